@@ -1,0 +1,214 @@
+//! The dry run: what is wrong, and what this host would do.
+
+use std::fmt::{self, Write as _};
+
+use serde::Serialize;
+
+use super::central::Wire;
+use super::findings::{Finding, Level};
+use super::load::Loaded;
+use super::plan::{self, Names, Plan};
+use crate::pure::ledger::Scope;
+use crate::pure::test::TestFacts;
+
+/// What `check-config` shows.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// The host it is about.
+    pub host: String,
+    /// Where the documents came from.
+    pub store: String,
+    /// At which revision.
+    pub revision: Option<u64>,
+    /// Everything that is wrong, errors first.
+    pub findings: Vec<Finding>,
+    /// False: the documents switch this host off, or it could not be planned.
+    pub enabled: bool,
+    /// Addresses it would listen at.
+    pub listeners: Vec<Listener>,
+    /// Tests it would send.
+    pub senders: Vec<Sender>,
+    /// Receivers it would tell.
+    pub sinks: Vec<Sink>,
+    /// Probes per second that it would take in.
+    pub packets_per_second_in: f64,
+    /// Probes per second that it would send.
+    pub packets_per_second_out: f64,
+}
+
+/// An address that would be bound.
+#[derive(Clone, Debug, Serialize)]
+pub struct Listener {
+    /// Address and port.
+    pub address: String,
+    /// What the documents call it.
+    pub names: Vec<String>,
+    /// The tests that end there.
+    pub tests: Vec<TestFacts>,
+}
+
+/// A test that would start here.
+#[derive(Clone, Debug, Serialize)]
+pub struct Sender {
+    /// The test.
+    #[serde(flatten)]
+    pub test: TestFacts,
+    /// The local address and port of the socket it would share.
+    pub socket: String,
+    /// Where its probes would go.
+    pub destination: String,
+    /// How often, in seconds.
+    pub send_every: f64,
+    /// Which probe.
+    pub wire: Wire,
+}
+
+/// A receiver that would be told.
+#[derive(Clone, Debug, Serialize)]
+pub struct Sink {
+    /// Its name.
+    pub name: String,
+    /// What and where it is.
+    pub target: String,
+    /// Which alarms it would be told.
+    pub scope: Scope,
+    /// Messages per second.
+    pub rate: f64,
+    /// Messages at once.
+    pub burst: u32,
+}
+
+impl Report {
+    /// A report of findings only: nothing could be planned.
+    pub fn of_findings(host: &str, store: String, findings: Vec<Finding>) -> Self {
+        let mut report = Report {
+            host: host.to_owned(),
+            store,
+            revision: None,
+            findings,
+            enabled: false,
+            listeners: Vec::new(),
+            senders: Vec::new(),
+            sinks: Vec::new(),
+            packets_per_second_in: 0.0,
+            packets_per_second_out: 0.0,
+        };
+        report.findings.sort();
+        report
+    }
+
+    /// Adds what a loaded and planned host would do.
+    #[must_use]
+    pub fn with_plan(mut self, revision: u64, loaded: &Loaded, names: &Names, plan: &Plan) -> Self {
+        self.revision = Some(revision);
+        self.enabled = loaded.enabled;
+        self.findings.extend(loaded.findings.iter().cloned());
+        self.findings.extend(plan::remarks(loaded, names, &self.host));
+        self.findings.sort();
+        self.findings.dedup();
+        self.listeners = plan
+            .listeners
+            .iter()
+            .map(|(addr, listener)| Listener {
+                address: addr.to_string(),
+                names: listener.names.iter().cloned().collect(),
+                tests: listener.tests.values().map(|expected| expected.test.as_ref().clone()).collect(),
+            })
+            .collect();
+        self.senders = plan
+            .senders
+            .values()
+            .map(|sender| Sender {
+                test: sender.test.as_ref().clone(),
+                socket: sender.socket.to_string(),
+                destination: sender.destination.to_string(),
+                send_every: sender.send_every.as_secs_f64(),
+                wire: sender.wire,
+            })
+            .collect();
+        self.sinks = plan
+            .alarms
+            .sinks
+            .iter()
+            .map(|sink| Sink {
+                name: sink.config.name.clone(),
+                target: sink.config.describe(),
+                scope: sink.scope,
+                rate: sink.config.rate,
+                burst: sink.config.burst,
+            })
+            .collect();
+        self.packets_per_second_in = plan::packets_in(loaded, &self.host);
+        self.packets_per_second_out = plan.packets_out();
+        self
+    }
+
+    /// How many findings of this level there are.
+    pub fn count(&self, level: Level) -> usize {
+        self.findings.iter().filter(|finding| finding.level == level).count()
+    }
+}
+
+/// For a tired engineer: first what is wrong, then what would be done.
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, documents from {}", self.host, self.store)?;
+        match self.revision {
+            Some(revision) => writeln!(f, ", revision {revision}\n")?,
+            None => f.write_str("\n\n")?,
+        }
+        for finding in &self.findings {
+            writeln!(f, "{:7}  {}: {}", finding.level, finding.place, finding.problem)?;
+            writeln!(f, "{:7}  → {}", "", finding.way_out)?;
+        }
+        let (errors, warnings) = (self.count(Level::Error), self.count(Level::Warning));
+        if errors + warnings > 0 {
+            f.write_char('\n')?;
+        }
+        writeln!(f, "{}, {}", counted(errors, "error"), counted(warnings, "warning"))?;
+        if self.revision.is_none() {
+            return Ok(());
+        }
+        if !self.enabled {
+            return writeln!(f, "\n{} would test nothing: config or hosts/{0} is disabled or bad", self.host);
+        }
+        writeln!(f, "\n{} would", self.host)?;
+        let tests: usize = self.listeners.iter().map(|listener| listener.tests.len()).sum();
+        writeln!(f, "  listen at {} for {}", counted(self.listeners.len(), "address"), counted(tests, "test"))?;
+        for listener in &self.listeners {
+            writeln!(f, "    {}  (named {})", listener.address, listener.names.join(", "))?;
+            for test in &listener.tests {
+                writeln!(f, "      {}  {}  from {} {}", test.id, quoted(&test.description), test.from_host, test.from)?;
+            }
+        }
+        writeln!(f, "  send {}", counted(self.senders.len(), "test"))?;
+        for sender in &self.senders {
+            let every = humantime::format_duration(std::time::Duration::from_secs_f64(sender.send_every));
+            let test = &sender.test;
+            let (from, to) = (&sender.socket, &sender.destination);
+            let host = &test.to_host;
+            writeln!(f, "    {}  {}  {from} → {host} {to} every {every}", test.id, quoted(&test.description))?;
+        }
+        writeln!(f, "  tell {}", counted(self.sinks.len(), "sink"))?;
+        for sink in &self.sinks {
+            let scope = if sink.scope == Scope::Config { ", only faults of the configuration" } else { "" };
+            let (rate, burst) = (sink.rate, sink.burst);
+            writeln!(f, "    {}: {}, {rate}/s, burst {burst}{scope}", sink.name, sink.target)?;
+        }
+        let (incoming, outgoing) = (self.packets_per_second_in, self.packets_per_second_out);
+        writeln!(f, "  probes per second: {incoming:.1} in, {outgoing:.1} out")
+    }
+}
+
+fn counted(count: usize, noun: &str) -> String {
+    let plural = match noun {
+        _ if count == 1 => "",
+        "address" => "es",
+        _ => "s",
+    };
+    format!("{count} {noun}{plural}")
+}
+
+fn quoted(description: &str) -> String {
+    if description.is_empty() { "(no description)".to_owned() } else { format!("\"{description}\"") }
+}

@@ -1,0 +1,138 @@
+//! `address:port`, as documents write it.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::str::FromStr;
+
+/// An address and a port; the address may be a name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Endpoint {
+    /// Where.
+    pub host: EndpointHost,
+    /// 0: any.
+    pub port: u16,
+}
+
+/// The address of an endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum EndpointHost {
+    /// Not said: any local address of the family that fits.
+    Any,
+    /// An address; it may be a wildcard.
+    Ip(IpAddr),
+    /// To be resolved.
+    Name(String),
+}
+
+impl Endpoint {
+    /// An endpoint that says nothing.
+    pub const ANY: Endpoint = Endpoint { host: EndpointHost::Any, port: 0 };
+
+    /// The name to resolve, if there is one.
+    pub fn name(&self) -> Option<&str> {
+        match &self.host {
+            EndpointHost::Name(name) => Some(name),
+            EndpointHost::Any | EndpointHost::Ip(_) => None,
+        }
+    }
+
+    /// Whether it stands for every local address.
+    pub fn is_wildcard(&self) -> bool {
+        match &self.host {
+            EndpointHost::Any => true,
+            EndpointHost::Ip(addr) => addr.is_unspecified(),
+            EndpointHost::Name(_) => false,
+        }
+    }
+}
+
+/// Why a text is no endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EndpointError {
+    /// No colon with a number behind it.
+    #[error("`{0}` has no port")]
+    NoPort(String),
+    /// The port is no number up to 65535.
+    #[error("`{0}` is no port")]
+    BadPort(String),
+    /// Not an IPv6 address in brackets, an IPv4 address or a host name.
+    #[error("`{0}` is neither an address nor a name")]
+    BadHost(String),
+}
+
+impl FromStr for Endpoint {
+    type Err = EndpointError;
+
+    fn from_str(text: &str) -> Result<Self, EndpointError> {
+        let text = text.trim();
+        if text.is_empty() {
+            return Ok(Endpoint::ANY);
+        }
+        if let Ok(addr) = text.parse::<SocketAddr>() {
+            return Ok(Endpoint { host: EndpointHost::Ip(addr.ip()), port: addr.port() });
+        }
+        let (host, port) = text.rsplit_once(':').ok_or_else(|| EndpointError::NoPort(text.to_owned()))?;
+        if port.is_empty() {
+            return Err(EndpointError::NoPort(text.to_owned()));
+        }
+        let port = port.parse().map_err(|_| EndpointError::BadPort(port.to_owned()))?;
+        let host = match host {
+            "" | "*" => EndpointHost::Any,
+            name if is_host_name(name) => EndpointHost::Name(name.to_ascii_lowercase()),
+            other => return Err(EndpointError::BadHost(other.to_owned())),
+        };
+        Ok(Endpoint { host, port })
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.host {
+            EndpointHost::Any => write!(f, "*:{}", self.port),
+            EndpointHost::Ip(addr) => SocketAddr::new(*addr, self.port).fmt(f),
+            EndpointHost::Name(name) => write!(f, "{name}:{}", self.port),
+        }
+    }
+}
+
+/// RFC 1123 host names, with the underscores that people use.
+fn is_host_name(name: &str) -> bool {
+    let label = |label: &str| {
+        !label.is_empty()
+            && label.len() <= 63
+            && label.bytes().all(|octet| octet.is_ascii_alphanumeric() || octet == b'-' || octet == b'_')
+            && !label.starts_with('-')
+    };
+    // What looks like an IPv4 address but is none is a slip, not a name.
+    let numeric = name.bytes().all(|octet| octet.is_ascii_digit() || octet == b'.');
+    name.len() <= 253 && !numeric && name.strip_suffix('.').unwrap_or(name).split('.').all(label)
+}
+
+/// The wildcard of an address's family.
+pub fn wildcard_of(addr: IpAddr) -> IpAddr {
+    match addr {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forms() {
+        let parse = |text: &str| text.parse::<Endpoint>().map(|endpoint| endpoint.to_string());
+        assert_eq!(parse("127.0.0.1:8620").unwrap(), "127.0.0.1:8620");
+        assert_eq!(parse("[::1]:8620").unwrap(), "[::1]:8620");
+        assert_eq!(parse("DB1.example.:8620").unwrap(), "db1.example.:8620");
+        assert_eq!(parse(":8620").unwrap(), "*:8620");
+        assert_eq!(parse("").unwrap(), "*:0");
+        assert_eq!(parse("db1"), Err(EndpointError::NoPort("db1".into())));
+        assert_eq!(parse("db1:"), Err(EndpointError::NoPort("db1:".into())));
+        assert_eq!(parse("db1:99999"), Err(EndpointError::BadPort("99999".into())));
+        assert_eq!(parse("::1:8620"), Err(EndpointError::BadHost("::1".into())));
+        assert_eq!(parse("10.0.0.256:8620"), Err(EndpointError::BadHost("10.0.0.256".into())));
+        assert_eq!(parse("a b:1"), Err(EndpointError::BadHost("a b".into())));
+    }
+}

@@ -1,0 +1,231 @@
+//! The documents of the original of 2017, as its users have them in etcd.
+//!
+//! The original was written in Go, which matches field names without regard to case.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::central::{Global, HostDocument, Protocol, TestDocument, Wire};
+use super::findings::{Findings, Level};
+use super::read;
+use super::sinks::{Secret, SinkConfig, SinkKind, SnmpProfile};
+
+/// The name of the sink that a host document's `SNMPServer` becomes.
+pub const SNMP_SERVER_SINK: &str = "snmp-server";
+
+const GLOBAL_FIELDS: [&str; 3] = ["Version", "Enabled", "FailureLatencyEgregiousMicros"];
+const HOST_FIELDS: [&str; 8] = [
+    "Version",
+    "Enabled",
+    "SNMPServer",
+    "SNMPCommunity",
+    "NTPServer",
+    "MaxReportsPerSecond",
+    "CachePeriodSeconds",
+    "SSHPubKey",
+];
+const TEST_FIELDS: [&str; 13] = [
+    "Id",
+    "Version",
+    "Description",
+    "Enabled",
+    "FromHostId",
+    "From",
+    "ToHostId",
+    "To",
+    "Protocol",
+    "FreqSeconds",
+    "FreqRetrySeconds",
+    "FailureConnReportMin",
+    "FailureLatencyMicros",
+];
+
+/// `config`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+struct LegacyGlobal {
+    version: i64,
+    enabled: bool,
+    failure_latency_egregious_micros: u64,
+}
+
+/// `hosts/<host>`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+struct LegacyHost {
+    enabled: bool,
+    #[serde(rename = "SNMPServer")]
+    snmp_server: String,
+    #[serde(rename = "SNMPCommunity")]
+    snmp_community: Secret,
+    max_reports_per_second: f64,
+}
+
+/// `tests/<host>/<anything>`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+struct LegacyTest {
+    id: String,
+    description: String,
+    enabled: bool,
+    from_host_id: String,
+    from: String,
+    to_host_id: String,
+    to: String,
+    protocol: String,
+    freq_seconds: u64,
+    failure_conn_report_min: u32,
+    failure_latency_micros: u64,
+    /// Not the original's: it ignored what it did not know, so a test may carry it.
+    #[serde(rename = "wire")]
+    wire: Option<Wire>,
+}
+
+/// Whether this is the original's `config`.
+pub fn is_global(document: &Value) -> bool {
+    is_legacy(document, &GLOBAL_FIELDS, &["version", "enabled"])
+}
+
+/// Whether this is the original's `hosts/<host>`.
+pub fn is_host(document: &Value) -> bool {
+    is_legacy(document, &HOST_FIELDS, &["enabled"])
+}
+
+/// Whether this is the original's `tests/<host>/<anything>`.
+pub fn is_test(document: &Value) -> bool {
+    is_legacy(document, &TEST_FIELDS, &["id", "description", "enabled", "from", "to", "protocol"])
+}
+
+/// Reads the original's `config`.
+pub fn global(document: Value, findings: &mut Findings) -> Global {
+    let legacy: LegacyGlobal = read::typed(as_the_original_wrote(document, &GLOBAL_FIELDS), Level::Error, findings);
+    let mut global = Global { enabled: legacy.enabled, version: legacy.version, ..Global::default() };
+    if legacy.failure_latency_egregious_micros > 0 {
+        global.egregious_latency = Duration::from_micros(legacy.failure_latency_egregious_micros);
+    }
+    global
+}
+
+/// Reads the original's `hosts/<host>`.
+pub fn host(document: Value, findings: &mut Findings) -> HostDocument {
+    let legacy: LegacyHost = read::typed(as_the_original_wrote(document, &HOST_FIELDS), Level::Error, findings);
+    let mut host = HostDocument { enabled: legacy.enabled, ..HostDocument::default() };
+    if !legacy.snmp_server.is_empty() {
+        let mut sink = SinkConfig {
+            name: SNMP_SERVER_SINK.to_owned(),
+            kind: SinkKind::Snmp,
+            target: legacy.snmp_server,
+            profile: SnmpProfile::Legacy,
+            ..SinkConfig::default()
+        };
+        if !legacy.snmp_community.reveal().is_empty() {
+            sink.community = legacy.snmp_community;
+        }
+        if legacy.max_reports_per_second > 0.0 {
+            sink.rate = legacy.max_reports_per_second;
+        }
+        if let Err(problem) = sink.snmp_target() {
+            findings.error("SNMPServer", problem, "write host[:port]");
+        }
+        host.sinks.push(sink);
+    }
+    host
+}
+
+/// Reads the original's `tests/<host>/<anything>`. It sent twice as often as it expected.
+pub fn test(document: Value, findings: &mut Findings) -> TestDocument {
+    let legacy: LegacyTest = read::typed(as_the_original_wrote(document, &TEST_FIELDS), Level::Error, findings);
+    if legacy.freq_seconds == 0 {
+        findings.error("FreqSeconds", "missing or zero", "write the seconds between two probes");
+    }
+    if !legacy.protocol.is_empty() && !legacy.protocol.eq_ignore_ascii_case("udp") {
+        findings.error("Protocol", format!("unknown protocol `{}`", legacy.protocol), "write \"udp\"");
+    }
+    let expect_every = (legacy.freq_seconds > 0).then(|| Duration::from_secs(legacy.freq_seconds));
+    TestDocument {
+        id: legacy.id,
+        description: legacy.description,
+        enabled: legacy.enabled,
+        from_host: legacy.from_host_id,
+        from: legacy.from,
+        to_host: legacy.to_host_id,
+        to: legacy.to,
+        protocol: Protocol::Udp,
+        send_every: expect_every.map(|every| every / 2),
+        expect_every,
+        max_latency: (legacy.failure_latency_micros > 0).then(|| Duration::from_micros(legacy.failure_latency_micros)),
+        raise_after: (legacy.failure_conn_report_min > 0).then_some(legacy.failure_conn_report_min),
+        wire: legacy.wire,
+        ..TestDocument::default()
+    }
+}
+
+/// It is the original's if a field has a name that only the original has, in any case, or if one
+/// that both have is not in lower case.
+fn is_legacy(document: &Value, fields: &[&str], shared: &[&str]) -> bool {
+    let Value::Object(given) = document else { return false };
+    given.keys().any(|key| {
+        let known = fields.iter().any(|field| field.eq_ignore_ascii_case(key));
+        known && !shared.contains(&key.as_str())
+    })
+}
+
+fn as_the_original_wrote(document: Value, fields: &[&str]) -> Value {
+    let Value::Object(given) = document else { return document };
+    let canonical = |key: String| match fields.iter().find(|field| field.eq_ignore_ascii_case(&key)) {
+        Some(field) => (*field).to_owned(),
+        None => key,
+    };
+    // Go leaves a field alone where the document says null.
+    let said = given.into_iter().filter(|(_, value)| !value.is_null());
+    Value::Object(said.map(|(key, value)| (canonical(key), value)).collect::<Map<_, _>>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn names_match_without_regard_to_case() {
+        for document in [
+            json!({"Id":"x","Enabled":true,"FromHostId":"a","FreqSeconds":2,"FailureLatencyMicros":5000}),
+            json!({"id":"x","enabled":true,"fromhostid":"a","FREQSECONDS":2,"failurelatencymicros":5000}),
+        ] {
+            assert!(is_test(&document));
+            let mut findings = Findings::about("t");
+            let test = test(document, &mut findings);
+            assert!(!findings.has_errors());
+            assert_eq!((test.id.as_str(), test.from_host.as_str(), test.enabled), ("x", "a", true));
+            assert_eq!(test.send_every, Some(Duration::from_secs(1)));
+            assert_eq!(test.max_latency, Some(Duration::from_millis(5)));
+        }
+    }
+
+    #[test]
+    fn a_new_document_is_not_the_originals() {
+        assert!(!is_test(&json!({"id":"x","enabled":true,"from":"a:1","to":"b:2","protocol":"udp","from_host":"a"})));
+        assert!(!is_global(&json!({"enabled":true,"version":3})));
+        assert!(!is_host(&json!({"enabled":true})));
+    }
+
+    /// The original's integer division made a flood of 1 s; ours is 500 ms.
+    #[test]
+    fn one_second_is_sent_every_half() {
+        let test = test(json!({"Id":"x","FreqSeconds":1}), &mut Findings::about("t"));
+        assert_eq!(test.send_every, Some(Duration::from_millis(500)));
+    }
+
+    #[test]
+    fn the_snmp_server_becomes_a_sink() {
+        let document =
+            json!({"Enabled":true,"SNMPServer":"noc","SNMPCommunity":"c","MaxReportsPerSecond":5,"NTPServer":"x"});
+        assert!(is_host(&document));
+        let host = host(document, &mut Findings::about("h"));
+        assert_eq!(host.sinks[0].place(), "noc:162");
+        assert_eq!(host.sinks[0].rate, 5.0);
+        assert_eq!(host.sinks[0].profile, SnmpProfile::Legacy);
+    }
+}

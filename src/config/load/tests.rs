@@ -1,0 +1,136 @@
+use super::*;
+
+const ID: &str = "5b0c6f0e-6c7e-4b53-9d1c-1f4f5a6b7c8d";
+
+fn documents(given: &[(&str, &str)]) -> Documents {
+    given
+        .iter()
+        .map(|(key, text)| {
+            let raw = RawDocument { text: (*text).to_owned(), format: Format::Json, place: (*key).to_owned() };
+            ((*key).to_owned(), raw)
+        })
+        .collect()
+}
+
+fn test_document(more: &str) -> String {
+    format!(r#"{{"id":"{ID}","from_host":"a","from":"127.0.0.2:0","to_host":"b","to":"127.0.0.3:8620"{more}}}"#)
+}
+
+fn findings(loaded: &Loaded) -> String {
+    loaded.findings.iter().map(|finding| format!("{} {finding}", finding.level)).collect::<Vec<_>>().join("\n")
+}
+
+fn only(loaded: &Loaded) -> &Test {
+    assert_eq!(loaded.tests.len(), 1, "{}", findings(loaded));
+    loaded.tests.values().next().unwrap()
+}
+
+#[test]
+fn nothing_is_needed_but_the_test() {
+    let loaded = Loader::new("b").load(&documents(&[("tests/b/x", &test_document(""))]));
+    assert_eq!(findings(&loaded), "");
+    let test = only(&loaded);
+    assert_eq!(test.send_every, Duration::from_secs(1));
+    assert_eq!(test.expect_every, Duration::from_secs(2));
+    assert_eq!(test.thresholds, Thresholds { raise_after: 3, clear_after: 3 });
+    assert_eq!(test.startup_grace, Duration::from_secs(30));
+    assert_eq!(test.limits.egregious_latency, Duration::from_secs(10));
+}
+
+#[test]
+fn test_goes_before_host_before_global() {
+    let documents = documents(&[
+        ("config", r#"{"alarm":{"raise_after":7,"clear_after":7,"hold_down":"7s"},"defaults":{"max_latency":"7ms"}}"#),
+        ("hosts/b", r#"{"alarm":{"clear_after":6,"hold_down":"6s"}}"#),
+        ("tests/b/x", &test_document(r#","hold_down":"5s","send_every":"20s""#)),
+    ]);
+    let loaded = Loader::new("b").load(&documents);
+    assert_eq!(findings(&loaded), "");
+    let test = only(&loaded);
+    assert_eq!(test.thresholds, Thresholds { raise_after: 7, clear_after: 6 });
+    assert_eq!(test.hold_down.hold_down, Duration::from_secs(5));
+    assert_eq!(loaded.hold_down.hold_down, Duration::from_secs(6));
+    assert_eq!(test.limits.max_latency, Some(Duration::from_millis(7)));
+    assert_eq!((test.expect_every, test.startup_grace), (Duration::from_secs(40), Duration::from_secs(120)));
+}
+
+#[test]
+fn a_bad_document_rejects_itself_and_keeps_its_last_good_version() {
+    let other = test_document("").replace("5b0c6f0e", "00000000");
+    let mut loader = Loader::new("b");
+    let good = test_document(r#","expect_every":"4s""#);
+    loader.load(&documents(&[("tests/b/x", &good), ("tests/b/y", &other)]));
+
+    let bad = test_document(r#","expect_every":"4 parsecs""#);
+    let loaded = loader.load(&documents(&[("tests/b/x", &bad), ("tests/b/y", &other)]));
+    assert_eq!(loaded.tests.len(), 2);
+    assert_eq!(loaded.tests[&ID.parse().unwrap()].expect_every, Duration::from_secs(4));
+    assert_eq!(loaded.rejected.len(), 1);
+    assert!(loaded.rejected[0].last_good_in_force);
+
+    // An agent that never saw the good version cannot run the test, and says so.
+    let loaded = Loader::new("b").load(&documents(&[("tests/b/x", &bad), ("tests/b/y", &other)]));
+    assert_eq!(loaded.tests.len(), 1);
+    assert!(!loaded.rejected[0].last_good_in_force);
+
+    // What is removed is removed, however good it once was.
+    assert_eq!(loader.load(&documents(&[("tests/b/y", &other)])).tests.len(), 1);
+    assert_eq!(loader.load(&documents(&[("tests/b/x", &bad)])).tests.len(), 0);
+}
+
+#[test]
+fn a_bad_global_document_without_a_good_one_tests_nothing() {
+    let bad = documents(&[("config", "{"), ("tests/b/x", &test_document(""))]);
+    assert!(!Loader::new("b").load(&bad).enabled);
+    let mut loader = Loader::new("b");
+    loader.load(&documents(&[("config", "{}"), ("tests/b/x", &test_document(""))]));
+    assert_eq!(loader.load(&bad).tests.len(), 1);
+}
+
+#[test]
+fn every_finding_of_a_broken_tree() {
+    let documents = documents(&[
+        (
+            "config",
+            r#"{"enabled":"yes","egregious_latency":"0s","alarm":{"raise_after":0,"hold_dwn":"3s"},"sinks":[{"name":"noc","kind":"snmp","target":""}]}"#,
+        ),
+        ("hosts/b", r#"{"alarm":{"hold_down":"20m","hold_down_max":"10m"},"sinks":[{"name":"x"},{"name":"x"}]}"#),
+        ("tests/b/1", r#"{"from_host":"a","from":"10.0.0.1","to_host":"b","to":"*:8620"}"#),
+        ("tests/b/2", r#"{"id":"five","to":"10.0.0.2:0","send_every":"1s","expect_every":"500ms"}"#),
+        ("tests/b/3", &test_document(r#","send_every":"10us","max_latncy":"5ms""#)),
+        ("tests/b/4", &test_document("")),
+        ("tests/b/5", &test_document("")),
+        ("tests/b/6", &test_document("").replace("\"b\"", "\"c\"").replace("5b0c6f0e", "00000000")),
+        (
+            "tests/b/7",
+            r#"{"Id":"5b0c6f0e-6c7e-4b53-9d1c-1f4f5a6b7c8e","FromHostId":"a","ToHostId":"b","To":"10.0.0.1:1","FreqSeconds":0,"Protocol":"tcp"}"#,
+        ),
+    ]);
+    insta::assert_snapshot!(findings(&Loader::new("b").load(&documents)));
+}
+
+#[test]
+fn the_originals_documents_are_read_unchanged() {
+    let documents = documents(&[
+        ("config", r#"{"Version":7,"Enabled":true,"FailureLatencyEgregiousMicros":5000000}"#),
+        (
+            "hosts/hostB",
+            r#"{"Version":1,"Enabled":true,"SNMPServer":"127.0.0.1:1162","SNMPCommunity":"public","NTPServer":"pool","MaxReportsPerSecond":5,"CachePeriodSeconds":60,"SSHPubKey":""}"#,
+        ),
+        (
+            "tests/hostB/1",
+            &format!(
+                r#"{{"Id":"{ID}","Version":1,"Description":"a to b","Enabled":true,"FromHostId":"hostA","From":"127.0.0.2:5000","ToHostId":"hostB","To":"127.0.0.3:5000","Protocol":"udp","FreqSeconds":1,"FreqRetrySeconds":1,"FailureConnReportMin":2,"FailureLatencyMicros":100000}}"#
+            ),
+        ),
+    ]);
+    let loaded = Loader::new("hostB").load(&documents);
+    assert_eq!(findings(&loaded), "");
+    assert_eq!(loaded.config_version, 7);
+    assert_eq!(loaded.sinks[0].place(), "127.0.0.1:1162");
+    let test = only(&loaded);
+    assert_eq!((test.send_every, test.expect_every), (Duration::from_millis(500), Duration::from_secs(1)));
+    assert_eq!(test.thresholds.raise_after, 2);
+    assert_eq!(test.limits.max_latency, Some(Duration::from_millis(100)));
+    assert_eq!(test.limits.egregious_latency, Duration::from_secs(5));
+}

@@ -1,0 +1,12 @@
+//! From files and documents to a plan: parse, check, and say everything that is wrong at once.
+
+pub mod bootstrap;
+pub mod central;
+pub mod check;
+pub mod endpoint;
+pub mod findings;
+pub mod legacy;
+pub mod load;
+pub mod plan;
+pub mod read;
+pub mod sinks;

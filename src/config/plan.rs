@@ -1,0 +1,391 @@
+//! What this host does: which addresses it listens at, which tests it sends, whom it tells. And
+//! the difference between two such plans.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::central::Wire;
+use super::endpoint::{Endpoint, EndpointHost, wildcard_of};
+use super::findings::{Finding, Findings};
+use super::load::{Loaded, Test};
+use super::sinks::SinkConfig;
+use crate::pure::alarm::{AlarmKey, Cause, Kind, Subject};
+use crate::pure::condition::Thresholds;
+use crate::pure::expectation::Expected;
+use crate::pure::ledger::{HoldDown, Scope};
+use crate::pure::test::{TestFacts, TestId};
+
+/// What the names in the documents resolve to, or why they do not.
+pub type Names = BTreeMap<String, Result<Vec<IpAddr>, String>>;
+
+/// What this host does.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Plan {
+    /// By the address that is bound.
+    pub listeners: BTreeMap<SocketAddr, ListenerPlan>,
+    /// By test.
+    pub senders: BTreeMap<TestId, SenderPlan>,
+    /// Whom it tells what.
+    pub alarms: AlarmPlan,
+    /// What keeps parts of the documents from being carried out.
+    pub faults: BTreeMap<AlarmKey, Cause>,
+}
+
+/// One bound address.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ListenerPlan {
+    /// What the documents call it.
+    pub names: BTreeSet<String>,
+    /// The tests that end there.
+    pub tests: BTreeMap<TestId, Expected>,
+}
+
+/// One test that starts here.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SenderPlan {
+    /// The test.
+    pub test: Arc<TestFacts>,
+    /// The socket it shares with others: its own source address, a listener's, or a wildcard's.
+    pub socket: SocketAddr,
+    /// The address that its probes carry as their source, if the socket's own does not say it.
+    pub source: Option<IpAddr>,
+    /// Where they go.
+    pub destination: SocketAddr,
+    /// How often.
+    pub send_every: Duration,
+    /// How many errors decide.
+    pub thresholds: Thresholds,
+    /// Which probe.
+    pub wire: Wire,
+}
+
+/// Whom this host tells what.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AlarmPlan {
+    /// The receivers.
+    pub sinks: Vec<SinkPlan>,
+    /// For alarms that are not about one test.
+    pub hold_down: HoldDown,
+    /// For the alarms of tests.
+    pub hold_downs: BTreeMap<TestId, HoldDown>,
+}
+
+impl Default for AlarmPlan {
+    fn default() -> Self {
+        let hold_down = HoldDown { hold_down: Duration::from_secs(30), hold_down_max: Duration::from_secs(600) };
+        AlarmPlan { sinks: Vec::new(), hold_down, hold_downs: BTreeMap::new() }
+    }
+}
+
+/// One receiver.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SinkPlan {
+    /// As configured.
+    pub config: SinkConfig,
+    /// What it is told.
+    pub scope: Scope,
+}
+
+impl AlarmPlan {
+    /// Before any document is known: the bootstrap's sinks hear of everything.
+    pub fn of_bootstrap(sinks: &[SinkConfig]) -> Self {
+        AlarmPlan { sinks: choose_sinks(&[], sinks), ..AlarmPlan::default() }
+    }
+}
+
+/// The names that have to be resolved before these tests can be planned.
+pub fn names_to_resolve(loaded: &Loaded, host: &str) -> BTreeSet<String> {
+    loaded
+        .tests
+        .values()
+        .filter(|test| test.facts.from_host == host || test.facts.to_host == host)
+        .flat_map(|test| [&test.from, &test.to, &test.listen])
+        .filter_map(|endpoint| endpoint.name().map(str::to_owned))
+        .collect()
+}
+
+/// Plans what `host` does.
+pub fn plan(loaded: &Loaded, names: &Names, host: &str, bootstrap_sinks: &[SinkConfig]) -> Plan {
+    let mut plan = Plan {
+        alarms: AlarmPlan {
+            sinks: choose_sinks(&loaded.sinks, bootstrap_sinks),
+            hold_down: loaded.hold_down,
+            hold_downs: loaded.tests.values().map(|test| (test.facts.id, test.hold_down)).collect(),
+        },
+        ..Plan::default()
+    };
+    for rejected in &loaded.rejected {
+        let key = AlarmKey::new(Kind::Config, Subject::Document(rejected.document.clone()));
+        plan.faults.insert(key, Cause::Config(rejected.reasons.join("; ")));
+    }
+
+    let resolver = Resolver { names };
+    let mut receives = Vec::new();
+    let mut sends = Vec::new();
+    for test in loaded.tests.values() {
+        let (is_sender, is_receiver) = (test.facts.from_host == host, test.facts.to_host == host);
+        if !is_sender && !is_receiver {
+            continue;
+        }
+        match resolver.addresses(test) {
+            Ok(addresses) => {
+                if is_receiver {
+                    receives.push((test, addresses.listen));
+                }
+                if is_sender {
+                    sends.push((test, addresses));
+                }
+            }
+            Err(unresolved) => {
+                for (name, problem) in unresolved {
+                    let key = AlarmKey::new(Kind::Config, Subject::Name(name.clone()));
+                    let problem = format!("name `{name}` cannot be resolved: {problem}");
+                    plan.faults.insert(key, Cause::Config(problem));
+                }
+            }
+        }
+    }
+
+    let bound: BTreeSet<SocketAddr> =
+        receives.iter().map(|(_, listen)| *listen).chain(sends.iter().map(|(_, addresses)| addresses.from)).collect();
+    for (test, listen) in receives {
+        let listener = plan.listeners.entry(covering(listen, &bound)).or_default();
+        listener.names.insert(test.listen.to_string());
+        listener.tests.insert(test.facts.id, expected(test));
+    }
+    for (test, addresses) in sends {
+        let socket = covering(addresses.from, &bound);
+        plan.senders.insert(
+            test.facts.id,
+            SenderPlan {
+                test: test.facts.clone(),
+                socket,
+                source: (socket.ip() != addresses.from.ip()).then(|| addresses.from.ip()),
+                destination: addresses.to,
+                send_every: test.send_every,
+                thresholds: test.thresholds,
+                wire: test.wire,
+            },
+        );
+    }
+    plan
+}
+
+impl Plan {
+    /// Every alarm that can still be raised under this plan.
+    pub fn possible_alarms(&self) -> BTreeSet<AlarmKey> {
+        let mut possible: BTreeSet<AlarmKey> = self.faults.keys().cloned().collect();
+        for listener in self.listeners.values() {
+            possible.insert(AlarmKey::new(Kind::UnknownPacket, Subject::Agent));
+            for (id, expected) in &listener.tests {
+                possible.insert(AlarmKey::new(Kind::Connection, Subject::Test(*id)));
+                possible.insert(AlarmKey::new(Kind::Clock, Subject::Host(expected.test.from_host.clone())));
+                if expected.limits.max_latency.is_some() {
+                    possible.insert(AlarmKey::new(Kind::Latency, Subject::Test(*id)));
+                }
+            }
+        }
+        possible.extend(self.senders.keys().map(|id| AlarmKey::new(Kind::Sender, Subject::Test(*id))));
+        possible
+    }
+
+    /// Everyone who can say something of an alarm under this plan.
+    pub fn reporters(&self) -> BTreeSet<Subject> {
+        let tests = self.listeners.values().flat_map(|listener| listener.tests.keys()).chain(self.senders.keys());
+        let listeners = self.listeners.keys().map(|addr| Subject::Listener(addr.to_string()));
+        tests.map(|id| Subject::Test(*id)).chain(listeners).collect()
+    }
+
+    /// The addresses of sockets that this plan needs.
+    pub fn sockets(&self) -> BTreeSet<SocketAddr> {
+        self.listeners.keys().copied().chain(self.senders.values().map(|sender| sender.socket)).collect()
+    }
+
+    /// Probes per second that leave this host.
+    pub fn packets_out(&self) -> f64 {
+        self.senders.values().map(|sender| 1.0 / sender.send_every.as_secs_f64()).sum()
+    }
+}
+
+/// Probes per second that should arrive at `host`.
+pub fn packets_in(loaded: &Loaded, host: &str) -> f64 {
+    let received = loaded.tests.values().filter(|test| test.facts.to_host == host);
+    received.map(|test| 1.0 / test.send_every.as_secs_f64()).sum()
+}
+
+/// What is worth saying of a plan that can be carried out.
+pub fn remarks(loaded: &Loaded, names: &Names, host: &str) -> Vec<Finding> {
+    let mut found = Vec::new();
+    for test in loaded.tests.values() {
+        let mut findings = Findings::about(&test.place);
+        for (field, endpoint) in [("from", &test.from), ("to", &test.to), ("listen", &test.listen)] {
+            let Some(name) = endpoint.name() else { continue };
+            if field == "listen" && test.listen == test.to {
+                continue;
+            }
+            match names.get(name) {
+                Some(Ok(addresses)) if addresses.len() > 1 && !all_loopback(addresses) => {
+                    let all = addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+                    let problem = format!("`{name}` has {} addresses: {all}", addresses.len());
+                    findings.warning(field, problem, "write the address that is meant; the lowest is used");
+                }
+                Some(Ok(_)) => {}
+                Some(Err(problem)) => {
+                    let way_out = "correct the name, or the name service; until then the test does not run";
+                    findings.error(field, format!("`{name}` cannot be resolved: {problem}"), way_out);
+                }
+                None => {}
+            }
+        }
+        if test.facts.from_host == host || test.facts.to_host == host {
+            found.extend(findings.into_vec());
+        }
+    }
+    found
+}
+
+fn all_loopback(addresses: &[IpAddr]) -> bool {
+    addresses.iter().all(IpAddr::is_loopback)
+}
+
+fn expected(test: &Test) -> Expected {
+    Expected {
+        test: test.facts.clone(),
+        expect_every: test.expect_every,
+        thresholds: test.thresholds,
+        limits: test.limits,
+        startup_grace: test.startup_grace,
+    }
+}
+
+/// The documents' sinks hear of everything. The bootstrap's do where the documents name none;
+/// where they do, they hear of the configuration's faults only.
+fn choose_sinks(documents: &[SinkConfig], bootstrap: &[SinkConfig]) -> Vec<SinkPlan> {
+    let scope = if documents.is_empty() { Scope::All } else { Scope::Config };
+    let named = documents.iter().map(|config| SinkPlan { config: config.clone(), scope: Scope::All });
+    let first = bootstrap
+        .iter()
+        .filter(|sink| documents.iter().all(|document| document.name != sink.name))
+        .map(|config| SinkPlan { config: config.clone(), scope });
+    named.chain(first).collect()
+}
+
+/// A wildcard takes the packets of every address of its family at its port.
+fn covering(addr: SocketAddr, bound: &BTreeSet<SocketAddr>) -> SocketAddr {
+    let wildcard = SocketAddr::new(wildcard_of(addr.ip()), addr.port());
+    if addr.port() != 0 && bound.contains(&wildcard) { wildcard } else { addr }
+}
+
+struct Resolver<'a> {
+    names: &'a Names,
+}
+
+struct Addresses {
+    from: SocketAddr,
+    to: SocketAddr,
+    listen: SocketAddr,
+}
+
+impl Resolver<'_> {
+    /// Both ends choose alike: IPv4 before IPv6 unless the other end has only IPv6, then the
+    /// lowest address.
+    fn addresses(&self, test: &Test) -> Result<Addresses, Vec<(String, String)>> {
+        let mut unresolved = Vec::new();
+        let mut candidates = |endpoint: &Endpoint| match &endpoint.host {
+            EndpointHost::Any => Vec::new(),
+            EndpointHost::Ip(addr) => vec![*addr],
+            EndpointHost::Name(name) => match self.names.get(name) {
+                Some(Ok(addresses)) => {
+                    let mut addresses = addresses.clone();
+                    addresses.sort();
+                    addresses
+                }
+                Some(Err(problem)) => {
+                    unresolved.push((name.clone(), problem.clone()));
+                    Vec::new()
+                }
+                None => {
+                    unresolved.push((name.clone(), "not asked yet".to_owned()));
+                    Vec::new()
+                }
+            },
+        };
+        let (from, to, listen) = (candidates(&test.from), candidates(&test.to), candidates(&test.listen));
+        if !unresolved.is_empty() {
+            return Err(unresolved);
+        }
+        let ipv4_only = [&from, &to, &listen].into_iter().all(|addresses| fits(addresses, IpAddr::is_ipv4));
+        let family: fn(&IpAddr) -> bool = if ipv4_only { IpAddr::is_ipv4 } else { IpAddr::is_ipv6 };
+        let choose = |addresses: &[IpAddr]| addresses.iter().find(|addr| family(addr)).or(addresses.first()).copied();
+        let wildcard = if ipv4_only { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) };
+        let socket = |addresses: &[IpAddr], port| SocketAddr::new(choose(addresses).unwrap_or(wildcard), port);
+        Ok(Addresses {
+            from: socket(&from, test.from.port),
+            to: socket(&to, test.to.port),
+            listen: socket(&listen, test.listen.port),
+        })
+    }
+}
+
+/// An endpoint that says nothing fits every family.
+fn fits(addresses: &[IpAddr], family: fn(&IpAddr) -> bool) -> bool {
+    addresses.is_empty() || addresses.iter().any(family)
+}
+
+/// One step from one plan to the next.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Change {
+    /// A test no longer starts here.
+    StopSender(TestId),
+    /// A test no longer ends at this address.
+    Forget(SocketAddr, TestId),
+    /// No test ends at this address any more.
+    StopListener(SocketAddr),
+    /// Tests end at an address where none did.
+    StartListener(SocketAddr),
+    /// A test ends at this address, new or with other parameters.
+    Expect(SocketAddr, Expected),
+    /// A test starts here that did not.
+    StartSender(SenderPlan),
+    /// A test that starts here has other parameters.
+    AlterSender(SenderPlan),
+}
+
+/// What has to be done to get from `old` to `new`: first what stops, so that addresses are free
+/// for what starts. What is in both and equal is not touched.
+pub fn difference(old: &Plan, new: &Plan) -> Vec<Change> {
+    let mut changes = Vec::new();
+    changes.extend(old.senders.keys().filter(|id| !new.senders.contains_key(id)).map(|id| Change::StopSender(*id)));
+    for (addr, listener) in &old.listeners {
+        let Some(stays) = new.listeners.get(addr) else {
+            changes.push(Change::StopListener(*addr));
+            continue;
+        };
+        let gone = listener.tests.keys().filter(|id| !stays.tests.contains_key(id));
+        changes.extend(gone.map(|id| Change::Forget(*addr, *id)));
+    }
+    for (addr, listener) in &new.listeners {
+        let before = old.listeners.get(addr);
+        if before.is_none() {
+            changes.push(Change::StartListener(*addr));
+        }
+        for (id, expected) in &listener.tests {
+            if before.and_then(|before| before.tests.get(id)) != Some(expected) {
+                changes.push(Change::Expect(*addr, expected.clone()));
+            }
+        }
+    }
+    for (id, sender) in &new.senders {
+        match old.senders.get(id) {
+            None => changes.push(Change::StartSender(sender.clone())),
+            Some(before) if before != sender => changes.push(Change::AlterSender(sender.clone())),
+            Some(_) => {}
+        }
+    }
+    changes
+}
+
+#[cfg(test)]
+mod tests;

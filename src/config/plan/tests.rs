@@ -1,0 +1,218 @@
+use super::super::load::{Documents, Loader, RawDocument};
+use super::super::read::Format;
+use super::*;
+use proptest::prelude::*;
+
+fn id(n: u8) -> TestId {
+    TestId::from_bytes([n; 16])
+}
+
+/// A document of test `n`, from `from` on host `a` to `to` on host `b`.
+fn document(n: u8, from: &str, to: &str, more: &str) -> (String, String) {
+    let text = format!(r#"{{"id":"{}","from_host":"a","from":"{from}","to_host":"b","to":"{to}"{more}}}"#, id(n));
+    (n.to_string(), text)
+}
+
+fn loaded(host: &str, given: &[(String, String)]) -> Loaded {
+    let documents: Documents = given
+        .iter()
+        .map(|(name, text)| {
+            let key = format!("tests/{host}/{name}");
+            (key.clone(), RawDocument { text: text.clone(), format: Format::Json, place: key })
+        })
+        .collect();
+    let loaded = Loader::new(host).load(&documents);
+    assert_eq!(loaded.findings, []);
+    loaded
+}
+
+fn names(given: &[(&str, &[&str])]) -> Names {
+    let resolve = |addresses: &&[&str]| Ok(addresses.iter().map(|addr| addr.parse().unwrap()).collect());
+    given.iter().map(|(name, addresses)| ((*name).to_owned(), resolve(addresses))).collect()
+}
+
+fn planned(host: &str, given: &[(String, String)], names: &Names) -> Plan {
+    plan(&loaded(host, given), names, host, &[])
+}
+
+fn listeners(plan: &Plan) -> Vec<(String, usize)> {
+    plan.listeners.iter().map(|(addr, listener)| (addr.to_string(), listener.tests.len())).collect()
+}
+
+#[test]
+fn names_of_one_address_are_one_listener() {
+    let names = names(&[("localhost", &["::1", "127.0.0.1"]), ("vm", &["127.0.0.1"])]);
+    let given = [
+        document(1, "", "localhost:8620", ""),
+        document(2, "", "127.0.0.1:8620", ""),
+        document(3, "", "vm:8620", ""),
+        document(4, "", "[::1]:8620", ""),
+    ];
+    let plan = planned("b", &given, &names);
+    assert_eq!(listeners(&plan), [("127.0.0.1:8620".into(), 3), ("[::1]:8620".into(), 1)]);
+    let merged: Vec<_> = plan.listeners.values().next().unwrap().names.iter().cloned().collect();
+    assert_eq!(merged, ["127.0.0.1:8620", "localhost:8620", "vm:8620"]);
+}
+
+#[test]
+fn a_wildcard_covers_its_family_at_its_port() {
+    let given = [
+        document(1, "", "10.0.0.5:8620", ""),
+        document(2, "", "10.0.0.5:8621", ""),
+        document(3, "", "10.9.9.9:8620", r#","listen":"0.0.0.0:8620""#),
+        document(4, "", "[fd00::1]:8620", ""),
+    ];
+    let plan = planned("b", &given, &Names::new());
+    let expected = [("0.0.0.0:8620".into(), 2), ("10.0.0.5:8621".into(), 1), ("[fd00::1]:8620".into(), 1)];
+    assert_eq!(listeners(&plan), expected);
+}
+
+#[test]
+fn a_name_of_both_families_goes_by_the_other_end() {
+    let names = names(&[("db", &["10.0.0.5", "fd00::5"])]);
+    let given = [document(1, "[fd00::1]:0", "db:8620", ""), document(2, "10.0.0.1:0", "db:8620", "")];
+    for host in ["a", "b"] {
+        let plan = planned(host, &given, &names);
+        if host == "b" {
+            assert_eq!(listeners(&plan), [("10.0.0.5:8620".into(), 1), ("[fd00::5]:8620".into(), 1)]);
+        } else {
+            assert_eq!(plan.senders[&id(1)].destination.to_string(), "[fd00::5]:8620");
+            assert_eq!(plan.senders[&id(2)].destination.to_string(), "10.0.0.5:8620");
+        }
+    }
+}
+
+#[test]
+fn senders_share_sockets_with_each_other_and_with_listeners() {
+    let back = |n: u8, from: &str| {
+        let (name, text) = document(n, from, "10.0.0.9:8620", "");
+        (name, text.replace(r#""from_host":"a""#, r#""from_host":"b""#).replace(r#""to_host":"b""#, r#""to_host":"a""#))
+    };
+    let given = [
+        document(1, "", "10.0.0.5:5000", ""),
+        document(2, "", "10.0.0.5:6000", r#","listen":"0.0.0.0:6000""#),
+        back(3, "10.0.0.5:5000"),
+        back(4, "10.0.0.5:6000"),
+        back(5, "10.0.0.5:0"),
+        back(6, "10.0.0.5:0"),
+        back(7, ""),
+    ];
+    let plan = planned("b", &given, &Names::new());
+    let socket = |n: u8| (plan.senders[&id(n)].socket.to_string(), plan.senders[&id(n)].source);
+    assert_eq!(socket(3), ("10.0.0.5:5000".into(), None));
+    assert_eq!(socket(4), ("0.0.0.0:6000".into(), Some("10.0.0.5".parse().unwrap())));
+    assert_eq!(socket(5), socket(6));
+    assert_eq!(socket(7), ("0.0.0.0:0".into(), None));
+    assert_eq!(plan.sockets().len(), 4);
+}
+
+#[test]
+fn a_name_that_does_not_resolve_is_a_fault_and_the_rest_is_planned() {
+    let names: Names = [("nowhere".to_owned(), Err("no such host".to_owned()))].into();
+    let given = [document(1, "", "nowhere:8620", ""), document(2, "", "10.0.0.5:8620", "")];
+    let plan = planned("b", &given, &names);
+    assert_eq!(listeners(&plan), [("10.0.0.5:8620".into(), 1)]);
+    let faults: Vec<_> = plan.faults.values().map(ToString::to_string).collect();
+    assert_eq!(faults, ["name `nowhere` cannot be resolved: no such host"]);
+}
+
+#[test]
+fn only_what_differs_is_changed() {
+    let old = [
+        document(1, "", "10.0.0.5:8620", ""),
+        document(2, "", "10.0.0.5:8620", ""),
+        document(3, "", "10.0.0.6:8620", ""),
+    ];
+    let new = [
+        document(1, "", "10.0.0.5:8620", ""),
+        document(2, "", "10.0.0.5:8620", r#","expect_every":"9s""#),
+        document(4, "", "10.0.0.7:8620", ""),
+    ];
+    let none = Names::new();
+    let shown = |host: &str| {
+        let changes = difference(&planned(host, &old, &none), &planned(host, &new, &none));
+        changes
+            .into_iter()
+            .map(|change| match change {
+                Change::Expect(addr, expected) => format!("expect {} at {addr}", expected.test.id.to_bytes()[0]),
+                Change::StartSender(sender) => format!("start {}", sender.test.id.to_bytes()[0]),
+                Change::AlterSender(sender) => format!("alter {}", sender.test.id.to_bytes()[0]),
+                Change::StopSender(id) => format!("stop {}", id.to_bytes()[0]),
+                Change::Forget(addr, id) => format!("forget {} at {addr}", id.to_bytes()[0]),
+                Change::StopListener(addr) => format!("stop {addr}"),
+                Change::StartListener(addr) => format!("start {addr}"),
+            })
+            .collect::<Vec<_>>()
+    };
+    let at_b = ["stop 10.0.0.6:8620", "expect 2 at 10.0.0.5:8620", "start 10.0.0.7:8620", "expect 4 at 10.0.0.7:8620"];
+    assert_eq!(shown("b"), at_b);
+    // 9 s is also another send_every at the sender, 4.5 s.
+    assert_eq!(shown("a"), ["stop 3", "alter 2", "start 4"]);
+}
+
+#[test]
+fn the_documents_sinks_take_over_from_the_bootstraps() {
+    let sink = |name: &str| SinkConfig { name: name.into(), ..SinkConfig::default() };
+    let scopes = |documents: &[SinkConfig]| {
+        let sinks = choose_sinks(documents, &[sink("console"), sink("noc")]);
+        sinks.into_iter().map(|sink| (sink.config.name, sink.scope)).collect::<Vec<_>>()
+    };
+    assert_eq!(scopes(&[]), [("console".into(), Scope::All), ("noc".into(), Scope::All)]);
+    assert_eq!(scopes(&[sink("noc")]), [("noc".into(), Scope::All), ("console".into(), Scope::Config)]);
+}
+
+proptest! {
+    /// Carrying out the difference step by step gives the new plan, whatever the two are.
+    #[test]
+    fn the_difference_leads_there(old in plans(), new in plans()) {
+        let mut running = old.clone();
+        for change in difference(&old, &new) {
+            match change {
+                Change::StopSender(id) => prop_assert!(running.senders.remove(&id).is_some()),
+                Change::Forget(addr, id) => {
+                    prop_assert!(running.listeners.get_mut(&addr).unwrap().tests.remove(&id).is_some());
+                }
+                Change::StopListener(addr) => prop_assert!(running.listeners.remove(&addr).is_some()),
+                Change::StartListener(addr) => {
+                    prop_assert!(running.listeners.insert(addr, ListenerPlan::default()).is_none());
+                }
+                Change::Expect(addr, expected) => {
+                    running.listeners.get_mut(&addr).unwrap().tests.insert(expected.test.id, expected);
+                }
+                Change::StartSender(sender) => prop_assert!(running.senders.insert(sender.test.id, sender).is_none()),
+                Change::AlterSender(sender) => prop_assert!(running.senders.insert(sender.test.id, sender).is_some()),
+            }
+        }
+        for (addr, listener) in &new.listeners {
+            prop_assert_eq!(&running.listeners[addr].tests, &listener.tests);
+        }
+        prop_assert_eq!(running.listeners.len(), new.listeners.len());
+        prop_assert_eq!(running.senders, new.senders);
+    }
+
+    #[test]
+    fn a_plan_does_not_differ_from_itself(plan in plans()) {
+        prop_assert_eq!(difference(&plan, &plan), []);
+    }
+}
+
+fn plans() -> impl Strategy<Value = Plan> {
+    prop::collection::vec((0u8..12, 0u8..3, 1u64..4, any::<bool>()), 0..12).prop_map(|tests| {
+        let given: BTreeMap<u8, _> = tests.into_iter().map(|test| (test.0, test)).collect();
+        let given: Vec<_> = given
+            .into_values()
+            .map(|(n, addr, every, wildcard)| {
+                let listen = if wildcard { r#","listen":"0.0.0.0:8620""# } else { "" };
+                document(
+                    n,
+                    "127.0.0.1:0",
+                    &format!("10.0.0.{addr}:8620"),
+                    &format!(r#","send_every":"{every}s"{listen}"#),
+                )
+            })
+            .collect();
+        let mut both = planned("b", &given, &Names::new());
+        both.senders = planned("a", &given, &Names::new()).senders;
+        both
+    })
+}

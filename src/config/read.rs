@@ -1,0 +1,235 @@
+//! From text to a typed document, with every finding rather than the first.
+
+use std::fmt;
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::findings::{Findings, Level};
+
+/// The two languages of documents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// As in etcd.
+    Json,
+    /// As on disk.
+    Toml,
+}
+
+/// A document with more faults than this is told the first so many.
+const MOST_FINDINGS: usize = 100;
+/// A name this close to a known one (1 is equal) is taken for a slip of it.
+const SIMILAR: f64 = 0.75;
+
+/// Parses a document into a tree. A syntax error is one finding: nothing more can be known.
+pub fn parse(text: &str, format: Format, findings: &mut Findings) -> Option<Value> {
+    let parsed = match format {
+        Format::Json => serde_json::from_str(text).map_err(|error| error.to_string()),
+        Format::Toml => toml::from_str(text).map_err(|error| {
+            let (line, column) = error.span().map_or((0, 0), |span| line_and_column(text, span.start));
+            format!("{} at line {line} column {column}", error.message())
+        }),
+    };
+    match parsed {
+        Ok(value @ Value::Object(_)) => Some(value),
+        Ok(_) => {
+            findings.error("", "not an object", "write fields in braces: {\"enabled\": true, ...}");
+            None
+        }
+        Err(problem) => {
+            let language = if format == Format::Json { "JSON" } else { "TOML" };
+            findings.error("", problem, format!("correct the {language} at that place"));
+            None
+        }
+    }
+}
+
+/// Turns a tree into a typed document whose every field has a default. Whatever does not fit is a
+/// finding and is left out, so that the rest is still looked at. Unknown fields are findings of
+/// level `unknown`.
+pub fn typed<T: DeserializeOwned + Default>(mut value: Value, unknown: Level, findings: &mut Findings) -> T {
+    for _ in 0..MOST_FINDINGS {
+        let error = match serde_path_to_error::deserialize::<_, T>(value.clone()) {
+            Ok(document) => return document,
+            Err(error) => error,
+        };
+        let problem = error.inner().to_string();
+        let mut path: Vec<Step> = error.path().iter().filter_map(Step::from_segment).collect();
+        // The path of an unknown field ends at its parent or at itself; its name is in the message.
+        let is_unknown = problem.starts_with("unknown field");
+        if let Some(name) = quoted(&problem).next().filter(|_| is_unknown) {
+            let name = Step::Key(name.to_owned());
+            if path.last() != Some(&name) {
+                path.push(name);
+            }
+        }
+        let level = if is_unknown { unknown } else { Level::Error };
+        let way_out = way_out(&problem, level);
+        findings.add(level, &render(&path), first_words(&problem), way_out);
+        if !remove(&mut value, &path) {
+            break;
+        }
+    }
+    T::default()
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum Step {
+    Key(String),
+    Index(usize),
+}
+
+impl Step {
+    fn from_segment(segment: &serde_path_to_error::Segment) -> Option<Step> {
+        use serde_path_to_error::Segment;
+        match segment {
+            Segment::Map { key } => Some(Step::Key(key.clone())),
+            Segment::Seq { index } => Some(Step::Index(*index)),
+            Segment::Enum { .. } | Segment::Unknown => None,
+        }
+    }
+}
+
+fn render(path: &[Step]) -> String {
+    struct Path<'a>(&'a [Step]);
+    impl fmt::Display for Path<'_> {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            for (n, step) in self.0.iter().enumerate() {
+                match step {
+                    Step::Key(key) if n == 0 => f.write_str(key)?,
+                    Step::Key(key) => write!(f, ".{key}")?,
+                    Step::Index(index) => write!(f, "[{index}]")?,
+                }
+            }
+            Ok(())
+        }
+    }
+    Path(path).to_string()
+}
+
+/// Takes out what `path` names, or the nearest thing above it that exists.
+fn remove(value: &mut Value, path: &[Step]) -> bool {
+    let Some((last, above)) = path.split_last() else { return false };
+    let mut parent = &mut *value;
+    for step in above {
+        let child = match step {
+            Step::Key(key) => parent.get_mut(key),
+            Step::Index(index) => parent.get_mut(index),
+        };
+        let Some(child) = child else { return false };
+        parent = child;
+    }
+    match (parent, last) {
+        (Value::Object(fields), Step::Key(key)) => fields.remove(key).is_some(),
+        (Value::Array(items), Step::Index(index)) if *index < items.len() => {
+            // Not removed but emptied, so that the places of its neighbours stay right.
+            let emptied = Value::Object(serde_json::Map::new());
+            std::mem::replace(&mut items[*index], emptied.clone()) != emptied
+        }
+        _ => false,
+    }
+}
+
+fn way_out(problem: &str, level: Level) -> String {
+    let mut names = quoted(problem);
+    if problem.starts_with("unknown field") || problem.starts_with("unknown variant") {
+        let given = names.next().unwrap_or_default();
+        let known: Vec<&str> = names.collect();
+        let closest = known
+            .iter()
+            .map(|name| (strsim::jaro_winkler(given, name), *name))
+            .filter(|(similarity, _)| *similarity > SIMILAR)
+            .max_by(|a, b| a.0.total_cmp(&b.0));
+        return match (closest, level) {
+            (Some((_, name)), _) => format!("did you mean `{name}`?"),
+            (None, Level::Warning) => "it is ignored; known here: ".to_owned() + &known.join(", "),
+            (None, Level::Error) => "use one of: ".to_owned() + &known.join(", "),
+        };
+    }
+    if problem.contains("duration") {
+        return "write a number with its unit, such as \"500ms\", \"2s\" or \"10m\"".to_owned();
+    }
+    match problem.rsplit_once("expected ") {
+        Some((_, "a boolean")) => "write true or false".to_owned(),
+        Some((_, "u8" | "u16" | "u32" | "u64" | "i64" | "usize")) => "write a whole number in its range".to_owned(),
+        Some((_, expected)) if expected.starts_with("struct") => "write an object: { ... }".to_owned(),
+        Some((_, expected)) => format!("write {expected}"),
+        None => "correct the value".to_owned(),
+    }
+}
+
+/// serde lists all that it expects behind the first comma; the way out says that better.
+fn first_words(problem: &str) -> String {
+    match problem.split_once(", expected") {
+        Some((first, _)) => first.to_owned(),
+        None => problem.to_owned(),
+    }
+}
+
+/// The words between backticks.
+fn quoted(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
+}
+
+fn line_and_column(text: &str, offset: usize) -> (usize, usize) {
+    let before = text.get(..offset).unwrap_or(text);
+    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+    (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde::Deserialize;
+    use std::time::Duration;
+
+    #[derive(Debug, Default, Deserialize, PartialEq)]
+    #[serde(default, deny_unknown_fields)]
+    struct Sample {
+        #[serde(with = "humantime_serde")]
+        send_every: Duration,
+        enabled: bool,
+        port: u16,
+        inner: Vec<Inner>,
+    }
+
+    #[derive(Debug, Default, Deserialize, PartialEq)]
+    #[serde(default, deny_unknown_fields)]
+    struct Inner {
+        count: u8,
+    }
+
+    fn read(text: &str) -> (Sample, Vec<String>) {
+        let mut findings = Findings::about("x.json");
+        let value = parse(text, Format::Json, &mut findings).unwrap_or(Value::Object(Default::default()));
+        let sample = typed(value, Level::Warning, &mut findings);
+        (sample, findings.into_vec().iter().map(|finding| format!("{} {finding}", finding.level)).collect())
+    }
+
+    #[test]
+    fn all_findings_at_once_and_the_rest_still_read() {
+        let (sample, findings) = read(
+            r#"{"send_every":"5 parsecs","enabld":true,"port":70000,"inner":[{"count":1},{"count":"x","zzz":1},7],"enabled":true}"#,
+        );
+        assert!(sample.enabled);
+        assert_eq!(sample.inner[0], Inner { count: 1 });
+        insta::assert_snapshot!(findings.join("\n"));
+    }
+
+    #[test]
+    fn syntax_errors_name_the_place() {
+        let mut findings = Findings::about("x.toml");
+        assert_eq!(parse("a = 1\nb = = 2", Format::Toml, &mut findings), None);
+        assert_eq!(parse("{\"a\": }", Format::Json, &mut findings), None);
+        assert_eq!(parse("[]", Format::Json, &mut findings), None);
+        let texts: Vec<_> = findings.into_vec().iter().map(ToString::to_string).collect();
+        insta::assert_snapshot!(texts.join("\n"));
+    }
+
+    #[test]
+    fn never_loops_on_what_cannot_be_mended() {
+        let (sample, findings) = read(r#"{"inner":{"not":"a list"}}"#);
+        assert_eq!(sample, Sample::default());
+        assert_eq!(findings.len(), 1);
+    }
+}

@@ -1,0 +1,18 @@
+//! peerpair tests the network between the hosts of a fleet, one way at a time.
+//!
+//! ```text
+//! supervisor (1x)                 signals, restart with back-off, ordered stop, the status snapshot
+//! ├── watcher (1x)                reads and watches the config store; turns it into a plan; applies the difference
+//! │   ├── listener (Nx address)   one socket per bound address; the expectation of every test that ends here
+//! │   └── sender (Nx test)        one test that starts here; its schedule, its probe
+//! ├── alarm (1x)                  every violation and every clear; what is true now
+//! │   └── sink (Nx configured)    what this receiver was told; hold-down, rate, retries
+//! ├── clock (1x)                  quality of the local clock once a second; steps
+//! └── web (1x)                    status page, JSON: reads the snapshot
+//! ```
+//!
+//! Facts go up hop by hop, commands go down, nothing goes sideways. The actors are shells: they
+//! take the time once, call [`pure`] code, and execute what it answers.
+
+pub mod config;
+pub mod pure;

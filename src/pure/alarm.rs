@@ -1,0 +1,279 @@
+//! What an alarm is about, and the facts that make one.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::clock_error::Delay;
+use super::test::{TestFacts, TestId};
+use super::time::{Now, WallTime, seconds};
+
+/// What is wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// No probe came.
+    Connection,
+    /// Probes came too late.
+    Latency,
+    /// Probes could not be sent, or the path answered with an error.
+    Sender,
+    /// A clock is wrong.
+    Clock,
+    /// A document, an address or the store is not as it should be.
+    Config,
+    /// Datagrams came that belong to no test.
+    UnknownPacket,
+}
+
+impl Kind {
+    /// Every kind, most urgent first.
+    pub const ALL: [Kind; 6] =
+        [Kind::Connection, Kind::Sender, Kind::Latency, Kind::Config, Kind::Clock, Kind::UnknownPacket];
+
+    /// As in JSON, texts and varbinds.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Kind::Connection => "connection",
+            Kind::Latency => "latency",
+            Kind::Sender => "sender",
+            Kind::Clock => "clock",
+            Kind::Config => "config",
+            Kind::UnknownPacket => "unknown_packet",
+        }
+    }
+
+    /// How bad a raised alarm of this kind is.
+    pub fn severity(self) -> Severity {
+        match self {
+            Kind::Connection => Severity::Critical,
+            Kind::Sender | Kind::Latency | Kind::Config => Severity::Major,
+            Kind::Clock => Severity::Minor,
+            Kind::UnknownPacket => Severity::Warning,
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// Perceived severity (ITU-T X.733), worst first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    /// Service is lost.
+    Critical,
+    /// Service is hurt.
+    Major,
+    /// Service may be hurt.
+    Minor,
+    /// Worth a look.
+    Warning,
+}
+
+/// Whom an alarm is about, or who reports it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Subject {
+    /// This agent as a whole.
+    Agent,
+    /// The config store.
+    Store,
+    /// One test.
+    Test(TestId),
+    /// Another host.
+    Host(String),
+    /// A local address and port that probes are expected at.
+    Listener(String),
+    /// A local address and port that probes leave from.
+    Source(String),
+    /// A name that should resolve to an address.
+    Name(String),
+    /// A document in the store, by its key, or the bootstrap file.
+    Document(String),
+    /// The status page's address.
+    Web(String),
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Subject::Agent => f.write_str("agent"),
+            Subject::Store => f.write_str("store"),
+            Subject::Test(id) => write!(f, "test {id}"),
+            Subject::Host(host) => write!(f, "host {host}"),
+            Subject::Listener(addr) => write!(f, "listener {addr}"),
+            Subject::Source(addr) => write!(f, "source {addr}"),
+            Subject::Name(name) => write!(f, "name {name}"),
+            Subject::Document(key) => write!(f, "document {key}"),
+            Subject::Web(addr) => write!(f, "web {addr}"),
+        }
+    }
+}
+
+/// Which alarm of this agent.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct AlarmKey {
+    /// What is wrong.
+    pub kind: Kind,
+    /// With what.
+    pub subject: Subject,
+}
+
+impl AlarmKey {
+    /// A key.
+    pub fn new(kind: Kind, subject: Subject) -> Self {
+        AlarmKey { kind, subject }
+    }
+}
+
+impl fmt::Display for AlarmKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.kind, self.subject)
+    }
+}
+
+/// Why a condition is bad.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Cause {
+    /// No probe within the time.
+    Silence(Silence),
+    /// Delay beyond `max_latency`.
+    Late {
+        /// As measured.
+        delay: Delay,
+        /// The limit.
+        max_latency: Duration,
+    },
+    /// A delay that no path can have.
+    ClockWrong {
+        /// As measured.
+        delay: Delay,
+        /// The sending host.
+        from_host: String,
+    },
+    /// The operating system or the path refused probes.
+    NotSent(String),
+    /// Something with the configuration.
+    Config(String),
+    /// Datagrams of nobody known.
+    UnknownPacket {
+        /// One sender.
+        source: String,
+        /// What was wrong with its datagram.
+        reason: String,
+    },
+}
+
+/// How it fell silent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Silence {
+    /// How long when this was found.
+    pub silent_for: Duration,
+    /// When the last probe came, if one ever did.
+    pub last_probe: Option<WallTime>,
+    /// How often one should come.
+    pub expect_every: Duration,
+    /// The last probe said that its sender stops on purpose.
+    pub announced_stop: bool,
+}
+
+impl Cause {
+    /// The original's failure text, for receivers that match on it.
+    pub fn legacy_text(&self) -> String {
+        match self {
+            Cause::Silence(silence) => {
+                format!("Timeout, no packet received in {} seconds", silence.silent_for.as_secs())
+            }
+            Cause::Late { delay, .. } => format!("High Latency {:.6} Seconds", delay.seconds()),
+            Cause::UnknownPacket { .. } => "No matching test for packet".to_owned(),
+            Cause::ClockWrong { .. } | Cause::NotSent(_) | Cause::Config(_) => self.to_string(),
+        }
+    }
+
+    /// The delay that was measured, if this is about one.
+    pub fn delay(&self) -> Option<Delay> {
+        match self {
+            Cause::Late { delay, .. } | Cause::ClockWrong { delay, .. } => Some(*delay),
+            Cause::Silence(_) | Cause::NotSent(_) | Cause::Config(_) | Cause::UnknownPacket { .. } => None,
+        }
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Cause::Silence(silence) => {
+                match silence.last_probe {
+                    Some(last_probe) => write!(f, "no probe since {last_probe}")?,
+                    None => f.write_str("no probe ever came")?,
+                }
+                write!(f, ", expected every {}", humantime::format_duration(silence.expect_every))?;
+                if silence.announced_stop {
+                    f.write_str("; the sender announced its stop")?;
+                }
+                Ok(())
+            }
+            Cause::Late { delay, max_latency } => {
+                let limit = humantime::format_duration(*max_latency);
+                write!(f, "delay {} exceeds {limit}", readable(*delay))
+            }
+            Cause::ClockWrong { delay, from_host } => write!(
+                f,
+                "measured delay {} is impossible: the clock of {from_host} or of this host is wrong",
+                readable(*delay)
+            ),
+            Cause::NotSent(text) | Cause::Config(text) => f.write_str(text),
+            Cause::UnknownPacket { source, reason } => write!(f, "{reason} from {source}"),
+        }
+    }
+}
+
+fn readable(delay: Delay) -> String {
+    let milliseconds = delay.seconds() * 1e3;
+    if delay.uncertainty.is_zero() {
+        return format!("{milliseconds:.3} ms");
+    }
+    format!("{milliseconds:.3} ms (± {:.3} ms)", delay.uncertainty.as_secs_f64() * 1e3)
+}
+
+/// In JSON and logs: seconds.
+impl Serialize for Delay {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_f64(seconds(self.nanos))
+    }
+}
+
+/// A condition went down or came up: the fact that travels from its finder to the alarm actor.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ConditionChange {
+    /// Which alarm this is about.
+    pub key: AlarmKey,
+    /// Who says so. An alarm stands while at least one reporter says so.
+    pub reporter: Subject,
+    /// When it was found.
+    pub at: Now,
+    /// Down and why, or up.
+    pub verdict: Verdict,
+    /// The test, if the alarm is about one.
+    pub test: Option<Arc<TestFacts>>,
+}
+
+/// Which way a condition changed.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Verdict {
+    /// Down.
+    Violated(Cause),
+    /// Up.
+    Cleared,
+}
+
+/// A condition outside any test (a document, an address, a stranger's datagrams).
+pub fn condition_change(key: AlarmKey, reporter: Subject, at: Now, verdict: Verdict) -> ConditionChange {
+    ConditionChange { key, reporter, at, verdict, test: None }
+}

@@ -1,0 +1,71 @@
+//! A token bucket: `burst` messages at once, `rate` per second after that.
+
+use std::time::Duration;
+
+use super::time::Moment;
+
+/// Tokens are real numbers, so that slow rates add up too.
+#[derive(Clone, Debug)]
+pub struct Bucket {
+    rate: f64,
+    burst: f64,
+    tokens: f64,
+    filled: Moment,
+}
+
+impl Bucket {
+    /// A full bucket. `rate` is in messages per second.
+    pub fn new(rate: f64, burst: u32, now: Moment) -> Self {
+        let burst = f64::from(burst.max(1));
+        Bucket { rate, burst, tokens: burst, filled: now }
+    }
+
+    /// Takes one token, or tells when there will be one.
+    pub fn take(&mut self, now: Moment) -> Result<(), Moment> {
+        self.fill(now);
+        if self.tokens >= 1.0 {
+            self.tokens -= 1.0;
+            return Ok(());
+        }
+        let missing = (1.0 - self.tokens) / self.rate;
+        // A nanosecond is added for what rounding takes away: the token is there at that moment.
+        Err(now + Duration::try_from_secs_f64(missing).unwrap_or(Duration::from_secs(3600)) + Duration::from_nanos(1))
+    }
+
+    fn fill(&mut self, now: Moment) {
+        let earned = now.since(self.filled).as_secs_f64() * self.rate;
+        self.tokens = (self.tokens + earned).min(self.burst);
+        self.filled = self.filled.max(now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn burst_then_rate() {
+        let mut bucket = Bucket::new(10.0, 3, Moment::ZERO);
+        assert!((0..3).all(|_| bucket.take(Moment::ZERO).is_ok()));
+        let next = bucket.take(Moment::ZERO).unwrap_err();
+        assert!(next.after_start() >= Duration::from_millis(100));
+        assert!(next.after_start() < Duration::from_millis(101));
+        assert!(bucket.take(next).is_ok());
+        assert!(bucket.take(next).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn never_more_than_burst_plus_rate(rate in 0.1f64..1000.0, burst in 1u32..100, steps in prop::collection::vec(0u64..2_000, 1..200)) {
+            let mut bucket = Bucket::new(rate, burst, Moment::ZERO);
+            let (mut now, mut taken) = (Moment::ZERO, 0u32);
+            for step in steps {
+                now = now + Duration::from_millis(step);
+                while bucket.take(now).is_ok() { taken += 1; }
+            }
+            let allowed = f64::from(burst) + now.after_start().as_secs_f64() * rate;
+            prop_assert!(f64::from(taken) <= allowed + 1e-6);
+        }
+    }
+}

@@ -1,0 +1,334 @@
+//! One test at its receiver: what is expected, what came, and what that means.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::alarm::{AlarmKey, Cause, ConditionChange, Kind, Silence, Subject, Verdict};
+use super::clock_error::{Delay, DelayLimits, DelayVerdict};
+use super::condition::{Change, Condition, Sample, State, Thresholds};
+use super::sequence_window::{Arrival, SequenceWindow};
+use super::test::TestFacts;
+use super::time::{Moment, Now, WallTime};
+
+/// What is expected of a test. Two equal ones need no change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Expected {
+    /// Which test.
+    pub test: Arc<TestFacts>,
+    /// At least one probe in each such time.
+    pub expect_every: Duration,
+    /// How many samples decide.
+    pub thresholds: Thresholds,
+    /// What is asked of a probe's delay.
+    pub limits: DelayLimits,
+    /// Nothing is raised for silence before this is over, unless a probe came.
+    pub startup_grace: Duration,
+}
+
+/// A probe as it came in.
+#[derive(Clone, Debug)]
+pub struct Incoming {
+    /// When the kernel took it in, on both clocks.
+    pub received: Now,
+    /// When the sender says it left.
+    pub sent: WallTime,
+    /// How far the sender's and this host's clock may be off together.
+    pub uncertainty: Duration,
+    /// The sender's epoch and its sequence number; the original's probes have none.
+    pub order: Option<(u64, u32)>,
+    /// The sender announces its stop.
+    pub stops: bool,
+}
+
+/// What became of a probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Acceptance {
+    /// It counts.
+    Accepted,
+    /// Its sequence number came before.
+    Duplicate,
+    /// Too far behind the newest sequence number.
+    TooOld,
+    /// From an earlier start of the sender, while the newer one still sends.
+    StaleEpoch,
+}
+
+/// Counters since the expectation began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Counters {
+    /// Accepted probes.
+    pub received: u64,
+    /// Accepted, but behind a later one.
+    pub reordered: u64,
+    /// Not accepted: came before.
+    pub duplicates: u64,
+    /// Not accepted: too old, or from an earlier start of the sender.
+    pub stale: u64,
+}
+
+/// One condition with the cause of its last violation.
+#[derive(Clone, Debug, Default)]
+struct Judged {
+    condition: Condition,
+    cause: Option<Cause>,
+}
+
+/// The state of one test at its receiver.
+#[derive(Clone, Debug)]
+pub struct Expectation {
+    expected: Expected,
+    started: Now,
+    last_probe: Option<Now>,
+    /// If nothing comes until then, that is a bad sample.
+    silence_deadline: Moment,
+    announced_stop: bool,
+    stream: Option<Stream>,
+    connection: Judged,
+    latency: Judged,
+    clock: Judged,
+    counters: Counters,
+    last_delay: Option<(Delay, DelayVerdict)>,
+}
+
+#[derive(Clone, Debug)]
+struct Stream {
+    epoch: u64,
+    window: SequenceWindow,
+}
+
+impl Expectation {
+    /// Begins to expect.
+    pub fn new(expected: Expected, now: Now) -> Self {
+        let mut expectation = Expectation {
+            expected,
+            started: now,
+            last_probe: None,
+            silence_deadline: now.moment,
+            announced_stop: false,
+            stream: None,
+            connection: Judged::default(),
+            latency: Judged::default(),
+            clock: Judged::default(),
+            counters: Counters::default(),
+            last_delay: None,
+        };
+        expectation.silence_deadline = expectation.first_deadline(now.moment);
+        expectation
+    }
+
+    /// What is expected now.
+    pub fn expected(&self) -> &Expected {
+        &self.expected
+    }
+
+    /// Another expectation of the same test. What was seen and judged stays.
+    pub fn on_expected(&mut self, expected: Expected, now: Now) -> Vec<ConditionChange> {
+        let mut changes = Vec::new();
+        if expected.limits.max_latency.is_none() && self.latency.condition.state() != State::Unknown {
+            let was_down = self.latency.condition.is_down();
+            self.latency = Judged::default();
+            if was_down {
+                changes.push(self.change(Kind::Latency, Verdict::Cleared, now));
+            }
+        }
+        self.expected = expected;
+        self.silence_deadline = match self.last_probe {
+            Some(last_probe) => (last_probe.moment + self.expected.expect_every).max(now.moment),
+            None => self.first_deadline(self.started.moment).max(now.moment),
+        };
+        changes
+    }
+
+    /// A probe of this test arrived.
+    pub fn on_probe(&mut self, incoming: &Incoming) -> (Acceptance, Vec<ConditionChange>) {
+        let now = incoming.received;
+        let mut changes = Vec::new();
+        self.on_silence(now, &mut changes);
+        match self.admit(incoming) {
+            Acceptance::Accepted => {}
+            refused => return (refused, changes),
+        }
+        self.counters.received += 1;
+        self.last_probe = Some(now);
+        self.announced_stop = incoming.stops;
+        self.silence_deadline = now.moment + self.expected.expect_every;
+        self.sample(Kind::Connection, Sample::Good, None, now, &mut changes);
+        self.judge_delay(incoming, &mut changes);
+        (Acceptance::Accepted, changes)
+    }
+
+    /// Time has passed: each `expect_every` without a probe is a bad sample.
+    pub fn on_silence(&mut self, now: Now, changes: &mut Vec<ConditionChange>) {
+        let every = self.expected.expect_every.max(Duration::from_nanos(1));
+        let mut samples = 0;
+        while self.silence_deadline <= now.moment {
+            // What lies beyond the threshold changes nothing; a long gap costs no more than a short one.
+            if samples > self.expected.thresholds.raise_after {
+                self.silence_deadline = now.moment + every;
+                break;
+            }
+            samples += 1;
+            let cause = Cause::Silence(Silence {
+                silent_for: self.silence_deadline.since(self.last_probe.unwrap_or(self.started).moment),
+                last_probe: self.last_probe.map(|last_probe| last_probe.wall),
+                expect_every: every,
+                announced_stop: self.announced_stop,
+            });
+            self.silence_deadline = self.silence_deadline + every;
+            self.sample(Kind::Connection, Sample::Bad, Some(cause), now, changes);
+        }
+    }
+
+    /// This agent itself slept (stopped, or its machine was frozen): silence meanwhile proves nothing.
+    pub fn on_own_stall(&mut self, now: Now) {
+        self.silence_deadline = self.silence_deadline.max(now.moment + self.expected.expect_every);
+    }
+
+    /// When `on_silence` wants to be called next.
+    pub fn next_deadline(&self) -> Moment {
+        self.silence_deadline
+    }
+
+    /// Says everything that is decided once more, for an alarm actor that has just begun.
+    pub fn report(&self, now: Now) -> Vec<ConditionChange> {
+        [(Kind::Connection, &self.connection), (Kind::Latency, &self.latency), (Kind::Clock, &self.clock)]
+            .into_iter()
+            .filter_map(|(kind, judged)| {
+                let verdict = match (judged.condition.state(), &judged.cause) {
+                    (State::Unknown, _) => return None,
+                    (State::Down | State::Recovering, Some(cause)) => Verdict::Violated(cause.clone()),
+                    (State::Up | State::Suspect | State::Down | State::Recovering, _) => Verdict::Cleared,
+                };
+                Some(self.change(kind, verdict, now))
+            })
+            .collect()
+    }
+
+    /// The connection's condition.
+    pub fn connection(&self) -> &Condition {
+        &self.connection.condition
+    }
+
+    /// The latency's condition.
+    pub fn latency(&self) -> &Condition {
+        &self.latency.condition
+    }
+
+    /// What came so far.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// The delay of the last accepted probe and what it was worth.
+    pub fn last_delay(&self) -> Option<(Delay, DelayVerdict)> {
+        self.last_delay
+    }
+
+    /// When the last accepted probe came.
+    pub fn last_probe(&self) -> Option<Now> {
+        self.last_probe
+    }
+
+    /// The first bad samples are timed so that the raise falls at the end of the grace, not before.
+    fn first_deadline(&self, started: Moment) -> Moment {
+        let every = self.expected.expect_every;
+        let earlier_samples = every.saturating_mul(self.expected.thresholds.raise_after.max(1) - 1);
+        started + self.expected.startup_grace.saturating_sub(earlier_samples).max(every)
+    }
+
+    fn admit(&mut self, incoming: &Incoming) -> Acceptance {
+        let Some((epoch, sequence)) = incoming.order else { return Acceptance::Accepted };
+        let fallen_silent = self
+            .last_probe
+            .is_none_or(|last_probe| incoming.received.moment.since(last_probe.moment) > self.expected.expect_every);
+        let stream = match &mut self.stream {
+            Some(stream) if stream.epoch == epoch => stream,
+            // A sender whose clock was set back, or whose state was lost, begins an older epoch: it
+            // is taken once the newer one has fallen silent.
+            Some(stream) if stream.epoch > epoch && !fallen_silent => {
+                self.counters.stale += 1;
+                return Acceptance::StaleEpoch;
+            }
+            begun => begun.insert(Stream { epoch, window: SequenceWindow::default() }),
+        };
+        match stream.window.on_sequence(sequence) {
+            Arrival::InOrder => Acceptance::Accepted,
+            Arrival::Reordered => {
+                self.counters.reordered += 1;
+                Acceptance::Accepted
+            }
+            Arrival::Duplicate => {
+                self.counters.duplicates += 1;
+                Acceptance::Duplicate
+            }
+            Arrival::TooOld => {
+                self.counters.stale += 1;
+                Acceptance::TooOld
+            }
+        }
+    }
+
+    fn judge_delay(&mut self, incoming: &Incoming, changes: &mut Vec<ConditionChange>) {
+        let now = incoming.received;
+        let limits = self.expected.limits;
+        let delay = Delay { nanos: now.wall.nanos_since(incoming.sent), uncertainty: incoming.uncertainty };
+        let verdict = delay.judge(limits);
+        self.last_delay = Some((delay, verdict));
+        if verdict == DelayVerdict::ClockWrong {
+            let cause = Cause::ClockWrong { delay, from_host: self.expected.test.from_host.clone() };
+            self.sample(Kind::Clock, Sample::Bad, Some(cause), now, changes);
+            return;
+        }
+        self.sample(Kind::Clock, Sample::Good, None, now, changes);
+        let Some(max_latency) = limits.max_latency else { return };
+        match verdict {
+            DelayVerdict::Good => self.sample(Kind::Latency, Sample::Good, None, now, changes),
+            DelayVerdict::Exceeded => {
+                self.sample(Kind::Latency, Sample::Bad, Some(Cause::Late { delay, max_latency }), now, changes);
+            }
+            DelayVerdict::Undecidable | DelayVerdict::ClockWrong => {}
+        }
+    }
+
+    fn sample(
+        &mut self,
+        kind: Kind,
+        sample: Sample,
+        cause: Option<Cause>,
+        now: Now,
+        changes: &mut Vec<ConditionChange>,
+    ) {
+        let thresholds = self.expected.thresholds;
+        let judged = match kind {
+            Kind::Latency => &mut self.latency,
+            Kind::Clock => &mut self.clock,
+            _ => &mut self.connection,
+        };
+        let verdict = match (judged.condition.on_sample(sample, thresholds, now), cause) {
+            (Some(Change::Raised), Some(cause)) => {
+                judged.cause = Some(cause.clone());
+                Verdict::Violated(cause)
+            }
+            (Some(Change::Raised), None) | (None, _) => return,
+            (Some(Change::Cleared), _) => {
+                judged.cause = None;
+                Verdict::Cleared
+            }
+        };
+        changes.push(self.change(kind, verdict, now));
+    }
+
+    /// A wrong clock is the sending host's, whichever of its tests finds it.
+    fn change(&self, kind: Kind, verdict: Verdict, at: Now) -> ConditionChange {
+        let test = &self.expected.test;
+        let reporter = Subject::Test(test.id);
+        let subject = match kind {
+            Kind::Clock => Subject::Host(test.from_host.clone()),
+            _ => reporter.clone(),
+        };
+        ConditionChange { key: AlarmKey::new(kind, subject), reporter, at, verdict, test: Some(test.clone()) }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,259 @@
+//! The probe: an unauthenticated STAMP Session-Sender packet (RFC 8762 section 4.2.1) with one
+//! private-use TLV (RFC 8972 section 4). 108 octets, big-endian.
+
+use std::time::Duration;
+
+use super::clock_error::ErrorEstimate;
+use super::test::TestId;
+use super::time::WallTime;
+
+/// Octets of a probe without key and padding.
+pub const PROBE_LEN: usize = 108;
+
+/// Octets of the base packet, before any TLV.
+const STAMP_LEN: usize = 44;
+/// TLV flags: a sender sets U (unrecognised) and clears M and I.
+const TLV_FLAGS: u8 = 0x80;
+/// The first private-use TLV type.
+const TLV_TYPE: u8 = 252;
+/// Octets of the TLV's value.
+const TLV_LEN: u16 = 60;
+/// Our SMI private enterprise number.
+const ENTERPRISE: u32 = 50255;
+/// Version of the TLV.
+const VERSION: u8 = 2;
+
+/// Flag bits, octet 53.
+pub mod flag {
+    /// The receiver should reflect this probe.
+    pub const REFLECT: u8 = 1;
+    /// `previous_lateness` holds a value.
+    pub const CORRECTION_VALID: u8 = 2;
+    /// The sender stops on purpose; this is its last probe.
+    pub const STOPS: u8 = 4;
+    /// The sender's clock stepped since the previous probe.
+    pub const CLOCK_STEPPED: u8 = 8;
+}
+
+/// The fields of a probe.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Probe {
+    /// Counts from 0 in each epoch.
+    pub sequence: u32,
+    /// The sender's wall clock just before the send.
+    pub sent: WallTime,
+    /// How far the sender's clock may be off, as STAMP says it.
+    pub error_estimate: ErrorEstimate,
+    /// STAMP session id: non-zero, a hint only.
+    pub ssid: u16,
+    /// Bits of [`flag`].
+    pub flags: u8,
+    /// Which of the test's flows.
+    pub flow: u8,
+    /// Which key signs it; 0 without a key.
+    pub key_id: u8,
+    /// The test.
+    pub test_id: TestId,
+    /// The sender's start in microseconds since 1970.
+    pub epoch: u64,
+    /// The sender's interval; the wire holds whole microseconds.
+    pub send_every: Duration,
+    /// The config revision that the sender runs, its low 32 bits.
+    pub config_revision: u32,
+    /// How far the sender's clock may be off, in nanoseconds; saturates.
+    pub clock_error: u32,
+    /// How late the previous probe left after its timestamp, in nanoseconds.
+    pub previous_lateness: i32,
+}
+
+/// Why a datagram is no probe of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotProbe {
+    /// A STAMP or TWAMP-Test packet without our TLV.
+    PlainStamp,
+    /// Our TLV, in a version that this agent does not know.
+    UnknownVersion(u8),
+    /// Our TLV, but its copy of the base fields disagrees with them, or a field cannot be.
+    Corrupt,
+    /// Anything else.
+    Foreign,
+}
+
+impl Probe {
+    /// The STAMP session id of a test: never zero.
+    pub fn ssid_of(test_id: TestId) -> u16 {
+        let id = test_id.as_u128();
+        ((id ^ (id >> 64)) as u16).max(1)
+    }
+
+    /// The octets on the wire.
+    pub fn encode(&self) -> [u8; PROBE_LEN] {
+        let mut octets = [0; PROBE_LEN];
+        let mut put = |offset: usize, field: &[u8]| octets[offset..offset + field.len()].copy_from_slice(field);
+        put(0, &self.sequence.to_be_bytes());
+        let mut base = [0; 12];
+        base[..8].copy_from_slice(&self.sent.to_ntp().to_be_bytes());
+        base[8..10].copy_from_slice(&self.error_estimate.0.to_be_bytes());
+        base[10..].copy_from_slice(&self.ssid.to_be_bytes());
+        put(4, &base);
+        put(44, &[TLV_FLAGS, TLV_TYPE]);
+        put(46, &TLV_LEN.to_be_bytes());
+        put(48, &ENTERPRISE.to_be_bytes());
+        put(52, &[VERSION, self.flags, self.flow, self.key_id]);
+        put(56, &self.test_id.to_bytes());
+        put(72, &self.epoch.to_be_bytes());
+        let send_every = u32::try_from(self.send_every.as_micros()).unwrap_or(u32::MAX);
+        put(80, &send_every.to_be_bytes());
+        put(84, &self.config_revision.to_be_bytes());
+        put(88, &self.clock_error.to_be_bytes());
+        put(92, &self.previous_lateness.to_be_bytes());
+        put(96, &base);
+        octets
+    }
+
+    /// Reads a datagram. Never panics, whatever it holds.
+    pub fn decode(octets: &[u8]) -> Result<Probe, NotProbe> {
+        let Some(base) = octets.first_chunk::<STAMP_LEN>() else { return Err(NotProbe::Foreign) };
+        let Some(octets) = octets.first_chunk::<PROBE_LEN>() else { return Err(plain_or_foreign(base, octets.len())) };
+        if octets[45] != TLV_TYPE || be16(octets, 46) != TLV_LEN || be32(octets, 48) != ENTERPRISE {
+            return Err(plain_or_foreign(base, octets.len()));
+        }
+        if octets[52] != VERSION {
+            return Err(NotProbe::UnknownVersion(octets[52]));
+        }
+        let error_estimate = ErrorEstimate(be16(octets, 12));
+        if octets[96..108] != octets[4..16] || error_estimate.decode().is_none() {
+            return Err(NotProbe::Corrupt);
+        }
+        let mut test_id = [0; 16];
+        test_id.copy_from_slice(&octets[56..72]);
+        Ok(Probe {
+            sequence: be32(octets, 0),
+            sent: WallTime::from_ntp(be64(octets, 4)),
+            error_estimate,
+            ssid: be16(octets, 14),
+            flags: octets[53],
+            flow: octets[54],
+            key_id: octets[55],
+            test_id: TestId::from_bytes(test_id),
+            epoch: be64(octets, 72),
+            send_every: Duration::from_micros(be32(octets, 80).into()),
+            config_revision: be32(octets, 84),
+            clock_error: be32(octets, 88),
+            previous_lateness: be32(octets, 92) as i32,
+        })
+    }
+
+    /// The test id in the octets that an ICMP error quotes; they may be cut short.
+    pub fn quoted_test_id(octets: &[u8]) -> Option<TestId> {
+        let head = octets.first_chunk::<72>()?;
+        (head[45] == TLV_TYPE && be32(head, 48) == ENTERPRISE).then(|| {
+            let mut test_id = [0; 16];
+            test_id.copy_from_slice(&head[56..72]);
+            TestId::from_bytes(test_id)
+        })
+    }
+}
+
+/// A Session-Sender packet has an error estimate that is not corrupt and zeros where it must.
+fn plain_or_foreign(base: &[u8; STAMP_LEN], len: usize) -> NotProbe {
+    let plain = len >= STAMP_LEN && base[16..].iter().all(|&octet| octet == 0) && base[13] != 0;
+    if plain { NotProbe::PlainStamp } else { NotProbe::Foreign }
+}
+
+fn be16(octets: &[u8], offset: usize) -> u16 {
+    u16::from_be_bytes([octets[offset], octets[offset + 1]])
+}
+
+fn be32(octets: &[u8], offset: usize) -> u32 {
+    u32::from(be16(octets, offset)) << 16 | u32::from(be16(octets, offset + 2))
+}
+
+fn be64(octets: &[u8], offset: usize) -> u64 {
+    u64::from(be32(octets, offset)) << 32 | u64::from(be32(octets, offset + 4))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::clock_error::ClockQuality;
+    use super::*;
+    use proptest::prelude::*;
+
+    fn sample() -> Probe {
+        Probe {
+            sequence: 0x0102_0304,
+            sent: WallTime::from_unix_nanos(1_500_000_000_250_000_000),
+            error_estimate: ErrorEstimate::encode(ClockQuality::UNKNOWN),
+            ssid: 0x0506,
+            flags: flag::STOPS,
+            flow: 0,
+            key_id: 0,
+            test_id: TestId::from_bytes([0xab; 16]),
+            epoch: 1_500_000_000_000_000,
+            send_every: Duration::from_millis(100),
+            config_revision: 7,
+            clock_error: u32::MAX,
+            previous_lateness: -12,
+        }
+    }
+
+    /// Octet by octet against the design's table.
+    #[test]
+    fn layout() {
+        let octets = sample().encode();
+        assert_eq!(octets[0..4], [1, 2, 3, 4]);
+        assert_eq!(octets[4..12], [0xdd, 0x12, 0xad, 0x80, 0x40, 0, 0, 0]);
+        assert_eq!(octets[12..16], [29, 128, 5, 6]);
+        assert_eq!(octets[16..44], [0; 28]);
+        assert_eq!(octets[44..56], [0x80, 252, 0, 60, 0, 0, 0xc4, 0x4f, 2, 4, 0, 0]);
+        assert_eq!(octets[56..72], [0xab; 16]);
+        assert_eq!(octets[72..80], 1_500_000_000_000_000u64.to_be_bytes());
+        assert_eq!(octets[80..84], 100_000u32.to_be_bytes());
+        assert_eq!(octets[84..88], [0, 0, 0, 7]);
+        assert_eq!(octets[88..92], [0xff; 4]);
+        assert_eq!(octets[92..96], (-12i32).to_be_bytes());
+        assert_eq!(octets[96..108], octets[4..16]);
+    }
+
+    #[test]
+    fn comes_back() {
+        assert_eq!(Probe::decode(&sample().encode()), Ok(sample()));
+    }
+
+    #[test]
+    fn what_is_no_probe_says_why() {
+        let octets = sample().encode();
+        assert_eq!(Probe::decode(&octets[..44]), Err(NotProbe::PlainStamp));
+        assert_eq!(Probe::decode(&octets[..43]), Err(NotProbe::Foreign));
+        assert_eq!(Probe::decode(b"hello"), Err(NotProbe::Foreign));
+        assert_eq!(Probe::decode(&[]), Err(NotProbe::Foreign));
+        let mut newer = octets;
+        newer[52] = 3;
+        assert_eq!(Probe::decode(&newer), Err(NotProbe::UnknownVersion(3)));
+        let mut tampered = octets;
+        tampered[5] ^= 1;
+        assert_eq!(Probe::decode(&tampered), Err(NotProbe::Corrupt));
+    }
+
+    #[test]
+    fn an_icmp_error_names_the_test() {
+        let octets = sample().encode();
+        assert_eq!(Probe::quoted_test_id(&octets[..72]), Some(TestId::from_bytes([0xab; 16])));
+        assert_eq!(Probe::quoted_test_id(&octets[..71]), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_datagram_is_read_without_panic(octets in prop::collection::vec(any::<u8>(), 0..300)) {
+            let _ = Probe::decode(&octets);
+            let _ = Probe::quoted_test_id(&octets);
+        }
+
+        #[test]
+        fn any_mutation_is_read_without_panic(offset in 0usize..PROBE_LEN, octet: u8, cut in 0usize..=PROBE_LEN) {
+            let mut octets = sample().encode();
+            octets[offset] = octet;
+            let _ = Probe::decode(&octets[..cut]);
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! Whether the probes of one test can leave.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::alarm::{AlarmKey, Cause, ConditionChange, Kind, Subject, Verdict};
+use super::condition::{Change, Condition, Sample, State, Thresholds};
+use super::test::TestFacts;
+use super::time::{Moment, Now};
+
+/// Routers and hosts limit their ICMP errors to about one a second, whatever the probe rate, so
+/// the absence of an error right after one says nothing yet.
+pub const ERROR_LINGERS: Duration = Duration::from_secs(3);
+
+/// Judges each slot by what the previous probe met.
+#[derive(Clone, Debug)]
+pub struct SenderHealth {
+    test: Arc<TestFacts>,
+    thresholds: Thresholds,
+    condition: Condition,
+    cause: Option<Cause>,
+    /// An error since the last slot.
+    pending: Option<String>,
+    last_error: Option<(Moment, String)>,
+    sent_once: bool,
+}
+
+impl SenderHealth {
+    /// For a test that begins.
+    pub fn new(test: Arc<TestFacts>, thresholds: Thresholds) -> Self {
+        SenderHealth {
+            test,
+            thresholds,
+            condition: Condition::default(),
+            cause: None,
+            pending: None,
+            last_error: None,
+            sent_once: false,
+        }
+    }
+
+    /// The test's document changed.
+    pub fn on_plan(&mut self, test: Arc<TestFacts>, thresholds: Thresholds) {
+        self.test = test;
+        self.thresholds = thresholds;
+    }
+
+    /// The operating system refused a probe, or an ICMP error came back for one.
+    pub fn on_error(&mut self, cause: String, now: Now) {
+        self.last_error = Some((now.moment, cause.clone()));
+        self.pending = Some(cause);
+    }
+
+    /// A slot begins: the probe before this one is judged.
+    pub fn on_slot(&mut self, now: Now) -> Option<ConditionChange> {
+        let first = !std::mem::replace(&mut self.sent_once, true);
+        let sample = match (self.pending.take(), &self.last_error) {
+            (Some(cause), _) => {
+                self.cause = Some(Cause::NotSent(cause));
+                Sample::Bad
+            }
+            (None, Some((at, _))) if now.moment.since(*at) < ERROR_LINGERS => return None,
+            (None, _) if first => return None,
+            (None, _) => Sample::Good,
+        };
+        match self.condition.on_sample(sample, self.thresholds, now)? {
+            Change::Raised => Some(self.change(Verdict::Violated(self.cause.clone()?), now)),
+            Change::Cleared => {
+                self.cause = None;
+                Some(self.change(Verdict::Cleared, now))
+            }
+        }
+    }
+
+    /// Says it once more, for an alarm actor that has just begun.
+    pub fn report(&self, now: Now) -> Option<ConditionChange> {
+        let verdict = match (self.condition.state(), &self.cause) {
+            (State::Unknown, _) => return None,
+            (State::Down | State::Recovering, Some(cause)) => Verdict::Violated(cause.clone()),
+            (State::Up | State::Suspect | State::Down | State::Recovering, _) => Verdict::Cleared,
+        };
+        Some(self.change(verdict, now))
+    }
+
+    /// Where it stands.
+    pub fn condition(&self) -> &Condition {
+        &self.condition
+    }
+
+    /// The last error, for the status page.
+    pub fn last_error(&self) -> Option<&str> {
+        self.last_error.as_ref().map(|(_, text)| text.as_str())
+    }
+
+    fn change(&self, verdict: Verdict, at: Now) -> ConditionChange {
+        let reporter = Subject::Test(self.test.id);
+        let key = AlarmKey::new(Kind::Sender, reporter.clone());
+        ConditionChange { key, reporter, at, verdict, test: Some(self.test.clone()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pure::test::TestId;
+
+    fn at(millis: u64) -> Now {
+        Now { moment: Moment::new(Duration::from_millis(millis)), ..Now::default() }
+    }
+
+    fn health() -> SenderHealth {
+        let test = TestFacts {
+            id: TestId::from_bytes([1; 16]),
+            description: String::new(),
+            from_host: "a".into(),
+            from: "127.0.0.2:0".into(),
+            to_host: "b".into(),
+            to: "127.0.0.3:8620".into(),
+        };
+        SenderHealth::new(Arc::new(test), Thresholds { raise_after: 3, clear_after: 3 })
+    }
+
+    /// ICMP errors come once a second, probes ten times: still one raise and, after it heals, one clear.
+    #[test]
+    fn rate_limited_errors_raise_once_and_clear_once() {
+        let mut health = health();
+        let mut changes = Vec::new();
+        for slot in 0..200u64 {
+            let now = at(slot * 100);
+            if slot % 10 == 3 && slot < 100 {
+                health.on_error("port unreachable".into(), now);
+            }
+            changes.extend(health.on_slot(now).map(|change| (slot, change.verdict)));
+        }
+        let down = Verdict::Violated(Cause::NotSent("port unreachable".into()));
+        // The first error comes at slot 3, the last at slot 93; it lingers for 30 slots.
+        assert_eq!(changes, [(1, Verdict::Cleared), (23, down), (125, Verdict::Cleared)]);
+    }
+
+    #[test]
+    fn a_healthy_sender_says_so_once() {
+        let mut health = health();
+        let changes: Vec<_> = (0..50).filter_map(|slot| health.on_slot(at(slot * 100))).collect();
+        assert_eq!(changes.len(), 1);
+        assert_eq!(changes[0].verdict, Verdict::Cleared);
+    }
+}

@@ -1,0 +1,225 @@
+//! The snapshot that the status page, `/status.json` and `/healthz` show.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::alarm::Kind;
+use super::clock_error::DelayVerdict;
+use super::condition::State;
+use super::expectation::Counters;
+use super::ledger::{LedgerCounts, Scope};
+use super::notification::Notification;
+use super::test::TestFacts;
+use super::time::WallTime;
+
+/// All that this agent shows of itself. Times are RFC 3339 in UTC, durations are in seconds.
+#[derive(Clone, Debug, Serialize)]
+pub struct Status {
+    /// The name under which this host's documents stand.
+    pub host: String,
+    /// The agent's version.
+    pub version: &'static str,
+    /// When the agent began.
+    pub started: WallTime,
+    /// When this snapshot was taken.
+    pub taken: WallTime,
+    /// Where the documents come from.
+    pub store: StoreStatus,
+    /// The local clock.
+    pub clock: ClockStatus,
+    /// Addresses at which probes are expected.
+    pub listeners: Vec<ListenerStatus>,
+    /// Tests that start here.
+    pub senders: Vec<SenderStatus>,
+    /// Every test of this host, once for each role it has here.
+    pub tests: Vec<TestStatus>,
+    /// Alarms that stand, the worst first.
+    pub alarms: Vec<Notification>,
+    /// Receivers of alarms.
+    pub sinks: Vec<SinkStatus>,
+    /// How often each kind of child was restarted after a fault of its own.
+    pub restarts: BTreeMap<&'static str, u64>,
+}
+
+/// The config store.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct StoreStatus {
+    /// `etcd` or `dir`.
+    pub kind: &'static str,
+    /// Where: endpoints or path.
+    pub place: String,
+    /// Whether the last attempt to reach it worked.
+    pub connected: bool,
+    /// The revision in force, once one is.
+    pub revision: Option<u64>,
+    /// When the store last said that this is still so.
+    pub confirmed: Option<WallTime>,
+    /// Seconds since then.
+    pub age_seconds: Option<f64>,
+    /// Why it cannot be reached.
+    pub error: Option<String>,
+    /// Documents that were rejected, and why.
+    pub rejected: Vec<RejectedDocument>,
+}
+
+/// A document that is not in force as it stands in the store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RejectedDocument {
+    /// Its key below the prefix.
+    pub document: String,
+    /// Everything that is wrong with it.
+    pub reasons: Vec<String>,
+    /// Whether its last good version is in force instead.
+    pub last_good_in_force: bool,
+}
+
+/// The local clock.
+#[derive(Clone, Debug, Serialize)]
+pub struct ClockStatus {
+    /// Whether something disciplines it.
+    pub synchronised: bool,
+    /// It is off by this at most.
+    pub error_seconds: f64,
+    /// Steps seen since the agent began.
+    pub steps: u64,
+}
+
+/// One bound address.
+#[derive(Clone, Debug, Serialize)]
+pub struct ListenerStatus {
+    /// Address and port.
+    pub address: String,
+    /// What documents call it.
+    pub names: Vec<String>,
+    /// Whether its socket is open.
+    pub bound: bool,
+    /// Why not.
+    pub error: Option<String>,
+    /// Tests expected here.
+    pub tests: usize,
+    /// Datagrams taken in.
+    pub packets: u64,
+    /// Datagrams that belong to no test.
+    pub foreign: u64,
+    /// Where most of them come from.
+    pub foreign_sources: Vec<ForeignSource>,
+    /// Datagrams that this host's kernel dropped because the socket was full.
+    pub kernel_drops: u64,
+}
+
+/// A stranger.
+#[derive(Clone, Debug, Serialize)]
+pub struct ForeignSource {
+    /// Its address.
+    pub source: String,
+    /// Datagrams from it.
+    pub packets: u64,
+    /// What was wrong with the last one.
+    pub last_reason: String,
+}
+
+/// One test that starts here.
+#[derive(Clone, Debug, Serialize)]
+pub struct SenderStatus {
+    /// The test.
+    #[serde(flatten)]
+    pub test: Arc<TestFacts>,
+    /// Whether its probes can leave.
+    pub condition: State,
+    /// Probes that left.
+    pub sent: u64,
+    /// Probes that could not leave, or that an ICMP error came back for.
+    pub errors: u64,
+    /// Slots that were missed.
+    pub skipped: u64,
+    /// The last error.
+    pub last_error: Option<String>,
+}
+
+/// One test in one role.
+#[derive(Clone, Debug, Serialize)]
+pub struct TestStatus {
+    /// The test.
+    #[serde(flatten)]
+    pub test: Arc<TestFacts>,
+    /// Whether this host sends or receives it.
+    pub role: Role,
+    /// The worst of its conditions.
+    pub condition: State,
+    /// Since when.
+    pub since: Option<WallTime>,
+    /// Each of its conditions by kind.
+    pub conditions: BTreeMap<Kind, State>,
+    /// When the last probe came.
+    pub last_probe: Option<WallTime>,
+    /// Its one-way delay in seconds.
+    pub last_delay: Option<f64>,
+    /// How far that may be off, in seconds.
+    pub last_delay_uncertainty: Option<f64>,
+    /// What it was worth.
+    pub last_delay_verdict: Option<DelayVerdict>,
+    /// Counters since the expectation began.
+    pub counters: Option<Counters>,
+}
+
+/// A host's part in a test.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// It judges.
+    Receiver,
+    /// It sends.
+    Sender,
+}
+
+/// One receiver of alarms.
+#[derive(Clone, Debug, Serialize)]
+pub struct SinkStatus {
+    /// Its name.
+    pub name: String,
+    /// Its kind.
+    pub kind: &'static str,
+    /// Where it is.
+    pub target: String,
+    /// Which alarms it is told.
+    pub scope: Scope,
+    /// What it knows and does not know yet.
+    #[serde(flatten)]
+    pub counts: LedgerCounts,
+    /// Messages that left.
+    pub sent: u64,
+    /// Messages that could not be delivered.
+    pub failed: u64,
+    /// Why the last one could not.
+    pub last_error: Option<String>,
+}
+
+impl Status {
+    /// Orders what people read from the top: the worst first.
+    pub fn sort(&mut self) {
+        self.tests.sort_by(|a, b| {
+            let rank = |test: &TestStatus| match test.condition {
+                State::Down => 0,
+                State::Recovering => 1,
+                State::Suspect => 2,
+                State::Unknown => 3,
+                State::Up => 4,
+            };
+            (rank(a), a.role, &a.test.description, a.test.id).cmp(&(rank(b), b.role, &b.test.description, b.test.id))
+        });
+        self.alarms.sort_by_key(|alarm| (alarm.severity, alarm.since, alarm.key.clone()));
+        self.listeners.sort_by(|a, b| a.address.cmp(&b.address));
+        self.senders.sort_by_key(|sender| sender.test.id);
+    }
+
+    /// How many tests stand in each condition.
+    pub fn totals(&self) -> BTreeMap<String, usize> {
+        let mut totals = BTreeMap::new();
+        for test in &self.tests {
+            *totals.entry(test.condition.to_string()).or_default() += 1;
+        }
+        totals
+    }
+}

@@ -1,0 +1,64 @@
+//! What a test is called and between whom it runs.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// The id of a test, the same at both of its ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct TestId(Uuid);
+
+impl TestId {
+    /// From the 16 octets in a probe.
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        TestId(Uuid::from_bytes(bytes))
+    }
+
+    /// The 16 octets in a probe.
+    pub const fn to_bytes(self) -> [u8; 16] {
+        self.0.into_bytes()
+    }
+
+    /// As a number, for hashing.
+    pub const fn as_u128(self) -> u128 {
+        self.0.as_u128()
+    }
+
+    /// The id that is proposed for a test that has none: UUIDv5 of its place in the store.
+    pub fn proposed_for(place: &str) -> Self {
+        TestId(Uuid::new_v5(&Uuid::NAMESPACE_URL, format!("peerpair:{place}").as_bytes()))
+    }
+}
+
+impl fmt::Display for TestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for TestId {
+    type Err = uuid::Error;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse().map(TestId)
+    }
+}
+
+/// What notifications and pages say about a test, as its document says it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TestFacts {
+    /// The test's id.
+    pub id: TestId,
+    /// For people.
+    pub description: String,
+    /// The host that sends.
+    pub from_host: String,
+    /// The address and port it sends from.
+    pub from: String,
+    /// The host that receives and judges.
+    pub to_host: String,
+    /// The address and port that it sends to.
+    pub to: String,
+}

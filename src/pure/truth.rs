@@ -1,0 +1,206 @@
+//! What is true now: every alarm of this agent, and who says so.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::alarm::{AlarmKey, Cause, ConditionChange, Subject, Verdict};
+use super::notification::{AlarmState, Notification};
+use super::test::TestFacts;
+use super::time::{Now, WallTime};
+
+/// The alarms by key. States, not events: it grows with the number of tests, not with time.
+#[derive(Debug)]
+pub struct Truth {
+    agent: String,
+    alarms: BTreeMap<AlarmKey, Alarm>,
+}
+
+#[derive(Debug)]
+struct Alarm {
+    /// It stands while this is not empty.
+    raised_by: BTreeMap<Subject, Cause>,
+    since: WallTime,
+    test: Option<Arc<TestFacts>>,
+    count: u64,
+    /// What was last said, so that a clear can repeat it.
+    shown: Notification,
+}
+
+impl Truth {
+    /// Of the agent on this host.
+    pub fn new(agent: String) -> Self {
+        Truth { agent, alarms: BTreeMap::new() }
+    }
+
+    /// A condition changed. Gives the alarm's new state if that changed with it.
+    pub fn on_change(&mut self, change: &ConditionChange) -> Option<Notification> {
+        let alarm = self.alarms.entry(change.key.clone());
+        let known = matches!(alarm, std::collections::btree_map::Entry::Occupied(_));
+        let alarm = alarm.or_insert_with(|| Alarm {
+            raised_by: BTreeMap::new(),
+            since: change.at.wall,
+            test: None,
+            count: 0,
+            shown: blank(&self.agent, &change.key, change.at),
+        });
+        let was_raised = !alarm.raised_by.is_empty();
+        match &change.verdict {
+            Verdict::Violated(cause) => {
+                alarm.raised_by.insert(change.reporter.clone(), cause.clone());
+            }
+            Verdict::Cleared => {
+                alarm.raised_by.remove(&change.reporter);
+            }
+        }
+        let is_raised = !alarm.raised_by.is_empty();
+        if known && was_raised == is_raised {
+            return None;
+        }
+        alarm.since = change.at.wall;
+        alarm.test = change.test.clone();
+        alarm.count += u64::from(is_raised);
+        let shown = &mut alarm.shown;
+        shown.since = alarm.since;
+        shown.test = alarm.test.clone();
+        shown.count = alarm.count;
+        match &change.verdict {
+            Verdict::Violated(cause) => {
+                shown.state = AlarmState::Raised;
+                shown.text = cause.to_string();
+                shown.legacy_text = cause.legacy_text();
+                shown.delay_seconds = cause.delay().map(|delay| delay.seconds());
+                shown.source = match cause {
+                    Cause::UnknownPacket { source, .. } => Some(source.clone()),
+                    Cause::Silence(_)
+                    | Cause::Late { .. }
+                    | Cause::ClockWrong { .. }
+                    | Cause::NotSent(_)
+                    | Cause::Config(_) => None,
+                };
+            }
+            Verdict::Cleared => {
+                shown.text = if shown.is_raised() { format!("over: {}", shown.text) } else { "good".to_owned() };
+                shown.state = AlarmState::Cleared;
+            }
+        }
+        Some(shown.clone())
+    }
+
+    /// Only these alarms can still be: tests were removed or disabled, faults went away with what
+    /// they were about. Gives the clears of the others.
+    pub fn retain(&mut self, valid: &BTreeSet<AlarmKey>, now: Now) -> Vec<Notification> {
+        let gone: Vec<AlarmKey> = self.alarms.keys().filter(|key| !valid.contains(key)).cloned().collect();
+        gone.into_iter()
+            .filter_map(|key| self.alarms.remove(&key))
+            .map(|alarm| retired(alarm.shown, now.wall))
+            .collect()
+    }
+
+    /// A test no longer says anything here: what it said of shared alarms is taken back.
+    pub fn on_reporter_gone(&mut self, reporter: &Subject, now: Now) -> Vec<Notification> {
+        let keys: Vec<AlarmKey> = self
+            .alarms
+            .iter()
+            .filter(|(_, alarm)| alarm.raised_by.contains_key(reporter))
+            .map(|(key, _)| key.clone())
+            .collect();
+        keys.into_iter()
+            .filter_map(|key| {
+                self.on_change(&ConditionChange {
+                    key,
+                    reporter: reporter.clone(),
+                    at: now,
+                    verdict: Verdict::Cleared,
+                    test: None,
+                })
+            })
+            .collect()
+    }
+
+    /// Every alarm in its current state.
+    pub fn all(&self) -> impl Iterator<Item = &Notification> {
+        self.alarms.values().map(|alarm| &alarm.shown)
+    }
+
+    /// The alarms that stand.
+    pub fn raised(&self) -> impl Iterator<Item = &Notification> {
+        self.all().filter(|notification| notification.is_raised())
+    }
+}
+
+/// The clear of an alarm whose subject is no longer watched.
+pub fn retired(mut shown: Notification, at: WallTime) -> Notification {
+    shown.state = AlarmState::Cleared;
+    shown.since = at;
+    shown.text = "removed, disabled or no longer watched".to_owned();
+    shown
+}
+
+fn blank(agent: &str, key: &AlarmKey, at: Now) -> Notification {
+    Notification {
+        agent: agent.to_owned(),
+        key: key.clone(),
+        state: AlarmState::Cleared,
+        severity: key.kind.severity(),
+        since: at.wall,
+        text: String::new(),
+        legacy_text: String::new(),
+        test: None,
+        delay_seconds: None,
+        source: None,
+        count: 0,
+        suppressed: 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::alarm::{Kind, condition_change};
+    use super::*;
+
+    fn fault(reporter: &str, verdict: Verdict) -> ConditionChange {
+        let key = AlarmKey::new(Kind::Clock, Subject::Host("b".into()));
+        condition_change(key, Subject::Listener(reporter.into()), Now::default(), verdict)
+    }
+
+    fn bad() -> Verdict {
+        Verdict::Violated(Cause::Config("wrong".into()))
+    }
+
+    #[test]
+    fn stands_while_anybody_says_so() {
+        let mut truth = Truth::new("a".into());
+        assert!(truth.on_change(&fault("one", bad())).unwrap().is_raised());
+        assert_eq!(truth.on_change(&fault("two", bad())), None);
+        assert_eq!(truth.on_change(&fault("one", Verdict::Cleared)), None);
+        let clear = truth.on_change(&fault("two", Verdict::Cleared)).unwrap();
+        assert_eq!((clear.state, clear.text.as_str()), (AlarmState::Cleared, "over: wrong"));
+        assert_eq!(truth.raised().count(), 0);
+    }
+
+    #[test]
+    fn first_good_news_is_news_once() {
+        let mut truth = Truth::new("a".into());
+        assert!(!truth.on_change(&fault("one", Verdict::Cleared)).unwrap().is_raised());
+        assert_eq!(truth.on_change(&fault("one", Verdict::Cleared)), None);
+    }
+
+    #[test]
+    fn what_is_no_longer_watched_is_cleared() {
+        let mut truth = Truth::new("a".into());
+        truth.on_change(&fault("one", bad()));
+        let clears = truth.retain(&BTreeSet::new(), Now::default());
+        assert_eq!(clears.len(), 1);
+        assert!(!clears[0].is_raised());
+        assert_eq!(truth.all().count(), 0);
+    }
+
+    #[test]
+    fn a_reporter_that_goes_takes_back_what_it_said() {
+        let mut truth = Truth::new("a".into());
+        truth.on_change(&fault("one", bad()));
+        truth.on_change(&fault("two", bad()));
+        assert_eq!(truth.on_reporter_gone(&Subject::Listener("one".into()), Now::default()), []);
+        assert_eq!(truth.on_reporter_gone(&Subject::Listener("two".into()), Now::default()).len(), 1);
+    }
+}
