@@ -15,4 +15,5 @@
 //! take the time once, call [`pure`] code, and execute what it answers.
 
 pub mod config;
+pub mod io;
 pub mod pure;

@@ -41,6 +41,8 @@ pub struct RawDocument {
     pub format: Format,
     /// What to call it when something is wrong with it.
     pub place: String,
+    /// Why its text cannot be had, if it cannot.
+    pub unreadable: Option<String>,
 }
 
 /// All documents that concern a host, by their keys below the prefix.
@@ -198,7 +200,13 @@ impl Loader {
     ) -> Outcome {
         let Some(raw) = documents.get(key) else { return Outcome::Absent };
         let mut findings = Findings::about(&raw.place);
-        let good = read::parse(&raw.text, raw.format, &mut findings).map(|value| parse(value, &mut findings));
+        let good = match &raw.unreadable {
+            Some(problem) => {
+                findings.error("", problem, "make it one readable file");
+                None
+            }
+            None => read::parse(&raw.text, raw.format, &mut findings).map(|value| parse(value, &mut findings)),
+        };
         match good {
             Some(good) if !findings.has_errors() => {
                 run.findings.extend(findings.into_vec());

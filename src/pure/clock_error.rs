@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::time::seconds;
+use super::time::{Now, seconds};
 
 /// The bound of a clock that is not known to be synchronised.
 pub const UNSYNCHRONISED_ERROR: Duration = Duration::from_secs(16);
@@ -114,10 +114,52 @@ impl Delay {
     }
 }
 
+/// Finds steps of the wall's clock by holding it against the monotonic one.
+#[derive(Clone, Debug)]
+pub struct StepDetector {
+    last: Now,
+}
+
+/// A clock that is disciplined is slewed by this at most, in parts per million.
+const SLEW_PPM: i128 = 500;
+/// Two readings of the clocks may be this far apart, in nanoseconds.
+const READING_SLACK: i128 = 1_000_000;
+
+impl StepDetector {
+    /// From now on.
+    pub fn new(now: Now) -> Self {
+        StepDetector { last: now }
+    }
+
+    /// The step since the last call in nanoseconds, if there was one.
+    pub fn on_reading(&mut self, now: Now) -> Option<i64> {
+        let monotonic = now.moment.since(self.last.moment).as_nanos() as i128;
+        let wall = i128::from(now.wall.nanos_since(self.last.wall));
+        self.last = now;
+        let step = wall - monotonic;
+        let slew = monotonic * SLEW_PPM / 1_000_000;
+        (step.abs() > READING_SLACK + slew).then(|| step.clamp(i64::MIN.into(), i64::MAX.into()) as i64)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pure::time::{Moment, WallTime};
     use proptest::prelude::*;
+
+    #[test]
+    fn a_step_is_told_from_a_slew() {
+        let at = |monotonic: u64, wall: u64| Now {
+            moment: Moment::new(Duration::from_micros(monotonic)),
+            wall: WallTime::from_unix_nanos(wall * 1_000),
+        };
+        let mut detector = StepDetector::new(at(0, 5_000_000));
+        assert_eq!(detector.on_reading(at(1_000_000, 6_000_400)), None);
+        assert_eq!(detector.on_reading(at(2_000_000, 7_010_400)), Some(10_000_000));
+        assert_eq!(detector.on_reading(at(3_000_000, 7_010_400)), Some(-1_000_000_000));
+        assert_eq!(detector.on_reading(at(4_000_000, 8_010_400)), None);
+    }
 
     #[test]
     fn unsynchronised_is_multiplier_128_scale_29() {

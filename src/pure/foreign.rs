@@ -67,18 +67,22 @@ pub struct ForeignTraffic {
     unknown_tests_since: Option<Moment>,
     last: Moment,
     raised: Option<Cause>,
+    /// Whether anything was said yet. The first quiet time is said too: an earlier run of this agent
+    /// may have raised the alarm.
+    settled: bool,
 }
 
 impl ForeignTraffic {
     /// For the listener at this address.
-    pub fn new(listener: Subject) -> Self {
+    pub fn new(listener: Subject, now: Now) -> Self {
         ForeignTraffic {
             listener,
             sources: HashMap::new(),
             total: 0,
             unknown_tests_since: None,
-            last: Moment::ZERO,
+            last: now.moment,
             raised: None,
+            settled: false,
         }
     }
 
@@ -113,9 +117,10 @@ impl ForeignTraffic {
 
     /// Time has passed.
     pub fn on_quiet(&mut self, now: Now) -> Option<ConditionChange> {
-        if self.raised.is_none() || now.moment < self.last + QUIET {
+        if self.next_deadline()? > now.moment {
             return None;
         }
+        self.settled = true;
         self.raised = None;
         self.unknown_tests_since = None;
         Some(self.change(Verdict::Cleared, now))
@@ -123,7 +128,7 @@ impl ForeignTraffic {
 
     /// When `on_quiet` wants to be called, if at all.
     pub fn next_deadline(&self) -> Option<Moment> {
-        self.raised.as_ref().map(|_| self.last + QUIET)
+        (self.raised.is_some() || !self.settled).then(|| self.last + QUIET)
     }
 
     /// Says it once more, for an alarm actor that has just begun.
@@ -163,7 +168,7 @@ mod tests {
 
     #[test]
     fn ten_thousand_strangers_make_one_alarm_in_bounded_memory() {
-        let mut traffic = ForeignTraffic::new(Subject::Listener("a".into()));
+        let mut traffic = ForeignTraffic::new(Subject::Listener("a".into()), at(0));
         let changes = (0..10_000).filter_map(|n| traffic.on_foreign(source(n), Reason::NotAProbe, at(1))).count();
         assert_eq!(changes, 1);
         assert_eq!(traffic.total(), 10_000);
@@ -172,18 +177,27 @@ mod tests {
 
     #[test]
     fn clears_once_after_quiet() {
-        let mut traffic = ForeignTraffic::new(Subject::Listener("a".into()));
+        let mut traffic = ForeignTraffic::new(Subject::Listener("a".into()), at(0));
         traffic.on_foreign(source(1), Reason::NotAProbe, at(1));
         traffic.on_foreign(source(1), Reason::NotAProbe, at(100));
         assert_eq!(traffic.on_quiet(at(399)), None);
         assert_eq!(traffic.next_deadline(), Some(at(400).moment));
         assert!(matches!(traffic.on_quiet(at(400)), Some(ConditionChange { verdict: Verdict::Cleared, .. })));
         assert_eq!(traffic.on_quiet(at(800)), None);
+        assert_eq!(traffic.next_deadline(), None);
+    }
+
+    #[test]
+    fn a_quiet_start_is_said_once() {
+        let mut traffic = ForeignTraffic::new(Subject::Listener("a".into()), at(10));
+        assert_eq!(traffic.next_deadline(), Some(at(310).moment));
+        assert!(traffic.on_quiet(at(310)).is_some());
+        assert_eq!(traffic.on_quiet(at(900)), None);
     }
 
     #[test]
     fn an_unknown_test_is_strange_only_when_it_lasts() {
-        let mut traffic = ForeignTraffic::new(Subject::Listener("a".into()));
+        let mut traffic = ForeignTraffic::new(Subject::Listener("a".into()), at(0));
         for second in 100..130 {
             assert_eq!(traffic.on_foreign(source(1), Reason::UnknownTest, at(second)), None);
         }

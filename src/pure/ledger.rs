@@ -64,8 +64,8 @@ pub enum Due {
     Alarm {
         /// To be told.
         notification: Box<Notification>,
-        /// Another alarm of the same test that stands, where this one is a clear. Receivers of the
-        /// original know one alarm per test, and must not take it for good.
+        /// Another alarm that stands, where this one is a clear and receivers of the original would
+        /// take it for the clear of both.
         still_raised: Option<Box<Notification>>,
     },
 }
@@ -352,14 +352,20 @@ impl Ledger {
         }
     }
 
+    /// Another alarm that stands and that the original had no notification of its own for: it told
+    /// a test's latency as its connection, and all faults of the configuration as one.
     fn sibling_raised(&self, key: &AlarmKey) -> Option<Box<Notification>> {
+        let raised = |entry: &Entry| entry.wanted.clone().filter(Notification::is_raised).map(Box::new);
         let sibling = match key.kind {
             Kind::Connection => Kind::Latency,
             Kind::Latency => Kind::Connection,
-            Kind::Sender | Kind::Clock | Kind::Config | Kind::UnknownPacket => return None,
+            Kind::Config => {
+                let mut others = self.entries.iter().filter(|(other, _)| other.kind == Kind::Config && *other != key);
+                return others.find_map(|(_, entry)| raised(entry));
+            }
+            Kind::Sender | Kind::Clock | Kind::UnknownPacket => return None,
         };
-        let entry = self.entries.get(&AlarmKey::new(sibling, key.subject.clone()))?;
-        entry.wanted.clone().filter(Notification::is_raised).map(Box::new)
+        self.entries.get(&AlarmKey::new(sibling, key.subject.clone())).and_then(raised)
     }
 }
 

@@ -3,6 +3,7 @@
 //! Machines take inputs by `on_*`, tell `next_deadline()`, and return actions or a named reason.
 
 pub mod alarm;
+pub mod arrival;
 pub mod backoff;
 pub mod bucket;
 pub mod clock_error;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::alarm::{AlarmKey, Cause, ConditionChange, Subject, Verdict};
+use super::alarm::{AlarmKey, Cause, ConditionChange, Subject, Verdict, condition_change};
 use super::notification::{AlarmState, Notification};
 use super::test::TestFacts;
 use super::time::{Now, WallTime};
@@ -57,7 +57,7 @@ impl Truth {
             return None;
         }
         alarm.since = change.at.wall;
-        alarm.test = change.test.clone();
+        alarm.test = change.test.clone().or_else(|| alarm.test.take());
         alarm.count += u64::from(is_raised);
         let shown = &mut alarm.shown;
         shown.since = alarm.since;
@@ -86,35 +86,25 @@ impl Truth {
         Some(shown.clone())
     }
 
-    /// Only these alarms can still be: tests were removed or disabled, faults went away with what
-    /// they were about. Gives the clears of the others.
-    pub fn retain(&mut self, valid: &BTreeSet<AlarmKey>, now: Now) -> Vec<Notification> {
+    /// Only these alarms can still be, and only these tests and listeners can still report: tests
+    /// were removed or disabled, faults went away with what they were about. Gives what changed.
+    pub fn retain(&mut self, valid: &BTreeSet<AlarmKey>, reporters: &BTreeSet<Subject>, now: Now) -> Vec<Notification> {
         let gone: Vec<AlarmKey> = self.alarms.keys().filter(|key| !valid.contains(key)).cloned().collect();
-        gone.into_iter()
+        let mut changed: Vec<Notification> = gone
+            .into_iter()
             .filter_map(|key| self.alarms.remove(&key))
             .map(|alarm| retired(alarm.shown, now.wall))
-            .collect()
-    }
-
-    /// A test no longer says anything here: what it said of shared alarms is taken back.
-    pub fn on_reporter_gone(&mut self, reporter: &Subject, now: Now) -> Vec<Notification> {
-        let keys: Vec<AlarmKey> = self
+            .collect();
+        let taken_back: Vec<ConditionChange> = self
             .alarms
             .iter()
-            .filter(|(_, alarm)| alarm.raised_by.contains_key(reporter))
-            .map(|(key, _)| key.clone())
+            .flat_map(|(key, alarm)| alarm.raised_by.keys().map(move |reporter| (key, reporter)))
+            .filter(|(_, reporter)| matches!(reporter, Subject::Test(_) | Subject::Listener(_)))
+            .filter(|(_, reporter)| !reporters.contains(reporter))
+            .map(|(key, reporter)| condition_change(key.clone(), reporter.clone(), now, Verdict::Cleared))
             .collect();
-        keys.into_iter()
-            .filter_map(|key| {
-                self.on_change(&ConditionChange {
-                    key,
-                    reporter: reporter.clone(),
-                    at: now,
-                    verdict: Verdict::Cleared,
-                    test: None,
-                })
-            })
-            .collect()
+        changed.extend(taken_back.iter().filter_map(|change| self.on_change(change)));
+        changed
     }
 
     /// Every alarm in its current state.
@@ -155,7 +145,7 @@ fn blank(agent: &str, key: &AlarmKey, at: Now) -> Notification {
 
 #[cfg(test)]
 mod tests {
-    use super::super::alarm::{Kind, condition_change};
+    use super::super::alarm::Kind;
     use super::*;
 
     fn fault(reporter: &str, verdict: Verdict) -> ConditionChange {
@@ -189,7 +179,7 @@ mod tests {
     fn what_is_no_longer_watched_is_cleared() {
         let mut truth = Truth::new("a".into());
         truth.on_change(&fault("one", bad()));
-        let clears = truth.retain(&BTreeSet::new(), Now::default());
+        let clears = truth.retain(&BTreeSet::new(), &BTreeSet::new(), Now::default());
         assert_eq!(clears.len(), 1);
         assert!(!clears[0].is_raised());
         assert_eq!(truth.all().count(), 0);
@@ -200,7 +190,10 @@ mod tests {
         let mut truth = Truth::new("a".into());
         truth.on_change(&fault("one", bad()));
         truth.on_change(&fault("two", bad()));
-        assert_eq!(truth.on_reporter_gone(&Subject::Listener("one".into()), Now::default()), []);
-        assert_eq!(truth.on_reporter_gone(&Subject::Listener("two".into()), Now::default()).len(), 1);
+        let valid = truth.alarms.keys().cloned().collect();
+        let two = BTreeSet::from([Subject::Listener("two".into())]);
+        assert_eq!(truth.retain(&valid, &two, Now::default()), []);
+        assert_eq!(truth.retain(&valid, &BTreeSet::new(), Now::default()).len(), 1);
+        assert_eq!(truth.raised().count(), 0);
     }
 }

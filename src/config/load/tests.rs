@@ -6,7 +6,12 @@ fn documents(given: &[(&str, &str)]) -> Documents {
     given
         .iter()
         .map(|(key, text)| {
-            let raw = RawDocument { text: (*text).to_owned(), format: Format::Json, place: (*key).to_owned() };
+            let raw = RawDocument {
+                text: (*text).to_owned(),
+                format: Format::Json,
+                place: (*key).to_owned(),
+                unreadable: None,
+            };
             ((*key).to_owned(), raw)
         })
         .collect()

@@ -18,7 +18,7 @@ fn loaded(host: &str, given: &[(String, String)]) -> Loaded {
         .iter()
         .map(|(name, text)| {
             let key = format!("tests/{host}/{name}");
-            (key.clone(), RawDocument { text: text.clone(), format: Format::Json, place: key })
+            (key.clone(), RawDocument { text: text.clone(), format: Format::Json, place: key, unreadable: None })
         })
         .collect();
     let loaded = Loader::new(host).load(&documents);

@@ -296,6 +296,8 @@ proptest! {
                     let records = ledger.records();
                     ledger = Ledger::new(MANNER, now);
                     ledger.load(records, HOLD);
+                    let valid = truth.keys().map(|n| key(Kind::Connection, *n)).collect();
+                    ledger.retain(&valid, WallTime::default());
                     for (n, raised) in &truth {
                         ledger.on_change(state(*n, *raised), HOLD, now);
                     }

@@ -1,0 +1,32 @@
+//! From names to addresses.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+
+use crate::config::plan::Names;
+
+/// A name service that takes longer is away.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Asks for all of them at once. Addresses come sorted.
+pub async fn resolve(names: BTreeSet<String>) -> Names {
+    let lookups = names.into_iter().map(|name| async {
+        let addresses = lookup(&name).await;
+        (name, addresses)
+    });
+    join_all(lookups).await.into_iter().collect()
+}
+
+async fn lookup(name: &str) -> Result<Vec<IpAddr>, String> {
+    match tokio::time::timeout(TIMEOUT, tokio::net::lookup_host((name, 0))).await {
+        Ok(Ok(found)) => {
+            let addresses: BTreeSet<IpAddr> = found.map(|addr| addr.ip()).collect();
+            if addresses.is_empty() { Err("it has no address".to_owned()) } else { Ok(addresses.into_iter().collect()) }
+        }
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(format!("no answer within {}", humantime::format_duration(TIMEOUT))),
+    }
+}

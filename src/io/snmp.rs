@@ -1,0 +1,316 @@
+//! SNMPv2c notifications (RFC 3416), with snmp2 for the message around our varbinds.
+
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::time::Duration;
+
+use snmp2::{MessageType, Pdu, Varbinds};
+
+use crate::config::endpoint::Endpoint;
+use crate::config::sinks::{Secret, SnmpProfile};
+use crate::pure::alarm::{Kind, Severity, Subject};
+use crate::pure::ledger::Due;
+use crate::pure::notification::Notification;
+use crate::pure::time::{Moment, WallTime};
+
+/// `enterprises.50255.1`: the original's notifications, each with its varbinds below it.
+const LEGACY: [u32; 8] = [1, 3, 6, 1, 4, 1, 50255, 1];
+/// `PEERPAIR-MIB::peerpairNotifications`.
+const NOTIFICATIONS: [u32; 9] = [1, 3, 6, 1, 4, 1, 50255, 2, 0];
+/// `PEERPAIR-MIB::peerpairObjects`.
+const OBJECTS: [u32; 9] = [1, 3, 6, 1, 4, 1, 50255, 2, 1];
+/// `SNMPv2-MIB::sysUpTime.0`.
+const SYS_UP_TIME: [u32; 9] = [1, 3, 6, 1, 2, 1, 1, 3, 0];
+/// `SNMPv2-MIB::snmpTrapOID.0`.
+const SNMP_TRAP_OID: [u32; 11] = [1, 3, 6, 1, 6, 3, 1, 1, 4, 1, 0];
+/// `SNMPv2-MIB::coldStart`.
+const COLD_START: [u32; 10] = [1, 3, 6, 1, 6, 3, 1, 1, 5, 1];
+
+/// `SnmpAdminString` and the original's strings hold so many octets.
+const LONGEST_TEXT: usize = 255;
+
+/// An SNMPv2c trap without community, request id and varbinds, for snmp2 to begin from: it has no
+/// call that makes one.
+const EMPTY_TRAP: [u8; 20] = [
+    0x30, 0x12, 0x02, 0x01, 0x01, 0x04, 0x00, 0xa7, 0x0b, 0x02, 0x01, 0x00, 0x02, 0x01, 0x00, 0x02, 0x01, 0x00, 0x30,
+    0x00,
+];
+
+/// How one receiver wants its notifications.
+#[derive(Clone, Debug)]
+pub struct Renderer {
+    /// Which notifications and varbinds.
+    pub profile: SnmpProfile,
+    /// The SNMPv2c community.
+    pub community: Secret,
+    /// This agent's host.
+    pub agent: String,
+    /// The store that the documents come from; the original named it in two of its notifications.
+    pub config_server: String,
+}
+
+/// Why a notification could not be written.
+#[derive(Debug, thiserror::Error)]
+#[error("write an SNMP message: {0}")]
+pub struct RenderError(snmp2::Error);
+
+/// A notification's identity and what it carries.
+#[derive(Clone, Debug, PartialEq)]
+struct Trap {
+    oid: Vec<u32>,
+    varbinds: Vec<(Vec<u32>, Value)>,
+}
+
+/// The types that our varbinds have.
+#[derive(Clone, Debug, PartialEq)]
+enum Value {
+    Text(String),
+    Octets(Vec<u8>),
+    Integer(i64),
+    Unsigned(u32),
+    TimeTicks(u32),
+    Oid(Vec<u32>),
+}
+
+impl Renderer {
+    /// The datagram that tells `due`; nothing if this profile has no notification for it. `now` is
+    /// the agent's uptime.
+    pub fn render(&self, due: &Due, now: Moment) -> Result<Option<Vec<u8>>, RenderError> {
+        let Some(trap) = self.trap(due) else { return Ok(None) };
+        let head = [
+            (SYS_UP_TIME.to_vec(), Value::TimeTicks(centiseconds(now.after_start()))),
+            (SNMP_TRAP_OID.to_vec(), Value::Oid(trap.oid)),
+        ];
+        let varbinds: Vec<u8> =
+            head.iter().chain(&trap.varbinds).flat_map(|(oid, value)| varbind(oid, value)).collect();
+        let mut pdu = Pdu::from_bytes(&EMPTY_TRAP).map_err(RenderError)?;
+        pdu.message_type = MessageType::Trap;
+        pdu.req_id = next_request_id();
+        pdu.community = self.community.reveal().as_bytes();
+        pdu.varbinds = Varbinds::from_bytes(&varbinds);
+        pdu.to_bytes().map(Some).map_err(RenderError)
+    }
+
+    fn trap(&self, due: &Due) -> Option<Trap> {
+        match (self.profile, due) {
+            (SnmpProfile::Standard, Due::ColdStart) => {
+                Some(Trap { oid: COLD_START.to_vec(), varbinds: vec![self.object(1, text(&self.agent))] })
+            }
+            (SnmpProfile::Legacy | SnmpProfile::Both, Due::ColdStart) => {
+                let mut trap = self.legacy(0, &[]);
+                trap.varbinds.push(([&LEGACY[..], &[0, 1]].concat(), Value::TimeTicks(0)));
+                Some(trap)
+            }
+            (SnmpProfile::Standard, Due::Alarm { notification, .. }) => Some(self.standard_trap(notification)),
+            (SnmpProfile::Legacy, Due::Alarm { notification, still_raised }) => {
+                self.legacy_trap(still_raised.as_ref().unwrap_or(notification))
+            }
+            (SnmpProfile::Both, Due::Alarm { notification, still_raised }) => {
+                let standard = self.standard_trap(notification);
+                match self.legacy_trap(still_raised.as_ref().unwrap_or(notification)) {
+                    Some(mut trap) => {
+                        trap.varbinds.extend(standard.varbinds);
+                        Some(trap)
+                    }
+                    None => Some(standard),
+                }
+            }
+        }
+    }
+
+    /// The original's notification. It had none for clocks, for senders, and for the end of unknown
+    /// packets; latency was a connection that is down.
+    fn legacy_trap(&self, notification: &Notification) -> Option<Trap> {
+        let failure = notification.legacy_text.as_str();
+        match (notification.key.kind, &notification.test, notification.is_raised()) {
+            (Kind::Connection | Kind::Latency, Some(test), raised) => {
+                let (from, from_port) = split_port(&test.from);
+                let (to, to_port) = split_port(&test.to);
+                let end = [from, from_port, to, to_port, &test.description];
+                Some(match raised {
+                    true => self.legacy(1, &[&end[..], &[failure]].concat()),
+                    false => self.legacy(2, &end),
+                })
+            }
+            (Kind::Config, _, true) => Some(self.legacy(3, &[&self.config_server, failure])),
+            (Kind::Config, _, false) => Some(self.legacy(4, &[&self.config_server])),
+            (Kind::UnknownPacket, _, true) => {
+                Some(self.legacy(5, &[notification.source.as_deref().unwrap_or_default(), failure]))
+            }
+            (Kind::Connection | Kind::Latency, None, _)
+            | (Kind::UnknownPacket, _, false)
+            | (Kind::Sender | Kind::Clock, _, _) => None,
+        }
+    }
+
+    /// Notification `n` of the original: its host name first, then texts.
+    fn legacy(&self, n: u32, texts: &[&str]) -> Trap {
+        let oid = [&LEGACY[..], &[n]].concat();
+        let all = std::iter::once(self.agent.as_str()).chain(texts.iter().copied());
+        let varbinds = (0..).zip(all).map(|(k, value)| ([&oid[..], &[k]].concat(), text(value))).collect();
+        Trap { oid, varbinds }
+    }
+
+    /// PEERPAIR-MIB: notifications come in pairs, raised and cleared.
+    fn standard_trap(&self, notification: &Notification) -> Trap {
+        let raised = match notification.key.kind {
+            Kind::Connection => 1,
+            Kind::Latency => 3,
+            Kind::Sender => 5,
+            Kind::Clock => 7,
+            Kind::Config => 9,
+            Kind::UnknownPacket => 11,
+        };
+        let n = if notification.is_raised() { raised } else { raised + 1 };
+        let severity = match (notification.is_raised(), notification.severity) {
+            (false, _) => 1,
+            (true, Severity::Critical) => 3,
+            (true, Severity::Major) => 4,
+            (true, Severity::Minor) => 5,
+            (true, Severity::Warning) => 6,
+        };
+        let mut varbinds = vec![
+            self.object(1, text(&notification.agent)),
+            self.object(2, text(&notification.key.subject.to_string())),
+            self.object(3, Value::Integer(severity)),
+            self.object(4, Value::Octets(date_and_time(notification.since))),
+            self.object(5, text(&notification.text)),
+            self.object(6, Value::Unsigned(saturating(notification.count))),
+            self.object(7, Value::Unsigned(saturating(notification.suppressed))),
+        ];
+        if let (Subject::Test(_), Some(test)) = (&notification.key.subject, &notification.test) {
+            let id = test.id.to_string();
+            let texts = [&id, &test.description, &test.from_host, &test.from, &test.to_host, &test.to];
+            varbinds.extend((8..).zip(texts).map(|(n, value)| self.object(n, text(value))));
+        }
+        if notification.key.kind == Kind::Latency {
+            let micros = notification.delay_seconds.unwrap_or_default() * 1e6;
+            let micros = micros.clamp(f64::from(i32::MIN), f64::from(i32::MAX)) as i64;
+            varbinds.push(self.object(14, Value::Integer(micros)));
+        }
+        if notification.key.kind == Kind::UnknownPacket {
+            varbinds.push(self.object(15, text(notification.source.as_deref().unwrap_or_default())));
+        }
+        Trap { oid: [&NOTIFICATIONS[..], &[n]].concat(), varbinds }
+    }
+
+    fn object(&self, n: u32, value: Value) -> (Vec<u32>, Value) {
+        ([&OBJECTS[..], &[n, 0]].concat(), value)
+    }
+}
+
+/// Resolves the receiver; the lowest address, IPv4 before IPv6.
+pub async fn resolve(target: &Endpoint) -> Result<std::net::SocketAddr, String> {
+    use crate::config::endpoint::EndpointHost;
+    let addresses = match &target.host {
+        EndpointHost::Ip(addr) => vec![*addr],
+        EndpointHost::Any => Vec::new(),
+        EndpointHost::Name(name) => {
+            let mut names = super::resolve::resolve([name.clone()].into()).await;
+            names.remove(name).unwrap_or_else(|| Err("no answer".to_owned()))?
+        }
+    };
+    let lowest = addresses.into_iter().min().ok_or_else(|| "it has no address".to_owned())?;
+    Ok(std::net::SocketAddr::new(lowest, target.port))
+}
+
+fn next_request_id() -> i32 {
+    static NEXT: AtomicI32 = AtomicI32::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed) & i32::MAX
+}
+
+/// TimeTicks wrap after 497 days (RFC 2578 section 7.1.8).
+fn centiseconds(uptime: Duration) -> u32 {
+    (uptime.as_millis() / 10) as u32
+}
+
+fn saturating(count: u64) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+fn text(value: &str) -> Value {
+    Value::Text(cut(value).to_owned())
+}
+
+/// At most 255 octets, cut between characters.
+fn cut(value: &str) -> &str {
+    &value[..value.floor_char_boundary(LONGEST_TEXT)]
+}
+
+/// `address:port`, either of which may be missing.
+fn split_port(endpoint: &str) -> (&str, &str) {
+    let (addr, port) = endpoint.rsplit_once(':').unwrap_or((endpoint, ""));
+    (addr.trim_matches(['[', ']']), port)
+}
+
+/// `DateAndTime` (RFC 2579) in UTC, 11 octets.
+fn date_and_time(at: WallTime) -> Vec<u8> {
+    // `2017-07-13T01:02:03.456Z`
+    let stamp = at.to_string();
+    let number = |range: std::ops::Range<usize>| stamp.get(range).and_then(|digits| digits.parse::<u16>().ok());
+    let field = |range| number(range).unwrap_or(0) as u8;
+    let [century, year] = number(0..4).unwrap_or(1970).to_be_bytes();
+    let deciseconds = field(20..21);
+    vec![century, year, field(5..7), field(8..10), field(11..13), field(14..16), field(17..19), deciseconds, b'+', 0, 0]
+}
+
+fn varbind(oid: &[u32], value: &Value) -> Vec<u8> {
+    const SEQUENCE: u8 = 0x30;
+    tlv(SEQUENCE, &[tlv(OBJECT_IDENTIFIER, &oid_octets(oid)), value.encode()].concat())
+}
+
+const INTEGER: u8 = 0x02;
+const OCTET_STRING: u8 = 0x04;
+const OBJECT_IDENTIFIER: u8 = 0x06;
+const UNSIGNED32: u8 = 0x42;
+const TIME_TICKS: u8 = 0x43;
+
+impl Value {
+    fn encode(&self) -> Vec<u8> {
+        match self {
+            Value::Text(text) => tlv(OCTET_STRING, text.as_bytes()),
+            Value::Octets(octets) => tlv(OCTET_STRING, octets),
+            Value::Integer(number) => tlv(INTEGER, &integer_octets(*number)),
+            Value::Unsigned(number) => tlv(UNSIGNED32, &integer_octets((*number).into())),
+            Value::TimeTicks(number) => tlv(TIME_TICKS, &integer_octets((*number).into())),
+            Value::Oid(oid) => tlv(OBJECT_IDENTIFIER, &oid_octets(oid)),
+        }
+    }
+}
+
+/// BER: tag, length (short or two-octet form; nothing here is longer), value.
+fn tlv(tag: u8, value: &[u8]) -> Vec<u8> {
+    let mut octets = vec![tag];
+    match value.len() {
+        short @ 0..128 => octets.push(short as u8),
+        long => {
+            octets.push(0x82);
+            octets.extend((long as u16).to_be_bytes());
+        }
+    }
+    octets.extend(value);
+    octets
+}
+
+/// The shortest two's complement.
+fn integer_octets(number: i64) -> Vec<u8> {
+    let octets = number.to_be_bytes();
+    let redundant = |pair: &[u8]| matches!((pair[0], pair[1] & 0x80), (0, 0) | (0xff, 0x80));
+    let skip = octets.windows(2).take_while(|pair| redundant(pair)).count();
+    octets[skip..].to_vec()
+}
+
+fn oid_octets(oid: &[u32]) -> Vec<u8> {
+    let [first, second, rest @ ..] = oid else { return Vec::new() };
+    let mut octets = vec![(first * 40 + second) as u8];
+    for arc in rest {
+        let groups = (0..5).rev().map(|n| (arc >> (7 * n)) as u8 & 0x7f).skip_while(|group| *group == 0);
+        let groups: Vec<u8> = groups.collect();
+        let (last, others) = groups.split_last().unwrap_or((&0, &[]));
+        octets.extend(others.iter().map(|group| group | 0x80));
+        octets.push(*last);
+    }
+    octets
+}
+
+#[cfg(test)]
+mod tests;

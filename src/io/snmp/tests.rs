@@ -1,0 +1,131 @@
+use super::*;
+use crate::pure::alarm::{AlarmKey, Subject};
+use crate::pure::notification::AlarmState;
+use crate::pure::test::{TestFacts, TestId};
+use proptest::prelude::*;
+use std::sync::Arc;
+
+fn renderer(profile: SnmpProfile) -> Renderer {
+    Renderer {
+        profile,
+        community: Secret::new("public"),
+        agent: "host-b".into(),
+        config_server: "http://127.0.0.1:2379".into(),
+    }
+}
+
+fn notification(kind: Kind, state: AlarmState) -> Notification {
+    let id = TestId::from_bytes([0x11; 16]);
+    Notification {
+        agent: "host-b".into(),
+        key: AlarmKey::new(kind, Subject::Test(id)),
+        state,
+        severity: kind.severity(),
+        since: WallTime::from_unix_nanos(1_499_907_723_456_789_000),
+        text: "the text".into(),
+        legacy_text: "the original's text".into(),
+        test: Some(Arc::new(TestFacts {
+            id,
+            description: "app to db".into(),
+            from_host: "host-a".into(),
+            from: "127.0.0.2:0".into(),
+            to_host: "host-b".into(),
+            to: "[::1]:8620".into(),
+        })),
+        delay_seconds: Some(0.0093),
+        source: Some("127.0.0.9:4000".into()),
+        count: 3,
+        suppressed: 2,
+    }
+}
+
+fn due(kind: Kind, state: AlarmState) -> Due {
+    Due::Alarm { notification: Box::new(notification(kind, state)), still_raised: None }
+}
+
+/// As snmp2 reads back what it and we wrote.
+fn shown(octets: &[u8]) -> String {
+    let pdu = Pdu::from_bytes(octets).unwrap();
+    assert_eq!(pdu.message_type, MessageType::Trap);
+    assert_eq!(pdu.community, b"public");
+    let value = |value| match value {
+        snmp2::Value::OctetString(octets) => {
+            String::from_utf8(octets.to_vec()).unwrap_or_else(|_| format!("{octets:?}"))
+        }
+        other => format!("{other:?}"),
+    };
+    pdu.varbinds.map(|(oid, found)| format!("  {oid} = {}\n", value(found))).collect()
+}
+
+#[test]
+fn every_notification_of_every_profile() {
+    let now = Moment::new(Duration::from_millis(123_456));
+    let mut all = String::new();
+    for profile in [SnmpProfile::Standard, SnmpProfile::Legacy, SnmpProfile::Both] {
+        let cold_start = std::iter::once(("cold start".to_owned(), Due::ColdStart));
+        let alarms = Kind::ALL.into_iter().flat_map(|kind| {
+            [AlarmState::Raised, AlarmState::Cleared].map(|state| (format!("{kind} {state:?}"), due(kind, state)))
+        });
+        for (name, due) in cold_start.chain(alarms) {
+            let rendered = renderer(profile).render(&due, now).unwrap();
+            let text = rendered.map_or("  nothing\n".to_owned(), |octets| shown(&octets));
+            all += &format!("{profile}, {name}\n{text}");
+        }
+    }
+    insta::assert_snapshot!(all);
+}
+
+/// The octets themselves, once, so that a change of the encoder is seen.
+#[test]
+fn octets() {
+    let trap = Trap { oid: COLD_START.to_vec(), varbinds: vec![] };
+    let encoded = varbind(&SNMP_TRAP_OID, &Value::Oid(trap.oid));
+    let expected = [0x30, 0x17, 0x06, 0x0a, 0x2b, 6, 1, 6, 3, 1, 1, 4, 1, 0, 0x06, 0x09, 0x2b, 6, 1, 6, 3, 1, 1, 5, 1];
+    assert_eq!(encoded, expected);
+    assert_eq!(oid_octets(&LEGACY), [0x2b, 6, 1, 4, 1, 0x83, 0x88, 0x4f, 1]);
+    assert_eq!(integer_octets(0), [0]);
+    assert_eq!(integer_octets(-1), [0xff]);
+    assert_eq!(integer_octets(128), [0, 0x80]);
+    assert_eq!(integer_octets(u32::MAX.into()), [0, 0xff, 0xff, 0xff, 0xff]);
+}
+
+/// The original knew one alarm per test: its Up waits until both of ours are over.
+#[test]
+fn legacy_repeats_the_alarm_that_stands_instead_of_a_clear() {
+    let due = Due::Alarm {
+        notification: Box::new(notification(Kind::Connection, AlarmState::Cleared)),
+        still_raised: Some(Box::new(notification(Kind::Latency, AlarmState::Raised))),
+    };
+    let octets = renderer(SnmpProfile::Legacy).render(&due, Moment::ZERO).unwrap().unwrap();
+    assert!(shown(&octets).contains("1.3.6.1.4.1.50255.1.1\n"));
+}
+
+#[test]
+fn texts_are_cut_between_characters() {
+    let long = "ä".repeat(200);
+    assert_eq!(cut(&long).len(), 254);
+    assert_eq!(cut("short"), "short");
+}
+
+#[test]
+fn since_is_date_and_time() {
+    let at = WallTime::from_unix_nanos(1_499_907_723_456_789_000);
+    assert_eq!(date_and_time(at), [0x07, 0xe1, 7, 13, 1, 2, 3, 4, b'+', 0, 0]);
+}
+
+proptest! {
+    /// Whatever a document says, the message is one that snmp2 reads back whole.
+    #[test]
+    fn any_text_is_carried(description in ".{0,400}", text in ".{0,400}", from in ".{0,40}") {
+        let mut told = notification(Kind::Connection, AlarmState::Raised);
+        let test = TestFacts { description, from, ..told.test.take().unwrap().as_ref().clone() };
+        told.test = Some(Arc::new(test));
+        told.text = text;
+        let due = Due::Alarm { notification: Box::new(told), still_raised: None };
+        for profile in [SnmpProfile::Standard, SnmpProfile::Legacy, SnmpProfile::Both] {
+            let octets = renderer(profile).render(&due, Moment::ZERO).unwrap().unwrap();
+            let expected = match profile { SnmpProfile::Standard => 15, SnmpProfile::Legacy => 9, SnmpProfile::Both => 22 };
+            prop_assert_eq!(Pdu::from_bytes(&octets).unwrap().varbinds.count(), expected);
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! State that survives a restart: written atomically, checked on reading, with the copy before.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use sha2::{Digest, Sha256};
+
+/// The first line of each file, followed by the SHA-256 of the rest in hex.
+const HEADER: &str = "peerpair-state-1 ";
+
+/// One file in the state directory.
+#[derive(Clone, Debug)]
+pub struct StateFile {
+    path: PathBuf,
+}
+
+/// Why state could not be kept or had again.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// The file system refused.
+    #[error("{action} {path}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// With what.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The state cannot be written as JSON.
+    #[error("write state as JSON")]
+    Encode(#[from] serde_json::Error),
+}
+
+/// What was found on reading.
+#[derive(Debug, PartialEq)]
+pub enum Found<T> {
+    /// The state.
+    State(T),
+    /// The newest copy is damaged and was set aside at this path; this is the copy before it.
+    Previous(Option<T>, PathBuf),
+    /// There is none yet.
+    Nothing,
+}
+
+impl StateFile {
+    /// `name` in `directory`; characters that a file name cannot bear are replaced.
+    pub fn new(directory: &Path, name: &str) -> Self {
+        let plain = |c: char| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '_' };
+        StateFile { path: directory.join(name.chars().map(plain).collect::<String>()) }
+    }
+
+    /// Writes the state: a temporary file, made durable, takes the place of the one before, which
+    /// is kept beside it.
+    pub fn save<T: Serialize>(&self, state: &T) -> Result<(), StateError> {
+        let body = serde_json::to_vec(state)?;
+        let temporary = self.beside("tmp");
+        let failed = |action, path: &Path| {
+            let path = path.to_owned();
+            move |source| StateError::Io { action, path, source }
+        };
+        if let Some(directory) = self.path.parent() {
+            fs::create_dir_all(directory).map_err(failed("create", directory))?;
+        }
+        let mut file = File::create(&temporary).map_err(failed("create", &temporary))?;
+        file.write_all(format!("{HEADER}{}\n", checksum(&body)).as_bytes())
+            .and_then(|()| file.write_all(&body))
+            .and_then(|()| file.sync_all())
+            .map_err(failed("write", &temporary))?;
+        let previous = self.beside("previous");
+        match fs::rename(&self.path, &previous) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("keep", &previous)(error)),
+            _ => {}
+        }
+        fs::rename(&temporary, &self.path).map_err(failed("replace", &self.path))?;
+        if let Some(directory) = self.path.parent() {
+            // Makes the renames durable. Some file systems cannot; the state is in place all the same.
+            let _best_effort = File::open(directory).and_then(|directory| directory.sync_all());
+        }
+        Ok(())
+    }
+
+    /// Reads the state. A damaged file is set aside, never fatal.
+    pub fn load<T: DeserializeOwned>(&self) -> Result<Found<T>, StateError> {
+        match read(&self.path)? {
+            Content::Good(state) => return Ok(Found::State(state)),
+            Content::Damaged => {}
+            // Between the two renames of `save` only the copy before exists.
+            Content::Absent => {
+                return Ok(match read(&self.beside("previous"))? {
+                    Content::Good(state) => Found::State(state),
+                    Content::Damaged | Content::Absent => Found::Nothing,
+                });
+            }
+        }
+        let aside = self.beside("damaged");
+        fs::rename(&self.path, &aside).map_err(|source| StateError::Io {
+            action: "set aside",
+            path: self.path.clone(),
+            source,
+        })?;
+        let previous = match read(&self.beside("previous"))? {
+            Content::Good(state) => Some(state),
+            Content::Damaged | Content::Absent => None,
+        };
+        Ok(Found::Previous(previous, aside))
+    }
+
+    fn beside(&self, ending: &str) -> PathBuf {
+        let mut name = self.path.as_os_str().to_owned();
+        name.push(".");
+        name.push(ending);
+        name.into()
+    }
+}
+
+enum Content<T> {
+    Good(T),
+    Damaged,
+    Absent,
+}
+
+fn read<T: DeserializeOwned>(path: &Path) -> Result<Content<T>, StateError> {
+    let octets = match fs::read(path) {
+        Ok(octets) => octets,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Content::Absent),
+        Err(source) => return Err(StateError::Io { action: "read", path: path.to_owned(), source }),
+    };
+    let parts = octets.strip_prefix(HEADER.as_bytes()).and_then(|rest| {
+        let newline = rest.iter().position(|&octet| octet == b'\n')?;
+        Some((&rest[..newline], &rest[newline + 1..]))
+    });
+    let Some((sum, body)) = parts else { return Ok(Content::Damaged) };
+    if sum != checksum(body).as_bytes() {
+        return Ok(Content::Damaged);
+    }
+    Ok(serde_json::from_slice(body).map_or(Content::Damaged, Content::Good))
+}
+
+fn checksum(body: &[u8]) -> String {
+    Sha256::digest(body).iter().map(|octet| format!("{octet:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file() -> (tempfile::TempDir, StateFile) {
+        let directory = tempfile::tempdir().unwrap();
+        let file = StateFile::new(&directory.path().join("not/yet"), "told-noc/1");
+        (directory, file)
+    }
+
+    #[test]
+    fn comes_back() {
+        let (_directory, file) = file();
+        assert_eq!(file.load::<u32>().unwrap(), Found::Nothing);
+        file.save(&1u32).unwrap();
+        file.save(&2u32).unwrap();
+        assert_eq!(file.load::<u32>().unwrap(), Found::State(2));
+    }
+
+    #[test]
+    fn every_damage_is_found_and_set_aside() {
+        let (_directory, file) = file();
+        file.save(&vec![1u32]).unwrap();
+        file.save(&vec![2u32]).unwrap();
+        let whole = fs::read(&file.path).unwrap();
+        for octet in 0..whole.len() {
+            let mut damaged = whole.clone();
+            damaged[octet] ^= 1;
+            fs::write(&file.path, &damaged).unwrap();
+            let aside = file.beside("damaged");
+            assert_eq!(file.load::<Vec<u32>>().unwrap(), Found::Previous(Some(vec![1]), aside));
+        }
+        fs::write(&file.path, &whole[..whole.len() - 1]).unwrap();
+        assert!(matches!(file.load::<Vec<u32>>().unwrap(), Found::Previous(Some(_), _)));
+    }
+
+    #[test]
+    fn a_crash_between_the_renames_loses_nothing() {
+        let (_directory, file) = file();
+        file.save(&1u32).unwrap();
+        fs::rename(&file.path, file.beside("previous")).unwrap();
+        assert_eq!(file.load::<u32>().unwrap(), Found::State(1));
+    }
+}

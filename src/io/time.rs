@@ -1,0 +1,30 @@
+//! The one place where the clocks are read.
+
+use std::sync::OnceLock;
+use std::time::SystemTime;
+
+use tokio::time::Instant;
+
+use crate::pure::time::{Moment, Now, WallTime};
+
+static START: OnceLock<Instant> = OnceLock::new();
+
+/// When the process began, for all practical purposes. Called first in `run`.
+pub fn start() -> Instant {
+    *START.get_or_init(Instant::now)
+}
+
+/// Both clocks, now.
+pub fn now() -> Now {
+    Now { moment: moment(Instant::now()), wall: WallTime::from(SystemTime::now()) }
+}
+
+/// The monotonic clock's reading in this process's terms.
+pub fn moment(instant: Instant) -> Moment {
+    Moment::new(instant.saturating_duration_since(start()))
+}
+
+/// A deadline as the timers want it.
+pub fn instant(moment: Moment) -> Instant {
+    start() + moment.after_start()
+}
