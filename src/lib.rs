@@ -14,6 +14,17 @@
 //! Facts go up hop by hop, commands go down, nothing goes sideways. The actors are shells: they
 //! take the time once, call [`pure`] code, and execute what it answers.
 
+pub mod alarm;
+pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod io;
+pub mod listener;
+pub mod messages;
 pub mod pure;
+pub mod run;
+pub mod sender;
+pub mod sink;
+pub mod supervisor;
+pub mod watcher;
+pub mod web;

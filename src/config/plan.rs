@@ -198,6 +198,26 @@ impl Plan {
         tests.map(|id| Subject::Test(*id)).chain(listeners).collect()
     }
 
+    /// Whether this test or listener is part of this plan.
+    pub fn expects_from(&self, reporter: &Subject) -> bool {
+        match reporter {
+            Subject::Test(id) => {
+                let received = self.listeners.values().any(|listener| listener.tests.contains_key(id));
+                received || self.senders.contains_key(id)
+            }
+            Subject::Listener(address) => {
+                address.parse().is_ok_and(|address: SocketAddr| self.listeners.contains_key(&address))
+            }
+            Subject::Agent
+            | Subject::Store
+            | Subject::Host(_)
+            | Subject::Source(_)
+            | Subject::Name(_)
+            | Subject::Document(_)
+            | Subject::Web(_) => true,
+        }
+    }
+
     /// The addresses of sockets that this plan needs.
     pub fn sockets(&self) -> BTreeSet<SocketAddr> {
         self.listeners.keys().copied().chain(self.senders.values().map(|sender| sender.socket)).collect()
@@ -351,6 +371,13 @@ pub enum Change {
     StartSender(SenderPlan),
     /// A test that starts here has other parameters.
     AlterSender(SenderPlan),
+}
+
+impl Change {
+    /// Whether this ends something that may be in the way of what begins.
+    pub fn stops(&self) -> bool {
+        matches!(self, Change::StopSender(_) | Change::StopListener(_) | Change::Forget(..))
+    }
 }
 
 /// What has to be done to get from `old` to `new`: first what stops, so that addresses are free

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -15,6 +16,8 @@ const HEADER: &str = "peerpair-state-1 ";
 #[derive(Clone, Debug)]
 pub struct StateFile {
     path: PathBuf,
+    /// One writer at a time.
+    writing: Arc<Mutex<()>>,
 }
 
 /// Why state could not be kept or had again.
@@ -51,13 +54,14 @@ impl StateFile {
     /// `name` in `directory`; characters that a file name cannot bear are replaced.
     pub fn new(directory: &Path, name: &str) -> Self {
         let plain = |c: char| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '_' };
-        StateFile { path: directory.join(name.chars().map(plain).collect::<String>()) }
+        StateFile { path: directory.join(name.chars().map(plain).collect::<String>()), writing: Arc::default() }
     }
 
     /// Writes the state: a temporary file, made durable, takes the place of the one before, which
     /// is kept beside it.
     pub fn save<T: Serialize>(&self, state: &T) -> Result<(), StateError> {
         let body = serde_json::to_vec(state)?;
+        let _alone = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let temporary = self.beside("tmp");
         let failed = |action, path: &Path| {
             let path = path.to_owned();

@@ -15,7 +15,7 @@ use super::test::TestFacts;
 use super::time::WallTime;
 
 /// All that this agent shows of itself. Times are RFC 3339 in UTC, durations are in seconds.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct Status {
     /// The name under which this host's documents stand.
     pub host: String,
@@ -76,7 +76,7 @@ pub struct RejectedDocument {
 }
 
 /// The local clock.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct ClockStatus {
     /// Whether something disciplines it.
     pub synchronised: bool,

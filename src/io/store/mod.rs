@@ -98,6 +98,18 @@ pub fn place(config: &StoreConfig) -> String {
     }
 }
 
+/// The same as the original named it: `host:port`.
+pub fn config_server(config: &StoreConfig) -> String {
+    match config.kind {
+        StoreKind::Dir => config.path.display().to_string(),
+        StoreKind::Etcd => {
+            let servers =
+                config.endpoints.iter().map(|url| url.split_once("://").map_or(url.as_str(), |(_, rest)| rest));
+            servers.collect::<Vec<_>>().join(",")
+        }
+    }
+}
+
 /// Follows the store for ever and tells what happens. Ends when nobody listens any more.
 pub async fn reflect(mut store: Store, events: mpsc::Sender<StoreEvent>) {
     let mut retry = RETRY;

@@ -1,0 +1,279 @@
+//! The alarm actor: every violation and every clear, and what is true now.
+//!
+//! It owns the truth and the sinks, and rebuilds them with back-off. It stops when the supervisor
+//! says so, after its sinks, or when it panics; the supervisor rebuilds it, and listeners and
+//! senders report every condition anew.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::prelude::*;
+use tracing::{Span, error, info_span};
+
+use crate::config::plan::{AlarmPlan, SinkPlan};
+use crate::io::time;
+use crate::messages::{
+    Adopt, AlarmFact, AlarmStatus, Generation, Learn, Observe, Retain, SinkFact, Stop, TakeIn, Tell,
+};
+use crate::pure::alarm::{AlarmKey, Subject};
+use crate::pure::backoff::Backoff;
+use crate::pure::ledger::HoldDown;
+use crate::pure::notification::Notification;
+use crate::pure::status::SinkStatus;
+use crate::pure::truth::Truth;
+use crate::sink::{Beginning, Greeting, Sink};
+
+/// A sink that fails again and again is rebuilt after 1 s and then ever later, up to 60 s.
+const RETRY: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
+/// Sinks answer within this; what they say goes up together.
+const OBSERVE_WAIT: Duration = Duration::from_millis(50);
+
+/// See the module.
+pub struct Alarm {
+    agent: Arc<str>,
+    config_server: Arc<str>,
+    state_dir: PathBuf,
+    parent: Recipient<AlarmFact>,
+    generation: Generation,
+    truth: Truth,
+    plan: AlarmPlan,
+    /// The last word on which alarms can still be.
+    retain: Option<Retain>,
+    sinks: BTreeMap<String, Child>,
+    retries: BTreeMap<String, Backoff>,
+    /// Receivers that know that this agent has started.
+    greeted: BTreeSet<String>,
+    next_generation: Generation,
+    observed: BTreeMap<String, SinkStatus>,
+    restarts: u64,
+    stopping: bool,
+    span: Span,
+}
+
+struct Child {
+    addr: Addr<Sink>,
+    generation: Generation,
+    plan: SinkPlan,
+}
+
+/// What an alarm actor begins with.
+pub struct Setting {
+    /// This host.
+    pub agent: Arc<str>,
+    /// Where the documents come from.
+    pub config_server: Arc<str>,
+    /// Where told states are kept.
+    pub state_dir: PathBuf,
+    /// The supervisor.
+    pub parent: Recipient<AlarmFact>,
+    /// Which of its name this is.
+    pub generation: Generation,
+    /// The receivers that know already that this agent has started.
+    pub greeted: BTreeSet<String>,
+}
+
+impl Alarm {
+    /// An alarm actor that knows of nothing and tells nobody yet.
+    pub fn new(setting: Setting) -> Self {
+        Alarm {
+            truth: Truth::new(setting.agent.to_string()),
+            agent: setting.agent,
+            config_server: setting.config_server,
+            state_dir: setting.state_dir,
+            parent: setting.parent,
+            generation: setting.generation,
+            plan: AlarmPlan::default(),
+            retain: None,
+            sinks: BTreeMap::new(),
+            retries: BTreeMap::new(),
+            greeted: setting.greeted,
+            next_generation: 0,
+            observed: BTreeMap::new(),
+            restarts: 0,
+            stopping: false,
+            span: info_span!("alarm"),
+        }
+    }
+
+    fn hold_down(&self, key: &AlarmKey) -> HoldDown {
+        let own = match &key.subject {
+            Subject::Test(id) => self.plan.hold_downs.get(id),
+            Subject::Agent
+            | Subject::Store
+            | Subject::Host(_)
+            | Subject::Listener(_)
+            | Subject::Source(_)
+            | Subject::Name(_)
+            | Subject::Document(_)
+            | Subject::Web(_) => None,
+        };
+        own.copied().unwrap_or(self.plan.hold_down)
+    }
+
+    fn tell_all(&self, notification: &Notification) {
+        let hold_down = self.hold_down(&notification.key);
+        for child in self.sinks.values() {
+            child.addr.do_send(Learn(notification.clone(), hold_down));
+        }
+    }
+
+    fn teach(&self, sink: &Addr<Sink>) {
+        for notification in self.truth.all() {
+            sink.do_send(Learn(notification.clone(), self.hold_down(&notification.key)));
+        }
+    }
+
+    fn adopt(&mut self, plan: AlarmPlan, ctx: &mut Context<Self>) {
+        self.plan = plan;
+        let planned: Vec<SinkPlan> = self.plan.sinks.clone();
+        let names: BTreeSet<&str> = planned.iter().map(|sink| sink.config.name.as_str()).collect();
+        let gone: Vec<String> = self.sinks.keys().filter(|name| !names.contains(name.as_str())).cloned().collect();
+        for name in gone {
+            self.observed.remove(&name);
+            if let Some(child) = self.sinks.remove(&name) {
+                child.addr.do_send(Stop::Quietly);
+            }
+        }
+        for sink in planned {
+            let name = sink.config.name.clone();
+            match self.sinks.get_mut(&name) {
+                Some(child) if child.plan == sink => {}
+                Some(child) => {
+                    child.plan = sink.clone();
+                    child.addr.do_send(Adopt(sink));
+                    let addr = child.addr.clone();
+                    self.teach(&addr);
+                }
+                None => self.start_sink(sink, ctx),
+            }
+        }
+    }
+
+    fn start_sink(&mut self, plan: SinkPlan, ctx: &mut Context<Self>) {
+        let name = plan.config.name.clone();
+        self.next_generation += 1;
+        let generation = self.next_generation;
+        let greeting = if self.greeted.insert(name.clone()) { Greeting::ColdStart } else { Greeting::None };
+        let sink = Sink::new(Beginning {
+            plan: plan.clone(),
+            agent: self.agent.clone(),
+            config_server: self.config_server.clone(),
+            state_dir: &self.state_dir,
+            hold_down: self.plan.hold_down,
+            parent: ctx.address().recipient(),
+            generation,
+            greeting,
+        });
+        let addr = sink.start();
+        self.teach(&addr);
+        if let Some(retain) = &self.retain {
+            addr.do_send(retain.clone());
+        }
+        self.sinks.insert(name, Child { addr, generation, plan });
+    }
+
+    fn on_sink_down(&mut self, name: String, generation: Generation, ctx: &mut Context<Self>) {
+        if self.sinks.get(&name).is_none_or(|child| child.generation != generation) {
+            return;
+        }
+        self.sinks.remove(&name);
+        if self.stopping {
+            if self.sinks.is_empty() {
+                ctx.stop();
+            }
+            return;
+        }
+        self.restarts += 1;
+        let wait = self.retries.entry(name.clone()).or_insert(RETRY).on_failure(fastrand::f64());
+        error!(name, ?wait, "sink failed, to be rebuilt");
+        ctx.run_later(wait, move |alarm, ctx| {
+            let plan = alarm.plan.sinks.iter().find(|sink| sink.config.name == name).cloned();
+            if let Some(plan) = plan.filter(|_| !alarm.stopping && !alarm.sinks.contains_key(&name)) {
+                alarm.start_sink(plan, ctx);
+            }
+        });
+    }
+}
+
+impl Actor for Alarm {
+    type Context = Context<Self>;
+
+    fn stopped(&mut self, _: &mut Self::Context) {
+        std::mem::take(&mut self.sinks).into_values().for_each(|child| child.addr.do_send(Stop::Quietly));
+        self.parent.do_send(AlarmFact::Down(self.generation));
+    }
+}
+
+impl Handler<TakeIn> for Alarm {
+    type Result = ();
+    fn handle(&mut self, TakeIn(change): TakeIn, _: &mut Self::Context) {
+        if let Some(notification) = self.truth.on_change(&change) {
+            self.tell_all(&notification);
+        }
+    }
+}
+
+impl Handler<Retain> for Alarm {
+    type Result = ();
+    fn handle(&mut self, retain: Retain, _: &mut Self::Context) {
+        for notification in self.truth.retain(&retain.possible, &retain.reporters, time::now()) {
+            self.tell_all(&notification);
+        }
+        self.sinks.values().for_each(|child| child.addr.do_send(retain.clone()));
+        self.retain = Some(retain);
+    }
+}
+
+impl Handler<Tell> for Alarm {
+    type Result = ();
+    fn handle(&mut self, Tell(plan): Tell, ctx: &mut Self::Context) {
+        let span = self.span.clone();
+        let _entered = span.enter();
+        if plan != self.plan {
+            self.adopt(plan, ctx);
+        }
+    }
+}
+
+impl Handler<SinkFact> for Alarm {
+    type Result = ();
+    fn handle(&mut self, fact: SinkFact, ctx: &mut Self::Context) {
+        let span = self.span.clone();
+        let _entered = span.enter();
+        match fact {
+            SinkFact::Observed(status) => {
+                if self.sinks.contains_key(&status.name) {
+                    self.observed.insert(status.name.clone(), *status);
+                }
+            }
+            SinkFact::Down(name, generation) => self.on_sink_down(name, generation, ctx),
+        }
+    }
+}
+
+impl Handler<Observe> for Alarm {
+    type Result = ();
+    fn handle(&mut self, _: Observe, ctx: &mut Self::Context) {
+        self.sinks.values().for_each(|child| child.addr.do_send(Observe));
+        ctx.run_later(OBSERVE_WAIT, |alarm, _| {
+            alarm.parent.do_send(AlarmFact::Observed(Box::new(AlarmStatus {
+                alarms: alarm.truth.raised().cloned().collect(),
+                sinks: alarm.observed.values().cloned().collect(),
+                restarts: alarm.restarts,
+            })));
+        });
+    }
+}
+
+impl Handler<Stop> for Alarm {
+    type Result = ();
+    fn handle(&mut self, stop: Stop, ctx: &mut Self::Context) {
+        self.stopping = true;
+        if self.sinks.is_empty() {
+            ctx.stop();
+        }
+        self.sinks.values().for_each(|child| child.addr.do_send(stop));
+    }
+}

@@ -1,0 +1,203 @@
+//! What actors say to each other: facts go up in the past tense, commands go down as imperatives.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use actix::Message;
+
+use crate::config::bootstrap::Bootstrap;
+use crate::config::plan::{AlarmPlan, SenderPlan, SinkPlan};
+use crate::io::udp::Socket;
+use crate::pure::alarm::{AlarmKey, ConditionChange, Subject};
+use crate::pure::expectation::Expected;
+use crate::pure::ledger::HoldDown;
+use crate::pure::notification::Notification;
+use crate::pure::status::{ClockStatus, ListenerStatus, SenderStatus, SinkStatus, StoreStatus, TestStatus};
+use crate::pure::test::TestId;
+
+/// Tells a child from its predecessor of the same name.
+pub type Generation = u64;
+
+// Facts, upwards.
+
+/// From a listener to the watcher.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub enum ListenerFact {
+    /// A condition went down or came up.
+    Changed(ConditionChange),
+    /// How it stands.
+    Observed(Box<ListenerStatus>, Vec<TestStatus>),
+    /// It is gone, asked or not.
+    Down(std::net::SocketAddr, Generation),
+}
+
+/// From a sender to the watcher.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub enum SenderFact {
+    /// A condition went down or came up.
+    Changed(ConditionChange),
+    /// How it stands.
+    Observed(Box<SenderStatus>, Box<TestStatus>),
+    /// It is gone, asked or not.
+    Down(TestId, Generation),
+}
+
+/// From the watcher to the supervisor.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub enum WatcherFact {
+    /// A condition went down or came up, here or below.
+    Changed(ConditionChange),
+    /// Another plan is in force.
+    Planned(Box<Planned>),
+    /// How it and its children stand.
+    Observed(Box<WatcherStatus>),
+    /// It is gone, asked or not.
+    Down(Generation),
+}
+
+/// What a plan means for the alarms.
+#[derive(Debug)]
+pub struct Planned {
+    /// Whom to tell.
+    pub alarms: AlarmPlan,
+    /// The alarms that can still be.
+    pub possible: BTreeSet<AlarmKey>,
+    /// The tests and listeners that can still report.
+    pub reporters: BTreeSet<Subject>,
+}
+
+/// The watcher's part of the snapshot.
+#[derive(Clone, Debug, Default)]
+pub struct WatcherStatus {
+    /// The store.
+    pub store: StoreStatus,
+    /// Its listeners.
+    pub listeners: Vec<ListenerStatus>,
+    /// Its senders.
+    pub senders: Vec<SenderStatus>,
+    /// The tests of both.
+    pub tests: Vec<TestStatus>,
+    /// Restarts of listeners and of senders.
+    pub restarts: [(&'static str, u64); 2],
+}
+
+/// From the alarm actor to the supervisor.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub enum AlarmFact {
+    /// How it and its sinks stand.
+    Observed(Box<AlarmStatus>),
+    /// It is gone, asked or not.
+    Down(Generation),
+}
+
+/// The alarm actor's part of the snapshot.
+#[derive(Clone, Debug, Default)]
+pub struct AlarmStatus {
+    /// Alarms that stand.
+    pub alarms: Vec<Notification>,
+    /// Its sinks.
+    pub sinks: Vec<SinkStatus>,
+    /// Restarts of sinks.
+    pub restarts: u64,
+}
+
+/// From a sink to the alarm actor.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub enum SinkFact {
+    /// How it stands.
+    Observed(Box<SinkStatus>),
+    /// It is gone, asked or not.
+    Down(String, Generation),
+}
+
+/// From the clock actor to the supervisor.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub enum ClockFact {
+    /// How the clock stands.
+    Observed(ClockStatus),
+    /// It is gone, asked or not.
+    Down(Generation),
+}
+
+// Commands, downwards.
+
+/// To a listener: expect this test, new or with other parameters.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Expect(pub Expected);
+
+/// To a listener: this test no longer ends here.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Forget(pub TestId);
+
+/// To a sender: send like this from now on.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Send(pub SenderPlan, pub Arc<Socket>);
+
+/// To a sender: the path sent this error back for one of its probes.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct TakeError(pub String);
+
+/// To the watcher: the bootstrap file says this now.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Rebase(pub Arc<Bootstrap>);
+
+/// To the alarm actor: take in a changed condition.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct TakeIn(pub ConditionChange);
+
+/// To the alarm actor: tell these receivers.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Tell(pub AlarmPlan);
+
+/// To the alarm actor and its sinks: only these alarms and reporters can still be.
+#[derive(Clone, Debug, Message)]
+#[rtype(result = "()")]
+pub struct Retain {
+    /// The alarms.
+    pub possible: Arc<BTreeSet<AlarmKey>>,
+    /// Who can report.
+    pub reporters: Arc<BTreeSet<Subject>>,
+}
+
+/// To a sink: this alarm is in this state now.
+#[derive(Clone, Debug, Message)]
+#[rtype(result = "()")]
+pub struct Learn(pub Notification, pub HoldDown);
+
+/// To a sink: tell in this manner from now on.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Adopt(pub SinkPlan);
+
+/// To anyone below: say every decided condition anew.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "()")]
+pub struct Report;
+
+/// To anyone below: say how you stand.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "()")]
+pub struct Observe;
+
+/// To anyone below: end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Message)]
+#[rtype(result = "()")]
+pub enum Stop {
+    /// The agent goes on: this child is not needed, or is about to be built anew.
+    Quietly,
+    /// The agent stops on purpose: say goodbye to the peers, and flush.
+    WithGoodbye,
+}

@@ -1,0 +1,124 @@
+//! `peerpair run` and `peerpair check-config`, as recipes.
+
+use std::collections::BTreeSet;
+use std::io::Write as _;
+use std::path::Path;
+
+use actix::Actor;
+use anyhow::Context as _;
+
+use crate::cli::{CheckConfig, OutputFormat, Run};
+use crate::config::bootstrap::{Bootstrap, Overrides};
+use crate::config::check::Report;
+use crate::config::findings::{Finding, Findings, Level};
+use crate::config::load::Loader;
+use crate::config::plan;
+use crate::io::hostname::short_hostname;
+use crate::io::resolve::resolve;
+use crate::io::store::{self, Store};
+use crate::io::{log, time};
+use crate::supervisor::{Source, Supervisor};
+
+/// All is well.
+pub const EXIT_GOOD: i32 = 0;
+/// Something outside failed.
+pub const EXIT_FAILURE: i32 = 1;
+/// A fault of peerpair's own (sysexits' EX_SOFTWARE).
+pub const EXIT_INTERNAL: i32 = 70;
+/// The configuration has findings (sysexits' EX_CONFIG).
+pub const EXIT_CONFIG: i32 = 78;
+
+/// Runs the agent until it is told to stop.
+pub fn run(arguments: &Run) -> anyhow::Result<i32> {
+    time::start();
+    let source = Source { path: arguments.config.clone(), overrides: arguments.overrides.to_overrides() };
+    let bootstrap = match read_bootstrap(&source) {
+        Ok(bootstrap) => bootstrap,
+        Err(findings) => {
+            let mut stderr = std::io::stderr().lock();
+            for finding in findings {
+                writeln!(stderr, "{}: {finding}", finding.level)?;
+            }
+            return Ok(EXIT_CONFIG);
+        }
+    };
+    log::init(&bootstrap.log);
+    tracing::info!(
+        host = bootstrap.host,
+        store = store::place(&bootstrap.store),
+        version = env!("CARGO_PKG_VERSION"),
+        "peerpair"
+    );
+    let system = actix::System::new();
+    let _supervisor = system.block_on(async { Supervisor::new(source, bootstrap).start() });
+    let code = system.run_with_code().context("run the actor system")?;
+    Ok(code)
+}
+
+/// Says what is wrong with the configuration, and what a host would do.
+pub fn check_config(arguments: &CheckConfig) -> anyhow::Result<i32> {
+    let overrides = Overrides { local_name: arguments.host.clone(), ..arguments.overrides.to_overrides() };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start")?;
+    let (report, readable) = runtime.block_on(check(&arguments.config, &overrides));
+    let mut stdout = std::io::stdout().lock();
+    match arguments.format {
+        OutputFormat::Text => write!(stdout, "{report}")?,
+        OutputFormat::Json => writeln!(stdout, "{}", serde_json::to_string_pretty(&report)?)?,
+    }
+    let warnings_count = arguments.deny_warnings && report.count(Level::Warning) > 0;
+    Ok(match readable {
+        false => EXIT_FAILURE,
+        true if report.count(Level::Error) > 0 || warnings_count => EXIT_CONFIG,
+        true => EXIT_GOOD,
+    })
+}
+
+/// The load path of `run`, up to the plan. False: the store could not be read.
+async fn check(path: &Path, overrides: &Overrides) -> (Report, bool) {
+    let (bootstrap, findings) = parse_bootstrap(path, overrides);
+    let place = store::place(&bootstrap.store);
+    let broken = findings.iter().any(|finding| finding.level == Level::Error);
+    let report = Report::of_findings(&bootstrap.host, place.clone(), findings);
+    if broken {
+        return (report, true);
+    }
+    let listed = match Store::new(&bootstrap.store, &bootstrap.host) {
+        Ok(mut store) => store.list().await,
+        Err(error) => Err(error),
+    };
+    let snapshot = match listed {
+        Ok(snapshot) => snapshot,
+        Err(error) => {
+            let mut findings = Findings::about(path.display().to_string());
+            let way_out = "start it, or correct [store]; nothing was checked behind it";
+            findings.error("store", format!("{place} cannot be read: {error}"), way_out);
+            let found = report.findings.into_iter().chain(findings.into_vec()).collect();
+            return (Report::of_findings(&bootstrap.host, place, found), false);
+        }
+    };
+    let loaded = Loader::new(bootstrap.host.clone()).load(&snapshot.documents);
+    let names = resolve(plan::names_to_resolve(&loaded, &bootstrap.host)).await;
+    let plan = plan::plan(&loaded, &names, &bootstrap.host, &bootstrap.sink);
+    (report.with_plan(snapshot.revision, &loaded, &names, &plan), true)
+}
+
+/// Reads the bootstrap file; all its findings if it has an error.
+pub fn read_bootstrap(source: &Source) -> Result<Bootstrap, BTreeSet<Finding>> {
+    let (bootstrap, findings) = parse_bootstrap(&source.path, &source.overrides);
+    if findings.iter().any(|finding| finding.level == Level::Error) {
+        return Err(findings.into_iter().collect());
+    }
+    Ok(bootstrap)
+}
+
+fn parse_bootstrap(path: &Path, overrides: &Overrides) -> (Bootstrap, Vec<Finding>) {
+    let mut findings = Findings::about(path.display().to_string());
+    let bootstrap = match std::fs::read_to_string(path) {
+        Ok(text) => Bootstrap::read(&text, path, overrides, &short_hostname(), &mut findings),
+        Err(error) => {
+            findings.error("", format!("cannot be read: {error}"), "name the file with --config");
+            Bootstrap::default()
+        }
+    };
+    (bootstrap, findings.into_vec())
+}

@@ -1,0 +1,508 @@
+//! The supervisor: the root of the tree.
+//!
+//! It owns the watcher, the alarm actor, the clock and the status page, rebuilds what fails with
+//! back-off, routes every violation and every clear to the alarm actor, and publishes the status
+//! snapshot. It stops on a signal: senders say goodbye, sinks flush, then the process ends.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::prelude::*;
+use actix_web::dev::ServerHandle;
+use futures_util::stream;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tracing::{Span, error, info, info_span, warn};
+
+use crate::alarm::{Alarm, Setting};
+use crate::clock::Clock;
+use crate::config::bootstrap::{Bootstrap, Overrides};
+use crate::config::plan::AlarmPlan;
+use crate::io::gauges::Gauges;
+use crate::io::{store, time};
+use crate::messages::{
+    AlarmFact, AlarmStatus, ClockFact, Generation, Observe, Planned, Rebase, Report, Retain, Stop, TakeIn, Tell,
+    WatcherFact, WatcherStatus,
+};
+use crate::pure::alarm::{AlarmKey, Cause, Kind, Subject, Verdict, condition_change};
+use crate::pure::backoff::Backoff;
+use crate::pure::clock_error::ClockQuality;
+use crate::pure::status::{ClockStatus, Status};
+use crate::pure::time::{Moment, WallTime};
+use crate::run;
+use crate::watcher::Watcher;
+use crate::web;
+
+/// Everybody is asked how he stands this often.
+const OBSERVE_EVERY: Duration = Duration::from_secs(1);
+/// A child that fails again and again is rebuilt after 1 s and then ever later, up to 60 s.
+const RETRY: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
+/// A child that lived so long has earned a quick restart.
+const LIVED: Duration = Duration::from_secs(60);
+/// An ordered stop that takes longer is cut short.
+const STOP_WITHIN: Duration = Duration::from_secs(5);
+
+/// See the module.
+pub struct Supervisor {
+    source: Source,
+    bootstrap: Arc<Bootstrap>,
+    gauges: Gauges,
+    watcher: Slot<Watcher>,
+    alarm: Slot<Alarm>,
+    clock: Slot<Clock>,
+    web: Option<ServerHandle>,
+    web_retry: Backoff,
+    /// What a rebuilt alarm actor has to know at once.
+    alarms: AlarmPlan,
+    retain: Option<Retain>,
+    /// Faults of the supervisor's own finding.
+    faults: BTreeMap<AlarmKey, Cause>,
+    watcher_status: WatcherStatus,
+    alarm_status: AlarmStatus,
+    clock_status: ClockStatus,
+    started: WallTime,
+    published: watch::Sender<Arc<Status>>,
+    stopping: bool,
+    span: Span,
+}
+
+/// Where the bootstrap file is, to be read again on SIGHUP.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// The file.
+    pub path: PathBuf,
+    /// What the command line says over it.
+    pub overrides: Overrides,
+}
+
+/// A place in the tree, whoever holds it just now.
+struct Slot<A: Actor> {
+    addr: Option<Addr<A>>,
+    generation: Generation,
+    began: Moment,
+    retry: Backoff,
+    restarts: u64,
+}
+
+impl<A: Actor> Default for Slot<A> {
+    fn default() -> Self {
+        Slot { addr: None, generation: 0, began: Moment::ZERO, retry: RETRY, restarts: 0 }
+    }
+}
+
+impl<A: Actor> Slot<A> {
+    fn next_generation(&mut self) -> Generation {
+        self.generation += 1;
+        self.began = time::now().moment;
+        self.generation
+    }
+
+    /// Whether its holder is gone, and not one before it.
+    fn on_down(&mut self, generation: Generation) -> bool {
+        let current = generation == self.generation && self.addr.is_some();
+        if current {
+            self.addr = None;
+        }
+        current
+    }
+
+    fn wait(&mut self) -> Duration {
+        self.restarts += 1;
+        if time::now().moment.since(self.began) >= LIVED {
+            self.retry.on_success();
+        }
+        self.retry.on_failure(fastrand::f64())
+    }
+
+    fn send<M>(&self, message: M)
+    where
+        M: Message + std::marker::Send + 'static,
+        M::Result: std::marker::Send,
+        A: Handler<M>,
+        A::Context: actix::dev::ToEnvelope<A, M>,
+    {
+        if let Some(addr) = &self.addr {
+            addr.do_send(message);
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Signal {
+    Stop,
+    Reload,
+}
+
+/// The web server ended.
+struct WebDown(String);
+
+impl Supervisor {
+    /// A tree that is not yet grown.
+    pub fn new(source: Source, bootstrap: Bootstrap) -> Self {
+        let started = time::now().wall;
+        let clock = ClockQuality::UNKNOWN;
+        let clock_status = ClockStatus { synchronised: false, error_seconds: clock.error.as_secs_f64(), steps: 0 };
+        let bootstrap = Arc::new(bootstrap);
+        let mut supervisor = Supervisor {
+            alarms: AlarmPlan::of_bootstrap(&bootstrap.sink),
+            source,
+            bootstrap,
+            gauges: Gauges::new(),
+            watcher: Slot::default(),
+            alarm: Slot::default(),
+            clock: Slot::default(),
+            web: None,
+            web_retry: RETRY,
+            retain: None,
+            faults: BTreeMap::new(),
+            watcher_status: WatcherStatus::default(),
+            alarm_status: AlarmStatus::default(),
+            clock_status,
+            started,
+            published: watch::Sender::default(),
+            stopping: false,
+            span: info_span!("supervisor"),
+        };
+        supervisor.publish();
+        supervisor
+    }
+
+    fn start_watcher(&mut self, ctx: &mut Context<Self>) {
+        let generation = self.watcher.next_generation();
+        let parent = ctx.address().recipient();
+        let watcher = Watcher::new(self.bootstrap.clone(), self.gauges.clone(), parent, generation);
+        self.watcher.addr = Some(watcher.start());
+    }
+
+    fn start_alarm(&mut self, ctx: &mut Context<Self>) {
+        let rebuilt = self.alarm.generation > 0;
+        let generation = self.alarm.next_generation();
+        let known = self.alarms.sinks.iter().map(|sink| sink.config.name.clone());
+        let alarm = Alarm::new(Setting {
+            agent: self.bootstrap.host.as_str().into(),
+            config_server: store::config_server(&self.bootstrap.store).into(),
+            state_dir: self.bootstrap.state_dir.clone(),
+            parent: ctx.address().recipient(),
+            generation,
+            greeted: if rebuilt { known.collect() } else { BTreeSet::new() },
+        });
+        self.alarm.addr = Some(alarm.start());
+        self.alarm.send(Tell(self.alarms.clone()));
+        if rebuilt {
+            self.alarm.send_all(self.retain.clone());
+            for (key, cause) in self.faults.clone() {
+                self.take_in_fault(key, Verdict::Violated(cause));
+            }
+            self.watcher.send(Report);
+        }
+    }
+
+    fn start_clock(&mut self, ctx: &mut Context<Self>) {
+        let generation = self.clock.next_generation();
+        let clock = Clock::new(self.gauges.clone(), ctx.address().recipient(), generation);
+        self.clock.addr = Some(clock.start());
+    }
+
+    fn start_web(&mut self, ctx: &mut Context<Self>) {
+        let listen = self.bootstrap.web.listen.clone();
+        if listen.is_empty() {
+            return;
+        }
+        match web::serve(&listen, self.published.subscribe()) {
+            Ok(server) => {
+                info!(url = format!("http://{listen}/"), "status page");
+                self.web = Some(server.handle());
+                self.set_fault(&listen, None);
+                ctx.spawn(server.into_actor(self).map(|ended, supervisor, ctx| {
+                    let problem = ended.err().map_or("it ended".to_owned(), |error| error.to_string());
+                    supervisor.on_web_down(WebDown(problem), ctx);
+                }));
+            }
+            Err(error) => self.on_web_down(WebDown(error.to_string()), ctx),
+        }
+    }
+
+    fn on_web_down(&mut self, WebDown(problem): WebDown, ctx: &mut Context<Self>) {
+        let span = self.span.clone();
+        let _entered = span.enter();
+        self.web = None;
+        if self.stopping || self.bootstrap.web.listen.is_empty() {
+            return;
+        }
+        let listen = self.bootstrap.web.listen.clone();
+        self.set_fault(&listen, Some(format!("status page at {listen} cannot be served: {problem}")));
+        let wait = self.web_retry.on_failure(fastrand::f64());
+        ctx.run_later(wait, |supervisor, ctx| {
+            if supervisor.web.is_none() && !supervisor.stopping {
+                supervisor.start_web(ctx);
+            }
+        });
+    }
+
+    /// Notes a fault of the supervisor's own finding, or its end.
+    fn set_fault(&mut self, listen: &str, problem: Option<String>) {
+        let key = AlarmKey::new(Kind::Config, Subject::Web(listen.to_owned()));
+        let cause = problem.map(Cause::Config);
+        let before = match cause.clone() {
+            Some(cause) => self.faults.insert(key.clone(), cause),
+            None => self.faults.remove(&key),
+        };
+        match (before, cause) {
+            (None, Some(cause)) => self.take_in_fault(key, Verdict::Violated(cause)),
+            (Some(_), None) => self.take_in_fault(key, Verdict::Cleared),
+            (Some(_), Some(_)) | (None, None) => {}
+        }
+    }
+
+    fn take_in_fault(&self, key: AlarmKey, verdict: Verdict) {
+        let reporter = key.subject.clone();
+        self.alarm.send(TakeIn(condition_change(key, reporter, time::now(), verdict)));
+    }
+
+    fn on_planned(&mut self, planned: Planned) {
+        let Planned { alarms, mut possible, reporters } = planned;
+        possible.extend(self.faults.keys().cloned());
+        let retain = Retain { possible: Arc::new(possible), reporters: Arc::new(reporters) };
+        self.alarms = alarms;
+        self.retain = Some(retain.clone());
+        self.alarm.send(Tell(self.alarms.clone()));
+        self.alarm.send(retain);
+    }
+
+    fn reload(&mut self, ctx: &mut Context<Self>) {
+        let bootstrap = match run::read_bootstrap(&self.source) {
+            Ok(bootstrap) => Arc::new(bootstrap),
+            Err(findings) => {
+                for finding in findings {
+                    error!(place = finding.place, way_out = finding.way_out, "{}", finding.problem);
+                }
+                error!("the bootstrap file has errors; the last good one stays in force");
+                return;
+            }
+        };
+        let before = std::mem::replace(&mut self.bootstrap, bootstrap.clone());
+        if before == bootstrap {
+            info!("bootstrap file read again, nothing changed");
+            return;
+        }
+        if (&before.host, &before.state_dir, &before.log) != (&bootstrap.host, &bootstrap.state_dir, &bootstrap.log) {
+            warn!("host, state_dir and log take effect at the next start");
+            let kept = Bootstrap {
+                host: before.host.clone(),
+                state_dir: before.state_dir.clone(),
+                log: before.log.clone(),
+                ..bootstrap.as_ref().clone()
+            };
+            self.bootstrap = Arc::new(kept);
+        }
+        if before.web != bootstrap.web {
+            self.set_fault(&before.web.listen, None);
+            match self.web.take() {
+                // Its end starts the next.
+                Some(handle) => {
+                    actix::spawn(handle.stop(true));
+                }
+                None => self.start_web(ctx),
+            }
+        }
+        if self.watcher_status.store.revision.is_none() {
+            self.alarms = AlarmPlan::of_bootstrap(&bootstrap.sink);
+            self.alarm.send(Tell(self.alarms.clone()));
+        }
+        self.watcher.send(Rebase(self.bootstrap.clone()));
+        info!("bootstrap file read again");
+    }
+
+    fn on_stop_signal(&mut self, ctx: &mut Context<Self>) {
+        if self.stopping {
+            warn!("second signal, stopping at once");
+            System::current().stop_with_code(run::EXIT_FAILURE);
+            return;
+        }
+        info!("stopping");
+        self.stopping = true;
+        ctx.run_later(STOP_WITHIN, |_, _| {
+            warn!(within = ?STOP_WITHIN, "ordered stop takes too long, cut short");
+            System::current().stop_with_code(run::EXIT_GOOD);
+        });
+        match self.watcher.addr {
+            Some(_) => self.watcher.send(Stop::WithGoodbye),
+            None => self.stop_alarm(),
+        }
+    }
+
+    fn stop_alarm(&mut self) {
+        match self.alarm.addr {
+            Some(_) => self.alarm.send(Stop::WithGoodbye),
+            None => self.end(),
+        }
+    }
+
+    fn end(&mut self) {
+        self.clock.send(Stop::Quietly);
+        if let Some(handle) = self.web.take() {
+            actix::spawn(handle.stop(false));
+        }
+        info!("stopped");
+        System::current().stop_with_code(run::EXIT_GOOD);
+    }
+
+    fn publish(&mut self) {
+        let watcher = self.watcher_status.clone();
+        let mut restarts = BTreeMap::from(watcher.restarts);
+        restarts.insert("watcher", self.watcher.restarts);
+        restarts.insert("alarm", self.alarm.restarts);
+        restarts.insert("sink", self.alarm_status.restarts);
+        restarts.insert("clock", self.clock.restarts);
+        let mut status = Status {
+            host: self.bootstrap.host.clone(),
+            version: env!("CARGO_PKG_VERSION"),
+            started: self.started,
+            taken: time::now().wall,
+            store: watcher.store,
+            clock: self.clock_status.clone(),
+            listeners: watcher.listeners,
+            senders: watcher.senders,
+            tests: watcher.tests,
+            alarms: self.alarm_status.alarms.clone(),
+            sinks: self.alarm_status.sinks.clone(),
+            restarts,
+        };
+        status.sort();
+        self.published.send_replace(Arc::new(status));
+    }
+}
+
+impl Slot<Alarm> {
+    fn send_all(&self, retain: Option<Retain>) {
+        if let Some(retain) = retain {
+            self.send(retain);
+        }
+    }
+}
+
+fn signals(kind: SignalKind, meaning: Signal) -> std::io::Result<impl futures_util::Stream<Item = Signal>> {
+    let received = signal(kind)?;
+    Ok(stream::unfold(received, move |mut received| async move {
+        received.recv().await?;
+        Some((meaning, received))
+    }))
+}
+
+impl Actor for Supervisor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        let span = self.span.clone();
+        let _entered = span.enter();
+        let kinds = [
+            (SignalKind::terminate(), Signal::Stop),
+            (SignalKind::interrupt(), Signal::Stop),
+            (SignalKind::hangup(), Signal::Reload),
+        ];
+        for (kind, meaning) in kinds {
+            match signals(kind, meaning) {
+                Ok(received) => {
+                    ctx.add_stream(received);
+                }
+                Err(error) => error!(%error, "a signal cannot be received"),
+            }
+        }
+        self.start_alarm(ctx);
+        self.start_clock(ctx);
+        self.start_watcher(ctx);
+        self.start_web(ctx);
+        ctx.run_interval(OBSERVE_EVERY, |supervisor, _| {
+            supervisor.watcher.send(Observe);
+            supervisor.alarm.send(Observe);
+            supervisor.clock.send(Observe);
+        });
+    }
+}
+
+impl StreamHandler<Signal> for Supervisor {
+    fn handle(&mut self, signal: Signal, ctx: &mut Self::Context) {
+        let span = self.span.clone();
+        let _entered = span.enter();
+        match signal {
+            Signal::Stop => self.on_stop_signal(ctx),
+            Signal::Reload => self.reload(ctx),
+        }
+    }
+
+    fn finished(&mut self, _: &mut Self::Context) {}
+}
+
+impl Handler<WatcherFact> for Supervisor {
+    type Result = ();
+    fn handle(&mut self, fact: WatcherFact, ctx: &mut Self::Context) {
+        let span = self.span.clone();
+        let _entered = span.enter();
+        match fact {
+            WatcherFact::Changed(change) => self.alarm.send(TakeIn(change)),
+            WatcherFact::Planned(planned) => self.on_planned(*planned),
+            WatcherFact::Observed(status) => {
+                self.watcher_status = *status;
+                self.publish();
+            }
+            WatcherFact::Down(generation) => {
+                if !self.watcher.on_down(generation) {
+                    return;
+                }
+                if self.stopping {
+                    self.stop_alarm();
+                    return;
+                }
+                let wait = self.watcher.wait();
+                error!(?wait, "watcher failed, to be rebuilt");
+                ctx.run_later(wait, |supervisor, ctx| supervisor.start_watcher(ctx));
+            }
+        }
+    }
+}
+
+impl Handler<AlarmFact> for Supervisor {
+    type Result = ();
+    fn handle(&mut self, fact: AlarmFact, ctx: &mut Self::Context) {
+        let span = self.span.clone();
+        let _entered = span.enter();
+        match fact {
+            AlarmFact::Observed(status) => {
+                self.alarm_status = *status;
+                self.publish();
+            }
+            AlarmFact::Down(generation) => {
+                if !self.alarm.on_down(generation) {
+                    return;
+                }
+                if self.stopping {
+                    self.end();
+                    return;
+                }
+                let wait = self.alarm.wait();
+                error!(?wait, "alarm actor failed, to be rebuilt");
+                ctx.run_later(wait, |supervisor, ctx| supervisor.start_alarm(ctx));
+            }
+        }
+    }
+}
+
+impl Handler<ClockFact> for Supervisor {
+    type Result = ();
+    fn handle(&mut self, fact: ClockFact, ctx: &mut Self::Context) {
+        let span = self.span.clone();
+        let _entered = span.enter();
+        match fact {
+            ClockFact::Observed(status) => self.clock_status = status,
+            ClockFact::Down(generation) => {
+                if self.clock.on_down(generation) && !self.stopping {
+                    let wait = self.clock.wait();
+                    error!(?wait, "clock failed, to be rebuilt");
+                    ctx.run_later(wait, |supervisor, ctx| supervisor.start_clock(ctx));
+                }
+            }
+        }
+    }
+}

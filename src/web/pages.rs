@@ -1,0 +1,326 @@
+//! The status page: for a tired engineer, the worst first.
+
+use std::fmt::Write as _;
+
+use actix_web::{HttpResponse, web};
+
+use super::Snapshot;
+use crate::pure::condition::State;
+use crate::pure::notification::Notification;
+use crate::pure::status::{ListenerStatus, Role, SenderStatus, SinkStatus, Status, TestStatus};
+use crate::pure::time::WallTime;
+
+/// More tests than this are counted on the page and shown in `/status.json`.
+const MOST_TESTS: usize = 500;
+/// More alarms, likewise.
+const MOST_ALARMS: usize = 200;
+
+/// The page.
+pub async fn status(snapshot: web::Data<Snapshot>) -> HttpResponse {
+    let status = snapshot.borrow().clone();
+    HttpResponse::Ok()
+        .content_type("text/html; charset=utf-8")
+        .insert_header(("Cache-Control", "no-store"))
+        .insert_header(("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'"))
+        .body(render(&status))
+}
+
+fn render(status: &Status) -> String {
+    let mut page = String::with_capacity(16 * 1024);
+    let (host, version) = (escape(&status.host), status.version);
+    let _ = write!(page, "{HEAD}<title>{} · peerpair</title></head><body>", host);
+    let _ = write!(page, "<header><h1>{host}</h1><p class=totals>{}</p>", totals(status));
+    let _ = write!(
+        page,
+        "<p class=meta>peerpair {version}, up since {}, as of {} UTC</p></header><main>",
+        clock(status.started),
+        clock(status.taken)
+    );
+    page += &store(status);
+    page += &alarms(&status.alarms);
+    page += &tests(&status.tests);
+    page += &listeners(&status.listeners);
+    page += &senders(&status.senders);
+    page += &sinks(&status.sinks);
+    page += &footer(status);
+    page += "</main></body></html>";
+    page
+}
+
+fn totals(status: &Status) -> String {
+    let totals = status.totals();
+    let shown = ["down", "recovering", "suspect", "unknown", "up"].into_iter().filter_map(|state| {
+        let count = totals.get(state)?;
+        Some(format!("<span class=\"pill {state}\">{count} {state}</span>"))
+    });
+    let shown: String = shown.collect();
+    if shown.is_empty() { "<span class=pill>no tests</span>".to_owned() } else { shown }
+}
+
+fn store(status: &Status) -> String {
+    let store = &status.store;
+    let mut notices = String::new();
+    if let Some(error) = &store.error {
+        let goes_on = match store.revision {
+            Some(_) => "Tests go on with the last good documents.",
+            None => "No documents were read yet: nothing is tested.",
+        };
+        let _ = write!(
+            notices,
+            "<div class=notice><b>The config store cannot be read.</b> {goes_on}<br><code>{}: {}</code></div>",
+            escape(&store.place),
+            escape(error)
+        );
+    }
+    for rejected in &store.rejected {
+        let instead =
+            if rejected.last_good_in_force { "its last good version is in force" } else { "it is not in force" };
+        let reasons: String =
+            rejected.reasons.iter().map(|reason| format!("<li><code>{}</code>", escape(reason))).collect();
+        let _ = write!(
+            notices,
+            "<div class=notice><b>{} is rejected</b>, {instead}.<ul>{reasons}</ul></div>",
+            escape(&rejected.document)
+        );
+    }
+    notices
+}
+
+fn alarms(alarms: &[Notification]) -> String {
+    if alarms.is_empty() {
+        return "<h2>Alarms</h2><p class=quiet>None.</p>".to_owned();
+    }
+    let rows: String = alarms
+        .iter()
+        .take(MOST_ALARMS)
+        .map(|alarm| {
+            let about = match &alarm.test {
+                Some(test) => named(&test.description, &test.id.to_string()),
+                None => escape(&alarm.key.subject.to_string()),
+            };
+            format!(
+                "<tr><td><span class=\"pill down\">{}</span><td>{about}<td>{}<td class=when>{}",
+                alarm.key.kind,
+                escape(&alarm.text),
+                clock(alarm.since)
+            )
+        })
+        .collect();
+    let more = more(alarms.len(), MOST_ALARMS);
+    format!("<h2>Alarms</h2><table><tr><th>Kind<th>About<th>Cause<th>Since{rows}</table>{more}")
+}
+
+fn tests(tests: &[TestStatus]) -> String {
+    let received: Vec<&TestStatus> = tests.iter().filter(|test| test.role == Role::Receiver).collect();
+    if received.is_empty() {
+        return "<h2>Tests received here</h2><p class=quiet>None.</p>".to_owned();
+    }
+    let rows: String = received
+        .iter()
+        .take(MOST_TESTS)
+        .map(|status| {
+            let test = &status.test;
+            let delay = match (status.last_delay, status.last_delay_uncertainty) {
+                (Some(delay), Some(uncertainty)) if uncertainty > 0.0 => {
+                    format!("{:.3} ms <small>± {}</small>", delay * 1e3, milliseconds(uncertainty))
+                }
+                (Some(delay), _) => format!("{:.3} ms", delay * 1e3),
+                (None, _) => "–".to_owned(),
+            };
+            let counters = status.counters.unwrap_or_default();
+            format!(
+                "<tr><td>{}<td>{}<td>{} <small>{}</small> → <small>{}</small><td class=number>{delay}<td class=number>{}\
+                 <td class=when>{}",
+                pill(status.condition),
+                named(&test.description, &test.id.to_string()),
+                escape(&test.from_host),
+                escape(&test.from),
+                escape(&test.to),
+                counters.received,
+                status.since.map_or("–".to_owned(), clock)
+            )
+        })
+        .collect();
+    let more = more(received.len(), MOST_TESTS);
+    format!(
+        "<h2>Tests received here</h2><table><tr><th>State<th>Test<th>Path<th class=number>Last delay\
+         <th class=number>Probes<th>Since{rows}</table>{more}"
+    )
+}
+
+fn senders(senders: &[SenderStatus]) -> String {
+    if senders.is_empty() {
+        return String::new();
+    }
+    let rows: String = senders
+        .iter()
+        .take(MOST_TESTS)
+        .map(|sender| {
+            let test = &sender.test;
+            format!(
+                "<tr><td>{}<td>{}<td><small>{}</small> → {} <small>{}</small><td class=number>{}<td class=number>{}<td>{}",
+                pill(sender.condition),
+                named(&test.description, &test.id.to_string()),
+                escape(&test.from),
+                escape(&test.to_host),
+                escape(&test.to),
+                sender.sent,
+                sender.errors,
+                escape(sender.last_error.as_deref().unwrap_or_default())
+            )
+        })
+        .collect();
+    let more = more(senders.len(), MOST_TESTS);
+    format!(
+        "<h2>Tests sent from here</h2><table><tr><th>State<th>Test<th>Path<th class=number>Probes<th class=number>Errors\
+         <th>Last error{rows}</table>{more}"
+    )
+}
+
+fn listeners(listeners: &[ListenerStatus]) -> String {
+    if listeners.is_empty() {
+        return String::new();
+    }
+    let rows: String = listeners
+        .iter()
+        .map(|listener| {
+            let state = match &listener.error {
+                Some(error) => format!("<span class=\"pill down\">not bound</span> {}", escape(error)),
+                None => "<span class=\"pill up\">bound</span>".to_owned(),
+            };
+            format!(
+                "<tr><td><code>{}</code><td>{state}<td>{}<td class=number>{}<td class=number>{}<td class=number>{}\
+                 <td class=number>{}",
+                escape(&listener.address),
+                escape(&listener.names.join(", ")),
+                listener.tests,
+                listener.packets,
+                listener.foreign,
+                listener.kernel_drops
+            )
+        })
+        .collect();
+    format!(
+        "<h2>Listeners</h2><table><tr><th>Address<th>State<th>Named<th class=number>Tests<th class=number>Datagrams\
+         <th class=number>Foreign<th class=number>Dropped here{rows}</table>"
+    )
+}
+
+fn sinks(sinks: &[SinkStatus]) -> String {
+    if sinks.is_empty() {
+        return "<h2>Sinks</h2><p class=quiet>None: nobody is told of alarms.</p>".to_owned();
+    }
+    let rows: String = sinks
+        .iter()
+        .map(|sink| {
+            let state = match &sink.last_error {
+                Some(error) => format!("<span class=\"pill down\">not reached</span> {}", escape(error)),
+                None => "<span class=\"pill up\">good</span>".to_owned(),
+            };
+            format!(
+                "<tr><td>{}<td>{} <code>{}</code><td>{state}<td class=number>{}<td class=number>{}<td class=number>{}\
+                 <td class=number>{}",
+                escape(&sink.name),
+                sink.kind,
+                escape(&sink.target),
+                sink.counts.told,
+                sink.counts.dirty,
+                sink.counts.held,
+                sink.sent
+            )
+        })
+        .collect();
+    format!(
+        "<h2>Sinks</h2><table><tr><th>Name<th>Kind<th>State<th class=number>Told down<th class=number>To be told\
+         <th class=number>Held<th class=number>Sent{rows}</table>"
+    )
+}
+
+fn footer(status: &Status) -> String {
+    let store = &status.store;
+    let revision = store.revision.map_or("none".to_owned(), |revision| revision.to_string());
+    let clock_quality = match status.clock.synchronised {
+        true => format!("synchronised within {}", milliseconds(status.clock.error_seconds)),
+        false => "not synchronised".to_owned(),
+    };
+    let restarts: u64 = status.restarts.values().sum();
+    format!(
+        "<footer>Documents from {}, revision {revision}. Clock {clock_quality}. Restarts of children: {restarts}. \
+         <a href=status.json>status.json</a></footer>",
+        escape(&store.place)
+    )
+}
+
+fn pill(state: State) -> String {
+    format!("<span class=\"pill {state}\">{state}</span>")
+}
+
+fn named(description: &str, id: &str) -> String {
+    let name = if description.is_empty() { "(no description)".to_owned() } else { escape(description) };
+    format!("{name}<br><small>{id}</small>")
+}
+
+fn more(count: usize, most: usize) -> String {
+    if count <= most {
+        return String::new();
+    }
+    format!("<p class=quiet>{} more in <a href=status.json>status.json</a>.</p>", count - most)
+}
+
+fn milliseconds(seconds: f64) -> String {
+    if seconds >= 1.0 { format!("{seconds:.1} s") } else { format!("{:.3} ms", seconds * 1e3) }
+}
+
+/// `07-13 01:02:03`: the year is known, and the zone is in the page's head.
+fn clock(at: WallTime) -> String {
+    let stamp = at.to_string();
+    stamp.get(5..19).unwrap_or(&stamp).replace('T', " ")
+}
+
+fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => escaped += "&amp;",
+            '<' => escaped += "&lt;",
+            '>' => escaped += "&gt;",
+            '"' => escaped += "&quot;",
+            '\'' => escaped += "&#39;",
+            c => escaped.push(c),
+        }
+    }
+    escaped
+}
+
+const HEAD: &str = "<!doctype html><html lang=en><head><meta charset=utf-8>\
+<meta name=viewport content=\"width=device-width,initial-scale=1\"><meta http-equiv=refresh content=5><style>\
+:root{color-scheme:light dark;--fg:#1b1f24;--dim:#667;--bg:#f6f7f9;--card:#fff;--line:#dde1e6;--down:#b3261e;\
+--up:#1e7a46;--warn:#9a6700;--unknown:#667}\
+@media(prefers-color-scheme:dark){:root{--fg:#e6e8eb;--dim:#9aa3ad;--bg:#14171a;--card:#1d2125;--line:#33393f;\
+--down:#ff6b60;--up:#4cc38a;--warn:#e3b341;--unknown:#9aa3ad}}\
+body{margin:0;font:14px/1.45 system-ui,sans-serif;color:var(--fg);background:var(--bg)}\
+header,main{max-width:1180px;margin:0 auto;padding:0 20px}header{padding-top:22px}\
+h1{font-size:24px;margin:0 0 8px}h2{font-size:15px;margin:28px 0 8px}\
+.totals .pill{font-size:15px;padding:3px 12px;margin-right:8px}.totals{margin:0 0 6px}\
+.meta,.quiet,footer,small,.when{color:var(--dim)}.meta{margin:0}small{font-size:12px}\
+table{width:100%;border-collapse:collapse;background:var(--card);border:1px solid var(--line);border-radius:6px;\
+overflow:hidden}th,td{text-align:left;padding:7px 12px;vertical-align:top;border-top:1px solid var(--line)}\
+tr:first-child th{border-top:0}th{font-weight:600;font-size:12px;color:var(--dim)}\
+.number{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}.when{white-space:nowrap}\
+code{font:12px ui-monospace,monospace}\
+.pill{display:inline-block;padding:1px 9px;border-radius:10px;font-size:12px;font-weight:600;color:var(--unknown);\
+border:1px solid currentColor;white-space:nowrap}.pill.down{color:var(--down)}.pill.up{color:var(--up)}\
+.pill.suspect,.pill.recovering{color:var(--warn)}\
+.notice{margin:16px 0 0;padding:10px 14px;background:var(--card);border:1px solid var(--line);\
+border-left:4px solid var(--down);border-radius:6px}.notice ul{margin:6px 0 0;padding-left:20px}\
+footer{margin:28px 0;font-size:12px}a{color:inherit}</style>";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_of_a_document_becomes_markup() {
+        assert_eq!(escape("<b a='\"&"), "&lt;b a=&#39;&quot;&amp;");
+    }
+}
