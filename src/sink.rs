@@ -35,7 +35,6 @@ pub struct Sink {
     parent: Recipient<SinkFact>,
     generation: Generation,
     ledger: Ledger,
-    hold_down: HoldDown,
     state: StateFile,
     state_broken: bool,
     /// The way out; elsewhere while a batch is on its way.
@@ -107,7 +106,6 @@ impl Sink {
             parent: beginning.parent,
             generation: beginning.generation,
             ledger,
-            hold_down: beginning.hold_down,
             state,
             state_broken: false,
             next_outlet: None,

@@ -151,8 +151,8 @@ fn log(due: &Due) {
     let (id, description) = (test.id, &test.description);
     let path = format!("{} {} → {} {}", test.from_host, test.from, test.to_host, test.to);
     match (notification.is_raised(), *count) {
-        (true, _) => error!(kind, description, path, cause = text, %since, suppressed, %id, "alarm raised"),
+        (true, _) => error!(kind, description, cause = text, path, %since, suppressed, %id, "alarm raised"),
         (false, 0) => info!(kind, description, path, %since, %id, "test up"),
-        (false, _) => info!(kind, description, path, cause = text, %since, suppressed, %id, "alarm cleared"),
+        (false, _) => info!(kind, description, cause = text, path, %since, suppressed, %id, "alarm cleared"),
     }
 }
