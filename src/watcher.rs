@@ -63,6 +63,8 @@ pub struct Watcher {
     following: Option<SpawnHandle>,
     /// What is carried out.
     running: Plan,
+    /// Whether that comes from documents.
+    planned: bool,
     sockets: BTreeMap<SocketAddr, Open>,
     unbound: BTreeMap<SocketAddr, Unbound>,
     listeners: BTreeMap<SocketAddr, Child<Listener>>,
@@ -126,6 +128,7 @@ impl Watcher {
             names_lost: BTreeMap::new(),
             following: None,
             running: Plan { alarms: AlarmPlan::of_bootstrap(&bootstrap.sink), ..Plan::default() },
+            planned: false,
             sockets: BTreeMap::new(),
             unbound: BTreeMap::new(),
             listeners: BTreeMap::new(),
@@ -241,8 +244,8 @@ impl Watcher {
         self.gauges.set_local_addresses(local_addresses());
         let plan = plan::plan(loaded, &self.names, &self.bootstrap.host, &self.bootstrap.sink);
         let changes = plan::difference(&self.running, &plan);
-        let same_alarms = self.running.alarms == plan.alarms;
         let before = std::mem::replace(&mut self.running, plan);
+        let first = !std::mem::replace(&mut self.planned, true);
         if !changes.is_empty() {
             debug!(changes = changes.len(), "plan changed");
         }
@@ -254,7 +257,7 @@ impl Watcher {
         starts.iter().for_each(|change| self.carry_out(change));
         self.start_missing(ctx);
         let faults_changed = self.say_faults(time::now());
-        if !same_alarms || faults_changed || before != self.running {
+        if first || faults_changed || before != self.running {
             self.say_plan();
         }
     }

@@ -19,7 +19,7 @@ pub enum Format {
 /// A document with more faults than this is told the first so many.
 const MOST_FINDINGS: usize = 100;
 /// A name this close to a known one (1 is equal) is taken for a slip of it.
-const SIMILAR: f64 = 0.75;
+const SIMILAR: f64 = 0.6;
 
 /// Parses a document into a tree. A syntax error is one finding: nothing more can be known.
 pub fn parse(text: &str, format: Format, findings: &mut Findings) -> Option<Value> {
@@ -137,7 +137,7 @@ fn way_out(problem: &str, level: Level) -> String {
         let known: Vec<&str> = names.collect();
         let closest = known
             .iter()
-            .map(|name| (strsim::jaro_winkler(given, name), *name))
+            .map(|name| (strsim::normalized_damerau_levenshtein(given, name), *name))
             .filter(|(similarity, _)| *similarity > SIMILAR)
             .max_by(|a, b| a.0.total_cmp(&b.0));
         return match (closest, level) {

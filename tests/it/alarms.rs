@@ -1,0 +1,362 @@
+//! From a broken path to the trap at the receiver, and back.
+
+use std::collections::BTreeMap;
+use std::net::UdpSocket;
+use std::time::Duration;
+
+use peerpair::pure::clock_error::{ClockQuality, ErrorEstimate};
+use peerpair::pure::probe::Probe;
+use peerpair::pure::time::WallTime;
+
+use crate::support::{Agent, Etcd, Trapd, address, id, stays, test_document, udp_port, wait_for};
+
+const QUICK: &str = r#","hold_down":"100ms""#;
+
+/// A probe of test `n` as its sender would send it now, moved by `age`.
+fn probe(n: u8, sequence: u32, age: Duration) -> [u8; 108] {
+    let now = WallTime::from(std::time::SystemTime::now());
+    Probe {
+        sequence,
+        sent: WallTime::from_unix_nanos(now.unix_nanos() - age.as_nanos() as u64),
+        error_estimate: ErrorEstimate::encode(ClockQuality::UNKNOWN),
+        ssid: 1,
+        flags: 0,
+        flow: 0,
+        key_id: 0,
+        test_id: id(n).parse().unwrap(),
+        epoch: 1,
+        send_every: Duration::from_millis(100),
+        config_revision: 1,
+        clock_error: u32::MAX,
+        previous_lateness: 0,
+    }
+    .encode()
+}
+
+fn unix_millis(rfc3339: &str) -> i64 {
+    let time: WallTime = serde_json::from_value(rfc3339.into()).unwrap();
+    (time.unix_nanos() / 1_000_000) as i64
+}
+
+#[test]
+fn a_killed_sender_is_told_down_in_time_and_up_when_it_is_back() {
+    let (etcd, trapd, addr) = (Etcd::start(), Trapd::start(), address());
+    let to = format!("{addr}:{}", udp_port(&addr));
+    etcd.put("config", r#"{"enabled":true,"version":1}"#);
+    let document = test_document(1, ("host-a", "127.0.0.2:0"), ("host-b", &to), QUICK);
+    etcd.put_test(["host-a", "host-b"], "one", &document);
+    let mut sender = Agent::with_etcd("host-a", etcd.port(), "");
+    let receiver = Agent::with_etcd("host-b", etcd.port(), &trapd.sink("standard"));
+    receiver.wait_condition(1, "receiver", "up");
+    assert_eq!(trapd.wait_trap("coldStart", 0).value("peerpairAgent.0"), "host-b");
+
+    sender.kill();
+    let down = trapd.wait_trap("PEERPAIR-MIB::peerpairConnectionDown", 0);
+    assert_eq!(down.value("peerpairAgent.0"), "host-b");
+    assert_eq!(down.value("peerpairSeverity.0"), "critical(3)");
+    assert_eq!(down.value("peerpairTestId.0"), id(1));
+    assert_eq!(down.value("peerpairDescription.0"), "test 1");
+    assert_eq!(down.value("peerpairFromHost.0"), "host-a");
+    assert_eq!(down.value("peerpairTo.0"), to);
+    assert!(down.value("peerpairText.0").starts_with("no probe since "), "{down:?}");
+    // Three times 200 ms after the last probe, and at most 100 ms later.
+    let test = receiver.wait_condition(1, "receiver", "down");
+    let silent = unix_millis(test["since"].as_str().unwrap()) - unix_millis(test["last_probe"].as_str().unwrap());
+    assert!((600..=700).contains(&silent), "found after {silent} ms");
+
+    sender.restart();
+    let up = trapd.wait_trap("peerpairConnectionUp", 0);
+    assert_eq!(up.value("peerpairSeverity.0"), "cleared(1)");
+    receiver.wait_condition(1, "receiver", "up");
+    assert_eq!(trapd.notifications(&["ConnectionDown", "ConnectionUp"]), ["ConnectionDown", "ConnectionUp"]);
+}
+
+#[test]
+fn the_originals_documents_and_traps_go_on_working() {
+    let (etcd, trapd, addr) = (Etcd::start(), Trapd::start(), address());
+    let to = format!("{addr}:{}", udp_port(&addr));
+    etcd.put("config", r#"{"Version":7,"Enabled":true,"FailureLatencyEgregiousMicros":5000000}"#);
+    let host = format!(
+        r#"{{"Version":1,"Enabled":true,"SNMPServer":"127.0.0.1:{}","SNMPCommunity":"public","NTPServer":"pool.ntp.org",
+            "MaxReportsPerSecond":5,"CachePeriodSeconds":60,"SSHPubKey":""}}"#,
+        trapd.port()
+    );
+    etcd.put("hosts/hostA", &host);
+    etcd.put("hosts/hostB", &host);
+    let test = format!(
+        r#"{{"Id":"{}","Version":1,"Description":"a to b","Enabled":true,"FromHostId":"hostA","From":"127.0.0.2:0",
+            "ToHostId":"hostB","To":"{to}","Protocol":"udp","FreqSeconds":1,"FreqRetrySeconds":1,
+            "FailureConnReportMin":1,"FailureLatencyMicros":100000}}"#,
+        id(1)
+    );
+    etcd.put_test(["hostA", "hostB"], "anything", &test);
+    let mut sender = Agent::with_etcd("hostA", etcd.port(), "");
+    let receiver = Agent::with_etcd("hostB", etcd.port(), "");
+    receiver.wait_condition(1, "receiver", "up");
+    let cold_start = trapd.wait_trap("PEERPAIR-MIB::peerpair.1.0", 0);
+    assert!(
+        cold_start.varbinds[2].ends_with("peerpair.1.0.0 = STRING: \"hostA\"")
+            || cold_start.varbinds[2].ends_with("\"hostB\"")
+    );
+
+    sender.kill();
+    let down = trapd.wait_trap("PEERPAIR-MIB::peerpair.1.1", 0);
+    let values: Vec<&str> =
+        down.varbinds[2..].iter().filter_map(|varbind| varbind.split_once(" = ")).map(|pair| pair.1).collect();
+    let (local, port) = to.rsplit_once(':').unwrap();
+    let text = |value: &str| format!("STRING: \"{value}\"");
+    let expected = ["hostB", "127.0.0.2", "0", local, port, "a to b", "Timeout, no packet received in 1 seconds"];
+    assert_eq!(values, expected.map(text));
+    let names: Vec<bool> = (0..7)
+        .map(|k| down.varbinds[2 + k].split(" = ").next().unwrap().ends_with(&format!("peerpair.1.1.{k}")))
+        .collect();
+    assert_eq!(names, [true; 7]);
+
+    sender.restart();
+    // The default hold of 30 s would keep this test waiting.
+    etcd.put("config", r#"{"enabled":true,"alarm":{"hold_down":"0s"}}"#);
+    let sink =
+        receiver.status()["sinks"].as_array().unwrap().iter().find(|sink| sink["name"] == "snmp-server").cloned();
+    assert_eq!(sink.unwrap()["kind"], "snmp");
+    receiver.wait_condition(1, "receiver", "up");
+}
+
+#[test]
+fn an_up_follows_in_the_originals_terms_too() {
+    let (trapd, addr) = (Trapd::start(), address());
+    let to = format!("{addr}:{}", udp_port(&addr));
+    let both = trapd.sink("both");
+    let agent =
+        Agent::with_dir("b", &[("tests/b/1.json", test_document(1, ("a", "127.0.0.2:0"), ("b", &to), QUICK))], &both);
+    let down = trapd.wait_trap("PEERPAIR-MIB::peerpair.1.1", 0);
+    assert_eq!(down.value("peerpairTestId.0"), id(1));
+    let source = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let mut sequence = 0;
+    wait_for("the Up", || {
+        source.send_to(&probe(1, sequence, Duration::ZERO), &to).unwrap();
+        sequence += 1;
+        trapd.traps().into_iter().find(|trap| trap.notification.ends_with("PEERPAIR-MIB::peerpair.1.2"))
+    });
+    drop(agent);
+}
+
+#[test]
+fn an_agent_restarted_between_down_and_up_tells_the_up() {
+    let (trapd, addr) = (Trapd::start(), address());
+    let to = format!("{addr}:{}", udp_port(&addr));
+    let document = test_document(1, ("b", "127.0.0.2:0"), ("b", &to), QUICK);
+    let silent = document.replacen("\"from_host\":\"b\"", "\"from_host\":\"a\"", 1);
+    let mut agent = Agent::with_dir("b", &[("tests/b/1.json", silent)], &trapd.sink("standard"));
+    trapd.wait_trap("ConnectionDown", 0);
+    agent.kill();
+    // The sender comes back while this agent is away.
+    agent.document("tests/b/1.json", &document);
+    agent.restart();
+    trapd.wait_trap("ConnectionUp", 0);
+    agent.wait_condition(1, "receiver", "up");
+    // And away again, under a test that was removed meanwhile.
+    agent.document("tests/b/1.json", &document.replacen("\"from_host\":\"b\"", "\"from_host\":\"a\"", 1));
+    trapd.wait_trap("ConnectionDown", 1);
+    agent.kill();
+    agent.remove_document("tests/b/1.json");
+    agent.restart();
+    trapd.wait_trap("ConnectionUp", 1);
+}
+
+#[test]
+fn a_removed_and_a_disabled_test_clear_their_alarms() {
+    let (trapd, addr) = (Trapd::start(), address());
+    let to = format!("{addr}:{}", udp_port(&addr));
+    let document = |n, more: &str| test_document(n, ("a", "127.0.0.2:0"), ("b", &to), &format!("{QUICK}{more}"));
+    let files = [("tests/b/1.json", document(1, "")), ("tests/b/2.json", document(2, ""))];
+    let agent = Agent::with_dir("b", &files, &trapd.sink("standard"));
+    trapd.wait_trap("ConnectionDown", 1);
+    agent.remove_document("tests/b/1.json");
+    agent.document("tests/b/2.json", &document(2, r#","enabled":false"#));
+    let mut cleared: Vec<String> =
+        (0..2).map(|n| trapd.wait_trap("ConnectionUp", n).value("peerpairTestId.0").to_owned()).collect();
+    cleared.sort();
+    assert_eq!(cleared, [id(1), id(2)]);
+    agent.wait_status("no alarms", |status| status["alarms"].as_array()?.is_empty().then_some(()));
+}
+
+/// 20 changes within a few seconds, under a hold of one second that doubles.
+#[test]
+fn a_flapping_test_is_told_seldom_and_truly() {
+    let (trapd, addr) = (Trapd::start(), address());
+    let to = format!("{addr}:{}", udp_port(&addr));
+    let more = r#","send_every":"20ms","expect_every":"40ms","raise_after":2,"clear_after":2,"hold_down":"1s""#;
+    let document = test_document(1, ("a", "127.0.0.2:0"), ("b", &to), "")
+        .replace(r#""send_every":"100ms","expect_every":"200ms","raise_after":3,"clear_after":3"#, &more[1..]);
+    let agent = Agent::with_dir("b", &[("tests/b/1.json", document)], &trapd.sink("standard"));
+    let source = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let mut sequence = 0;
+    let mut probe_until = |condition: &str| {
+        wait_for(condition, || {
+            if condition == "up" {
+                source.send_to(&probe(1, sequence, Duration::ZERO), &to).unwrap();
+                sequence += 1;
+            }
+            let status = agent.status();
+            let test = status["tests"].as_array()?.first()?.clone();
+            (test["condition"] == condition).then_some(())
+        });
+    };
+    for _ in 0..5 {
+        probe_until("down");
+        probe_until("up");
+    }
+    let sent = trapd.notifications(&["ConnectionDown", "ConnectionUp"]).len();
+    assert!(sent <= 6, "{sent} traps for 10 changes and more");
+    // What it ends with is what its receiver ends with.
+    probe_until("down");
+    wait_for("the last word", || {
+        let told = trapd.notifications(&["ConnectionDown", "ConnectionUp"]);
+        let status = agent.status();
+        let noc = status["sinks"].as_array()?.iter().find(|sink| sink["name"] == "noc")?.clone();
+        (told.last()? == "ConnectionDown" && noc["dirty"] == 0).then_some(())
+    });
+}
+
+#[test]
+fn late_probes_raise_latency_and_impossible_ones_the_clock() {
+    let (trapd, addr) = (Trapd::start(), address());
+    let to = format!("{addr}:{}", udp_port(&addr));
+    let document =
+        |n| test_document(n, ("a", "127.0.0.2:0"), ("b", &to), r#","max_latency":"5ms","hold_down":"100ms""#);
+    let files = [("tests/b/1.json", document(1)), ("tests/b/2.json", document(2))];
+    let agent = Agent::with_dir("b", &files, &trapd.sink("standard"));
+    let source = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let mut sequence = 0;
+    let mut send_until = |late: Duration, notification: &str| {
+        wait_for(notification, || {
+            source.send_to(&probe(1, sequence, late), &to).unwrap();
+            source.send_to(&probe(2, sequence, Duration::from_secs(3600)), &to).unwrap();
+            sequence += 1;
+            trapd.traps().into_iter().find(|trap| trap.notification.ends_with(notification))
+        })
+    };
+    let high = send_until(Duration::from_millis(500), "peerpairLatencyHigh");
+    assert_eq!(high.value("peerpairTestId.0"), id(1));
+    let delay: i64 = high.value("peerpairDelay.0").trim_end_matches(" microseconds").parse().unwrap();
+    assert!((500_000..600_000).contains(&delay), "{delay} us");
+    let clock = send_until(Duration::from_millis(500), "peerpairClockFault");
+    assert_eq!(clock.value("peerpairSubject.0"), "host a");
+    send_until(Duration::ZERO, "peerpairLatencyNormal");
+    let told = trapd.notifications(&["LatencyHigh", "ClockFault", "ConnectionDown"]);
+    assert_eq!(told.iter().collect::<std::collections::BTreeSet<_>>().len(), 2, "{told:?}");
+    drop(agent);
+}
+
+#[test]
+fn strangers_make_one_alarm_and_no_flood() {
+    let (trapd, addr) = (Trapd::start(), address());
+    let to = format!("{addr}:{}", udp_port(&addr));
+    let document = test_document(1, ("b", "127.0.0.2:0"), ("b", &to), QUICK);
+    let mut agent = Agent::with_dir("b", &[("tests/b/1.json", document)], &trapd.sink("standard"));
+    agent.wait_condition(1, "receiver", "up");
+    let lines_before = agent.log().lines().count();
+
+    let source = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let mut random = fastrand::Rng::with_seed(1);
+    for n in 0..10_000u32 {
+        let mut octets = match n % 4 {
+            0 => (0..random.usize(0..1500)).map(|_| random.u8(..)).collect(),
+            1 => probe(random.u8(..), n, Duration::ZERO).to_vec(),
+            2 => probe(1, n, Duration::ZERO)[..random.usize(0..108)].to_vec(),
+            _ => {
+                b"{\"Version\":1,\"NtpTimestamp\":\"2017-07-13T01:02:03Z\",\"HostId\":\"x\",\"TestId\":\"no\"}".to_vec()
+            }
+        };
+        if n % 4 != 2 && !octets.is_empty() {
+            let at = random.usize(..octets.len());
+            octets[at] ^= random.u8(1..);
+        }
+        source.send_to(&octets, &to).unwrap();
+    }
+    let packet = trapd.wait_trap("peerpairUnknownPacket", 0);
+    assert_eq!(packet.value("peerpairSource.0"), source.local_addr().unwrap().to_string());
+    agent.wait_status("every stranger to be counted", |status| {
+        let listener = &status["listeners"][0];
+        let (packets, dropped) = (listener["packets"].as_u64()?, listener["kernel_drops"].as_u64()?);
+        (packets + dropped >= 10_000).then_some(())
+    });
+    stays("the test is up and no further word is told", Duration::from_secs(1), || {
+        let status = agent.status();
+        trapd.notifications(&["UnknownPacket", "ConnectionDown"]).len() == 1 && status["tests"][0]["condition"] == "up"
+    });
+    let lines = agent.log().lines().count() - lines_before;
+    assert!(lines < 5, "{lines} lines of log\n{}", agent.log());
+    agent.signal(libc::SIGTERM);
+    assert_eq!(agent.wait_exit().code(), Some(0));
+}
+
+/// 1,000 tests whose probes all come at the same instant, once a second.
+#[test]
+fn a_burst_is_taken_whole_and_raises_nothing() {
+    let addr = address();
+    let port = udp_port(&addr);
+    let to = format!("{addr}:{port}");
+    let documents: Vec<(String, String)> = (0..1000u32)
+        .map(|n| {
+            let document = test_document(0, ("a", "127.0.0.2:0"), ("b", &to), "")
+                .replace(&id(0), &format!("00000000-0000-4000-8000-{n:012x}"))
+                .replace("\"100ms\",\"expect_every\":\"200ms\"", "\"500ms\",\"expect_every\":\"1200ms\"")
+                .replace("\"startup_grace\":\"1s\"", "\"startup_grace\":\"20s\"");
+            (format!("tests/b/{n}.json"), document)
+        })
+        .collect();
+    let files: Vec<(&str, String)> = documents.iter().map(|(path, text)| (path.as_str(), text.clone())).collect();
+    let agent = Agent::with_dir("b", &files, "");
+    agent.wait_status("all tests", |status| (status["tests"].as_array()?.len() == 1000).then_some(()));
+
+    let source = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let template = probe(0, 0, Duration::ZERO);
+    let mut begun = std::time::Instant::now();
+    for burst in 0..6u32 {
+        for n in 0..1000u32 {
+            let mut octets = template;
+            octets[..4].copy_from_slice(&burst.to_be_bytes());
+            octets[68..72].copy_from_slice(&n.to_be_bytes());
+            source.send_to(&octets, &to).unwrap();
+        }
+        // The next burst is due one second after this one: that is what is tested, not waited for.
+        begun += Duration::from_secs(1);
+        std::thread::sleep(begun.saturating_duration_since(std::time::Instant::now()));
+    }
+    let status = agent.wait_status("all probes", |status| {
+        (status["listeners"][0]["packets"].as_u64()? >= 6000).then(|| status.clone())
+    });
+    assert_eq!(status["listeners"][0]["kernel_drops"], 0);
+    let received: BTreeMap<u64, usize> =
+        status["tests"].as_array().unwrap().iter().fold(BTreeMap::new(), |mut counts, test| {
+            *counts.entry(test["counters"]["received"].as_u64().unwrap()).or_default() += 1;
+            counts
+        });
+    assert_eq!(received, BTreeMap::from([(6, 1000)]));
+    assert_eq!(agent.logged("alarm raised"), 0);
+}
+
+/// A receiver of plain traps that is away says so, at least on this host: nothing is lost by it.
+#[test]
+fn what_a_dead_receiver_misses_is_told_when_it_is_back() {
+    let (mut trapd, addr) = (Trapd::start(), address());
+    let to = format!("{addr}:{}", udp_port(&addr));
+    let document = test_document(1, ("b", "127.0.0.2:0"), ("b", &to), QUICK);
+    let silent = document.replacen("\"from_host\":\"b\"", "\"from_host\":\"a\"", 1);
+    let agent = Agent::with_dir("b", &[("tests/b/1.json", document.clone())], &trapd.sink("standard"));
+    agent.wait_condition(1, "receiver", "up");
+    trapd.wait_trap("coldStart", 0);
+    trapd.kill();
+    agent.document("tests/b/1.json", &silent);
+    agent.wait_condition(1, "receiver", "down");
+    agent.wait_status("the sink's trouble", |status| {
+        let noc = status["sinks"].as_array()?.iter().find(|sink| sink["name"] == "noc")?.clone();
+        noc["last_error"].as_str()?.contains("no SNMP receiver listens there").then_some(())
+    });
+    trapd.restart();
+    trapd.wait_trap("ConnectionDown", 0);
+    agent.document("tests/b/1.json", &document);
+    trapd.wait_trap("ConnectionUp", 0);
+    assert_eq!(agent.logged("receiver not reached"), 1, "{}", agent.log());
+}

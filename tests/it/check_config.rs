@@ -1,0 +1,121 @@
+//! The dry run.
+
+use std::net::UdpSocket;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use crate::support::{Etcd, id, tcp_port, test_document, write};
+
+fn check(directory: &Path, more: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_peerpair"));
+    command.current_dir(directory).args(["check-config", "--config", "peerpair.toml"]).args(more);
+    command.output().unwrap()
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+const DIR: &str = "host = \"host-b\"\n[store]\nkind = \"dir\"\npath = \"documents\"\n[[sink]]\nname = \"noc\"\nkind = \"snmp\"\ntarget = \"127.0.0.1\"\n";
+
+fn tree(documents: &[(&str, String)]) -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    write(&directory.path().join("peerpair.toml"), DIR);
+    std::fs::create_dir_all(directory.path().join("documents")).unwrap();
+    for (path, text) in documents {
+        write(&directory.path().join("documents").join(path), text);
+    }
+    directory
+}
+
+/// A good tree whose addresses have this port.
+fn good(port: u16) -> tempfile::TempDir {
+    let document = |n, from, host, to| test_document(n, from, (host, &format!("{to}:{port}")), "");
+    tree(&[
+        ("config.json", r#"{"enabled":true,"version":3}"#.to_owned()),
+        ("tests/host-b/1.json", document(1, ("host-a", "127.0.0.2:0"), "host-b", "127.0.0.3")),
+        ("tests/host-b/2.json", document(2, ("host-a", "127.0.0.2:0"), "host-b", "localhost")),
+        ("tests/host-b/3.json", document(3, ("host-a", "127.0.0.2:0"), "host-b", "127.0.0.1")),
+        ("tests/host-b/4.json", document(4, ("host-b", "127.0.0.3:0"), "host-a", "127.0.0.2")),
+    ])
+}
+
+#[test]
+fn a_good_tree_shows_what_the_host_would_do() {
+    // Nothing is bound: the address is taken, and that is no finding.
+    let taken = UdpSocket::bind("127.0.0.3:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let directory = good(port);
+    let output = check(directory.path(), &[]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    insta::assert_snapshot!(text(&output).replace(&port.to_string(), "PORT"));
+    let json: serde_json::Value =
+        serde_json::from_slice(&check(directory.path(), &["--format", "json"]).stdout).unwrap();
+    let names = [format!("127.0.0.1:{port}"), format!("localhost:{port}")];
+    assert_eq!(json["listeners"][0]["names"], serde_json::json!(names));
+    assert_eq!(json["packets_per_second_in"], 30.0);
+    assert_eq!(json["packets_per_second_out"], 10.0);
+    assert_eq!(json["senders"][0]["id"], id(4).as_str());
+}
+
+#[test]
+fn every_finding_is_printed_with_its_place_and_a_way_out() {
+    let directory = good(8620);
+    let documents = directory.path().join("documents");
+    write(&documents.join("tests/host-b/5.json"), "{\"id\": \"x\",}");
+    write(
+        &documents.join("tests/host-b/6.toml"),
+        "id = \"no\"\nfrom_host = \"host-b\"\nto = \"host-b\"\nexpct_every = \"2s\"\n",
+    );
+    write(
+        &documents.join("tests/host-b/7.json"),
+        &test_document(7, ("host-a", ""), ("host-b", "nowhere.invalid:1"), ""),
+    );
+    let output = check(directory.path(), &[]);
+    assert_eq!(output.status.code(), Some(78));
+    // The resolver's own words differ between systems.
+    let shown = text(&output);
+    let lines: Vec<&str> = shown.lines().map(|line| line.split(": failed to lookup").next().unwrap()).collect();
+    insta::assert_snapshot!(lines.join("\n"));
+}
+
+#[test]
+fn warnings_count_where_they_are_denied() {
+    let directory = good(8620);
+    write(&directory.path().join("documents/hosts/host-b.json"), r#"{"enabled":true,"colour":"blue"}"#);
+    assert_eq!(check(directory.path(), &[]).status.code(), Some(0));
+    assert_eq!(check(directory.path(), &["--deny-warnings"]).status.code(), Some(78));
+}
+
+#[test]
+fn another_host_is_checked_by_name() {
+    let directory = good(8620);
+    let output = check(directory.path(), &["--host", "host-c"]);
+    assert!(text(&output).starts_with("host-c, "), "{}", text(&output));
+    assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
+fn a_bad_bootstrap_file_and_a_store_that_is_away() {
+    let directory = good(8620);
+    write(&directory.path().join("peerpair.toml"), "[stor]\nkind = \"dir\"\n");
+    let output = check(directory.path(), &[]);
+    assert_eq!(output.status.code(), Some(78));
+    assert!(text(&output).contains("did you mean `store`?"), "{}", text(&output));
+
+    let away = format!("[store]\nkind = \"etcd\"\nendpoints = [\"http://127.0.0.1:{}\"]\n", tcp_port());
+    write(&directory.path().join("peerpair.toml"), &away);
+    let output = check(directory.path(), &[]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output).contains("cannot be read"), "{}", text(&output));
+}
+
+#[test]
+fn it_reads_the_real_store() {
+    let etcd = Etcd::start();
+    etcd.put_test(["host-b"], "one", &test_document(1, ("host-a", ""), ("host-b", "127.0.0.3:8620"), ""));
+    let directory = good(8620);
+    let output = check(directory.path(), &["--config-server", &format!("127.0.0.1:{}", etcd.port())]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    assert!(text(&output).contains("listen at 1 address for 1 test"), "{}", text(&output));
+}

@@ -1,0 +1,55 @@
+//! What a newcomer does first.
+
+use std::process::{Command, Stdio};
+
+use crate::support::{end, http, spawn, tcp_port, udp_port, wait_for};
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+#[test]
+fn the_quickstart_says_what_is_up_and_what_is_down_and_why() {
+    // A copy, so that the state and the ports are this test's own.
+    let directory = tempfile::tempdir().unwrap();
+    let port = tcp_port();
+    let text = std::fs::read_to_string(format!("{ROOT}/config-examples/quickstart.toml")).unwrap();
+    let text =
+        text.replace("127.0.0.1:8650\"", &format!("127.0.0.1:{port}\"")).replace("../target/quickstart-state", "state");
+    let config = directory.path().join("quickstart.toml");
+    std::fs::write(&config, text).unwrap();
+    let tests = "quickstart/tests/quickstart";
+    std::fs::create_dir_all(directory.path().join(tests)).unwrap();
+    let receiver = udp_port("127.0.0.3");
+    for document in ["quickstart/config.json".to_owned()]
+        .into_iter()
+        .chain(["healthy.json", "silent.toml", "unheard.json"].map(|name| format!("{tests}/{name}")))
+    {
+        let text = std::fs::read_to_string(format!("{ROOT}/config-examples/{document}")).unwrap();
+        std::fs::write(directory.path().join(document), text.replace(":8620", &format!(":{receiver}"))).unwrap();
+    }
+    let log = directory.path().join("log");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_peerpair"));
+    command.arg("run").arg("--config").arg(config).stdin(Stdio::null()).stderr(std::fs::File::create(&log).unwrap());
+    let mut child = spawn(&mut command, "peerpair");
+
+    let expected = ["test up", "no probe ever came", "port unreachable, nothing listens there"];
+    wait_for("the console to tell", || {
+        let log = std::fs::read_to_string(&log).unwrap();
+        expected.iter().all(|text| log.contains(text)).then_some(())
+    });
+    let expected = ["<h1>quickstart</h1>", "from a host that never sends", "no probe ever came", "loopback, healthy"];
+    wait_for("the page to show it", || {
+        let (status, page) = http(port, "GET", "/", "").ok()?;
+        (status == 200 && expected.iter().all(|text| page.contains(text))).then_some(())
+    });
+    end(&mut child);
+}
+
+#[test]
+fn the_quickstart_and_the_other_examples_have_no_findings() {
+    for example in ["quickstart.toml"] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_peerpair"));
+        command.args(["check-config", "--deny-warnings", "--config"]).arg(format!("{ROOT}/config-examples/{example}"));
+        let output = command.output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stdout));
+    }
+}

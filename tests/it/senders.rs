@@ -1,0 +1,196 @@
+//! Probes on the wire, and what keeps them from it.
+
+use std::net::UdpSocket;
+use std::time::Duration;
+
+use peerpair::pure::probe::{Probe, flag};
+use peerpair::pure::probe_v1::ProbeV1;
+
+use crate::support::{Agent, Trapd, address, id, test_document, udp_port, wait_for};
+
+const SOON: Duration = Duration::from_secs(10);
+
+/// A receiver of our own, to see what is sent.
+fn receiver(addr: &str) -> (UdpSocket, String) {
+    let socket = UdpSocket::bind((addr, 0)).unwrap();
+    socket.set_read_timeout(Some(SOON)).unwrap();
+    let at = socket.local_addr().unwrap().to_string();
+    (socket, at)
+}
+
+fn next_probe(socket: &UdpSocket) -> (Probe, String) {
+    let mut octets = [0; 2048];
+    let (len, source) = socket.recv_from(&mut octets).expect("a probe in time");
+    assert_eq!(len, 108);
+    (Probe::decode(&octets[..len]).unwrap(), source.to_string())
+}
+
+fn set_out(n: u8, from: &str, to: &str, more: &str) -> String {
+    test_document(n, ("b", from), ("elsewhere", to), more)
+}
+
+#[test]
+fn a_probe_is_as_the_design_says_and_the_last_one_says_goodbye() {
+    let (socket, to) = receiver(&address());
+    let from = address();
+    let mut agent = Agent::with_dir("b", &[("tests/b/1.json", set_out(1, &format!("{from}:0"), &to, ""))], "");
+    let (first, source) = next_probe(&socket);
+    assert_eq!((first.sequence, first.flags & flag::STOPS), (0, 0));
+    assert_eq!(first.test_id.to_string(), id(1));
+    assert_eq!(first.send_every, Duration::from_millis(100));
+    assert_eq!(first.config_revision, 1);
+    assert!(first.ssid != 0 && source.starts_with(&from), "{source}");
+    let (second, same_source) = next_probe(&socket);
+    assert_eq!((second.sequence, second.epoch, same_source), (1, first.epoch, source));
+    assert_eq!(second.flags, flag::CORRECTION_VALID);
+
+    agent.signal(libc::SIGTERM);
+    assert_eq!(agent.wait_exit().code(), Some(0));
+    let mut last = next_probe(&socket).0;
+    while last.flags & flag::STOPS == 0 {
+        last = next_probe(&socket).0;
+    }
+}
+
+/// One document changes; the other tests' epochs and sequence numbers go on without a gap, and so
+/// do the probes of the one that changed.
+#[test]
+fn a_change_touches_only_what_differs() {
+    let (socket, to) = receiver(&address());
+    let document = |n, more: &str| set_out(n, "127.0.0.2:0", &to, more);
+    let listening = address();
+    let listen_at = format!("{listening}:{}", udp_port(&listening));
+    let agent = Agent::with_dir(
+        "b",
+        &[
+            ("tests/b/1.json", document(1, "")),
+            ("tests/b/2.json", document(2, "")),
+            ("tests/b/3.json", document(3, "")),
+            ("tests/b/4.json", test_document(4, ("b", "127.0.0.2:0"), ("b", &listen_at), "")),
+        ],
+        "",
+    );
+    agent.wait_condition(4, "receiver", "up");
+    let mut last: [Option<Probe>; 3] = [None, None, None];
+    let mut sources = std::collections::BTreeSet::new();
+    let mut changed = false;
+    let mut seen_after = [0; 3];
+    while seen_after[1] < 20 || seen_after[0] < 20 {
+        let (probe, source) = next_probe(&socket);
+        sources.insert(source);
+        let n = usize::from(probe.test_id.to_bytes()[15]) - 1;
+        if let Some(before) = &last[n] {
+            assert_eq!((probe.epoch, probe.sequence), (before.epoch, before.sequence + 1), "test {}", n + 1);
+        }
+        if changed {
+            seen_after[n] += 1;
+        }
+        last[n] = Some(probe);
+        if !changed && last.iter().all(Option::is_some) {
+            agent.document("tests/b/1.json", &document(1, "").replace("\"100ms\"", "\"50ms\""));
+            agent.remove_document("tests/b/3.json");
+            agent.document(
+                "tests/b/4.json",
+                &test_document(4, ("b", "127.0.0.2:0"), ("b", &listen_at), r#","max_latency":"1s""#),
+            );
+            wait_for("the change", || (agent.status()["store"]["revision"].as_u64()? > 1).then_some(()));
+            changed = true;
+        }
+    }
+    assert_eq!(last[0].as_ref().unwrap().send_every, Duration::from_millis(50));
+    assert_eq!(sources.len(), 1, "one source address is one socket");
+    // The listener's test kept its counters: its expectation was re-parameterised, not begun anew.
+    let status = agent.wait_status("the listener's test with its limit", |status| {
+        let test = status["tests"]
+            .as_array()?
+            .iter()
+            .find(|test| test["id"] == id(4).as_str() && test["role"] == "receiver")?;
+        (test["conditions"]["latency"] == "up").then(|| test.clone())
+    });
+    let sent = agent.wait_status("its sender", |status| {
+        status["senders"].as_array()?.iter().find(|sender| sender["id"] == id(4).as_str())?["sent"].as_u64()
+    });
+    let received = status["counters"]["received"].as_u64().unwrap();
+    assert!(received > 10 && received <= sent + 1 && status["counters"]["duplicates"] == 0, "{received} of {sent}");
+}
+
+#[test]
+fn what_the_path_sends_back_names_the_cause_and_clears() {
+    let (trapd, addr) = (Trapd::start(), address());
+    let port = udp_port(&addr);
+    let to = format!("{addr}:{port}");
+    let (other, other_at) = receiver(&address());
+    let more = r#","hold_down":"100ms""#;
+    let agent = Agent::with_dir(
+        "b",
+        &[
+            ("tests/b/1.json", set_out(1, "127.0.0.2:0", &to, more)),
+            ("tests/b/2.json", set_out(2, "127.0.0.2:0", &other_at, more)),
+            ("tests/b/3.json", set_out(3, "127.0.0.2:0", "192.0.2.1:8620", more)),
+        ],
+        &trapd.sink("standard"),
+    );
+    let texts: Vec<String> =
+        (0..2).map(|n| trapd.wait_trap("SenderFault", n).value("peerpairText.0").to_owned()).collect();
+    assert!(
+        texts.iter().any(|text| text.contains(&format!("send to {to}: port unreachable, nothing listens there"))),
+        "{texts:?}"
+    );
+    assert!(texts.iter().any(|text| text.starts_with("send to 192.0.2.1:8620: ")), "{texts:?}");
+    // The innocent test that shares the socket loses no probe.
+    let mut before = next_probe(&other).0.sequence;
+    for _ in 0..20 {
+        let sequence = next_probe(&other).0.sequence;
+        assert_eq!(sequence, before + 1);
+        before = sequence;
+    }
+    let status = agent.status();
+    let innocent =
+        status["senders"].as_array().unwrap().iter().find(|sender| sender["id"] == id(2).as_str()).unwrap().clone();
+    assert_eq!(innocent["errors"], 0);
+
+    // Somebody listens there now.
+    let _heals = UdpSocket::bind(&to).unwrap();
+    let good = trapd.wait_trap("SenderGood", 0);
+    assert_eq!(good.value("peerpairTestId.0"), id(1));
+}
+
+/// Two agents whose tests go from and to the same fixed ports, as the original's documents had it.
+#[test]
+fn a_sender_shares_the_port_of_a_listener() {
+    let (a, b) = (address(), address());
+    let (at_a, at_b) = (format!("{a}:{}", udp_port(&a)), format!("{b}:{}", udp_port(&b)));
+    let there = test_document(1, ("a", &at_a), ("b", &at_b), "");
+    let back = test_document(2, ("b", &at_b), ("a", &at_a), "");
+    let agents = ["a", "b"].map(|host| {
+        let (one, two) = (format!("tests/{host}/1.json"), format!("tests/{host}/2.json"));
+        Agent::with_dir(host, &[(one.as_str(), there.clone()), (two.as_str(), back.clone())], "")
+    });
+    agents[1].wait_condition(1, "receiver", "up");
+    agents[0].wait_condition(2, "receiver", "up");
+    for agent in &agents {
+        assert_eq!(agent.logged("alarm raised"), 0, "{}", agent.log());
+    }
+}
+
+#[test]
+fn the_originals_probe_is_sent_and_understood() {
+    let (socket, to) = receiver(&address());
+    let addr = address();
+    let own = format!("{addr}:{}", udp_port(&addr));
+    let agent = Agent::with_dir(
+        "b",
+        &[
+            ("config.json", r#"{"version":7}"#.to_owned()),
+            ("tests/b/1.json", set_out(1, "127.0.0.2:0", &to, r#","wire":"json-v1""#)),
+            ("tests/b/2.json", test_document(2, ("b", "127.0.0.2:0"), ("b", &own), r#","wire":"json-v1""#)),
+        ],
+        "",
+    );
+    let mut octets = [0; 2048];
+    let len = socket.recv(&mut octets).unwrap();
+    let probe = ProbeV1::decode(&octets[..len]).unwrap();
+    assert_eq!((probe.host_id.as_str(), probe.config_version, probe.test_id.to_string()), ("b", 7, id(1)));
+    assert_eq!(octets[len - 1], b'\n');
+    agent.wait_condition(2, "receiver", "up");
+}

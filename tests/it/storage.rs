@@ -1,0 +1,168 @@
+//! The config store goes away and comes back; tests go on.
+
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use crate::support::{Agent, Etcd, address, end, http, spawn, stays, tcp_port, test_document, udp_port, wait_for};
+
+struct Pair {
+    etcd: Etcd,
+    sender: Agent,
+    receiver: Agent,
+    to: String,
+}
+
+/// Two agents with one test between them, up.
+fn pair() -> Pair {
+    let (etcd, addr) = (Etcd::start(), address());
+    let to = format!("{addr}:{}", udp_port(&addr));
+    etcd.put_test(["a", "b"], "one", &test_document(1, ("a", "127.0.0.2:0"), ("b", &to), ""));
+    let sender = Agent::with_etcd("a", etcd.port(), "");
+    let receiver = Agent::with_etcd("b", etcd.port(), "");
+    receiver.wait_condition(1, "receiver", "up");
+    Pair { etcd, sender, receiver, to }
+}
+
+impl Pair {
+    fn received(&self) -> u64 {
+        self.receiver.status()["tests"][0]["counters"]["received"].as_u64().unwrap()
+    }
+
+    #[track_caller]
+    fn goes_on(&self) {
+        let before = self.received();
+        wait_for("more probes", || (self.received() > before + 10).then_some(()));
+        self.receiver.wait_condition(1, "receiver", "up");
+    }
+
+    fn wait_connected(&self, connected: bool) {
+        for agent in [&self.sender, &self.receiver] {
+            agent.wait_status("the store's state", |status| (status["store"]["connected"] == connected).then_some(()));
+        }
+    }
+
+    /// Changes the store, and waits until it is in force.
+    #[track_caller]
+    fn change_is_picked_up(&self) {
+        self.etcd.put_test(["a", "b"], "two", &test_document(2, ("a", "127.0.0.2:0"), ("b", &self.to), ""));
+        self.receiver.wait_condition(2, "receiver", "up");
+        self.etcd.delete("tests/b/two");
+        self.receiver.wait_status("one test", |status| (status["tests"].as_array()?.len() == 1).then_some(()));
+    }
+}
+
+#[test]
+fn etcd_killed_and_restarted() {
+    let mut pair = pair();
+    pair.etcd.kill();
+    pair.wait_connected(false);
+    pair.goes_on();
+    pair.etcd.restart();
+    pair.wait_connected(true);
+    pair.change_is_picked_up();
+    pair.goes_on();
+    assert_eq!(pair.receiver.logged("store lost, tests go on"), 1, "{}", pair.receiver.log());
+    let status = pair.receiver.status();
+    assert_eq!(status["alarms"].as_array().unwrap().len(), 0, "{status}");
+}
+
+#[test]
+fn etcd_hangs() {
+    let pair = pair();
+    pair.etcd.pause();
+    pair.goes_on();
+    // What starts while it hangs waits, says so once, and starts when it answers.
+    let late = Agent::with_etcd("b2", pair.etcd.port(), "");
+    late.wait_status("the hang to be noticed", |status| status["store"]["error"].as_str().map(str::to_owned));
+    pair.goes_on();
+    pair.etcd.resume();
+    late.wait_status("the store", |status| (status["store"]["connected"] == true).then_some(()));
+    assert_eq!(late.logged("store lost, waiting for it"), 1, "{}", late.log());
+    pair.change_is_picked_up();
+}
+
+#[test]
+fn etcd_away_at_the_start() {
+    let (mut etcd, addr) = (Etcd::not_started(), address());
+    let to = format!("{addr}:{}", udp_port(&addr));
+    let agent = Agent::with_etcd("b", etcd.port(), "");
+    wait_for("word of it", || (agent.logged("store lost, waiting for it") == 1).then_some(()));
+    wait_for("its alarm", || (agent.logged("alarm raised") == 1).then_some(()));
+    stays("it is said once", Duration::from_secs(3), || {
+        agent.logged("store lost") == 1 && agent.logged("alarm raised") == 1
+    });
+    let (status, body) = http(agent.web_port(), "GET", "/healthz", "").unwrap();
+    assert_eq!(status, 200, "an agent that waits is not sick");
+    assert!(body.contains("\"configured\":false"), "{body}");
+    etcd.restart();
+    etcd.put_test(["b"], "one", &test_document(1, ("b", "127.0.0.2:0"), ("b", &to), ""));
+    agent.wait_condition(1, "receiver", "up");
+    wait_for("the alarm's end", || agent.status()["alarms"].as_array()?.is_empty().then_some(()));
+}
+
+#[test]
+fn more_foreign_writes_than_etcd_remembers() {
+    let pair = pair();
+    for n in 0..1010 {
+        pair.etcd.put("elsewhere/x", &n.to_string());
+    }
+    pair.change_is_picked_up();
+    pair.goes_on();
+}
+
+#[test]
+fn a_bad_document_rejects_itself_and_its_last_good_version_goes_on() {
+    let pair = pair();
+    let bad = test_document(1, ("a", "127.0.0.2:0"), ("b", &pair.to), r#","expect_every":"soon""#)
+        .replace(r#""expect_every":"200ms","#, "");
+    pair.etcd.put_test(["a", "b"], "one", &bad);
+    pair.receiver.wait_status("the rejection", |status| {
+        let rejected = status["store"]["rejected"].as_array()?.first()?.clone();
+        assert_eq!(rejected["document"], "tests/b/one");
+        assert_eq!(rejected["last_good_in_force"], true);
+        rejected["reasons"][0].as_str()?.starts_with("tests/b/one: expect_every: ").then_some(())
+    });
+    pair.goes_on();
+    wait_for("its alarm", || (pair.receiver.status()["alarms"].as_array()?.len() == 1).then_some(()));
+    pair.etcd.put_test(["a", "b"], "one", &test_document(1, ("a", "127.0.0.2:0"), ("b", &pair.to), ""));
+    wait_for("the alarm's end", || pair.receiver.status()["alarms"].as_array()?.is_empty().then_some(()));
+    pair.goes_on();
+}
+
+#[test]
+fn an_etcd_without_the_v2_api_is_named() {
+    let (client, peer) = (tcp_port(), tcp_port());
+    let directory = tempfile::tempdir().unwrap();
+    let (client_url, peer_url) = (format!("http://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
+    let mut command = Command::new("etcd");
+    command
+        .args(["--listen-client-urls", &client_url, "--advertise-client-urls", &client_url])
+        .args(["--listen-peer-urls", &peer_url, "--data-dir"])
+        .arg(directory.path())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    let mut etcd = spawn(&mut command, "etcd-server");
+    wait_for("etcd", || http(client, "GET", "/version", "").ok());
+    let agent = Agent::with_etcd("b", client, "");
+    let problem = agent.wait_status("the problem", |status| status["store"]["error"].as_str().map(str::to_owned));
+    assert!(problem.contains("does not answer the v2 API") && problem.contains("--enable-v2=true"), "{problem}");
+    end(&mut etcd);
+}
+
+#[test]
+fn a_directory_that_is_replaced_or_gone() {
+    let addr = address();
+    let to = format!("{addr}:{}", udp_port(&addr));
+    let document = |n| test_document(n, ("b", "127.0.0.2:0"), ("b", &to), "");
+    let agent = Agent::with_dir("b", &[("tests/b/1.json", document(1))], "");
+    agent.wait_condition(1, "receiver", "up");
+    // Gone is not empty: the test goes on.
+    let (documents, aside) = (agent.path("documents"), agent.path("aside"));
+    std::fs::rename(&documents, &aside).unwrap();
+    agent.wait_status("the loss", |status| (status["store"]["connected"] == false).then_some(()));
+    agent.wait_condition(1, "receiver", "up");
+    // Another one in its place is read.
+    agent.document("tests/b/2.json", &document(2));
+    agent.wait_condition(2, "receiver", "up");
+    agent.wait_status("the first test's end", |status| (status["tests"].as_array()?.len() == 2).then_some(()));
+}

@@ -1,0 +1,140 @@
+//! An agent as its users run it: the binary, a bootstrap file, and its status page.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::{end, http, signal, spawn, tcp_port, wait_for, write};
+
+pub struct Agent {
+    directory: TempDir,
+    child: Child,
+    web_port: u16,
+}
+
+impl Agent {
+    /// Starts an agent of `host` with a `dir` store, to be filled by `document`.
+    pub fn with_dir(host: &str, documents: &[(&str, String)], more: &str) -> Agent {
+        let directory = tempfile::tempdir().expect("a directory");
+        let agent = |path: &str| directory.path().join("documents").join(path);
+        std::fs::create_dir_all(agent("")).expect("create directory");
+        for (path, text) in documents {
+            write(&agent(path), text);
+        }
+        Self::start(directory, host, "[store]\nkind = \"dir\"\npath = \"documents\"\n", more)
+    }
+
+    /// Starts an agent of `host` with an etcd at `port`.
+    pub fn with_etcd(host: &str, port: u16, more: &str) -> Agent {
+        let store =
+            format!("[store]\nkind = \"etcd\"\nendpoints = [\"http://127.0.0.1:{port}\"]\nrequest_timeout = \"1s\"\n");
+        Self::start(tempfile::tempdir().expect("a directory"), host, &store, more)
+    }
+
+    fn start(directory: TempDir, host: &str, store: &str, more: &str) -> Agent {
+        let web_port = tcp_port();
+        let text = format!(
+            "host = \"{host}\"\nstate_dir = \"state\"\n{store}[web]\nlisten = \"127.0.0.1:{web_port}\"\n\
+             [[sink]]\nname = \"console\"\nkind = \"log\"\n{more}"
+        );
+        write(&directory.path().join("peerpair.toml"), &text);
+        let child = run(directory.path());
+        let agent = Agent { directory, child, web_port };
+        wait_for("the status page", || http(agent.web_port, "GET", "/healthz", "").ok());
+        agent
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    pub fn web_port(&self) -> u16 {
+        self.web_port
+    }
+
+    /// Writes a document of a `dir` store.
+    pub fn document(&self, path: &str, text: &str) {
+        write(&self.path("documents").join(path), text);
+    }
+
+    pub fn remove_document(&self, path: &str) {
+        std::fs::remove_file(self.path("documents").join(path)).expect("remove document");
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.path("log")).expect("the log")
+    }
+
+    /// Lines of the log that hold `text`.
+    pub fn logged(&self, text: &str) -> usize {
+        self.log().lines().filter(|line| line.contains(text)).count()
+    }
+
+    pub fn status(&self) -> Value {
+        let (_, body) = http(self.web_port, "GET", "/status.json", "").expect("the status");
+        serde_json::from_str(&body).expect("JSON")
+    }
+
+    #[track_caller]
+    pub fn wait_status<T>(&self, what: &str, found: impl Fn(&Value) -> Option<T>) -> T {
+        wait_for(what, || found(&self.status()))
+    }
+
+    /// Waits until test `n` stands in `condition` here as `role`.
+    #[track_caller]
+    pub fn wait_condition(&self, n: u8, role: &str, condition: &str) -> Value {
+        self.wait_status(&format!("test {n} {condition} at its {role}"), |status| {
+            test(status, n, role).filter(|test| test["condition"] == condition)
+        })
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn signal(&self, number: i32) {
+        signal(&self.child, number);
+    }
+
+    #[track_caller]
+    pub fn wait_exit(&mut self) -> ExitStatus {
+        let child = &mut self.child;
+        wait_for("the agent's end", || child.try_wait().expect("wait"))
+    }
+
+    /// Ends it without a word, as a power cut does.
+    pub fn kill(&mut self) {
+        end(&mut self.child);
+    }
+
+    /// Starts it again with the same files.
+    pub fn restart(&mut self) {
+        self.child = run(self.directory.path());
+        wait_for("the status page", || http(self.web_port, "GET", "/healthz", "").ok());
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        end(&mut self.child);
+        if std::thread::panicking() {
+            eprintln!("--- log of an agent\n{}---", self.log());
+        }
+    }
+}
+
+/// The part of a status that is about test `n` in `role`.
+pub fn test(status: &Value, n: u8, role: &str) -> Option<Value> {
+    let id = super::id(n);
+    status["tests"].as_array()?.iter().find(|test| test["id"] == id.as_str() && test["role"] == role).cloned()
+}
+
+fn run(directory: &Path) -> Child {
+    let log = File::options().create(true).append(true).open(directory.join("log")).expect("a log file");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_peerpair"));
+    command.arg("run").arg("--config").arg(directory.join("peerpair.toml")).stdin(Stdio::null()).stderr(log);
+    spawn(&mut command, "peerpair")
+}

@@ -1,0 +1,125 @@
+//! Agents and their peers as child processes, and ways to wait for what they do.
+
+mod agent;
+mod etcd;
+mod trapd;
+
+use std::io::{Read, Write};
+use std::net::{TcpStream, UdpSocket};
+use std::path::Path;
+use std::process::{Child, Command};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::{Duration, Instant};
+
+pub use agent::Agent;
+pub use etcd::Etcd;
+pub use trapd::Trapd;
+
+/// Nothing here takes longer unless it is broken.
+pub const DEADLINE: Duration = Duration::from_secs(30);
+/// How often a condition is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// Waits for a condition; fails with `what` after the deadline.
+#[track_caller]
+pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        if let Some(found) = condition() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        std::thread::sleep(LOOK_EVERY);
+    }
+}
+
+/// Watches that something stays as it is for a while.
+#[track_caller]
+pub fn stays(what: &str, during: Duration, mut condition: impl FnMut() -> bool) {
+    let end = Instant::now() + during;
+    while Instant::now() < end {
+        assert!(condition(), "did not stay: {what}");
+        std::thread::sleep(LOOK_EVERY);
+    }
+}
+
+/// A loopback address that no other test of this process uses.
+pub fn address() -> String {
+    static NEXT: AtomicU8 = AtomicU8::new(1);
+    let n = NEXT.fetch_add(1, Ordering::Relaxed);
+    // Another run at the same time has other addresses.
+    format!("127.{}.{}.1", std::process::id() % 200 + 20, n)
+}
+
+/// A UDP port that is free at this address now.
+pub fn udp_port(address: &str) -> u16 {
+    UdpSocket::bind((address, 0)).and_then(|socket| socket.local_addr()).expect("a free UDP port").port()
+}
+
+/// A TCP port that is free on 127.0.0.1 now.
+pub fn tcp_port() -> u16 {
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a free TCP port");
+    listener.local_addr().expect("its address").port()
+}
+
+/// One HTTP request to 127.0.0.1: the status and the body.
+pub fn http(port: u16, method: &str, path: &str, body: &str) -> std::io::Result<(u16, String)> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    let kind = "application/x-www-form-urlencoded";
+    write!(
+        stream,
+        "{method} {path} HTTP/1.0\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
+    Ok((status, body.to_owned()))
+}
+
+/// A document of test `n` with good defaults for a quick test, and `more` fields.
+pub fn test_document(n: u8, from: (&str, &str), to: (&str, &str), more: &str) -> String {
+    format!(
+        r#"{{"id":"{}","description":"test {n}","from_host":"{}","from":"{}","to_host":"{}","to":"{}",
+            "send_every":"100ms","expect_every":"200ms","raise_after":3,"clear_after":3,"startup_grace":"1s"{more}}}"#,
+        id(n),
+        from.0,
+        from.1,
+        to.0,
+        to.1
+    )
+}
+
+/// The id of test `n`.
+pub fn id(n: u8) -> String {
+    format!("00000000-0000-4000-8000-0000000000{n:02x}")
+}
+
+/// Writes a file, as editors do: whole.
+pub fn write(path: &Path, text: &str) {
+    std::fs::create_dir_all(path.parent().expect("a directory")).expect("create directory");
+    let temporary = path.with_extension("tmp");
+    std::fs::write(&temporary, text).expect("write file");
+    std::fs::rename(&temporary, path).expect("rename file");
+}
+
+/// Starts a program, or says how to get it.
+pub fn spawn(command: &mut Command, package: &str) -> Child {
+    let program = command.get_program().to_string_lossy().into_owned();
+    command.spawn().unwrap_or_else(|error| panic!("{program}: {error}; install it with: apt-get install {package}"))
+}
+
+/// Sends a signal to a process of ours.
+pub fn signal(child: &Child, signal: i32) {
+    let pid = libc::pid_t::try_from(child.id()).expect("a process id");
+    // SAFETY: kill(2) takes any numbers; the child is ours and not yet reaped.
+    assert_eq!(unsafe { libc::kill(pid, signal) }, 0, "send a signal");
+}
+
+/// Ends a process of ours for good.
+pub fn end(child: &mut Child) {
+    let _gone_already = child.kill();
+    let _status = child.wait();
+}

@@ -1,0 +1,139 @@
+//! A real snmptrapd that knows our MIB, and the traps that it took in.
+
+use std::fs::File;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use tempfile::TempDir;
+
+use super::{end, spawn, udp_port, wait_for};
+
+pub struct Trapd {
+    directory: TempDir,
+    child: Child,
+    port: u16,
+}
+
+/// One trap as snmptrapd renders it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Trap {
+    /// The notification's name or OID.
+    pub notification: String,
+    /// All of its varbinds, in order, as `name = value`.
+    pub varbinds: Vec<String>,
+}
+
+impl Trap {
+    /// The value of the varbind whose name ends so.
+    pub fn value(&self, name: &str) -> &str {
+        let found = self.varbinds.iter().find_map(|varbind| {
+            let (found, value) = varbind.split_once(" = ")?;
+            found.ends_with(name).then_some(value)
+        });
+        let found = found.unwrap_or_else(|| panic!("no {name} in {self:?}"));
+        found.trim_start_matches("STRING: ").trim_start_matches("INTEGER: ").trim_matches('"')
+    }
+}
+
+impl Trapd {
+    pub fn start() -> Trapd {
+        let port = udp_port("127.0.0.1");
+        let directory = tempfile::tempdir().expect("a directory");
+        let child = run(directory.path(), port);
+        let trapd = Trapd { directory, child, port };
+        trapd.wait_until_it_listens();
+        trapd
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// A sink that sends here.
+    pub fn sink(&self, profile: &str) -> String {
+        format!(
+            "[[sink]]\nname = \"noc\"\nkind = \"snmp\"\ntarget = \"127.0.0.1:{}\"\nprofile = \"{profile}\"\n",
+            self.port
+        )
+    }
+
+    /// All traps so far.
+    pub fn traps(&self) -> Vec<Trap> {
+        let log = std::fs::read_to_string(self.directory.path().join("traps")).unwrap_or_default();
+        let lines = log.split_inclusive('\n').filter(|line| line.ends_with('\n')).map(str::trim_end);
+        lines.filter_map(|line| line.strip_prefix("TRAP|")).map(parse).collect()
+    }
+
+    /// All traps so far of these notifications, by their names' ends.
+    pub fn notifications(&self, names: &[&str]) -> Vec<String> {
+        let names =
+            |trap: &Trap| names.iter().find(|name| trap.notification.ends_with(*name)).map(|name| (*name).to_owned());
+        self.traps().iter().filter_map(names).collect()
+    }
+
+    /// Waits for the `n`th trap (from 0) of a notification, by its name's end.
+    #[track_caller]
+    pub fn wait_trap(&self, name: &str, n: usize) -> Trap {
+        wait_for(&format!("trap {n} of {name}"), || {
+            self.traps().into_iter().filter(|trap| trap.notification.ends_with(name)).nth(n)
+        })
+    }
+
+    pub fn kill(&mut self) {
+        end(&mut self.child);
+    }
+
+    pub fn restart(&mut self) {
+        self.child = run(self.directory.path(), self.port);
+        self.wait_until_it_listens();
+    }
+
+    fn wait_until_it_listens(&self) {
+        let port = format!(":{:04X} ", self.port);
+        wait_for("snmptrapd", || {
+            let sockets = std::fs::read_to_string("/proc/net/udp").expect("/proc/net/udp");
+            sockets
+                .lines()
+                .any(|line| line.split(" 0000").next().is_some_and(|local| local.contains(port.trim_end())))
+                .then_some(())
+        });
+    }
+}
+
+impl Drop for Trapd {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            eprintln!("--- traps\n{:#?}\n---", self.traps());
+        }
+    }
+}
+
+fn run(directory: &Path, port: u16) -> Child {
+    let root = env!("CARGO_MANIFEST_DIR");
+    let configuration = directory.join("snmptrapd.conf");
+    std::fs::write(&configuration, "authCommunity log public\n").expect("write configuration");
+    let traps = File::options().create(true).append(true).open(directory.join("traps")).expect("a file for traps");
+    let mut command = Command::new("snmptrapd");
+    command
+        .env("HOME", directory)
+        .env("SNMP_PERSISTENT_DIR", directory)
+        .args(["-f", "-Lo", "-n", "-C", "-c"])
+        .arg(configuration)
+        .args(["-M", &format!("{root}/tests/mibs:{root}/config-examples"), "-m", "SNMPv2-MIB:PEERPAIR-MIB"])
+        .args(["-F", "TRAP|%V|%v\\n"])
+        .arg(format!("udp:127.0.0.1:{port}"))
+        .stdin(Stdio::null())
+        .stdout(traps)
+        .stderr(Stdio::null());
+    spawn(&mut command, "snmptrapd")
+}
+
+fn parse(line: &str) -> Trap {
+    let varbinds: Vec<String> = line.split('|').map(str::to_owned).collect();
+    let notification = varbinds.iter().find_map(|varbind| {
+        let (name, value) = varbind.split_once(" = ")?;
+        (name.ends_with("snmpTrapOID.0")).then(|| value.trim_start_matches("OID: ").to_owned())
+    });
+    Trap { notification: notification.unwrap_or_default(), varbinds }
+}
