@@ -22,11 +22,14 @@ use crate::pure::backoff::Backoff;
 use crate::pure::ledger::HoldDown;
 use crate::pure::notification::Notification;
 use crate::pure::status::SinkStatus;
+use crate::pure::time::Moment;
 use crate::pure::truth::Truth;
 use crate::sink::{Beginning, Greeting, Sink};
 
 /// A sink that fails again and again is rebuilt after 1 s and then ever later, up to 60 s.
 const RETRY: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
+/// A sink that lived so long has earned a quick restart.
+const LIVED: Duration = Duration::from_secs(60);
 /// Sinks answer within this; what they say goes up together.
 const OBSERVE_WAIT: Duration = Duration::from_millis(50);
 
@@ -56,6 +59,7 @@ struct Child {
     addr: Addr<Sink>,
     generation: Generation,
     plan: SinkPlan,
+    began: Moment,
 }
 
 /// What an alarm actor begins with.
@@ -70,7 +74,7 @@ pub struct Setting {
     pub parent: Recipient<AlarmFact>,
     /// Which of its name this is.
     pub generation: Generation,
-    /// The receivers that know already that this agent has started.
+    /// The receivers (see `SinkConfig::receiver`) that know already that this agent has started.
     pub greeted: BTreeSet<String>,
 }
 
@@ -140,6 +144,11 @@ impl Alarm {
             let name = sink.config.name.clone();
             match self.sinks.get_mut(&name) {
                 Some(child) if child.plan == sink => {}
+                // Another receiver under the same name knows nothing of what this one was told.
+                Some(child) if child.plan.config.receiver() != sink.config.receiver() => {
+                    child.addr.do_send(Stop::Quietly);
+                    self.start_sink(sink, ctx);
+                }
                 Some(child) => {
                     child.plan = sink.clone();
                     child.addr.do_send(Adopt(sink));
@@ -155,7 +164,8 @@ impl Alarm {
         let name = plan.config.name.clone();
         self.next_generation += 1;
         let generation = self.next_generation;
-        let greeting = if self.greeted.insert(name.clone()) { Greeting::ColdStart } else { Greeting::None };
+        let greeted = self.greeted.insert(plan.config.receiver());
+        let greeting = if greeted { Greeting::ColdStart } else { Greeting::None };
         let sink = Sink::new(Beginning {
             plan: plan.clone(),
             agent: self.agent.clone(),
@@ -167,18 +177,21 @@ impl Alarm {
             greeting,
         });
         let addr = sink.start();
-        self.teach(&addr);
+        // First what it may have told in vain, then what is true.
         if let Some(retain) = &self.retain {
-            addr.do_send(retain.clone());
+            let mut possible = retain.possible.as_ref().clone();
+            possible.extend(self.truth.all().map(|notification| notification.key.clone()));
+            addr.do_send(Retain { possible: Arc::new(possible), ..retain.clone() });
         }
-        self.sinks.insert(name, Child { addr, generation, plan });
+        self.teach(&addr);
+        self.sinks.insert(name, Child { addr, generation, plan, began: time::now().moment });
     }
 
     fn on_sink_down(&mut self, name: String, generation: Generation, ctx: &mut Context<Self>) {
         if self.sinks.get(&name).is_none_or(|child| child.generation != generation) {
             return;
         }
-        self.sinks.remove(&name);
+        let Some(child) = self.sinks.remove(&name) else { return };
         if self.stopping {
             if self.sinks.is_empty() {
                 ctx.stop();
@@ -186,7 +199,11 @@ impl Alarm {
             return;
         }
         self.restarts += 1;
-        let wait = self.retries.entry(name.clone()).or_insert(RETRY).on_failure(fastrand::f64());
+        let retry = self.retries.entry(name.clone()).or_insert(RETRY);
+        if time::now().moment.since(child.began) >= LIVED {
+            retry.on_success();
+        }
+        let wait = retry.on_failure(fastrand::f64());
         error!(name, ?wait, "sink failed, to be rebuilt");
         ctx.run_later(wait, move |alarm, ctx| {
             let plan = alarm.plan.sinks.iter().find(|sink| sink.config.name == name).cloned();
@@ -231,7 +248,7 @@ impl Handler<Tell> for Alarm {
     fn handle(&mut self, Tell(plan): Tell, ctx: &mut Self::Context) {
         let span = self.span.clone();
         let _entered = span.enter();
-        if plan != self.plan {
+        if plan != self.plan && !self.stopping {
             self.adopt(plan, ctx);
         }
     }
@@ -277,3 +294,6 @@ impl Handler<Stop> for Alarm {
         self.sinks.values().for_each(|child| child.addr.do_send(stop));
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -45,7 +45,7 @@ pub struct Listener {
     parent: Recipient<ListenerFact>,
     generation: Generation,
     names: Vec<String>,
-    expectations: HashMap<TestId, Expectation>,
+    expectations: HashMap<TestId, Watched>,
     /// When to look at whom. A test's deadline may have moved on; it is asked when its turn comes.
     agenda: BinaryHeap<Reverse<(Moment, TestId)>>,
     foreign: ForeignTraffic,
@@ -57,6 +57,12 @@ pub struct Listener {
     packets: u64,
     kernel_drops: u64,
     span: Span,
+}
+
+/// An expectation, and its place in the agenda. Other places of it there are of the past.
+struct Watched {
+    expectation: Expectation,
+    due: Moment,
 }
 
 /// What a listener begins with.
@@ -107,25 +113,28 @@ impl Listener {
 
     fn expect(&mut self, expected: Expected, now: Now) {
         let id = expected.test.id;
-        let deadline = match self.expectations.get_mut(&id) {
-            Some(expectation) => {
-                let changes = expectation.on_expected(expected, now);
-                let deadline = expectation.next_deadline();
+        match self.expectations.get_mut(&id) {
+            Some(watched) => {
+                let changes = watched.expectation.on_expected(expected, now);
+                let due = watched.expectation.next_deadline();
+                if due < watched.due {
+                    watched.due = due;
+                    self.agenda.push(Reverse((due, id)));
+                }
                 self.say(changes);
-                deadline
             }
             None => {
                 let expectation = Expectation::new(expected, now);
-                let deadline = expectation.next_deadline();
-                self.expectations.insert(id, expectation);
-                deadline
+                let due = expectation.next_deadline();
+                self.expectations.insert(id, Watched { expectation, due });
+                self.agenda.push(Reverse((due, id)));
             }
-        };
-        self.agenda.push(Reverse((deadline, id)));
+        }
     }
 
     /// Takes in up to `batches` batches.
     fn take_in(&mut self, batches: usize) {
+        self.notice_own_stall();
         let socket = self.socket.clone();
         let mut buffer = std::mem::take(&mut self.buffer);
         for _ in 0..batches {
@@ -147,6 +156,17 @@ impl Listener {
         self.buffer = buffer;
     }
 
+    /// Before anything is judged by what did not come, or by what came in one heap.
+    fn notice_own_stall(&mut self) {
+        let now = time::now();
+        let slept = now.moment.since(self.last_run);
+        if slept > OWN_STALL {
+            info!(?slept, "this process slept; silence meanwhile is not judged");
+            self.expectations.values_mut().for_each(|watched| watched.expectation.on_own_stall(now));
+        }
+        self.last_run = now.moment;
+    }
+
     fn on_datagram(&mut self, datagram: &Datagram<'_>, now: Now) {
         self.packets += 1;
         if let Some(drops) = datagram.drops {
@@ -161,7 +181,8 @@ impl Listener {
 
     fn on_probe(&mut self, datagram: &Datagram<'_>, received: Now) -> Result<(), Reason> {
         let probe = arrival::read(datagram.octets)?;
-        let expectation = self.expectations.get_mut(&probe.test_id()).ok_or(Reason::UnknownTest)?;
+        let watched = self.expectations.get_mut(&probe.test_id()).ok_or(Reason::UnknownTest)?;
+        let expectation = &mut watched.expectation;
         let clocks = match self.gauges.is_local(datagram.source.ip()) {
             true => Clocks::Same,
             false => Clocks::Two(self.gauges.clock_error()),
@@ -181,21 +202,21 @@ impl Listener {
     }
 
     fn judge(&mut self) {
+        // What is in the socket came in time, however late it is read.
+        self.take_in(BATCHES_BEFORE_JUDGING);
         let now = time::now();
-        if now.moment.since(self.last_run) > OWN_STALL {
-            info!(slept = ?now.moment.since(self.last_run), "this process slept; silence meanwhile is not judged");
-            self.expectations.values_mut().for_each(|expectation| expectation.on_own_stall(now));
-        }
-        self.last_run = now.moment;
         let mut changes = Vec::new();
         while let Some(Reverse((deadline, id))) = self.agenda.peek().copied() {
             if deadline > now.moment {
                 break;
             }
             self.agenda.pop();
-            let Some(expectation) = self.expectations.get_mut(&id) else { continue };
-            expectation.on_silence(now, &mut changes);
-            self.agenda.push(Reverse((expectation.next_deadline(), id)));
+            let Some(watched) = self.expectations.get_mut(&id).filter(|watched| watched.due == deadline) else {
+                continue;
+            };
+            watched.expectation.on_silence(now, &mut changes);
+            watched.due = watched.expectation.next_deadline();
+            self.agenda.push(Reverse((watched.due, id)));
         }
         changes.extend(self.foreign.on_quiet(now));
         self.say(changes);
@@ -223,8 +244,6 @@ impl Listener {
             let span = listener.span.clone();
             let _entered = span.enter();
             listener.alarm_clock = None;
-            // What is in the socket came in time, however late it is read.
-            listener.take_in(BATCHES_BEFORE_JUDGING);
             listener.judge();
             listener.arm(ctx);
         });
@@ -326,7 +345,7 @@ impl Handler<Report> for Listener {
     type Result = ();
     fn handle(&mut self, _: Report, _: &mut Self::Context) {
         let now = time::now();
-        self.say(self.expectations.values().flat_map(|expectation| expectation.report(now)));
+        self.say(self.expectations.values().flat_map(|watched| watched.expectation.report(now)));
         self.say(self.foreign.report(now));
     }
 }
@@ -338,7 +357,7 @@ impl Handler<Observe> for Listener {
         let _entered = span.enter();
         self.judge();
         self.arm(ctx);
-        let tests = self.expectations.values().map(test_status).collect();
+        let tests = self.expectations.values().map(|watched| test_status(&watched.expectation)).collect();
         self.parent.do_send(ListenerFact::Observed(Box::new(self.status()), tests));
     }
 }

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use actix::Message;
 
 use crate::config::bootstrap::Bootstrap;
-use crate::config::plan::{AlarmPlan, SenderPlan, SinkPlan};
+use crate::config::load::Loader;
+use crate::config::plan::{AlarmPlan, Names, SenderPlan, SinkPlan};
+use crate::io::store::Snapshot;
 use crate::io::udp::Socket;
 use crate::pure::alarm::{AlarmKey, ConditionChange, Subject};
 use crate::pure::expectation::Expected;
@@ -63,10 +65,23 @@ pub enum WatcherFact {
 pub struct Planned {
     /// Whom to tell.
     pub alarms: AlarmPlan,
-    /// The alarms that can still be.
-    pub possible: BTreeSet<AlarmKey>,
-    /// The tests and listeners that can still report.
-    pub reporters: BTreeSet<Subject>,
+    /// The alarms that can still be, and the tests and listeners that can still report; nothing
+    /// before the documents are known.
+    pub retain: Option<(BTreeSet<AlarmKey>, BTreeSet<Subject>)>,
+    /// What a successor of the watcher has to know.
+    pub memory: Option<Memory>,
+}
+
+/// What a watcher knows of the documents, so that a rebuilt one goes on with the last good config
+/// even if the store is away.
+#[derive(Clone, Debug)]
+pub struct Memory {
+    /// The documents as they were listed last.
+    pub snapshot: Snapshot,
+    /// The last good version of each.
+    pub loader: Loader,
+    /// What their names resolved to.
+    pub names: Names,
 }
 
 /// The watcher's part of the snapshot.

@@ -50,9 +50,14 @@ pub fn run(arguments: &Run) -> anyhow::Result<i32> {
         "peerpair"
     );
     let system = actix::System::new();
-    let _supervisor = system.block_on(async { Supervisor::new(source, bootstrap).start() });
-    let code = system.run_with_code().context("run the actor system")?;
-    Ok(code)
+    let code = system.block_on(async {
+        let (supervisor, exit_code) = Supervisor::new(source, bootstrap);
+        let _supervisor = supervisor.start();
+        exit_code.await
+    });
+    // Dropping the runtime would wait for name look-ups and file systems that hang.
+    std::mem::forget(system);
+    code.context("the supervisor is gone")
 }
 
 /// Says what is wrong with the configuration, and what a host would do.

@@ -89,7 +89,7 @@ impl Sink {
         let name = &beginning.plan.config.name;
         let span = info_span!("sink", name);
         let _entered = span.clone().entered();
-        let state = StateFile::new(beginning.state_dir, &format!("told-{name}"));
+        let state = StateFile::new(beginning.state_dir, "told", &beginning.plan.config.receiver());
         let mut ledger = Ledger::new(manner(&beginning.plan), now);
         // A log forgets nothing and corrects nothing: it is told all anew.
         if beginning.plan.config.kind != SinkKind::Log {

@@ -13,7 +13,7 @@ use actix::prelude::*;
 use actix_web::dev::ServerHandle;
 use futures_util::stream;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tracing::{Span, error, info, info_span, warn};
 
 use crate::alarm::{Alarm, Setting};
@@ -23,8 +23,8 @@ use crate::config::plan::AlarmPlan;
 use crate::io::gauges::Gauges;
 use crate::io::{store, time};
 use crate::messages::{
-    AlarmFact, AlarmStatus, ClockFact, Generation, Observe, Planned, Rebase, Report, Retain, Stop, TakeIn, Tell,
-    WatcherFact, WatcherStatus,
+    AlarmFact, AlarmStatus, ClockFact, Generation, Memory, Observe, Planned, Rebase, Report, Retain, Stop, TakeIn,
+    Tell, WatcherFact, WatcherStatus,
 };
 use crate::pure::alarm::{AlarmKey, Cause, Kind, Subject, Verdict, condition_change};
 use crate::pure::backoff::Backoff;
@@ -32,7 +32,7 @@ use crate::pure::clock_error::ClockQuality;
 use crate::pure::status::{ClockStatus, Status};
 use crate::pure::time::{Moment, WallTime};
 use crate::run;
-use crate::watcher::Watcher;
+use crate::watcher::{Beginning, Watcher};
 use crate::web;
 
 /// Everybody is asked how he stands this often.
@@ -54,9 +54,12 @@ pub struct Supervisor {
     clock: Slot<Clock>,
     web: Option<ServerHandle>,
     web_retry: Backoff,
+    /// The server was asked to end, so that another can begin elsewhere.
+    web_moves: bool,
     /// What a rebuilt alarm actor has to know at once.
     alarms: AlarmPlan,
-    retain: Option<Retain>,
+    /// What a rebuilt watcher has to know at once.
+    memory: Option<Memory>,
     /// Faults of the supervisor's own finding.
     faults: BTreeMap<AlarmKey, Cause>,
     watcher_status: WatcherStatus,
@@ -65,6 +68,8 @@ pub struct Supervisor {
     started: WallTime,
     published: watch::Sender<Arc<Status>>,
     stopping: bool,
+    /// Takes the exit code.
+    ended: Option<oneshot::Sender<i32>>,
     span: Span,
 }
 
@@ -139,8 +144,9 @@ enum Signal {
 struct WebDown(String);
 
 impl Supervisor {
-    /// A tree that is not yet grown.
-    pub fn new(source: Source, bootstrap: Bootstrap) -> Self {
+    /// A tree that is not yet grown. The exit code comes out at the other end.
+    pub fn new(source: Source, bootstrap: Bootstrap) -> (Self, oneshot::Receiver<i32>) {
+        let (ended, exit_code) = oneshot::channel();
         let started = time::now().wall;
         let clock = ClockQuality::UNKNOWN;
         let clock_status = ClockStatus { synchronised: false, error_seconds: clock.error.as_secs_f64(), steps: 0 };
@@ -155,7 +161,9 @@ impl Supervisor {
             clock: Slot::default(),
             web: None,
             web_retry: RETRY,
-            retain: None,
+            web_moves: false,
+            ended: Some(ended),
+            memory: None,
             faults: BTreeMap::new(),
             watcher_status: WatcherStatus::default(),
             alarm_status: AlarmStatus::default(),
@@ -166,20 +174,26 @@ impl Supervisor {
             span: info_span!("supervisor"),
         };
         supervisor.publish();
-        supervisor
+        (supervisor, exit_code)
     }
 
     fn start_watcher(&mut self, ctx: &mut Context<Self>) {
         let generation = self.watcher.next_generation();
         let parent = ctx.address().recipient();
-        let watcher = Watcher::new(self.bootstrap.clone(), self.gauges.clone(), parent, generation);
+        let watcher = Watcher::new(Beginning {
+            bootstrap: self.bootstrap.clone(),
+            gauges: self.gauges.clone(),
+            parent,
+            generation,
+            memory: self.memory.clone(),
+        });
         self.watcher.addr = Some(watcher.start());
     }
 
     fn start_alarm(&mut self, ctx: &mut Context<Self>) {
         let rebuilt = self.alarm.generation > 0;
         let generation = self.alarm.next_generation();
-        let known = self.alarms.sinks.iter().map(|sink| sink.config.name.clone());
+        let known = self.alarms.sinks.iter().map(|sink| sink.config.receiver());
         let alarm = Alarm::new(Setting {
             agent: self.bootstrap.host.as_str().into(),
             config_server: store::config_server(&self.bootstrap.store).into(),
@@ -191,7 +205,6 @@ impl Supervisor {
         self.alarm.addr = Some(alarm.start());
         self.alarm.send(Tell(self.alarms.clone()));
         if rebuilt {
-            self.alarm.send_all(self.retain.clone());
             for (key, cause) in self.faults.clone() {
                 self.take_in_fault(key, Verdict::Violated(cause));
             }
@@ -207,13 +220,14 @@ impl Supervisor {
 
     fn start_web(&mut self, ctx: &mut Context<Self>) {
         let listen = self.bootstrap.web.listen.clone();
-        if listen.is_empty() {
+        if listen.is_empty() || self.web.is_some() {
             return;
         }
         match web::serve(&listen, self.published.subscribe()) {
             Ok(server) => {
                 info!(url = format!("http://{listen}/"), "status page");
                 self.web = Some(server.handle());
+                self.web_retry.on_success();
                 self.set_fault(&listen, None);
                 ctx.spawn(server.into_actor(self).map(|ended, supervisor, ctx| {
                     let problem = ended.err().map_or("it ended".to_owned(), |error| error.to_string());
@@ -231,11 +245,14 @@ impl Supervisor {
         if self.stopping || self.bootstrap.web.listen.is_empty() {
             return;
         }
+        if std::mem::take(&mut self.web_moves) {
+            return self.start_web(ctx);
+        }
         let listen = self.bootstrap.web.listen.clone();
         self.set_fault(&listen, Some(format!("status page at {listen} cannot be served: {problem}")));
         let wait = self.web_retry.on_failure(fastrand::f64());
         ctx.run_later(wait, |supervisor, ctx| {
-            if supervisor.web.is_none() && !supervisor.stopping {
+            if !supervisor.stopping {
                 supervisor.start_web(ctx);
             }
         });
@@ -262,13 +279,14 @@ impl Supervisor {
     }
 
     fn on_planned(&mut self, planned: Planned) {
-        let Planned { alarms, mut possible, reporters } = planned;
-        possible.extend(self.faults.keys().cloned());
-        let retain = Retain { possible: Arc::new(possible), reporters: Arc::new(reporters) };
+        let Planned { alarms, retain, memory } = planned;
         self.alarms = alarms;
-        self.retain = Some(retain.clone());
+        self.memory = memory.or(self.memory.take());
         self.alarm.send(Tell(self.alarms.clone()));
-        self.alarm.send(retain);
+        if let Some((mut possible, reporters)) = retain {
+            possible.extend(self.faults.keys().cloned());
+            self.alarm.send(Retain { possible: Arc::new(possible), reporters: Arc::new(reporters) });
+        }
     }
 
     fn reload(&mut self, ctx: &mut Context<Self>) {
@@ -302,14 +320,11 @@ impl Supervisor {
             match self.web.take() {
                 // Its end starts the next.
                 Some(handle) => {
+                    self.web_moves = true;
                     actix::spawn(handle.stop(true));
                 }
                 None => self.start_web(ctx),
             }
-        }
-        if self.watcher_status.store.revision.is_none() {
-            self.alarms = AlarmPlan::of_bootstrap(&bootstrap.sink);
-            self.alarm.send(Tell(self.alarms.clone()));
         }
         self.watcher.send(Rebase(self.bootstrap.clone()));
         info!("bootstrap file read again");
@@ -318,18 +333,24 @@ impl Supervisor {
     fn on_stop_signal(&mut self, ctx: &mut Context<Self>) {
         if self.stopping {
             warn!("second signal, stopping at once");
-            System::current().stop_with_code(run::EXIT_FAILURE);
+            self.exit(run::EXIT_FAILURE);
             return;
         }
         info!("stopping");
         self.stopping = true;
-        ctx.run_later(STOP_WITHIN, |_, _| {
+        ctx.run_later(STOP_WITHIN, |supervisor, _| {
             warn!(within = ?STOP_WITHIN, "ordered stop takes too long, cut short");
-            System::current().stop_with_code(run::EXIT_GOOD);
+            supervisor.exit(run::EXIT_GOOD);
         });
         match self.watcher.addr {
             Some(_) => self.watcher.send(Stop::WithGoodbye),
             None => self.stop_alarm(),
+        }
+    }
+
+    fn unless_stopping(&mut self, ctx: &mut Context<Self>, start: fn(&mut Self, &mut Context<Self>)) {
+        if !self.stopping {
+            start(self, ctx);
         }
     }
 
@@ -346,7 +367,13 @@ impl Supervisor {
             actix::spawn(handle.stop(false));
         }
         info!("stopped");
-        System::current().stop_with_code(run::EXIT_GOOD);
+        self.exit(run::EXIT_GOOD);
+    }
+
+    fn exit(&mut self, code: i32) {
+        if let Some(ended) = self.ended.take() {
+            let _nobody_waits = ended.send(code);
+        }
     }
 
     fn publish(&mut self) {
@@ -372,14 +399,6 @@ impl Supervisor {
         };
         status.sort();
         self.published.send_replace(Arc::new(status));
-    }
-}
-
-impl Slot<Alarm> {
-    fn send_all(&self, retain: Option<Retain>) {
-        if let Some(retain) = retain {
-            self.send(retain);
-        }
     }
 }
 
@@ -457,7 +476,7 @@ impl Handler<WatcherFact> for Supervisor {
                 }
                 let wait = self.watcher.wait();
                 error!(?wait, "watcher failed, to be rebuilt");
-                ctx.run_later(wait, |supervisor, ctx| supervisor.start_watcher(ctx));
+                ctx.run_later(wait, |supervisor, ctx| supervisor.unless_stopping(ctx, Self::start_watcher));
             }
         }
     }
@@ -483,7 +502,7 @@ impl Handler<AlarmFact> for Supervisor {
                 }
                 let wait = self.alarm.wait();
                 error!(?wait, "alarm actor failed, to be rebuilt");
-                ctx.run_later(wait, |supervisor, ctx| supervisor.start_alarm(ctx));
+                ctx.run_later(wait, |supervisor, ctx| supervisor.unless_stopping(ctx, Self::start_alarm));
             }
         }
     }
@@ -500,9 +519,12 @@ impl Handler<ClockFact> for Supervisor {
                 if self.clock.on_down(generation) && !self.stopping {
                     let wait = self.clock.wait();
                     error!(?wait, "clock failed, to be rebuilt");
-                    ctx.run_later(wait, |supervisor, ctx| supervisor.start_clock(ctx));
+                    ctx.run_later(wait, |supervisor, ctx| supervisor.unless_stopping(ctx, Self::start_clock));
                 }
             }
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

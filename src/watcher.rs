@@ -25,8 +25,8 @@ use crate::io::time;
 use crate::io::udp::{PathError, Socket};
 use crate::listener::{self, Listener};
 use crate::messages::{
-    Expect, Forget, Generation, ListenerFact, Observe, Planned, Rebase, Report, Send, SenderFact, Stop, TakeError,
-    WatcherFact, WatcherStatus,
+    Expect, Forget, Generation, ListenerFact, Memory, Observe, Planned, Rebase, Report, Send, SenderFact, Stop,
+    TakeError, WatcherFact, WatcherStatus,
 };
 use crate::pure::alarm::{AlarmKey, Cause, ConditionChange, Kind, Subject, Verdict, condition_change};
 use crate::pure::backoff::Backoff;
@@ -43,6 +43,8 @@ const RETRY: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(
 const LIVED: Duration = Duration::from_secs(60);
 /// The first failure to bind is often a predecessor that is still closing its socket.
 const BIND_AGAIN: Duration = Duration::from_millis(100);
+/// A reader of the store that failed is begun anew after this.
+const READ_AGAIN: Duration = Duration::from_secs(5);
 /// Children answer within this; what they say goes up together.
 const OBSERVE_WAIT: Duration = Duration::from_millis(50);
 /// Store events that may wait; more would only be older.
@@ -65,6 +67,11 @@ pub struct Watcher {
     running: Plan,
     /// Whether that comes from documents.
     planned: bool,
+    /// The alarms that can be raised under it.
+    possible: BTreeSet<AlarmKey>,
+    /// What its predecessor knew.
+    memory: Option<Memory>,
+    snapshot: Option<Snapshot>,
     sockets: BTreeMap<SocketAddr, Open>,
     unbound: BTreeMap<SocketAddr, Unbound>,
     listeners: BTreeMap<SocketAddr, Child<Listener>>,
@@ -94,6 +101,8 @@ struct Unbound {
     retry: Backoff,
     /// It is alarmed from the second failure on.
     failures: u32,
+    /// Which retry is meant: an address may leave the plan and come back.
+    ticket: u64,
 }
 
 /// A child that failed.
@@ -109,14 +118,24 @@ struct Child<A: Actor> {
     began: Moment,
 }
 
+/// What a watcher begins with.
+pub struct Beginning {
+    /// Where the documents are, and for whom.
+    pub bootstrap: Arc<Bootstrap>,
+    /// Readings of others.
+    pub gauges: Gauges,
+    /// The supervisor.
+    pub parent: Recipient<WatcherFact>,
+    /// Which of its name this is.
+    pub generation: Generation,
+    /// What its predecessor knew.
+    pub memory: Option<Memory>,
+}
+
 impl Watcher {
-    /// A watcher that knows nothing yet.
-    pub fn new(
-        bootstrap: Arc<Bootstrap>,
-        gauges: Gauges,
-        parent: Recipient<WatcherFact>,
-        generation: Generation,
-    ) -> Self {
+    /// A watcher that knows what its predecessor knew, or nothing yet.
+    pub fn new(beginning: Beginning) -> Self {
+        let Beginning { bootstrap, gauges, parent, generation, .. } = beginning;
         Watcher {
             loader: Loader::new(bootstrap.host.clone()),
             store: store_status(&bootstrap),
@@ -129,6 +148,9 @@ impl Watcher {
             following: None,
             running: Plan { alarms: AlarmPlan::of_bootstrap(&bootstrap.sink), ..Plan::default() },
             planned: false,
+            possible: BTreeSet::new(),
+            memory: beginning.memory,
+            snapshot: None,
             sockets: BTreeMap::new(),
             unbound: BTreeMap::new(),
             listeners: BTreeMap::new(),
@@ -183,6 +205,7 @@ impl Watcher {
         self.names.retain(|name, _| needed.contains(name));
         self.names_lost.retain(|name, _| needed.contains(name));
         self.loaded = Some(loaded);
+        self.snapshot = Some(snapshot);
         let unknown: BTreeSet<String> = needed.into_iter().filter(|name| !self.names.contains_key(name)).collect();
         if unknown.is_empty() {
             self.replan(ctx);
@@ -199,7 +222,9 @@ impl Watcher {
         self.store.connected = true;
         self.store.error = None;
         self.store.confirmed = Some(now.wall);
-        self.say_faults(now);
+        if self.say_faults(now) {
+            self.say_plan();
+        }
     }
 
     fn on_store_lost(&mut self, problem: String) {
@@ -209,7 +234,9 @@ impl Watcher {
         }
         self.store.connected = false;
         self.store.error = Some(problem);
-        self.say_faults(time::now());
+        if self.say_faults(time::now()) {
+            self.say_plan();
+        }
     }
 
     fn resolve(&mut self, names: BTreeSet<String>, ctx: &mut Context<Self>) {
@@ -246,6 +273,7 @@ impl Watcher {
         let changes = plan::difference(&self.running, &plan);
         let before = std::mem::replace(&mut self.running, plan);
         let first = !std::mem::replace(&mut self.planned, true);
+        self.possible = self.running.possible_alarms();
         if !changes.is_empty() {
             debug!(changes = changes.len(), "plan changed");
         }
@@ -330,11 +358,11 @@ impl Watcher {
                 }
             }
             Err(problem) => {
-                let unbound = self.unbound.entry(address).or_insert(Unbound {
-                    problem: String::new(),
-                    retry: RETRY,
-                    failures: 0,
-                });
+                self.next_generation += 1;
+                let ticket = self.next_generation;
+                let fresh = || Unbound { problem: String::new(), retry: RETRY, failures: 0, ticket };
+                let unbound = self.unbound.entry(address).or_insert_with(fresh);
+                unbound.ticket = ticket;
                 unbound.failures += 1;
                 unbound.problem = describe_bind_error(address, &problem);
                 let wait = match unbound.failures {
@@ -344,14 +372,14 @@ impl Watcher {
                 ctx.run_later(wait, move |watcher, ctx| {
                     let span = watcher.span.clone();
                     let _entered = span.enter();
-                    watcher.on_bind_again(address, ctx);
+                    watcher.on_bind_again(address, ticket, ctx);
                 });
             }
         }
     }
 
-    fn on_bind_again(&mut self, address: SocketAddr, ctx: &mut Context<Self>) {
-        if self.stopping || !self.unbound.contains_key(&address) {
+    fn on_bind_again(&mut self, address: SocketAddr, ticket: u64, ctx: &mut Context<Self>) {
+        if self.stopping || self.unbound.get(&address).is_none_or(|unbound| unbound.ticket != ticket) {
             return;
         }
         self.open_socket(address, ctx);
@@ -420,8 +448,10 @@ impl Watcher {
     }
 
     fn on_listener_down(&mut self, address: SocketAddr, generation: Generation, ctx: &mut Context<Self>) {
-        let unexpected = self.listeners.get(&address).is_some_and(|child| child.generation == generation);
-        let Some(child) = self.listeners.remove(&address).filter(|_| unexpected && !self.stopping) else { return };
+        if self.listeners.get(&address).is_none_or(|child| child.generation != generation) || self.stopping {
+            return;
+        }
+        let Some(child) = self.listeners.remove(&address) else { return };
         self.listener_restarts += 1;
         let wait = self.listener_retries.entry(address).or_default().on_down(child.began);
         error!(%address, ?wait, "listener failed, to be rebuilt");
@@ -434,8 +464,10 @@ impl Watcher {
     }
 
     fn on_sender_down(&mut self, id: TestId, generation: Generation, ctx: &mut Context<Self>) {
-        let unexpected = self.senders.get(&id).is_some_and(|child| child.generation == generation);
-        let Some(child) = self.senders.remove(&id).filter(|_| unexpected && !self.stopping) else { return };
+        if self.senders.get(&id).is_none_or(|child| child.generation != generation) || self.stopping {
+            return;
+        }
+        let Some(child) = self.senders.remove(&id) else { return };
         self.sender_restarts += 1;
         let wait = self.sender_retries.entry(id).or_default().on_down(child.began);
         error!(test = %id, ?wait, "sender failed, to be rebuilt");
@@ -488,16 +520,17 @@ impl Watcher {
     }
 
     fn say_plan(&self) {
-        if self.loaded.is_none() {
-            return;
-        }
-        let mut possible = self.running.possible_alarms();
+        let mut possible = self.possible.clone();
         possible.extend(self.said.keys().cloned());
-        self.parent.do_send(WatcherFact::Planned(Box::new(Planned {
-            alarms: self.running.alarms.clone(),
-            possible,
-            reporters: self.running.reporters(),
-        })));
+        // Before the documents are known, nothing that was told before can be said to be over.
+        let retain = self.planned.then(|| (possible, self.running.reporters()));
+        let memory = self.snapshot.clone().map(|snapshot| Memory {
+            snapshot,
+            loader: self.loader.clone(),
+            names: self.names.clone(),
+        });
+        let alarms = self.running.alarms.clone();
+        self.parent.do_send(WatcherFact::Planned(Box::new(Planned { alarms, retain, memory })));
     }
 
     fn say_observed(&self) {
@@ -537,7 +570,7 @@ impl Watcher {
 
     /// A fact of a test that was removed while it was on its way would never be taken back.
     fn pass_on(&self, change: ConditionChange) {
-        if self.running.expects_from(&change.reporter) {
+        if self.possible.contains(&change.key) && self.running.expects_from(&change.reporter) {
             self.parent.do_send(WatcherFact::Changed(change));
         }
     }
@@ -594,7 +627,14 @@ impl Actor for Watcher {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         self.follow_store(ctx);
+        if let Some(memory) = self.memory.take() {
+            info!("rebuilt with the last good documents");
+            self.names = memory.names;
+            self.loader = memory.loader;
+            self.on_listed(memory.snapshot, ctx);
+        }
         ctx.run_interval(RESOLVE_EVERY, |watcher, ctx| {
+            watcher.gauges.set_local_addresses(local_addresses());
             let names = watcher.names.keys().cloned().collect();
             watcher.resolve(names, ctx);
         });
@@ -622,7 +662,14 @@ impl StreamHandler<StoreEvent> for Watcher {
         }
     }
 
-    fn finished(&mut self, _: &mut Self::Context) {}
+    /// The task that reads the store ends only by a fault of its own.
+    fn finished(&mut self, ctx: &mut Self::Context) {
+        if self.stopping {
+            return;
+        }
+        self.on_store_lost("its reader failed, to be begun anew".to_owned());
+        ctx.run_later(READ_AGAIN, |watcher, ctx| watcher.follow_store(ctx));
+    }
 }
 
 impl StreamHandler<Vec<PathError>> for Watcher {
@@ -686,7 +733,11 @@ impl Handler<Rebase> for Watcher {
             }
             self.follow_store(ctx);
         }
-        self.replan(ctx);
+        match self.planned {
+            true => self.replan(ctx),
+            false => self.running.alarms = AlarmPlan::of_bootstrap(&self.bootstrap.sink),
+        }
+        self.say_plan();
     }
 }
 
@@ -718,3 +769,6 @@ impl Handler<Stop> for Watcher {
         ctx.stop();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::duration;
 use super::findings::{Findings, Level};
 use super::read::{self, Format};
 use super::sinks::SinkConfig;
@@ -53,7 +54,7 @@ pub struct StoreConfig {
     /// etcd: what all keys start with.
     pub prefix: String,
     /// etcd: how long an answer may take.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "duration")]
     pub request_timeout: Duration,
     /// dir: the directory. Relative to the file.
     pub path: PathBuf,

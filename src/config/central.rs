@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::duration;
 use super::sinks::SinkConfig;
 
 /// `config`: for the whole fleet.
@@ -15,7 +16,7 @@ pub struct Global {
     /// The document's own version; the original's probes carry it.
     pub version: i64,
     /// A delay beyond this is a wrong clock, not a slow path.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "duration")]
     pub egregious_latency: Duration,
     /// What tests do that say nothing else.
     pub defaults: TestDefaults,
@@ -46,13 +47,13 @@ impl Default for Global {
 #[serde(default, deny_unknown_fields)]
 pub struct TestDefaults {
     /// See [`TestDocument::send_every`].
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "duration::optional")]
     pub send_every: Option<Duration>,
     /// See [`TestDocument::expect_every`].
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "duration::optional")]
     pub expect_every: Option<Duration>,
     /// See [`TestDocument::max_latency`].
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "duration::optional")]
     pub max_latency: Option<Duration>,
     /// See [`TestDocument::wire`].
     pub wire: Option<Wire>,
@@ -68,13 +69,13 @@ pub struct AlarmSettings {
     /// So many good samples in a row clear.
     pub clear_after: Option<u32>,
     /// After a test begins, its silence is forgiven for so long.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "duration::optional")]
     pub startup_grace: Option<Duration>,
     /// After a telling, the alarm is left alone for so long.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "duration::optional")]
     pub hold_down: Option<Duration>,
     /// While it keeps changing, `hold_down` doubles up to this.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "duration::optional")]
     pub hold_down_max: Option<Duration>,
 }
 
@@ -132,13 +133,13 @@ pub struct TestDocument {
     /// `udp`.
     pub protocol: Protocol,
     /// The sender's interval; left out: half of `expect_every`.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "duration::optional")]
     pub send_every: Option<Duration>,
     /// At least one probe in each such time; left out: twice `send_every`.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "duration::optional")]
     pub expect_every: Option<Duration>,
     /// A one-way delay beyond this is an alarm.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "duration::optional")]
     pub max_latency: Option<Duration>,
     /// Which probe is sent.
     pub wire: Option<Wire>,
@@ -147,13 +148,13 @@ pub struct TestDocument {
     /// See [`AlarmSettings`].
     pub clear_after: Option<u32>,
     /// See [`AlarmSettings`].
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "duration::optional")]
     pub startup_grace: Option<Duration>,
     /// See [`AlarmSettings`].
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "duration::optional")]
     pub hold_down: Option<Duration>,
     /// See [`AlarmSettings`].
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "duration::optional")]
     pub hold_down_max: Option<Duration>,
 }
 

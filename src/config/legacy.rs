@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::central::{Global, HostDocument, Protocol, TestDocument, Wire};
+use super::duration;
 use super::findings::{Findings, Level};
 use super::read;
 use super::sinks::{Secret, SinkConfig, SinkKind, SnmpProfile};
@@ -103,7 +104,8 @@ pub fn global(document: Value, findings: &mut Findings) -> Global {
     let legacy: LegacyGlobal = read::typed(as_the_original_wrote(document, &GLOBAL_FIELDS), Level::Error, findings);
     let mut global = Global { enabled: legacy.enabled, version: legacy.version, ..Global::default() };
     if legacy.failure_latency_egregious_micros > 0 {
-        global.egregious_latency = Duration::from_micros(legacy.failure_latency_egregious_micros);
+        let egregious_latency = Duration::from_micros(legacy.failure_latency_egregious_micros);
+        global.egregious_latency = egregious_latency.min(duration::LONGEST);
     }
     global
 }
@@ -137,13 +139,17 @@ pub fn host(document: Value, findings: &mut Findings) -> HostDocument {
 /// Reads the original's `tests/<host>/<anything>`. It sent twice as often as it expected.
 pub fn test(document: Value, findings: &mut Findings) -> TestDocument {
     let legacy: LegacyTest = read::typed(as_the_original_wrote(document, &TEST_FIELDS), Level::Error, findings);
+    if legacy.freq_seconds > duration::LONGEST.as_secs() {
+        findings.error("FreqSeconds", "more than a year", "write the seconds between two probes");
+    }
     if legacy.freq_seconds == 0 {
         findings.error("FreqSeconds", "missing or zero", "write the seconds between two probes");
     }
     if !legacy.protocol.is_empty() && !legacy.protocol.eq_ignore_ascii_case("udp") {
         findings.error("Protocol", format!("unknown protocol `{}`", legacy.protocol), "write \"udp\"");
     }
-    let expect_every = (legacy.freq_seconds > 0).then(|| Duration::from_secs(legacy.freq_seconds));
+    let expect_every = Duration::from_secs(legacy.freq_seconds).min(duration::LONGEST);
+    let expect_every = (!expect_every.is_zero()).then_some(expect_every);
     TestDocument {
         id: legacy.id,
         description: legacy.description,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::bootstrap::check_sinks;
-use super::central::{AlarmSettings, Global, HostDocument, TestDocument, Wire};
+use super::central::{AlarmSettings, Global, HostDocument, TestDefaults, TestDocument, Wire};
 use super::endpoint::{Endpoint, EndpointError};
 use super::findings::{Finding, Findings, Level};
 use super::legacy;
@@ -97,7 +97,7 @@ pub struct Loaded {
 }
 
 /// Loads documents, and keeps the last good version of each.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Loader {
     host: String,
     last_good: BTreeMap<String, Good>,
@@ -249,6 +249,9 @@ fn read_global(value: Value, findings: &mut Findings) -> Good {
     };
     check_alarm("alarm.", &global.alarm, findings);
     check_sinks("sinks", &global.sinks, findings);
+    let defaults = &global.defaults;
+    let (send_every, expect_every) = intervals(defaults.send_every, defaults.expect_every, &TestDefaults::default());
+    check_intervals("defaults.", send_every, expect_every, defaults.max_latency, findings);
     if global.egregious_latency.is_zero() {
         findings.error("egregious_latency", "zero", "write a delay that no path can have, such as \"10s\"");
     }
@@ -326,29 +329,8 @@ impl Context<'_> {
             findings.warning("", problem, "move it below its own hosts; it does nothing here");
         }
 
-        let (send_every, expect_every) = match (
-            document.send_every.or(document.expect_every.map(|expect_every| expect_every / 2)).or(defaults.send_every),
-            document.expect_every.or(document.send_every.map(|send_every| send_every * 2)).or(defaults.expect_every),
-        ) {
-            (Some(send), Some(expect)) => (send, expect),
-            (Some(send), None) => (send, send * 2),
-            (None, Some(expect)) => (expect / 2, expect),
-            (None, None) => (SEND_EVERY, SEND_EVERY * 2),
-        };
-        if send_every < MIN_SEND_EVERY {
-            findings.error("send_every", "shorter than 1ms", "write \"1ms\" or more");
-        }
-        if expect_every < send_every {
-            let problem = format!(
-                "{} is shorter than send_every, {}: healthy silence would be an alarm",
-                humantime::format_duration(expect_every),
-                humantime::format_duration(send_every)
-            );
-            findings.error("expect_every", problem, "write at least send_every, better twice that");
-        }
-        if document.max_latency.is_some_and(|limit| limit.is_zero()) {
-            findings.error("max_latency", "zero", "write a limit above zero, or leave it out");
-        }
+        let (send_every, expect_every) = intervals(document.send_every, document.expect_every, defaults);
+        check_intervals("", send_every, expect_every, document.max_latency, findings);
         if findings.has_errors() {
             return None;
         }
@@ -382,6 +364,43 @@ impl Context<'_> {
             hold_down: hold_down(&alarm),
             wire: document.wire.or(defaults.wire).unwrap_or(Wire::Stamp),
         })
+    }
+}
+
+/// What is said, or half or twice the other if only that is said, or the default.
+fn intervals(send: Option<Duration>, expect: Option<Duration>, defaults: &TestDefaults) -> (Duration, Duration) {
+    match (send, expect) {
+        (Some(send), Some(expect)) => (send, expect),
+        (Some(send), None) => (send, send * 2),
+        (None, Some(expect)) => (expect / 2, expect),
+        (None, None) => match (defaults.send_every, defaults.expect_every) {
+            (None, None) => (SEND_EVERY, SEND_EVERY * 2),
+            (send, expect) => intervals(send, expect, &TestDefaults::default()),
+        },
+    }
+}
+
+fn check_intervals(
+    field: &str,
+    send_every: Duration,
+    expect_every: Duration,
+    max_latency: Option<Duration>,
+    findings: &mut Findings,
+) {
+    if send_every < MIN_SEND_EVERY {
+        findings.error(&format!("{field}send_every"), "shorter than 1ms", "write \"1ms\" or more");
+    }
+    if expect_every < send_every {
+        let problem = format!(
+            "{} is shorter than send_every, {}: healthy silence would be an alarm",
+            humantime::format_duration(expect_every),
+            humantime::format_duration(send_every)
+        );
+        let way_out = "write at least send_every, better twice that";
+        findings.error(&format!("{field}expect_every"), problem, way_out);
+    }
+    if max_latency.is_some_and(|limit| limit.is_zero()) {
+        findings.error(&format!("{field}max_latency"), "zero", "write a limit above zero, or leave it out");
     }
 }
 

@@ -3,6 +3,7 @@
 pub mod bootstrap;
 pub mod central;
 pub mod check;
+pub mod duration;
 pub mod endpoint;
 pub mod findings;
 pub mod legacy;

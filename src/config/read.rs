@@ -67,9 +67,13 @@ pub fn typed<T: DeserializeOwned + Default>(mut value: Value, unknown: Level, fi
         let way_out = way_out(&problem, level);
         findings.add(level, &render(&path), first_words(&problem), way_out);
         if !remove(&mut value, &path) {
-            break;
+            if level == Level::Warning {
+                findings.error(&render(&path), "cannot be left out", "remove it");
+            }
+            return T::default();
         }
     }
+    findings.error("", format!("more than {MOST_FINDINGS} findings"), "correct those above first");
     T::default()
 }
 

@@ -172,6 +172,11 @@ impl SinkConfig {
         }
     }
 
+    /// Who is told: sinks with the same one have told the same.
+    pub fn receiver(&self) -> String {
+        format!("{} {} {}", self.name, self.kind_name(), self.place())
+    }
+
     /// Its kind, as documents write it.
     pub fn kind_name(&self) -> &'static str {
         match self.kind {

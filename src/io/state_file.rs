@@ -51,10 +51,15 @@ pub enum Found<T> {
 }
 
 impl StateFile {
-    /// `name` in `directory`; characters that a file name cannot bear are replaced.
-    pub fn new(directory: &Path, name: &str) -> Self {
-        let plain = |c: char| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '_' };
-        StateFile { path: directory.join(name.chars().map(plain).collect::<String>()), writing: Arc::default() }
+    /// What is kept of `kind` for `owner`, in `directory`. The name is readable as far as a file's
+    /// name can be, and different for different owners.
+    pub fn new(directory: &Path, kind: &str, owner: &str) -> Self {
+        const READABLE: usize = 60;
+        const DISTINCT: usize = 8;
+        let plain = |c: char| if c.is_ascii_alphanumeric() || "-.".contains(c) { c } else { '_' };
+        let readable: String = owner.chars().take(READABLE).map(plain).collect();
+        let name = format!("{kind}-{readable}-{}", &checksum(owner.as_bytes())[..DISTINCT]);
+        StateFile { path: directory.join(name), writing: Arc::default() }
     }
 
     /// Writes the state: a temporary file, made durable, takes the place of the one before, which
@@ -155,7 +160,7 @@ mod tests {
 
     fn file() -> (tempfile::TempDir, StateFile) {
         let directory = tempfile::tempdir().unwrap();
-        let file = StateFile::new(&directory.path().join("not/yet"), "told-noc/1");
+        let file = StateFile::new(&directory.path().join("not/yet"), "told", "noc/1");
         (directory, file)
     }
 

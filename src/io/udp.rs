@@ -25,6 +25,8 @@ use crate::pure::time::WallTime;
 const RECEIVE_BUFFER: usize = 4 << 20;
 /// Datagrams per system call.
 const BATCH: usize = 64;
+/// Errors that one read may meet before it gives up until the next wake-up.
+const MOST_ERRORS: usize = 64;
 /// Longer datagrams are cut; no probe is.
 const LONGEST: usize = 2048;
 
@@ -129,8 +131,23 @@ impl Socket {
     }
 
     /// Takes in at most one batch; zero if there is nothing.
+    ///
+    /// The kernel reports a path's error here once, before the datagrams that wait behind it; the
+    /// error itself is in the error queue too, with its probe.
     pub fn receive(&self, buffer: &mut Buffer, mut each: impl FnMut(Datagram<'_>)) -> io::Result<usize> {
-        let received = self.inner.try_io(Interest::READABLE, || {
+        let mut received = self.receive_once(buffer, &mut each);
+        for _ in 0..MOST_ERRORS {
+            match received {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(0),
+                Err(_) => received = self.receive_once(buffer, &mut each),
+                Ok(_) => break,
+            }
+        }
+        received
+    }
+
+    fn receive_once(&self, buffer: &mut Buffer, each: &mut impl FnMut(Datagram<'_>)) -> io::Result<usize> {
+        self.inner.try_io(Interest::READABLE, || {
             // The kernel writes into the headers how much it used of them, so they are made anew.
             let space = cmsg_space!(TimeSpec, u32);
             let mut headers = MultiHeaders::<SockaddrStorage>::preallocate(BATCH, Some(space));
@@ -153,13 +170,7 @@ impl Socket {
                 each(Datagram { octets, source, received, drops });
             }
             Ok(count)
-        });
-        match received {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
-            // A path's error is reported here once; it is also in the error queue, with the probe.
-            Err(error) if is_path_error(&error) => Ok(0),
-            other => other,
-        }
+        })
     }
 
     /// Takes what the path sent back out of the error queue.
@@ -262,11 +273,6 @@ fn describe(error: &libc::sock_extended_err, destination: Option<SocketAddr>, of
     let to = destination.map(|destination| format!("send to {destination}: ")).unwrap_or_default();
     let by = offender.filter(|addr| !addr.is_unspecified()).map(|addr| format!(" (says {addr})")).unwrap_or_default();
     format!("{to}{meaning}{by}")
-}
-
-fn is_path_error(error: &io::Error) -> bool {
-    let path_errors = [libc::ECONNREFUSED, libc::EHOSTUNREACH, libc::ENETUNREACH, libc::EMSGSIZE, libc::EACCES];
-    error.raw_os_error().is_some_and(|code| path_errors.contains(&code))
 }
 
 fn wall_time(time: TimeSpec) -> WallTime {

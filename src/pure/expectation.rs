@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::alarm::{AlarmKey, Cause, ConditionChange, Kind, Silence, Subject, Verdict};
 use super::clock_error::{Delay, DelayLimits, DelayVerdict};
 use super::condition::{Change, Condition, Sample, State, Thresholds};
+use super::foreign::ROLL_OUT_GRACE;
 use super::sequence_window::{Arrival, SequenceWindow};
 use super::test::TestFacts;
 use super::time::{Moment, Now, WallTime};
@@ -81,6 +82,10 @@ pub struct Expectation {
     last_probe: Option<Now>,
     /// If nothing comes until then, that is a bad sample.
     silence_deadline: Moment,
+    /// Silence before this proves nothing.
+    forgiven_until: Moment,
+    /// Until then probes may still come at this slower pace of before.
+    slower_until: Option<(Moment, Duration)>,
     announced_stop: bool,
     stream: Option<Stream>,
     connection: Judged,
@@ -104,6 +109,8 @@ impl Expectation {
             started: now,
             last_probe: None,
             silence_deadline: now.moment,
+            forgiven_until: Moment::ZERO,
+            slower_until: None,
             announced_stop: false,
             stream: None,
             connection: Judged::default(),
@@ -131,9 +138,20 @@ impl Expectation {
                 changes.push(self.change(Kind::Latency, Verdict::Cleared, now));
             }
         }
+        if expected.test.from_host != self.expected.test.from_host {
+            let was_wrong = self.clock.condition.is_down();
+            self.clock = Judged::default();
+            if was_wrong {
+                changes.push(self.change(Kind::Clock, Verdict::Cleared, now));
+            }
+        }
+        let before = self.expected.expect_every;
+        if expected.expect_every < before {
+            self.slower_until = Some((now.moment + ROLL_OUT_GRACE, before));
+        }
         self.expected = expected;
         self.silence_deadline = match self.last_probe {
-            Some(last_probe) => (last_probe.moment + self.expected.expect_every).max(now.moment),
+            Some(last_probe) => self.deadline_after(last_probe.moment).max(now.moment),
             None => self.first_deadline(self.started.moment).max(now.moment),
         };
         changes
@@ -151,7 +169,7 @@ impl Expectation {
         self.counters.received += 1;
         self.last_probe = Some(now);
         self.announced_stop = incoming.stops;
-        self.silence_deadline = now.moment + self.expected.expect_every;
+        self.silence_deadline = self.deadline_after(now.moment);
         self.sample(Kind::Connection, Sample::Good, None, now, &mut changes);
         self.judge_delay(incoming, &mut changes);
         (Acceptance::Accepted, changes)
@@ -159,29 +177,29 @@ impl Expectation {
 
     /// Time has passed: each `expect_every` without a probe is a bad sample.
     pub fn on_silence(&mut self, now: Now, changes: &mut Vec<ConditionChange>) {
-        let every = self.expected.expect_every.max(Duration::from_nanos(1));
         let mut samples = 0;
         while self.silence_deadline <= now.moment {
             // What lies beyond the threshold changes nothing; a long gap costs no more than a short one.
             if samples > self.expected.thresholds.raise_after {
-                self.silence_deadline = now.moment + every;
+                self.silence_deadline = self.deadline_after(now.moment);
                 break;
             }
             samples += 1;
             let cause = Cause::Silence(Silence {
                 silent_for: self.silence_deadline.since(self.last_probe.unwrap_or(self.started).moment),
                 last_probe: self.last_probe.map(|last_probe| last_probe.wall),
-                expect_every: every,
+                expect_every: self.expected.expect_every,
                 announced_stop: self.announced_stop,
             });
-            self.silence_deadline = self.silence_deadline + every;
+            self.silence_deadline = self.deadline_after(self.silence_deadline);
             self.sample(Kind::Connection, Sample::Bad, Some(cause), now, changes);
         }
     }
 
     /// This agent itself slept (stopped, or its machine was frozen): silence meanwhile proves nothing.
     pub fn on_own_stall(&mut self, now: Now) {
-        self.silence_deadline = self.silence_deadline.max(now.moment + self.expected.expect_every);
+        self.forgiven_until = now.moment + self.expected.expect_every;
+        self.silence_deadline = self.silence_deadline.max(self.forgiven_until);
     }
 
     /// When `on_silence` wants to be called next.
@@ -227,6 +245,16 @@ impl Expectation {
     /// When the last accepted probe came.
     pub fn last_probe(&self) -> Option<Now> {
         self.last_probe
+    }
+
+    /// The end of the interval that begins at `moment`.
+    fn deadline_after(&self, moment: Moment) -> Moment {
+        let every = self.expected.expect_every.max(Duration::from_nanos(1));
+        let every = match self.slower_until {
+            Some((until, slower)) if moment < until => every.max(slower),
+            Some(_) | None => every,
+        };
+        (moment + every).max(self.forgiven_until)
     }
 
     /// The first bad samples are timed so that the raise falls at the end of the grace, not before.

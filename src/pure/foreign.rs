@@ -14,8 +14,8 @@ use super::time::{Moment, Now};
 pub const MAX_SOURCES: usize = 256;
 /// The alarm clears after so long without any.
 pub const QUIET: Duration = Duration::from_secs(300);
-/// Sound probes of a test that is not known here are normal while a change of the documents
-/// travels through the fleet; only after this long are they strange.
+/// A change of the documents travels through the fleet within this. Until then, sound probes of a
+/// test that is not known here are normal, and so are probes at the pace of before.
 pub const ROLL_OUT_GRACE: Duration = Duration::from_secs(30);
 
 /// What was wrong with a datagram.
@@ -133,7 +133,11 @@ impl ForeignTraffic {
 
     /// Says it once more, for an alarm actor that has just begun.
     pub fn report(&self, now: Now) -> Option<ConditionChange> {
-        self.raised.clone().map(|cause| self.change(Verdict::Violated(cause), now))
+        match &self.raised {
+            Some(cause) => Some(self.change(Verdict::Violated(cause.clone()), now)),
+            None if self.settled => Some(self.change(Verdict::Cleared, now)),
+            None => None,
+        }
     }
 
     /// Datagrams in all.

@@ -235,8 +235,13 @@ impl Ledger {
             return;
         };
         let Some(entry) = self.entries.get_mut(&notification.key) else { return };
+        let first_up = entry.told.is_none() && !notification.is_raised();
         entry.told = entry.in_flight.take();
         entry.in_doubt = None;
+        if first_up {
+            // Good news that nobody waited for holds nothing back.
+            return;
+        }
         entry.hold = if entry.calm {
             entry.hold_down.hold_down
         } else {

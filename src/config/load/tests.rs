@@ -139,3 +139,32 @@ fn the_originals_documents_are_read_unchanged() {
     assert_eq!(test.limits.max_latency, Some(Duration::from_millis(100)));
     assert_eq!(test.limits.egregious_latency, Duration::from_secs(5));
 }
+
+/// Defaults that no test could live with reject the global document, not the tests.
+#[test]
+fn bad_defaults_are_the_global_documents_fault() {
+    let mut loader = Loader::new("b");
+    loader.load(&documents(&[("config", "{}"), ("tests/b/x", &test_document(""))]));
+    for defaults in
+        [r#"{"send_every":"100us"}"#, r#"{"send_every":"5s","expect_every":"1s"}"#, r#"{"max_latency":"0s"}"#]
+    {
+        let global = format!(r#"{{"defaults":{defaults}}}"#);
+        let loaded = loader.load(&documents(&[("config", &global), ("tests/b/x", &test_document(""))]));
+        assert_eq!(loaded.rejected.len(), 1, "{defaults}: {}", findings(&loaded));
+        assert_eq!(loaded.rejected[0].document, "config");
+        assert_eq!(loaded.tests.len(), 1);
+    }
+}
+
+#[test]
+fn durations_that_overflow_are_findings() {
+    for every in ["300000000000 years", "18446744073709551615s 1000ms", "99999999999999999999s"] {
+        let document = test_document(&format!(r#","expect_every":"{every}""#));
+        let loaded = Loader::new("b").load(&documents(&[("tests/b/x", &document)]));
+        assert_eq!(loaded.rejected.len(), 1, "{every}");
+    }
+    let legacy = format!(
+        r#"{{"Id":"{ID}","Enabled":true,"FromHostId":"a","ToHostId":"b","To":"127.0.0.1:1","FreqSeconds":9000000000000000000}}"#
+    );
+    assert_eq!(Loader::new("b").load(&documents(&[("tests/b/x", &legacy)])).rejected.len(), 1);
+}

@@ -102,27 +102,31 @@ fn read_tree(root: &Path, host: &str) -> io::Result<Documents> {
 }
 
 fn read_document(root: &Path, key: &str, documents: &mut Documents) {
-    let found: Vec<(String, Format)> = [(format!("{key}.json"), Format::Json), (format!("{key}.toml"), Format::Toml)]
-        .into_iter()
-        .filter(|(place, _)| root.join(place).exists())
-        .collect();
+    let files = [(format!("{key}.json"), Format::Json), (format!("{key}.toml"), Format::Toml)];
+    let found: Vec<RawDocument> =
+        files.into_iter().filter_map(|(place, format)| read_file(&root.join(&place), place, format)).collect();
     let document = match found.as_slice() {
         [] => return,
-        [(place, format)] => match fs::read_to_string(root.join(place)) {
-            Ok(text) => RawDocument { text, format: *format, place: place.clone(), unreadable: None },
-            // Removed since it was looked for.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return,
-            Err(error) => unreadable(place, *format, error.to_string()),
-        },
-        [(place, format), (other, _), ..] => {
-            unreadable(place, *format, format!("{place} and {other} are the same document"))
+        [document] => document.clone(),
+        [first, second, ..] => {
+            let problem = format!("{} and {} are the same document", first.place, second.place);
+            unreadable(first.place.clone(), first.format, problem)
         }
     };
     documents.insert(key.to_owned(), document);
 }
 
-fn unreadable(place: &str, format: Format, problem: String) -> RawDocument {
-    RawDocument { text: String::new(), format, place: place.to_owned(), unreadable: Some(problem) }
+/// Nothing only if there is no file: one that cannot be read is there.
+fn read_file(path: &Path, place: String, format: Format) -> Option<RawDocument> {
+    match fs::read_to_string(path) {
+        Ok(text) => Some(RawDocument { text, format, place, unreadable: None }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && path.symlink_metadata().is_err() => None,
+        Err(error) => Some(unreadable(place, format, error.to_string())),
+    }
+}
+
+fn unreadable(place: String, format: Format, problem: String) -> RawDocument {
+    RawDocument { text: String::new(), format, place, unreadable: Some(problem) }
 }
 
 #[cfg(test)]

@@ -19,6 +19,8 @@ const ALIVE_EVERY: Duration = Duration::from_secs(30);
 const RELIST: std::ops::Range<u64> = 300..600;
 /// "Key not found".
 const KEY_NOT_FOUND: u64 = 100;
+/// "The event in requested index is outdated and cleared".
+const INDEX_CLEARED: u64 = 401;
 
 /// A client of one etcd cluster, for one host.
 pub struct EtcdV2 {
@@ -34,14 +36,8 @@ pub struct EtcdV2 {
     relist_at: Instant,
 }
 
-type Poll = BoxFuture<'static, Result<Polled, String>>;
-
-enum Polled {
-    /// The key changed, or the index is too old to know.
-    Changed,
-    /// The server ended the poll without saying anything.
-    Ended(Scope, u64),
-}
+/// Ends when the key changed, or when the index is too old to know.
+type Poll = BoxFuture<'static, Result<(), String>>;
 
 #[derive(Clone, Debug)]
 struct Scope {
@@ -72,6 +68,12 @@ struct Refusal {
     message: String,
     #[serde(default)]
     cause: String,
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} ({}), etcd error {}", self.message, self.cause, self.error_code)
+    }
 }
 
 impl EtcdV2 {
@@ -146,20 +148,13 @@ impl EtcdV2 {
             let watches = std::mem::take(&mut self.watches);
             self.polls = watches.into_iter().map(|(scope, index)| self.poll(scope, index)).collect();
         }
-        let alive = sleep(ALIVE_EVERY);
-        tokio::pin!(alive);
-        loop {
-            tokio::select! {
-                (polled, which, _) = select_all(self.polls.iter_mut()) => match polled {
-                    Ok(Polled::Changed) => return Ok(Watched::Changed),
-                    Ok(Polled::Ended(scope, index)) => self.polls[which] = self.poll(scope, index),
-                    Err(problem) => return Err(self.failed(problem)),
-                },
-                () = sleep_until(self.relist_at) => return Ok(Watched::Changed),
-                () = &mut alive => {
-                    self.ask_version().await.map_err(|problem| self.failed(problem))?;
-                    return Ok(Watched::Quiet);
-                }
+        tokio::select! {
+            (polled, _, _) = select_all(self.polls.iter_mut()) => {
+                polled.map(|()| Watched::Changed).map_err(|problem| self.failed(problem))
+            }
+            () = sleep_until(self.relist_at) => Ok(Watched::Changed),
+            () = sleep(ALIVE_EVERY) => {
+                self.ask_version().await.map(|_| Watched::Quiet).map_err(|problem| self.failed(problem))
             }
         }
     }
@@ -182,7 +177,7 @@ impl EtcdV2 {
         }
         match serde_json::from_slice::<Refusal>(&body) {
             Ok(refusal) if refusal.error_code == KEY_NOT_FOUND && status == StatusCode::NOT_FOUND => Ok((index, None)),
-            Ok(refusal) => Err(format!("{} ({}), etcd error {}", refusal.message, refusal.cause, refusal.error_code)),
+            Ok(refusal) => Err(refusal.to_string()),
             Err(_) => Err(format!("HTTP status {status}")),
         }
     }
@@ -224,12 +219,14 @@ impl EtcdV2 {
             let response = client.get(url).send().await.map_err(|error| chain(&error))?;
             let status = response.status();
             let body = response.bytes().await.map_err(|error| chain(&error))?;
-            if body.is_empty() && status.is_success() {
-                return Ok(Polled::Ended(scope, index));
+            if status.is_success() && !body.is_empty() {
+                return Ok(());
             }
-            // An event, or an index whose history is gone (error 401): both mean to list anew. Other
-            // refusals will show themselves in that list.
-            Ok(Polled::Changed)
+            match serde_json::from_slice::<Refusal>(&body) {
+                Ok(refusal) if refusal.error_code == INDEX_CLEARED => Ok(()),
+                Ok(refusal) => Err(refusal.to_string()),
+                Err(_) => Err(format!("the watch ended with HTTP status {status}")),
+            }
         }
         .boxed()
     }

@@ -115,23 +115,22 @@ pub async fn reflect(mut store: Store, events: mpsc::Sender<StoreEvent>) {
     let mut retry = RETRY;
     let mut last: Option<Snapshot> = None;
     loop {
-        let outcome = match store.list().await {
+        let event = match store.list().await {
             Ok(snapshot) => {
-                retry.on_success();
                 let same = last.as_ref().is_some_and(|last| last.documents == snapshot.documents);
-                let event = if same { StoreEvent::Confirmed } else { StoreEvent::Listed(snapshot.clone()) };
-                last = Some(snapshot);
-                if events.send(event).await.is_err() {
-                    return;
-                }
-                follow(&mut store, &events).await
+                last = Some(snapshot.clone());
+                if same { StoreEvent::Confirmed } else { StoreEvent::Listed(snapshot) }
             }
-            Err(error) => Err(error),
+            Err(error) => StoreEvent::Lost(error.to_string()),
         };
-        if let Err(error) = outcome {
-            if events.send(StoreEvent::Lost(error.to_string())).await.is_err() {
-                return;
-            }
+        let listed = !matches!(event, StoreEvent::Lost(_));
+        if events.send(event).await.is_err() {
+            return;
+        }
+        // A watch that is cut, by a proxy or by a restart, says nothing yet: the next list does.
+        if listed && follow(&mut store, &events).await.is_ok() {
+            retry.on_success();
+        } else {
             sleep(retry.on_failure(fastrand::f64())).await;
         }
         if events.is_closed() {

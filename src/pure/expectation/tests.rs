@@ -293,3 +293,44 @@ proptest! {
         prop_assert_eq!(run(&looks), run(&std::collections::BTreeSet::new()));
     }
 }
+
+/// After a stall the socket holds old probes, then a gap: neither the gap nor the time since is judged.
+#[test]
+fn old_probes_found_after_an_own_stall_raise_nothing() {
+    let mut expectation = Expectation::new(expected(), at(0));
+    expectation.on_probe(&probe(1000, 0));
+    expectation.on_own_stall(at(20_000));
+    assert_eq!(expectation.on_probe(&probe(1100, 1)).1, []);
+    assert_eq!(silence(&mut expectation, 20_100), []);
+    assert_eq!(expectation.on_probe(&probe(19_990, 2)).1, []);
+    assert_eq!(silence(&mut expectation, 20_199), []);
+    assert_eq!(silence(&mut expectation, 20_600).len(), 1);
+}
+
+/// The receiver's document may change long before the sender's.
+#[test]
+fn a_tightened_interval_waits_for_the_roll_out() {
+    let slow = Duration::from_secs(10);
+    let mut expectation = Expectation::new(Expected { expect_every: slow, ..expected() }, at(0));
+    expectation.on_probe(&probe(1000, 0));
+    expectation.on_expected(expected(), at(2000));
+    assert_eq!(silence(&mut expectation, 9000), []);
+    assert_eq!(expectation.on_probe(&probe(9000, 1)).1, []);
+    assert_eq!(silence(&mut expectation, 18_000), []);
+    assert_eq!(expectation.connection().state(), State::Up);
+    // Long after, the new interval counts.
+    expectation.on_probe(&probe(60_000, 2));
+    assert_eq!(silence(&mut expectation, 60_600).len(), 1);
+}
+
+#[test]
+fn another_sending_host_takes_back_what_was_said_of_the_first_ones_clock() {
+    let mut expectation = Expectation::new(expected(), at(0));
+    for n in 0..3 {
+        expectation.on_probe(&delayed(1000 + u64::from(n) * 100, n, 60_000));
+    }
+    let test = TestFacts { from_host: "c".into(), ..expected().test.as_ref().clone() };
+    let changes = expectation.on_expected(Expected { test: Arc::new(test), ..expected() }, at(1300));
+    assert_eq!(kinds(&changes), [(Kind::Clock, false)]);
+    assert_eq!(changes[0].key.subject, Subject::Host("a".into()));
+}

@@ -241,6 +241,15 @@ fn the_cold_start_goes_first_and_is_repeated_until_it_leaves() {
     assert_eq!(ledger.take_due(at(1)), [Due::ColdStart]);
 }
 
+#[test]
+fn the_first_good_news_holds_no_bad_news_back() {
+    let mut ledger = Ledger::new(Manner { first_up: FirstUp::Told, ..MANNER }, at(0));
+    ledger.on_change(up(1), HOLD, at(0));
+    deliver(&mut ledger, at(0));
+    ledger.on_change(down(1), HOLD, at(5));
+    assert_eq!(deliver(&mut ledger, at(5)), [(1, true, 0)]);
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Wait(u64),

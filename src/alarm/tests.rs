@@ -1,0 +1,91 @@
+use super::*;
+use crate::config::sinks::SinkConfig;
+use crate::pure::alarm::{Cause, Kind, Verdict, condition_change};
+use crate::pure::ledger::Scope;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::time::timeout;
+
+const DEADLINE: Duration = Duration::from_secs(20);
+
+#[derive(Clone, Copy, Message)]
+#[rtype(result = "()")]
+struct Fail;
+
+impl Handler<Fail> for Sink {
+    type Result = ();
+    fn handle(&mut self, _: Fail, _: &mut Self::Context) {
+        panic!("a fault in a sink, made by a test");
+    }
+}
+
+impl Handler<Fail> for Alarm {
+    type Result = ();
+    fn handle(&mut self, _: Fail, _: &mut Self::Context) {
+        self.sinks.values().for_each(|child| child.addr.do_send(Fail));
+    }
+}
+
+struct Parent(UnboundedSender<AlarmFact>);
+
+impl Actor for Parent {
+    type Context = Context<Self>;
+}
+
+impl Handler<AlarmFact> for Parent {
+    type Result = ();
+    fn handle(&mut self, fact: AlarmFact, _: &mut Self::Context) {
+        let _test_is_over = self.0.send(fact);
+    }
+}
+
+async fn until(alarm: &Addr<Alarm>, facts: &mut UnboundedReceiver<AlarmFact>, expected: impl Fn(&AlarmStatus) -> bool) {
+    loop {
+        alarm.do_send(Observe);
+        match timeout(DEADLINE, facts.recv()).await.expect("in time").expect("an alarm actor") {
+            AlarmFact::Observed(status) if expected(&status) => return,
+            AlarmFact::Observed(_) | AlarmFact::Down(_) => {}
+        }
+    }
+}
+
+fn change(verdict: Verdict) -> TakeIn {
+    TakeIn(condition_change(AlarmKey::new(Kind::Config, Subject::Store), Subject::Store, time::now(), verdict))
+}
+
+/// The receiver is told while the sink is healthy; what changes while it is gone is told after.
+#[actix::test]
+async fn a_sink_that_fails_comes_back_and_knows_what_it_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let receiver = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let sink = SinkConfig {
+        name: "noc".into(),
+        kind: crate::config::sinks::SinkKind::Snmp,
+        target: receiver.local_addr().unwrap().to_string(),
+        ..SinkConfig::default()
+    };
+    let (sent, mut facts) = unbounded_channel();
+    let alarm = Alarm::new(Setting {
+        agent: "a".into(),
+        config_server: "dir".into(),
+        state_dir: directory.path().to_owned(),
+        parent: Parent(sent).start().recipient(),
+        generation: 1,
+        greeted: BTreeSet::from([sink.receiver()]),
+    })
+    .start();
+    let mut plan = AlarmPlan { sinks: vec![SinkPlan { config: sink, scope: Scope::All }], ..AlarmPlan::default() };
+    plan.hold_down = HoldDown { hold_down: Duration::ZERO, hold_down_max: Duration::ZERO };
+    alarm.do_send(Tell(plan));
+    let mut octets = [0; 2048];
+    alarm.do_send(change(Verdict::Violated(Cause::Config("away".into()))));
+    timeout(DEADLINE, receiver.recv(&mut octets)).await.unwrap().unwrap();
+    until(&alarm, &mut facts, |status| status.sinks.iter().any(|sink| sink.counts.told == 1 && sink.counts.dirty == 0))
+        .await;
+
+    alarm.do_send(Fail);
+    until(&alarm, &mut facts, |status| status.restarts == 1).await;
+    alarm.do_send(change(Verdict::Cleared));
+    let len = timeout(DEADLINE, receiver.recv(&mut octets)).await.unwrap().unwrap();
+    let good = [0x2b, 6, 1, 4, 1, 0x83, 0x88, 0x4f, 2, 0, 10];
+    assert!(octets[..len].windows(good.len()).any(|window| window == good), "the first word after it is the clear");
+}

@@ -1,0 +1,88 @@
+//! Durations in documents: humantime's words, within bounds that no arithmetic leaves.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, Error, IntoDeserializer};
+
+/// Nothing here is meant to take longer.
+pub const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
+/// humantime itself overflows on numbers that are much longer.
+const LONGEST_NUMBER: usize = 9;
+const LONGEST_TEXT: usize = 64;
+
+/// For `#[serde(with = "duration")]`.
+pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let text = Text::deserialize(deserializer)?.0;
+    parse(&text)
+}
+
+fn parse<E: Error>(text: &str) -> Result<Duration, E> {
+    let digits = text.split(|c: char| !c.is_ascii_digit()).map(str::len).max().unwrap_or(0);
+    if text.len() > LONGEST_TEXT || digits > LONGEST_NUMBER {
+        return Err(E::custom("a duration of more than a year"));
+    }
+    let text: serde::de::value::StrDeserializer<'_, E> = text.into_deserializer();
+    let duration: Duration = humantime_serde::deserialize(text)?;
+    if duration > LONGEST {
+        return Err(E::custom("a duration of more than a year"));
+    }
+    Ok(duration)
+}
+
+/// A text where a duration is expected: the error for anything else says so.
+struct Text(String);
+
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl serde::de::Visitor<'_> for Visitor {
+            type Value = Text;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a duration")
+            }
+            fn visit_str<E: Error>(self, text: &str) -> Result<Text, E> {
+                Ok(Text(text.to_owned()))
+            }
+        }
+        deserializer.deserialize_str(Visitor)
+    }
+}
+
+/// For `#[serde(with = "duration::optional")]`.
+pub mod optional {
+    use super::{Deserialize, Deserializer, Duration, Text, parse};
+
+    /// Left out, or null: nothing.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+        let text: Option<Text> = Option::deserialize(deserializer)?;
+        text.map(|text| parse(&text.0)).transpose()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn read(text: &str) -> Result<Duration, String> {
+        parse::<serde::de::value::Error>(text).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn humantime_within_a_year() {
+        assert_eq!(read("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(read("1h 30m"), Ok(Duration::from_secs(5400)));
+        for text in ["2 years", "300000000000 years", "18446744073709551615s 1000ms", "999999999 years 999999999 years"]
+        {
+            assert!(read(text).is_err(), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_read_without_panic(text in "[0-9a-z ]{0,80}") {
+            let _ = read(&text);
+        }
+    }
+}

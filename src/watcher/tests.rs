@@ -1,0 +1,162 @@
+use super::*;
+use crate::messages::WatcherStatus;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::time::{Instant, timeout};
+
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Makes a child panic in its handler, as a fault of its own would.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Fail;
+
+impl Handler<Fail> for Listener {
+    type Result = ();
+    fn handle(&mut self, _: Fail, _: &mut Self::Context) {
+        panic!("a fault in a listener, made by a test");
+    }
+}
+
+impl Handler<Fail> for Sender {
+    type Result = ();
+    fn handle(&mut self, _: Fail, _: &mut Self::Context) {
+        panic!("a fault in a sender, made by a test");
+    }
+}
+
+#[derive(Message)]
+#[rtype(result = "()")]
+struct FailChildren;
+
+impl Handler<FailChildren> for Watcher {
+    type Result = ();
+    fn handle(&mut self, _: FailChildren, _: &mut Self::Context) {
+        self.listeners.values().for_each(|child| child.addr.do_send(Fail));
+        self.senders.values().for_each(|child| child.addr.do_send(Fail));
+    }
+}
+
+/// Stands for the supervisor.
+struct Parent(UnboundedSender<WatcherFact>);
+
+impl Actor for Parent {
+    type Context = Context<Self>;
+}
+
+impl Handler<WatcherFact> for Parent {
+    type Result = ();
+    fn handle(&mut self, fact: WatcherFact, _: &mut Self::Context) {
+        let _test_is_over = self.0.send(fact);
+    }
+}
+
+struct Run {
+    watcher: Addr<Watcher>,
+    facts: UnboundedReceiver<WatcherFact>,
+    _directory: tempfile::TempDir,
+}
+
+/// A watcher with one test that it sends to itself.
+fn run(expect_every: &str) -> Run {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let to = socket.local_addr().unwrap();
+    drop(socket);
+    let document = format!(
+        r#"{{"id":"5b0c6f0e-6c7e-4b53-9d1c-1f4f5a6b7c8d","from_host":"a","from":"127.0.0.1:0","to_host":"a","to":"{to}",
+            "send_every":"20ms","expect_every":"{expect_every}"}}"#
+    );
+    std::fs::create_dir_all(directory.path().join("tests/a")).unwrap();
+    std::fs::write(directory.path().join("tests/a/x.json"), document).unwrap();
+    let mut bootstrap = Bootstrap { host: "a".into(), ..Bootstrap::default() };
+    bootstrap.store.kind = crate::config::bootstrap::StoreKind::Dir;
+    bootstrap.store.path = directory.path().to_owned();
+    let (sent, facts) = unbounded_channel();
+    let parent = Parent(sent).start();
+    let beginning = Beginning {
+        bootstrap: Arc::new(bootstrap),
+        gauges: Gauges::new(),
+        parent: parent.recipient(),
+        generation: 1,
+        memory: None,
+    };
+    let watcher = Watcher::new(beginning).start();
+    Run { watcher, facts, _directory: directory }
+}
+
+impl Run {
+    async fn next(&mut self) -> WatcherFact {
+        timeout(DEADLINE, self.facts.recv()).await.expect("a fact in time").expect("a watcher")
+    }
+
+    /// Asks until the children's state is as expected.
+    async fn until(&mut self, expected: impl Fn(&WatcherStatus) -> bool) -> WatcherStatus {
+        loop {
+            self.watcher.do_send(Observe);
+            loop {
+                match self.next().await {
+                    WatcherFact::Observed(status) if expected(&status) => return *status,
+                    WatcherFact::Observed(_) => break,
+                    WatcherFact::Changed(_) | WatcherFact::Planned(_) | WatcherFact::Down(_) => {}
+                }
+            }
+        }
+    }
+}
+
+fn received(status: &WatcherStatus) -> u64 {
+    status.tests.iter().filter_map(|test| test.counters).map(|counters| counters.received).sum()
+}
+
+#[actix::test]
+async fn children_that_fail_come_back_with_back_off_and_go_on() {
+    let mut run = run("10s");
+    run.until(|status| received(status) > 3).await;
+    for n in 1..=2u64 {
+        let failed = Instant::now();
+        run.watcher.do_send(FailChildren);
+        let restarts = [("listener", n), ("sender", n)];
+        run.until(|status| status.restarts == restarts).await;
+        // Counted when they fail; they are back after half a second at least, twice that the second time.
+        let (listener, sender) = run.watcher.send(Alive).await.unwrap();
+        assert_eq!((listener, sender), (0, 0));
+        while run.watcher.send(Alive).await.unwrap() != (1, 1) {
+            assert!(failed.elapsed() < DEADLINE);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert!(failed.elapsed() >= Duration::from_millis(500) * n as u32);
+        // A rebuilt listener begins anew: what it has received came after the fault.
+        run.until(|status| status.tests.len() == 2 && (1..1000).contains(&received(status))).await;
+    }
+}
+
+/// How many children are alive.
+#[derive(Message)]
+#[rtype(result = "(usize, usize)")]
+struct Alive;
+
+impl Handler<Alive> for Watcher {
+    type Result = MessageResult<Alive>;
+    fn handle(&mut self, _: Alive, _: &mut Self::Context) -> Self::Result {
+        MessageResult((self.listeners.len(), self.senders.len()))
+    }
+}
+
+/// Report says every decided condition once more, for an alarm actor that was rebuilt.
+#[actix::test]
+async fn everything_is_reported_anew_when_asked() {
+    let mut run = run("10s");
+    run.until(|status| received(status) > 3).await;
+    run.watcher.do_send(Report);
+    let (mut planned, mut kinds) = (false, BTreeSet::new());
+    while kinds.len() < 2 || !planned {
+        match run.next().await {
+            WatcherFact::Changed(change) => {
+                assert_eq!(change.verdict, Verdict::Cleared);
+                kinds.insert(change.key.kind);
+            }
+            WatcherFact::Planned(_) => planned = true,
+            WatcherFact::Observed(_) | WatcherFact::Down(_) => {}
+        }
+    }
+}
