@@ -319,8 +319,11 @@ fn a_tightened_interval_waits_for_the_roll_out() {
     assert_eq!(silence(&mut expectation, 18_000), []);
     assert_eq!(expectation.connection().state(), State::Up);
     // Long after, the new interval counts.
-    expectation.on_probe(&probe(60_000, 2));
-    assert_eq!(silence(&mut expectation, 60_600).len(), 1);
+    for n in 0..3 {
+        expectation.on_probe(&probe(60_000 + n * 100, n as u32 + 2));
+    }
+    assert_eq!(silence(&mut expectation, 60_799), []);
+    assert_eq!(silence(&mut expectation, 60_800).len(), 1);
 }
 
 #[test]
