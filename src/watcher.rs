@@ -6,6 +6,7 @@
 //! rebuilds it, and it them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -603,13 +604,14 @@ impl Retry {
     }
 }
 
-fn describe_bind_error(address: SocketAddr, error: &std::io::Error) -> String {
-    let meaning = match error.kind() {
-        std::io::ErrorKind::AddrInUse => "another program has it",
-        std::io::ErrorKind::AddrNotAvailable => "the address is not on this host",
-        std::io::ErrorKind::PermissionDenied => "not permitted; ports below 1024 need CAP_NET_BIND_SERVICE",
-        _ => return format!("cannot bind {address}: {error}"),
-    };
+fn describe_bind_error(address: SocketAddr, error: &io::Error) -> String {
+    let meanings = [
+        (ErrorKind::AddrInUse, "another program has it"),
+        (ErrorKind::AddrNotAvailable, "the address is not on this host"),
+        (ErrorKind::PermissionDenied, "not permitted; ports below 1024 need CAP_NET_BIND_SERVICE"),
+    ];
+    let known = meanings.into_iter().find(|(kind, _)| *kind == error.kind());
+    let meaning = known.map_or_else(|| error.to_string(), |(_, meaning)| meaning.to_owned());
     format!("cannot bind {address}: {meaning}")
 }
 

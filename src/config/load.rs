@@ -222,6 +222,7 @@ impl Loader {
     }
 }
 
+#[expect(clippy::large_enum_variant, reason = "lives for one call")]
 enum Outcome {
     Good(Good),
     Absent,

@@ -125,10 +125,10 @@ async fn connect(target: SocketAddr) -> io::Result<UdpSocket> {
 }
 
 fn refused(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::ConnectionRefused => "no SNMP receiver listens there (port unreachable)".to_owned(),
-        _ => error.to_string(),
+    if error.kind() == io::ErrorKind::ConnectionRefused {
+        return "no SNMP receiver listens there (port unreachable)".to_owned();
     }
+    error.to_string()
 }
 
 fn log(due: &Due) {

@@ -160,10 +160,10 @@ impl Socket {
                 let Some(source) = message.address.as_ref().and_then(std_address) else { continue };
                 let (mut received, mut drops) = (None, None);
                 for control in message.cmsgs()? {
-                    match control {
-                        ControlMessageOwned::ScmTimestampns(time) => received = Some(wall_time(time)),
-                        ControlMessageOwned::RxqOvfl(total) => drops = Some(total),
-                        _ => {}
+                    if let ControlMessageOwned::ScmTimestampns(time) = control {
+                        received = Some(wall_time(time));
+                    } else if let ControlMessageOwned::RxqOvfl(total) = control {
+                        drops = Some(total);
                     }
                 }
                 let octets = message.iovs().next().unwrap_or_default();
@@ -195,15 +195,11 @@ impl Socket {
         let destination = message.address.as_ref().and_then(std_address);
         let mut cause = None;
         for control in message.cmsgs()? {
-            match control {
-                ControlMessageOwned::Ipv4RecvErr(error, offender) => {
-                    let offender = offender.map(|addr| IpAddr::from(u32::from_be(addr.sin_addr.s_addr).to_be_bytes()));
-                    cause = Some(describe(&error, destination, offender));
-                }
-                ControlMessageOwned::Ipv6RecvErr(error, offender) => {
-                    cause = Some(describe(&error, destination, offender.map(|addr| addr.sin6_addr.s6_addr.into())));
-                }
-                _ => {}
+            if let ControlMessageOwned::Ipv4RecvErr(error, offender) = control {
+                let offender = offender.map(|addr| IpAddr::from(u32::from_be(addr.sin_addr.s_addr).to_be_bytes()));
+                cause = Some(describe(&error, destination, offender));
+            } else if let ControlMessageOwned::Ipv6RecvErr(error, offender) = control {
+                cause = Some(describe(&error, destination, offender.map(|addr| addr.sin6_addr.s6_addr.into())));
             }
         }
         let octets = message.iovs().next().unwrap_or_default();

@@ -153,6 +153,7 @@ mod tests {
             }
             condition
         };
+        #[expect(clippy::type_complexity, reason = "a table")]
         let table: [(&[Sample], State, State, Option<Change>, State, Option<Change>); 6] = [
             (&[], State::Unknown, State::Up, Some(Change::Cleared), State::Unknown, None),
             (&[Bad], State::Unknown, State::Up, Some(Change::Cleared), State::Down, Some(Change::Raised)),

@@ -164,7 +164,9 @@ impl Expectation {
         self.on_silence(now, &mut changes);
         match self.admit(incoming) {
             Acceptance::Accepted => {}
-            refused => return (refused, changes),
+            refused @ (Acceptance::Duplicate | Acceptance::TooOld | Acceptance::StaleEpoch) => {
+                return (refused, changes);
+            }
         }
         self.counters.received += 1;
         self.last_probe = Some(now);
@@ -330,7 +332,7 @@ impl Expectation {
         let judged = match kind {
             Kind::Latency => &mut self.latency,
             Kind::Clock => &mut self.clock,
-            _ => &mut self.connection,
+            Kind::Connection | Kind::Sender | Kind::Config | Kind::UnknownPacket => &mut self.connection,
         };
         let verdict = match (judged.condition.on_sample(sample, thresholds, now), cause) {
             (Some(Change::Raised), Some(cause)) => {
@@ -352,7 +354,7 @@ impl Expectation {
         let reporter = Subject::Test(test.id);
         let subject = match kind {
             Kind::Clock => Subject::Host(test.from_host.clone()),
-            _ => reporter.clone(),
+            Kind::Connection | Kind::Latency | Kind::Sender | Kind::Config | Kind::UnknownPacket => reporter.clone(),
         };
         ConditionChange { key: AlarmKey::new(kind, subject), reporter, at, verdict, test: Some(test.clone()) }
     }

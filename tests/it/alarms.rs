@@ -8,6 +8,8 @@ use peerpair::pure::clock_error::{ClockQuality, ErrorEstimate};
 use peerpair::pure::probe::Probe;
 use peerpair::pure::time::WallTime;
 
+use nix::sys::signal::Signal;
+
 use crate::support::{Agent, Etcd, Trapd, address, id, stays, test_document, udp_port, wait_for};
 
 const QUICK: &str = r#","hold_down":"100ms""#;
@@ -287,7 +289,7 @@ fn strangers_make_one_alarm_and_no_flood() {
     });
     let lines = agent.log().lines().count() - lines_before;
     assert!(lines < 5, "{lines} lines of log\n{}", agent.log());
-    agent.signal(libc::SIGTERM);
+    agent.signal(Signal::SIGTERM);
     assert_eq!(agent.wait_exit().code(), Some(0));
 }
 

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
+
 use crate::support::{Agent, address, http, tcp_port, test_document, udp_port, wait_for, write};
 
 fn loopback_test(n: u8) -> String {
@@ -11,7 +13,7 @@ fn loopback_test(n: u8) -> String {
 
 #[test]
 fn sigterm_and_sigint_stop_it_in_order() {
-    for signal in [libc::SIGTERM, libc::SIGINT] {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let mut agent = Agent::with_dir("b", &[("tests/b/1.json", loopback_test(1))], "");
         agent.wait_condition(1, "receiver", "up");
         agent.signal(signal);
@@ -32,7 +34,7 @@ fn sighup_reads_the_bootstrap_file_again() {
 
     // A bad file changes nothing, and says why.
     write(&file, &good.replace("kind = \"log\"", "kind = \"lgo\""));
-    agent.signal(libc::SIGHUP);
+    agent.signal(Signal::SIGHUP);
     wait_for("word of it", || (agent.logged("the last good one stays in force") == 1).then_some(()));
     assert_eq!(agent.logged("did you mean `log`?"), 1, "{}", agent.log());
 
@@ -40,7 +42,7 @@ fn sighup_reads_the_bootstrap_file_again() {
     let port = tcp_port();
     let moved = good.replace(&format!(":{}\"", agent.web_port()), &format!(":{port}\""));
     write(&file, &format!("{moved}\n[[sink]]\nname = \"second\"\nkind = \"log\"\n"));
-    agent.signal(libc::SIGHUP);
+    agent.signal(Signal::SIGHUP);
     let after = wait_for("the page at its new place with both sinks", || {
         let (_, body) = http(port, "GET", "/status.json", "").ok()?;
         let status: serde_json::Value = serde_json::from_str(&body).ok()?;

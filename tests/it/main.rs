@@ -1,5 +1,8 @@
 //! Whole agents against the peers that users have: a real etcd, a real snmptrapd, real sockets.
 
+#![allow(clippy::unwrap_used, reason = "a test says what is wrong by failing")]
+#![allow(missing_docs, reason = "nobody calls a test")]
+
 mod alarms;
 mod check_config;
 mod lifecycle;

@@ -45,11 +45,11 @@ fn the_quickstart_says_what_is_up_and_what_is_down_and_why() {
 }
 
 #[test]
-fn the_quickstart_and_the_other_examples_have_no_findings() {
-    for example in ["quickstart.toml"] {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_peerpair"));
-        command.args(["check-config", "--deny-warnings", "--config"]).arg(format!("{ROOT}/config-examples/{example}"));
-        let output = command.output().unwrap();
-        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stdout));
-    }
+fn the_quickstart_has_no_findings() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_peerpair"));
+    command
+        .args(["check-config", "--deny-warnings", "--config"])
+        .arg(format!("{ROOT}/config-examples/quickstart.toml"));
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stdout));
 }

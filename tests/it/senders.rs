@@ -6,6 +6,8 @@ use std::time::Duration;
 use peerpair::pure::probe::{Probe, flag};
 use peerpair::pure::probe_v1::ProbeV1;
 
+use nix::sys::signal::Signal;
+
 use crate::support::{Agent, Trapd, address, id, test_document, udp_port, wait_for};
 
 const SOON: Duration = Duration::from_secs(10);
@@ -44,7 +46,7 @@ fn a_probe_is_as_the_design_says_and_the_last_one_says_goodbye() {
     assert_eq!((second.sequence, second.epoch, same_source), (1, first.epoch, source));
     assert_eq!(second.flags, flag::CORRECTION_VALID);
 
-    agent.signal(libc::SIGTERM);
+    agent.signal(Signal::SIGTERM);
     assert_eq!(agent.wait_exit().code(), Some(0));
     let mut last = next_probe(&socket).0;
     while last.flags & flag::STOPS == 0 {

@@ -48,11 +48,9 @@ fn shown(octets: &[u8]) -> String {
     let pdu = Pdu::from_bytes(octets).unwrap();
     assert_eq!(pdu.message_type, MessageType::Trap);
     assert_eq!(pdu.community, b"public");
-    let value = |value| match value {
-        snmp2::Value::OctetString(octets) => {
-            String::from_utf8(octets.to_vec()).unwrap_or_else(|_| format!("{octets:?}"))
-        }
-        other => format!("{other:?}"),
+    let value = |value| {
+        let snmp2::Value::OctetString(octets) = value else { return format!("{value:?}") };
+        String::from_utf8(octets.to_vec()).unwrap_or_else(|_| format!("{octets:?}"))
     };
     pdu.varbinds.map(|(oid, found)| format!("  {oid} = {}\n", value(found))).collect()
 }

@@ -7,6 +7,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use nix::sys::signal::Signal;
+
 use super::{end, http, signal, spawn, tcp_port, wait_for, write};
 
 pub struct Agent {
@@ -95,7 +97,7 @@ impl Agent {
         self.child.id()
     }
 
-    pub fn signal(&self, number: i32) {
+    pub fn signal(&self, number: Signal) {
         signal(&self.child, number);
     }
 

@@ -4,6 +4,8 @@ use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 
+use nix::sys::signal::Signal;
+
 use super::{end, http, signal, spawn, tcp_port, wait_for};
 
 pub struct Etcd {
@@ -58,11 +60,11 @@ impl Etcd {
 
     /// It hangs: connections are taken, and nothing is answered.
     pub fn pause(&self) {
-        signal(self.child.as_ref().expect("etcd runs"), libc::SIGSTOP);
+        signal(self.child.as_ref().expect("etcd runs"), Signal::SIGSTOP);
     }
 
     pub fn resume(&self) {
-        signal(self.child.as_ref().expect("etcd runs"), libc::SIGCONT);
+        signal(self.child.as_ref().expect("etcd runs"), Signal::SIGCONT);
     }
 
     pub fn put(&self, key: &str, value: &str) {

@@ -11,6 +11,8 @@ use std::process::{Child, Command};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
+
 pub use agent::Agent;
 pub use etcd::Etcd;
 pub use trapd::Trapd;
@@ -112,10 +114,9 @@ pub fn spawn(command: &mut Command, package: &str) -> Child {
 }
 
 /// Sends a signal to a process of ours.
-pub fn signal(child: &Child, signal: i32) {
-    let pid = libc::pid_t::try_from(child.id()).expect("a process id");
-    // SAFETY: kill(2) takes any numbers; the child is ours and not yet reaped.
-    assert_eq!(unsafe { libc::kill(pid, signal) }, 0, "send a signal");
+pub fn signal(child: &Child, signal: Signal) {
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).expect("a process id"));
+    nix::sys::signal::kill(pid, signal).expect("a process of ours that lives");
 }
 
 /// Ends a process of ours for good.
