@@ -12,14 +12,14 @@ use std::time::Duration;
 use actix::prelude::*;
 use tracing::{Span, error, info_span};
 
-use crate::config::plan::{AlarmPlan, SinkPlan};
+use crate::config::plan::{self, AlarmPlan, SinkPlan};
 use crate::io::time;
 use crate::messages::{
     Adopt, AlarmFact, AlarmStatus, Generation, Learn, Observe, Retain, SinkFact, Stop, TakeIn, Tell,
 };
 use crate::pure::alarm::{AlarmKey, Subject};
 use crate::pure::backoff::Backoff;
-use crate::pure::ledger::HoldDown;
+use crate::pure::ledger::{HoldDown, Scope};
 use crate::pure::notification::Notification;
 use crate::pure::status::SinkStatus;
 use crate::pure::time::Moment;
@@ -136,9 +136,7 @@ impl Alarm {
         let gone: Vec<String> = self.sinks.keys().filter(|name| !names.contains(name.as_str())).cloned().collect();
         for name in gone {
             self.observed.remove(&name);
-            if let Some(child) = self.sinks.remove(&name) {
-                child.addr.do_send(Stop::Quietly);
-            }
+            self.part_from(&name);
         }
         for sink in planned {
             let name = sink.config.name.clone();
@@ -146,7 +144,7 @@ impl Alarm {
                 Some(child) if child.plan == sink => {}
                 // Another receiver under the same name knows nothing of what this one was told.
                 Some(child) if child.plan.config.receiver() != sink.config.receiver() => {
-                    child.addr.do_send(Stop::Quietly);
+                    self.part_from(&name);
                     self.start_sink(sink, ctx);
                 }
                 Some(child) => {
@@ -160,12 +158,21 @@ impl Alarm {
         }
     }
 
+    /// A sink that is taken away tells its receiver the last of it, and ends by itself.
+    fn part_from(&mut self, name: &str) {
+        let Some(child) = self.sinks.remove(name) else { return };
+        let others = self.plan.sinks.iter().filter(|sink| sink.scope == Scope::All).map(|sink| &sink.config);
+        let parting = plan::parting(&child.plan.config, others);
+        child.addr.do_send(Adopt(SinkPlan { scope: Scope::Nothing, parting, ..child.plan }));
+    }
+
     fn start_sink(&mut self, plan: SinkPlan, ctx: &mut Context<Self>) {
         let name = plan.config.name.clone();
         self.next_generation += 1;
         let generation = self.next_generation;
-        let greeted = self.greeted.insert(plan.config.receiver());
-        let greeting = if greeted { Greeting::ColdStart } else { Greeting::None };
+        // Whoever is named later learns nothing by being told that the agent started long ago.
+        let starting = self.retain.is_none() && self.greeted.insert(plan.config.receiver());
+        let greeting = if starting { Greeting::ColdStart } else { Greeting::None };
         let sink = Sink::new(Beginning {
             plan: plan.clone(),
             agent: self.agent.clone(),

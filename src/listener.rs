@@ -189,6 +189,12 @@ impl Listener {
         };
         let incoming = probe.incoming(&expectation.expected().test, received, clocks)?;
         let (_, changes) = expectation.on_probe(&incoming);
+        // The first probe ends the grace: silence is due earlier than it was.
+        let due = expectation.next_deadline();
+        if due < watched.due {
+            watched.due = due;
+            self.agenda.push(Reverse((due, probe.test_id())));
+        }
         self.say(changes);
         Ok(())
     }

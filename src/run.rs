@@ -62,7 +62,8 @@ pub fn run(arguments: &Run) -> anyhow::Result<i32> {
 
 /// Says what is wrong with the configuration, and what a host would do.
 pub fn check_config(arguments: &CheckConfig) -> anyhow::Result<i32> {
-    let overrides = Overrides { local_name: arguments.host.clone(), ..arguments.overrides.to_overrides() };
+    let mut overrides = arguments.overrides.to_overrides();
+    overrides.local_name = arguments.host.clone().or(overrides.local_name);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start")?;
     let (report, readable) = runtime.block_on(check(&arguments.config, &overrides));
     let mut stdout = std::io::stdout().lock();
@@ -85,7 +86,7 @@ async fn check(path: &Path, overrides: &Overrides) -> (Report, bool) {
     let broken = findings.iter().any(|finding| finding.level == Level::Error);
     let report = Report::of_findings(&bootstrap.host, place.clone(), findings);
     if broken {
-        return (report, true);
+        return (Report { store: "nowhere yet".to_owned(), ..report }, true);
     }
     let listed = match Store::new(&bootstrap.store, &bootstrap.host) {
         Ok(mut store) => store.list().await,
@@ -121,7 +122,7 @@ fn parse_bootstrap(path: &Path, overrides: &Overrides) -> (Bootstrap, Vec<Findin
     let bootstrap = match std::fs::read_to_string(path) {
         Ok(text) => Bootstrap::read(&text, path, overrides, &short_hostname(), &mut findings),
         Err(error) => {
-            findings.error("", format!("cannot be read: {error}"), "name the file with --config");
+            findings.error("", format!("cannot be read: {error}"), "put it there, or name another with --config");
             Bootstrap::default()
         }
     };

@@ -225,16 +225,10 @@ impl Handler<Observe> for Sender {
             last_error: self.health.last_error().map(str::to_owned),
         };
         let test = TestStatus {
-            test: self.plan.test.clone(),
-            role: Role::Sender,
             condition: condition.state(),
             since: (condition.state() != State::Unknown).then(|| condition.since().wall),
             conditions: BTreeMap::from([(Kind::Sender, condition.state())]),
-            last_probe: None,
-            last_delay: None,
-            last_delay_uncertainty: None,
-            last_delay_verdict: None,
-            counters: None,
+            ..TestStatus::unknown(self.plan.test.clone(), Role::Sender)
         };
         self.parent.do_send(SenderFact::Observed(Box::new(sender), Box::new(test)));
     }

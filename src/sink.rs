@@ -18,7 +18,7 @@ use crate::io::state_file::{Found, StateFile};
 use crate::io::time;
 use crate::messages::{Adopt, Generation, Learn, Observe, Retain, SinkFact, Stop};
 use crate::pure::backoff::Backoff;
-use crate::pure::ledger::{Due, FirstUp, HoldDown, Ledger, Manner, ToldRecord};
+use crate::pure::ledger::{Due, FirstUp, HoldDown, Ledger, Manner, Scope, ToldRecord};
 use crate::pure::status::SinkStatus;
 use crate::pure::time::Moment;
 
@@ -47,6 +47,7 @@ pub struct Sink {
     not_before: Moment,
     timer: Option<(Moment, SpawnHandle)>,
     stopping: bool,
+    leaving: bool,
     sent: u64,
     failed: u64,
     last_error: Option<String>,
@@ -114,6 +115,7 @@ impl Sink {
             not_before: Moment::ZERO,
             timer: None,
             stopping: false,
+            leaving: false,
             sent: 0,
             failed: 0,
             last_error: None,
@@ -129,7 +131,8 @@ impl Sink {
         let keep = self.plan.config.kind != SinkKind::Log;
         if due.is_empty() && !(keep && self.unsaved) {
             self.outlet = Some(outlet);
-            if self.stopping {
+            let settled = self.leaving && self.ledger.next_deadline(now).is_none();
+            if self.stopping || settled {
                 ctx.stop();
                 return;
             }
@@ -204,6 +207,8 @@ impl Sink {
                 if self.last_error.is_none() {
                     warn!(target = self.plan.config.place(), problem, "receiver not reached, trying on");
                 }
+                // Nobody waits for a sink that was taken away and whose receiver is away too.
+                self.stopping |= self.leaving;
                 self.last_error = Some(problem);
                 self.not_before = now + self.retry.on_failure(fastrand::f64());
             }
@@ -215,7 +220,8 @@ impl Sink {
             Ok(()) => self.state_broken = false,
             Err(problem) => {
                 if !self.state_broken {
-                    warn!(problem, "told states cannot be kept; a restart may lose a clear");
+                    let way_out = "make state_dir writable";
+                    warn!(problem, way_out, "told states cannot be kept; a restart may lose a clear");
                 }
                 self.state_broken = true;
             }
@@ -237,8 +243,16 @@ fn load(state: &StateFile) -> Vec<ToldRecord> {
         Ok(Found::Nothing) => Vec::new(),
         Ok(Found::Previous(records, aside)) => {
             let aside = aside.display().to_string();
-            warn!(aside, "told states were damaged and set aside; going on with the copy before");
-            records.unwrap_or_default()
+            match records {
+                Some(records) => {
+                    warn!(aside, "told states were damaged and set aside; going on with the copy before");
+                    records
+                }
+                None => {
+                    warn!(aside, "told states were damaged and set aside; receivers may keep old alarms");
+                    Vec::new()
+                }
+            }
         }
         Err(error) => {
             warn!(problem = describe(&error), "told states cannot be read; receivers may keep old alarms");
@@ -308,7 +322,9 @@ impl Handler<Adopt> for Sink {
             self.not_before = now.moment;
         }
         self.plan = plan;
-        self.ledger.on_manner(manner(&self.plan), now.moment, now.wall);
+        self.ledger.on_manner(manner(&self.plan), self.plan.parting, now.moment, now.wall);
+        // One that is to tell nothing any more ends when that is settled.
+        self.leaving = self.plan.scope == Scope::Nothing;
         self.pump(ctx);
     }
 }

@@ -228,7 +228,7 @@ impl Supervisor {
                 info!(url = format!("http://{listen}/"), "status page");
                 self.web = Some(server.handle());
                 self.web_retry.on_success();
-                self.set_fault(&listen, None);
+                self.set_fault(Subject::Web(listen), None);
                 ctx.spawn(server.into_actor(self).map(|ended, supervisor, ctx| {
                     let problem = ended.err().map_or("it ended".to_owned(), |error| error.to_string());
                     supervisor.on_web_down(WebDown(problem), ctx);
@@ -249,7 +249,8 @@ impl Supervisor {
             return self.start_web(ctx);
         }
         let listen = self.bootstrap.web.listen.clone();
-        self.set_fault(&listen, Some(format!("status page at {listen} cannot be served: {problem}")));
+        let problem = format!("status page at {listen} cannot be served: {problem}");
+        self.set_fault(Subject::Web(listen), Some(problem));
         let wait = self.web_retry.on_failure(fastrand::f64());
         ctx.run_later(wait, |supervisor, ctx| {
             if !supervisor.stopping {
@@ -259,8 +260,8 @@ impl Supervisor {
     }
 
     /// Notes a fault of the supervisor's own finding, or its end.
-    fn set_fault(&mut self, listen: &str, problem: Option<String>) {
-        let key = AlarmKey::new(Kind::Config, Subject::Web(listen.to_owned()));
+    fn set_fault(&mut self, subject: Subject, problem: Option<String>) {
+        let key = AlarmKey::new(Kind::Config, subject);
         let cause = problem.map(Cause::Config);
         let before = match cause.clone() {
             Some(cause) => self.faults.insert(key.clone(), cause),
@@ -280,6 +281,7 @@ impl Supervisor {
 
     fn on_planned(&mut self, planned: Planned) {
         let Planned { alarms, retain, memory } = planned;
+        self.set_fault(Subject::Agent, None);
         self.alarms = alarms;
         self.memory = memory.or(self.memory.take());
         self.alarm.send(Tell(self.alarms.clone()));
@@ -316,7 +318,7 @@ impl Supervisor {
             self.bootstrap = Arc::new(kept);
         }
         if before.web != bootstrap.web {
-            self.set_fault(&before.web.listen, None);
+            self.set_fault(Subject::Web(before.web.listen.clone()), None);
             match self.web.take() {
                 // Its end starts the next.
                 Some(handle) => {
@@ -476,6 +478,8 @@ impl Handler<WatcherFact> for Supervisor {
                 }
                 let wait = self.watcher.wait();
                 error!(?wait, "watcher failed, to be rebuilt");
+                let failed = "the watcher failed, a fault of peerpair's own: nothing is tested until it is rebuilt";
+                self.set_fault(Subject::Agent, Some(failed.to_owned()));
                 ctx.run_later(wait, |supervisor, ctx| supervisor.unless_stopping(ctx, Self::start_watcher));
             }
         }

@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use tracing::{Span, debug, error, info, info_span, warn};
 
 use crate::config::bootstrap::Bootstrap;
+use crate::config::findings::Finding;
 use crate::config::load::{Loaded, Loader};
 use crate::config::plan::{self, AlarmPlan, Change, Names, Plan, SenderPlan};
 use crate::io::gauges::{Gauges, local_addresses};
@@ -31,7 +32,7 @@ use crate::messages::{
 };
 use crate::pure::alarm::{AlarmKey, Cause, ConditionChange, Kind, Subject, Verdict, condition_change};
 use crate::pure::backoff::Backoff;
-use crate::pure::status::{ListenerStatus, SenderStatus, StoreStatus, TestStatus};
+use crate::pure::status::{ListenerStatus, Role, SenderStatus, StoreStatus, TestStatus};
 use crate::pure::test::TestId;
 use crate::pure::time::{Moment, Now};
 use crate::sender::{self, Sender};
@@ -79,6 +80,8 @@ pub struct Watcher {
     senders: BTreeMap<TestId, Child<Sender>>,
     listener_retries: BTreeMap<SocketAddr, Retry>,
     sender_retries: BTreeMap<TestId, Retry>,
+    /// What is wrong with the documents; only what is new is logged.
+    findings: BTreeSet<Finding>,
     /// The faults that were said, so that only differences are.
     said: BTreeMap<AlarmKey, Cause>,
     next_generation: Generation,
@@ -158,6 +161,7 @@ impl Watcher {
             senders: BTreeMap::new(),
             listener_retries: BTreeMap::new(),
             sender_retries: BTreeMap::new(),
+            findings: BTreeSet::new(),
             said: BTreeMap::new(),
             next_generation: 0,
             observed_listeners: BTreeMap::new(),
@@ -189,9 +193,11 @@ impl Watcher {
 
     fn on_listed(&mut self, snapshot: Snapshot, ctx: &mut Context<Self>) {
         let loaded = self.loader.load(&snapshot.documents);
-        for finding in &loaded.findings {
+        let findings: BTreeSet<Finding> = loaded.findings.iter().cloned().collect();
+        for finding in findings.difference(&self.findings) {
             warn!(place = finding.place, way_out = finding.way_out, "{}", finding.problem);
         }
+        self.findings = findings;
         info!(
             revision = snapshot.revision,
             documents = snapshot.documents.len(),
@@ -230,8 +236,10 @@ impl Watcher {
 
     fn on_store_lost(&mut self, problem: String) {
         if self.store.error.is_none() {
-            let goes_on = if self.loaded.is_some() { "tests go on" } else { "waiting for it" };
-            warn!(place = self.store.place, problem, "store lost, {goes_on}");
+            match self.loaded {
+                Some(_) => warn!(place = self.store.place, problem, "store lost, tests go on"),
+                None => warn!(place = self.store.place, problem, "store not reached, waiting for it"),
+            }
         }
         self.store.connected = false;
         self.store.error = Some(problem);
@@ -543,6 +551,8 @@ impl Watcher {
         }
         for (address, unbound) in &self.unbound {
             if let Some(plan) = self.running.listeners.get(address) {
+                let waiting = plan.tests.values().map(|expected| expected.test.clone());
+                tests.extend(waiting.map(|test| TestStatus::unknown(test, Role::Receiver)));
                 listeners.push(ListenerStatus {
                     address: address.to_string(),
                     names: plan.names.iter().cloned().collect(),

@@ -1,7 +1,7 @@
 use super::*;
 use crate::config::sinks::SinkConfig;
 use crate::pure::alarm::{Cause, Kind, Verdict, condition_change};
-use crate::pure::ledger::Scope;
+use crate::pure::ledger::Parting;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::timeout;
 
@@ -73,7 +73,10 @@ async fn a_sink_that_fails_comes_back_and_knows_what_it_told() {
         greeted: BTreeSet::from([sink.receiver()]),
     })
     .start();
-    let mut plan = AlarmPlan { sinks: vec![SinkPlan { config: sink, scope: Scope::All }], ..AlarmPlan::default() };
+    let mut plan = AlarmPlan {
+        sinks: vec![SinkPlan { config: sink, scope: Scope::All, parting: Parting::Clear }],
+        ..AlarmPlan::default()
+    };
     plan.hold_down = HoldDown { hold_down: Duration::ZERO, hold_down_max: Duration::ZERO };
     alarm.do_send(Tell(plan));
     let mut octets = [0; 2048];

@@ -170,6 +170,8 @@ pub struct Overrides {
     pub snmp_server: Option<String>,
 }
 
+/// Less than this no store on a network can keep.
+const MIN_REQUEST_TIMEOUT: Duration = Duration::from_millis(10);
 /// The port that etcd's clients use.
 const ETCD_PORT: u16 = 2379;
 
@@ -214,7 +216,7 @@ impl Bootstrap {
     }
 
     fn check(&self, findings: &mut Findings) {
-        if self.host.is_empty() || self.host.contains('/') {
+        if self.host.is_empty() || self.host.contains('/') || self.host == "." || self.host == ".." {
             findings.error("host", "no usable host name", "write the name under which this host's documents stand");
         }
         match self.store.kind {
@@ -223,6 +225,9 @@ impl Bootstrap {
             }
             StoreKind::Dir => {}
             StoreKind::Etcd => {
+                if self.store.request_timeout < MIN_REQUEST_TIMEOUT {
+                    findings.error("store.request_timeout", "too short for any answer", "write \"100ms\" or more");
+                }
                 if self.store.endpoints.is_empty() {
                     findings.error("store.endpoints", "no endpoint", "write [\"http://127.0.0.1:2379\"]");
                 }

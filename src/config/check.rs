@@ -5,7 +5,7 @@ use std::fmt::{self, Write as _};
 use serde::Serialize;
 
 use super::central::Wire;
-use super::findings::{Finding, Level};
+use super::findings::{Finding, Findings, Level};
 use super::load::Loaded;
 use super::plan::{self, Names, Plan};
 use crate::pure::ledger::Scope;
@@ -104,6 +104,12 @@ impl Report {
         self.enabled = loaded.enabled;
         self.findings.extend(loaded.findings.iter().cloned());
         self.findings.extend(plan::remarks(loaded, names, &self.host));
+        if self.enabled && plan.listeners.is_empty() && plan.senders.is_empty() && loaded.rejected.is_empty() {
+            let mut findings = Findings::about(format!("tests/{}/", self.host));
+            let way_out = "check the host's name, or write its tests there";
+            findings.warning("", "no test starts or ends at this host", way_out);
+            self.findings.extend(findings.into_vec());
+        }
         self.findings.sort();
         self.findings.dedup();
         self.listeners = plan
@@ -138,7 +144,7 @@ impl Report {
                 burst: sink.config.burst,
             })
             .collect();
-        self.packets_per_second_in = plan::packets_in(loaded, &self.host);
+        self.packets_per_second_in = plan::packets_in(loaded, plan);
         self.packets_per_second_out = plan.packets_out();
         self
     }

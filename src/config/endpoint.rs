@@ -52,6 +52,9 @@ pub enum EndpointError {
     /// No colon with a number behind it.
     #[error("`{0}` has no port")]
     NoPort(String),
+    /// An IPv6 address that cannot be told from its port.
+    #[error("`{0}` is an IPv6 address without brackets; write [{0}]:PORT")]
+    NoBrackets(String),
     /// The port is no number up to 65535.
     #[error("`{0}` is no port")]
     BadPort(String),
@@ -70,6 +73,9 @@ impl FromStr for Endpoint {
         }
         if let Ok(addr) = text.parse::<SocketAddr>() {
             return Ok(Endpoint { host: EndpointHost::Ip(addr.ip()), port: addr.port() });
+        }
+        if text.parse::<Ipv6Addr>().is_ok() {
+            return Err(EndpointError::NoBrackets(text.to_owned()));
         }
         let (host, port) = text.rsplit_once(':').ok_or_else(|| EndpointError::NoPort(text.to_owned()))?;
         if port.is_empty() {
@@ -131,7 +137,7 @@ mod tests {
         assert_eq!(parse("db1"), Err(EndpointError::NoPort("db1".into())));
         assert_eq!(parse("db1:"), Err(EndpointError::NoPort("db1:".into())));
         assert_eq!(parse("db1:99999"), Err(EndpointError::BadPort("99999".into())));
-        assert_eq!(parse("::1:8620"), Err(EndpointError::BadHost("::1".into())));
+        assert_eq!(parse("::1:8620"), Err(EndpointError::NoBrackets("::1:8620".into())));
         assert_eq!(parse("10.0.0.256:8620"), Err(EndpointError::BadHost("10.0.0.256".into())));
         assert_eq!(parse("a b:1"), Err(EndpointError::BadHost("a b".into())));
     }

@@ -1,6 +1,7 @@
 //! From the documents of a store to what is in force: the one load path of `run` and `check-config`.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use serde_json::Value;
 
 use super::bootstrap::check_sinks;
 use super::central::{AlarmSettings, Global, HostDocument, TestDefaults, TestDocument, Wire};
-use super::endpoint::{Endpoint, EndpointError};
+use super::endpoint::{Endpoint, EndpointError, EndpointHost};
 use super::findings::{Finding, Findings, Level};
 use super::legacy;
 use super::read::{self, Format};
@@ -440,8 +441,19 @@ fn check_destination(document: &TestDocument, to: &Endpoint, findings: &mut Find
         let problem = if document.to.is_empty() { "missing" } else { "probes cannot be sent to a wildcard" };
         let way_out = "write the receiver's address, such as \"127.0.0.3:8620\"; to bind a wildcard, use listen";
         findings.error("to", problem, way_out);
+    } else if is_for_many(to) {
+        let way_out = "write the address of one receiver";
+        findings.error("to", "a multicast or broadcast address", way_out);
     } else if to.port == 0 {
         findings.error("to", "port 0", "write the port that the receiver listens at");
+    }
+}
+
+fn is_for_many(to: &Endpoint) -> bool {
+    match to.host {
+        EndpointHost::Ip(IpAddr::V4(addr)) => addr.is_multicast() || addr.is_broadcast(),
+        EndpointHost::Ip(addr @ IpAddr::V6(_)) => addr.is_multicast(),
+        EndpointHost::Any | EndpointHost::Name(_) => false,
     }
 }
 

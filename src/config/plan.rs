@@ -14,7 +14,7 @@ use super::sinks::SinkConfig;
 use crate::pure::alarm::{AlarmKey, Cause, Kind, Subject};
 use crate::pure::condition::Thresholds;
 use crate::pure::expectation::Expected;
-use crate::pure::ledger::{HoldDown, Scope};
+use crate::pure::ledger::{HoldDown, Parting, Scope};
 use crate::pure::test::{TestFacts, TestId};
 
 /// What the names in the documents resolve to, or why they do not.
@@ -86,6 +86,8 @@ pub struct SinkPlan {
     pub config: SinkConfig,
     /// What it is told.
     pub scope: Scope,
+    /// What becomes of what it was told beyond that.
+    pub parting: Parting,
 }
 
 impl AlarmPlan {
@@ -130,6 +132,11 @@ pub fn plan(loaded: &Loaded, names: &Names, host: &str, bootstrap_sinks: &[SinkC
             continue;
         }
         match resolver.addresses(test) {
+            Ok(addresses) if addresses.contradiction().is_some() => {
+                let key = AlarmKey::new(Kind::Config, Subject::Document(test.place.clone()));
+                let problem = addresses.contradiction().unwrap_or_default();
+                plan.faults.insert(key, Cause::Config(format!("{}: from: {problem}", test.place)));
+            }
             Ok(addresses) => {
                 if is_receiver {
                     receives.push((test, addresses.listen));
@@ -225,14 +232,15 @@ impl Plan {
 
     /// Probes per second that leave this host.
     pub fn packets_out(&self) -> f64 {
-        self.senders.values().map(|sender| 1.0 / sender.send_every.as_secs_f64()).sum()
+        self.senders.values().fold(0.0, |sum, sender| sum + 1.0 / sender.send_every.as_secs_f64())
     }
 }
 
-/// Probes per second that should arrive at `host`.
-pub fn packets_in(loaded: &Loaded, host: &str) -> f64 {
-    let received = loaded.tests.values().filter(|test| test.facts.to_host == host);
-    received.map(|test| 1.0 / test.send_every.as_secs_f64()).sum()
+/// Probes per second that should arrive under `plan`.
+pub fn packets_in(loaded: &Loaded, plan: &Plan) -> f64 {
+    let received = plan.listeners.values().flat_map(|listener| listener.tests.keys());
+    let tests = received.filter_map(|id| loaded.tests.get(id));
+    tests.fold(0.0, |sum, test| sum + 1.0 / test.send_every.as_secs_f64())
 }
 
 /// What is worth saying of a plan that can be carried out.
@@ -240,6 +248,16 @@ pub fn remarks(loaded: &Loaded, names: &Names, host: &str) -> Vec<Finding> {
     let mut found = Vec::new();
     for test in loaded.tests.values() {
         let mut findings = Findings::about(&test.place);
+        let (resolver, way_out) = (Resolver { names }, "write both as IPv4 or both as IPv6 addresses");
+        if let Ok(addresses) = resolver.addresses(test) {
+            if let Some(problem) = addresses.contradiction() {
+                findings.error("from", problem, way_out);
+            }
+            if addresses.listen.is_ipv4() != addresses.to.is_ipv4() {
+                let problem = "not of the family of `to`: only a translator in between can bring probes there";
+                findings.warning("listen", problem, way_out);
+            }
+        }
         for (field, endpoint) in [("from", &test.from), ("to", &test.to), ("listen", &test.listen)] {
             let Some(name) = endpoint.name() else { continue };
             if field == "listen" && test.listen == test.to {
@@ -284,12 +302,21 @@ fn expected(test: &Test) -> Expected {
 /// where they do, they hear of the configuration's faults only.
 fn choose_sinks(documents: &[SinkConfig], bootstrap: &[SinkConfig]) -> Vec<SinkPlan> {
     let scope = if documents.is_empty() { Scope::All } else { Scope::Config };
-    let named = documents.iter().map(|config| SinkPlan { config: config.clone(), scope: Scope::All });
+    let named =
+        documents.iter().map(|config| SinkPlan { config: config.clone(), scope: Scope::All, parting: Parting::Clear });
     let first = bootstrap
         .iter()
         .filter(|sink| documents.iter().all(|document| document.name != sink.name))
-        .map(|config| SinkPlan { config: config.clone(), scope });
+        .map(|config| SinkPlan { config: config.clone(), scope, parting: parting(config, documents) });
     named.chain(first).collect()
+}
+
+/// What becomes of what a sink has told when `others` tell instead.
+pub fn parting<'a>(sink: &SinkConfig, others: impl IntoIterator<Item = &'a SinkConfig>) -> Parting {
+    match others.into_iter().any(|other| other.tells_the_same_as(sink)) {
+        true => Parting::HandOver,
+        false => Parting::Clear,
+    }
 }
 
 /// A wildcard takes the packets of every address of its family at its port.
@@ -306,6 +333,14 @@ struct Addresses {
     from: SocketAddr,
     to: SocketAddr,
     listen: SocketAddr,
+}
+
+impl Addresses {
+    /// Why no packet can go from one to the other.
+    fn contradiction(&self) -> Option<String> {
+        let (from, to) = (self.from.ip(), self.to.ip());
+        (from.is_ipv4() != to.is_ipv4()).then(|| format!("{from} cannot send to {to}: another address family"))
+    }
 }
 
 impl Resolver<'_> {

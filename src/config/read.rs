@@ -156,6 +156,9 @@ fn way_out(problem: &str, level: Level) -> String {
     match problem.rsplit_once("expected ") {
         Some((_, "a boolean")) => "write true or false".to_owned(),
         Some((_, "u8" | "u16" | "u32" | "u64" | "i64" | "usize")) => "write a whole number in its range".to_owned(),
+        Some((_, "path string")) => "write a path in quotes".to_owned(),
+        Some((_, "a string")) => "write a text in quotes".to_owned(),
+        Some((_, "a sequence")) => "write a list: [ ... ]".to_owned(),
         Some((_, expected)) if expected.starts_with("struct") => "write an object: { ... }".to_owned(),
         Some((_, expected)) => format!("write {expected}"),
         None => "correct the value".to_owned(),

@@ -10,6 +10,9 @@ use super::findings::Findings;
 /// The port of SNMP notifications (RFC 3417).
 pub const SNMP_TRAP_PORT: u16 = 162;
 
+/// Less than one message in a thousand seconds tells nobody anything in time.
+const MIN_RATE: f64 = 0.001;
+
 /// One sink. Fields that its kind does not know must not be set.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -127,8 +130,9 @@ impl SinkConfig {
         if self.name.is_empty() {
             findings.error(&format!("{field}.name"), "a sink without a name", "give it one, such as \"noc\"");
         }
-        if !(self.rate.is_finite() && self.rate > 0.0) {
-            findings.error(&format!("{field}.rate"), "not above zero", "write messages per second, such as 10");
+        if !(self.rate.is_finite() && self.rate >= MIN_RATE) {
+            let way_out = "write messages per second, such as 10, or 0.1 for one in ten seconds";
+            findings.error(&format!("{field}.rate"), "zero, negative or next to nothing", way_out);
         }
         if self.burst == 0 {
             findings.error(&format!("{field}.burst"), "zero would send nothing ever", "write 1 or more");
@@ -175,6 +179,11 @@ impl SinkConfig {
     /// Who is told: sinks with the same one have told the same.
     pub fn receiver(&self) -> String {
         format!("{} {} {}", self.name, self.kind_name(), self.place())
+    }
+
+    /// Whether both speak to the same receiver in the same terms.
+    pub fn tells_the_same_as(&self, other: &SinkConfig) -> bool {
+        (self.kind, self.place(), self.profile) == (other.kind, other.place(), other.profile)
     }
 
     /// Its kind, as documents write it.

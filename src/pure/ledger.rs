@@ -12,7 +12,7 @@ use super::alarm::{AlarmKey, Kind};
 use super::bucket::Bucket;
 use super::notification::Notification;
 use super::time::{Moment, WallTime};
-use super::truth::retired;
+use super::truth::{NO_LONGER_WATCHED, retired};
 
 /// How long an alarm is left alone after its receiver was told of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +23,15 @@ pub struct HoldDown {
     pub hold_down_max: Duration,
 }
 
+/// What becomes of the alarms that a receiver was told and will not be told any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parting {
+    /// The receiver is told that they are over, as far as it is concerned.
+    Clear,
+    /// Another sink tells the same receiver: what stands, it tells anew.
+    HandOver,
+}
+
 /// Which alarms a receiver is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -31,6 +40,8 @@ pub enum Scope {
     All,
     /// Only faults of the configuration: the bootstrap's sinks once the documents name others.
     Config,
+    /// None: the sink is about to go.
+    Nothing,
 }
 
 /// Whether good news of a test that was never told down is told.
@@ -157,15 +168,23 @@ impl Ledger {
         self.cold_start = ColdStart::Due;
     }
 
-    /// The receiver wants to be told in another manner.
-    pub fn on_manner(&mut self, manner: Manner, now: Moment, wall: WallTime) {
+    /// The receiver wants to be told in another manner. What it will not be told any more is
+    /// settled with it at once, hold or no hold, so that it comes before the word of a successor.
+    pub fn on_manner(&mut self, manner: Manner, parting: Parting, now: Moment, wall: WallTime) {
         if (manner.rate, manner.burst) != (self.manner.rate, self.manner.burst) {
             self.bucket = Bucket::new(manner.rate, manner.burst, now);
         }
         self.manner = manner;
         let outside: Vec<_> = self.entries.keys().filter(|key| !self.in_scope(key)).cloned().collect();
         for key in outside {
-            self.retire(&key, wall);
+            let Some(entry) = self.entries.get_mut(&key) else { continue };
+            entry.held_until = now;
+            let stands = entry.wanted.as_ref().is_none_or(Notification::is_raised);
+            if parting == Parting::HandOver && stands && entry.in_flight.is_none() {
+                self.entries.remove(&key);
+            } else {
+                self.retire(&key, "told to other receivers from now on", wall);
+            }
         }
     }
 
@@ -190,7 +209,7 @@ impl Ledger {
     pub fn retain(&mut self, valid: &BTreeSet<AlarmKey>, wall: WallTime) {
         let gone: Vec<_> = self.entries.keys().filter(|key| !valid.contains(key)).cloned().collect();
         for key in gone {
-            self.retire(&key, wall);
+            self.retire(&key, NO_LONGER_WATCHED, wall);
         }
     }
 
@@ -316,6 +335,7 @@ impl Ledger {
         match self.manner.scope {
             Scope::All => true,
             Scope::Config => key.kind == Kind::Config,
+            Scope::Nothing => false,
         }
     }
 
@@ -334,7 +354,7 @@ impl Ledger {
         })
     }
 
-    fn retire(&mut self, key: &AlarmKey, wall: WallTime) {
+    fn retire(&mut self, key: &AlarmKey, text: &str, wall: WallTime) {
         let Some(entry) = self.entries.get_mut(key) else { return };
         entry.retired = true;
         let shown =
@@ -342,7 +362,7 @@ impl Ledger {
         if let Some(shown) = shown
             && entry.wanted.as_ref().is_none_or(Notification::is_raised)
         {
-            entry.wanted = Some(retired(shown.clone(), wall));
+            entry.wanted = Some(retired(shown.clone(), text, wall));
         }
         self.forget_if_settled(key);
     }

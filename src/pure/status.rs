@@ -164,6 +164,24 @@ pub struct TestStatus {
     pub counters: Option<Counters>,
 }
 
+impl TestStatus {
+    /// Of a test of which nothing is known.
+    pub fn unknown(test: Arc<TestFacts>, role: Role) -> Self {
+        TestStatus {
+            test,
+            role,
+            condition: State::Unknown,
+            since: None,
+            conditions: BTreeMap::new(),
+            last_probe: None,
+            last_delay: None,
+            last_delay_uncertainty: None,
+            last_delay_verdict: None,
+            counters: None,
+        }
+    }
+}
+
 /// A host's part in a test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]

@@ -93,7 +93,9 @@ impl Truth {
         let mut changed: Vec<Notification> = gone
             .into_iter()
             .filter_map(|key| self.alarms.remove(&key))
-            .map(|alarm| retired(alarm.shown, now.wall))
+            // What is over was said to be.
+            .filter(|alarm| alarm.shown.is_raised())
+            .map(|alarm| retired(alarm.shown, NO_LONGER_WATCHED, now.wall))
             .collect();
         let taken_back: Vec<ConditionChange> = self
             .alarms
@@ -118,11 +120,14 @@ impl Truth {
     }
 }
 
-/// The clear of an alarm whose subject is no longer watched.
-pub fn retired(mut shown: Notification, at: WallTime) -> Notification {
+/// Why an alarm is over whose subject is gone.
+pub const NO_LONGER_WATCHED: &str = "removed, disabled or no longer watched";
+
+/// The clear of an alarm that did not end by itself.
+pub fn retired(mut shown: Notification, text: &str, at: WallTime) -> Notification {
     shown.state = AlarmState::Cleared;
     shown.since = at;
-    shown.text = "removed, disabled or no longer watched".to_owned();
+    text.clone_into(&mut shown.text);
     shown
 }
 

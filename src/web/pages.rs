@@ -166,7 +166,7 @@ fn senders(senders: &[SenderStatus]) -> String {
                 escape(&test.to),
                 sender.sent,
                 sender.errors,
-                escape(sender.last_error.as_deref().unwrap_or_default())
+                escape(sender.last_error.as_deref().filter(|_| sender.condition != State::Up).unwrap_or_default())
             )
         })
         .collect();
@@ -302,7 +302,7 @@ body{margin:0;font:14px/1.45 system-ui,sans-serif;color:var(--fg);background:var
 header,main{max-width:1180px;margin:0 auto;padding:0 20px}header{padding-top:22px}\
 h1{font-size:24px;margin:0 0 8px}h2{font-size:15px;margin:28px 0 8px}\
 .totals .pill{font-size:15px;padding:3px 12px;margin-right:8px}.totals{margin:0 0 6px}\
-.meta,.quiet,footer,small,.when{color:var(--dim)}.meta{margin:0}small{font-size:12px}\
+.meta,.quiet,footer,small,.when{color:var(--dim)}.meta{margin:0}small{font-size:12px;white-space:nowrap}\
 table{width:100%;border-collapse:collapse;background:var(--card);border:1px solid var(--line);border-radius:6px;\
 overflow:hidden}th,td{text-align:left;padding:7px 12px;vertical-align:top;border-top:1px solid var(--line)}\
 tr:first-child th{border-top:0}th{font-weight:600;font-size:12px;color:var(--dim)}\

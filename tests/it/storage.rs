@@ -77,7 +77,7 @@ fn etcd_hangs() {
     pair.goes_on();
     pair.etcd.resume();
     late.wait_status("the store", |status| (status["store"]["connected"] == true).then_some(()));
-    assert_eq!(late.logged("store lost, waiting for it"), 1, "{}", late.log());
+    assert_eq!(late.logged("store not reached, waiting for it"), 1, "{}", late.log());
     pair.change_is_picked_up();
 }
 
@@ -86,10 +86,10 @@ fn etcd_away_at_the_start() {
     let (mut etcd, addr) = (Etcd::not_started(), address());
     let to = format!("{addr}:{}", udp_port(&addr));
     let agent = Agent::with_etcd("b", etcd.port(), "");
-    wait_for("word of it", || (agent.logged("store lost, waiting for it") == 1).then_some(()));
+    wait_for("word of it", || (agent.logged("store not reached, waiting for it") == 1).then_some(()));
     wait_for("its alarm", || (agent.logged("alarm raised") == 1).then_some(()));
     stays("it is said once", Duration::from_secs(3), || {
-        agent.logged("store lost") == 1 && agent.logged("alarm raised") == 1
+        agent.logged("waiting for it") == 1 && agent.logged("alarm raised") == 1
     });
     let (status, body) = http(agent.web_port(), "GET", "/healthz", "").unwrap();
     assert_eq!(status, 200, "an agent that waits is not sick");

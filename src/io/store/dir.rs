@@ -94,8 +94,16 @@ fn read_tree(root: &Path, host: &str) -> io::Result<Documents> {
         let path = entry?.path();
         let (Some(stem), Some(ending)) = (path.file_stem(), path.extension()) else { continue };
         let (stem, ending) = (stem.to_string_lossy(), ending.to_string_lossy());
-        if !stem.starts_with('.') && (ending == "json" || ending == "toml") {
-            read_document(root, &format!("{prefix}{stem}"), &mut documents);
+        let key = format!("{prefix}{stem}");
+        match ending.as_ref() {
+            _ if stem.starts_with('.') => {}
+            "json" | "toml" => read_document(root, &key, &mut documents),
+            "yaml" | "yml" => {
+                let problem = "documents are .json or .toml".to_owned();
+                let place = format!("{key}.{ending}");
+                documents.insert(place.clone(), unreadable(place, Format::Json, problem));
+            }
+            _ => {}
         }
     }
     Ok(documents)
@@ -118,6 +126,10 @@ fn read_document(root: &Path, key: &str, documents: &mut Documents) {
 
 /// Nothing only if there is no file: one that cannot be read is there.
 fn read_file(path: &Path, place: String, format: Format) -> Option<RawDocument> {
+    // Reading anything else, a pipe or a device, may never end.
+    if path.metadata().is_ok_and(|metadata| !metadata.is_file()) {
+        return Some(unreadable(place, format, "not a regular file".to_owned()));
+    }
     match fs::read_to_string(path) {
         Ok(text) => Some(RawDocument { text, format, place, unreadable: None }),
         Err(error) if error.kind() == io::ErrorKind::NotFound && path.symlink_metadata().is_err() => None,

@@ -204,10 +204,23 @@ fn a_sink_that_loses_its_scope_takes_back_what_it_told() {
     let mut ledger = Ledger::new(MANNER, at(0));
     ledger.on_change(down(1), HOLD, at(0));
     deliver(&mut ledger, at(0));
-    ledger.on_manner(Manner { scope: Scope::Config, ..MANNER }, at(40), WallTime::default());
-    assert_eq!(deliver(&mut ledger, at(40)), [(1, false, 0)]);
+    ledger.on_manner(Manner { scope: Scope::Config, ..MANNER }, Parting::Clear, at(5), WallTime::default());
+    assert_eq!(deliver(&mut ledger, at(5)), [(1, false, 0)]);
     ledger.on_change(down(2), HOLD, at(41));
     assert_eq!(deliver(&mut ledger, at(41)), []);
+}
+
+/// The successor tells what stands; what is over, and was not yet told to be, only this one can.
+#[test]
+fn a_hand_over_to_the_same_receiver_clears_only_what_is_over() {
+    let mut ledger = Ledger::new(MANNER, at(0));
+    ledger.on_change(down(1), HOLD, at(0));
+    ledger.on_change(down(2), HOLD, at(0));
+    deliver(&mut ledger, at(0));
+    ledger.on_change(up(2), HOLD, at(5));
+    ledger.on_manner(Manner { scope: Scope::Nothing, ..MANNER }, Parting::HandOver, at(6), WallTime::default());
+    assert_eq!(deliver(&mut ledger, at(6)), [(2, false, 0)]);
+    assert_eq!(ledger.next_deadline(at(6)), None);
 }
 
 #[test]
