@@ -362,3 +362,43 @@ fn what_a_dead_receiver_misses_is_told_when_it_is_back() {
     trapd.wait_trap("ConnectionUp", 0);
     assert_eq!(agent.logged("receiver not reached"), 1, "{}", agent.log());
 }
+
+/// The grace is for silence from the start; the first probe ends it.
+#[test]
+fn an_outage_soon_after_the_start_is_found_in_time() {
+    let addr = address();
+    let to = format!("{addr}:{}", udp_port(&addr));
+    let document = test_document(1, ("b", "127.0.0.2:0"), ("b", &to), "").replace(r#","startup_grace":"1s""#, "");
+    let agent = Agent::with_dir("b", &[("tests/b/1.json", document.clone())], "");
+    agent.wait_condition(1, "receiver", "up");
+    agent.document("tests/b/1.json", &document.replacen("\"from_host\":\"b\"", "\"from_host\":\"a\"", 1));
+    let test = agent.wait_condition(1, "receiver", "down");
+    let silent = unix_millis(test["since"].as_str().unwrap()) - unix_millis(test["last_probe"].as_str().unwrap());
+    assert!((600..=700).contains(&silent), "found after {silent} ms");
+}
+
+/// The documents name a sink for the receiver that the bootstrap's sink has told so far: the one
+/// hands over to the other, and the receiver never believes that what is down is up.
+#[test]
+fn a_hand_over_between_sinks_tells_no_false_clear() {
+    let (trapd, other, addr) = (Trapd::start(), Trapd::start(), address());
+    let to = format!("{addr}:{}", udp_port(&addr));
+    let document = test_document(1, ("a", "127.0.0.2:0"), ("b", &to), r#","hold_down":"1s""#);
+    let agent = Agent::with_dir("b", &[("tests/b/1.json", document.clone())], &trapd.sink("standard"));
+    trapd.wait_trap("ConnectionDown", 0);
+    let sinks = |port| format!(r#"{{"sinks":[{{"name":"central","kind":"snmp","target":"127.0.0.1:{port}"}}]}}"#);
+    agent.document("config.json", &sinks(trapd.port()));
+    trapd.wait_trap("ConnectionDown", 1);
+    stays("no clear is told", Duration::from_secs(2), || trapd.notifications(&["ConnectionUp"]).is_empty());
+
+    // To another receiver: the first one is told that it hears no more of it, the other what stands.
+    agent.document("config.json", &sinks(other.port()));
+    other.wait_trap("ConnectionDown", 0);
+    assert_eq!(trapd.wait_trap("ConnectionUp", 0).value("peerpairText.0"), "told to other receivers from now on");
+    let live = document.replacen("\"from_host\":\"a\"", "\"from_host\":\"b\"", 1);
+    agent.document("tests/b/1.json", &live);
+    other.wait_trap("ConnectionUp", 0);
+    assert_eq!(trapd.notifications(&["ConnectionUp"]).len(), 1);
+    // Nobody was told of a start but at the start.
+    assert_eq!((trapd.notifications(&["coldStart"]).len(), other.notifications(&["coldStart"]).len()), (1, 0));
+}

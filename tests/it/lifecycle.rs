@@ -51,6 +51,7 @@ fn sighup_reads_the_bootstrap_file_again() {
     });
     assert_eq!(after["started"], before["started"]);
     assert_eq!(after["tests"][0]["since"], before["tests"][0]["since"], "the test was not touched");
+    assert_eq!(agent.logged("alarm raised"), 0, "{}", agent.log());
     wait_for("the old page to be gone", || http(agent.web_port(), "GET", "/healthz", "").is_err().then_some(()));
 }
 

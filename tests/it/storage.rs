@@ -3,6 +3,8 @@
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
+
 use crate::support::{Agent, Etcd, address, end, http, spawn, stays, tcp_port, test_document, udp_port, wait_for};
 
 struct Pair {
@@ -165,4 +167,54 @@ fn a_directory_that_is_replaced_or_gone() {
     agent.document("tests/b/2.json", &document(2));
     agent.wait_condition(2, "receiver", "up");
     agent.wait_status("the first test's end", |status| (status["tests"].as_array()?.len() == 2).then_some(()));
+}
+
+/// A pipe is no document, and reading it would never end.
+#[test]
+fn a_pipe_in_the_directory_is_named_and_hangs_nothing() {
+    let addr = address();
+    let to = format!("{addr}:{}", udp_port(&addr));
+    let mut agent =
+        Agent::with_dir("b", &[("tests/b/1.json", test_document(1, ("b", "127.0.0.2:0"), ("b", &to), ""))], "");
+    agent.wait_condition(1, "receiver", "up");
+    nix::unistd::mkfifo(&agent.path("documents/tests/b/2.json"), nix::sys::stat::Mode::S_IRUSR).unwrap();
+    agent.wait_status("the rejection", |status| {
+        let rejected = status["store"]["rejected"].as_array()?.first()?;
+        rejected["reasons"][0].as_str()?.contains("not a regular file").then_some(())
+    });
+    agent.signal(Signal::SIGTERM);
+    assert_eq!(agent.wait_exit().code(), Some(0));
+}
+
+/// One document cannot bring the others down, whatever it says.
+#[test]
+fn extreme_documents_reject_themselves() {
+    let addr = address();
+    let to = format!("{addr}:{}", udp_port(&addr));
+    let document = |n, more: &str| test_document(n, ("b", "127.0.0.2:0"), ("b", &to), more);
+    let long = |n, field: &str, value: &str| document(n, "").replace(field, value);
+    let agent = Agent::with_dir(
+        "b",
+        &[
+            ("tests/b/1.json", document(1, "")),
+            ("tests/b/2.json", long(2, "\"100ms\"", "\"99999999999 years\"")),
+            ("tests/b/3.json", long(3, "\"200ms\"", "\"18446744073709551615s 1000ms\"")),
+            ("tests/b/4.json", document(4, r#","hold_down":"900000000 years""#)),
+            ("tests/b/5.json", long(5, "\"raise_after\":3", "\"raise_after\":4294967295")),
+            ("tests/b/6.json", long(6, "\"200ms\"", "\"366days\"").replace("\"1s\"", "\"366days\"")),
+        ],
+        "",
+    );
+    agent.wait_condition(1, "receiver", "up");
+    agent.wait_condition(5, "receiver", "up");
+    agent.wait_condition(6, "receiver", "up");
+    let status = agent.status();
+    let rejected: Vec<&str> = status["store"]["rejected"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|rejected| rejected["document"].as_str().unwrap())
+        .collect();
+    assert_eq!(rejected, ["tests/b/2", "tests/b/3", "tests/b/4"]);
+    assert_eq!(status["restarts"]["watcher"], 0);
 }
