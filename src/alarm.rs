@@ -18,18 +18,13 @@ use crate::messages::{
     Adopt, AlarmFact, AlarmStatus, Generation, Learn, Observe, Retain, SinkFact, Stop, TakeIn, Tell,
 };
 use crate::pure::alarm::{AlarmKey, Subject};
-use crate::pure::backoff::Backoff;
 use crate::pure::ledger::{HoldDown, Scope};
 use crate::pure::notification::Notification;
+use crate::pure::restart::Restart;
 use crate::pure::status::SinkStatus;
-use crate::pure::time::Moment;
 use crate::pure::truth::Truth;
 use crate::sink::{Beginning, Greeting, Sink};
 
-/// A sink that fails again and again is rebuilt after 1 s and then ever later, up to 60 s.
-const RETRY: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
-/// A sink that lived so long has earned a quick restart.
-const LIVED: Duration = Duration::from_secs(60);
 /// Sinks answer within this; what they say goes up together.
 const OBSERVE_WAIT: Duration = Duration::from_millis(50);
 
@@ -45,7 +40,7 @@ pub struct Alarm {
     /// The last word on which alarms can still be.
     retain: Option<Retain>,
     sinks: BTreeMap<String, Child>,
-    retries: BTreeMap<String, Backoff>,
+    lives: BTreeMap<String, Restart>,
     /// Receivers that know that this agent has started.
     greeted: BTreeSet<String>,
     next_generation: Generation,
@@ -59,7 +54,6 @@ struct Child {
     addr: Addr<Sink>,
     generation: Generation,
     plan: SinkPlan,
-    began: Moment,
 }
 
 /// What an alarm actor begins with.
@@ -91,7 +85,7 @@ impl Alarm {
             plan: AlarmPlan::default(),
             retain: None,
             sinks: BTreeMap::new(),
-            retries: BTreeMap::new(),
+            lives: BTreeMap::new(),
             greeted: setting.greeted,
             next_generation: 0,
             observed: BTreeMap::new(),
@@ -191,14 +185,15 @@ impl Alarm {
             addr.do_send(Retain { possible: Arc::new(possible), ..retain.clone() });
         }
         self.teach(&addr);
-        self.sinks.insert(name, Child { addr, generation, plan, began: time::now().moment });
+        self.lives.entry(name.clone()).or_default().on_start(time::now().moment);
+        self.sinks.insert(name, Child { addr, generation, plan });
     }
 
     fn on_sink_down(&mut self, name: String, generation: Generation, ctx: &mut Context<Self>) {
         if self.sinks.get(&name).is_none_or(|child| child.generation != generation) {
             return;
         }
-        let Some(child) = self.sinks.remove(&name) else { return };
+        self.sinks.remove(&name);
         if self.stopping {
             if self.sinks.is_empty() {
                 ctx.stop();
@@ -206,11 +201,7 @@ impl Alarm {
             return;
         }
         self.restarts += 1;
-        let retry = self.retries.entry(name.clone()).or_insert(RETRY);
-        if time::now().moment.since(child.began) >= LIVED {
-            retry.on_success();
-        }
-        let wait = retry.on_failure(fastrand::f64());
+        let wait = self.lives.entry(name.clone()).or_default().on_down(time::now().moment, fastrand::f64());
         error!(name, ?wait, "sink failed, to be rebuilt");
         ctx.run_later(wait, move |alarm, ctx| {
             let plan = alarm.plan.sinks.iter().find(|sink| sink.config.name == name).cloned();

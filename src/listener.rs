@@ -262,16 +262,13 @@ impl Listener {
             packets: count.packets,
             last_reason: count.last_reason.to_string(),
         });
+        let (address, names) = (self.address.to_string(), self.names.clone());
         ListenerStatus {
-            address: self.address.to_string(),
-            names: self.names.clone(),
-            bound: true,
-            error: None,
-            tests: self.expectations.len(),
             packets: self.packets,
             foreign: self.foreign.total(),
             foreign_sources: sources.collect(),
             kernel_drops: self.kernel_drops,
+            ..ListenerStatus::silent(address, names, self.expectations.len())
         }
     }
 }

@@ -4,6 +4,8 @@
 //! back-off, routes every violation and every clear to the alarm actor, and publishes the status
 //! snapshot. It stops on a signal: senders say goodbye, sinks flush, then the process ends.
 
+mod slot;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -23,24 +25,25 @@ use crate::config::plan::AlarmPlan;
 use crate::io::gauges::Gauges;
 use crate::io::{store, time};
 use crate::messages::{
-    AlarmFact, AlarmStatus, ClockFact, Generation, Memory, Observe, Planned, Rebase, Report, Retain, Stop, TakeIn,
-    Tell, WatcherFact, WatcherStatus,
+    AlarmFact, AlarmStatus, ClockFact, Memory, Observe, Planned, Rebase, Report, Retain, Stop, TakeIn, Tell,
+    WatcherFact, WatcherStatus,
 };
-use crate::pure::alarm::{AlarmKey, Cause, Kind, Subject, Verdict, condition_change};
+use crate::pure::alarm::{AlarmKey, Cause, ConditionChange, Kind, Subject};
 use crate::pure::backoff::Backoff;
 use crate::pure::clock_error::ClockQuality;
+use crate::pure::faults::Faults;
 use crate::pure::status::{ClockStatus, Status};
-use crate::pure::time::{Moment, WallTime};
+use crate::pure::time::WallTime;
 use crate::run;
 use crate::watcher::{Beginning, Watcher};
 use crate::web;
 
+use slot::Slot;
+
 /// Everybody is asked how he stands this often.
 const OBSERVE_EVERY: Duration = Duration::from_secs(1);
-/// A child that fails again and again is rebuilt after 1 s and then ever later, up to 60 s.
+/// A status page that cannot be served is tried after 1 s and then ever later, up to 60 s.
 const RETRY: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
-/// A child that lived so long has earned a quick restart.
-const LIVED: Duration = Duration::from_secs(60);
 /// An ordered stop that takes longer is cut short.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
 
@@ -61,7 +64,7 @@ pub struct Supervisor {
     /// What a rebuilt watcher has to know at once.
     memory: Option<Memory>,
     /// Faults of the supervisor's own finding.
-    faults: BTreeMap<AlarmKey, Cause>,
+    faults: Faults,
     watcher_status: WatcherStatus,
     alarm_status: AlarmStatus,
     clock_status: ClockStatus,
@@ -80,58 +83,6 @@ pub struct Source {
     pub path: PathBuf,
     /// What the command line says over it.
     pub overrides: Overrides,
-}
-
-/// A place in the tree, whoever holds it just now.
-struct Slot<A: Actor> {
-    addr: Option<Addr<A>>,
-    generation: Generation,
-    began: Moment,
-    retry: Backoff,
-    restarts: u64,
-}
-
-impl<A: Actor> Default for Slot<A> {
-    fn default() -> Self {
-        Slot { addr: None, generation: 0, began: Moment::ZERO, retry: RETRY, restarts: 0 }
-    }
-}
-
-impl<A: Actor> Slot<A> {
-    fn next_generation(&mut self) -> Generation {
-        self.generation += 1;
-        self.began = time::now().moment;
-        self.generation
-    }
-
-    /// Whether its holder is gone, and not one before it.
-    fn on_down(&mut self, generation: Generation) -> bool {
-        let current = generation == self.generation && self.addr.is_some();
-        if current {
-            self.addr = None;
-        }
-        current
-    }
-
-    fn wait(&mut self) -> Duration {
-        self.restarts += 1;
-        if time::now().moment.since(self.began) >= LIVED {
-            self.retry.on_success();
-        }
-        self.retry.on_failure(fastrand::f64())
-    }
-
-    fn send<M>(&self, message: M)
-    where
-        M: Message + std::marker::Send + 'static,
-        M::Result: std::marker::Send,
-        A: Handler<M>,
-        A::Context: actix::dev::ToEnvelope<A, M>,
-    {
-        if let Some(addr) = &self.addr {
-            addr.do_send(message);
-        }
-    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -164,7 +115,7 @@ impl Supervisor {
             web_moves: false,
             ended: Some(ended),
             memory: None,
-            faults: BTreeMap::new(),
+            faults: Faults::default(),
             watcher_status: WatcherStatus::default(),
             alarm_status: AlarmStatus::default(),
             clock_status,
@@ -187,11 +138,11 @@ impl Supervisor {
             generation,
             memory: self.memory.clone(),
         });
-        self.watcher.addr = Some(watcher.start());
+        self.watcher.hold(watcher.start());
     }
 
     fn start_alarm(&mut self, ctx: &mut Context<Self>) {
-        let rebuilt = self.alarm.generation > 0;
+        let rebuilt = self.alarm.was_held();
         let generation = self.alarm.next_generation();
         let known = self.alarms.sinks.iter().map(|sink| sink.config.receiver());
         let alarm = Alarm::new(Setting {
@@ -202,12 +153,10 @@ impl Supervisor {
             generation,
             greeted: if rebuilt { known.collect() } else { BTreeSet::new() },
         });
-        self.alarm.addr = Some(alarm.start());
+        self.alarm.hold(alarm.start());
         self.alarm.send(Tell(self.alarms.clone()));
         if rebuilt {
-            for (key, cause) in self.faults.clone() {
-                self.take_in_fault(key, Verdict::Violated(cause));
-            }
+            self.take_in(self.faults.report(time::now()));
             self.watcher.send(Report);
         }
     }
@@ -215,7 +164,7 @@ impl Supervisor {
     fn start_clock(&mut self, ctx: &mut Context<Self>) {
         let generation = self.clock.next_generation();
         let clock = Clock::new(self.gauges.clone(), ctx.address().recipient(), generation);
-        self.clock.addr = Some(clock.start());
+        self.clock.hold(clock.start());
     }
 
     fn start_web(&mut self, ctx: &mut Context<Self>) {
@@ -262,21 +211,12 @@ impl Supervisor {
     /// Notes a fault of the supervisor's own finding, or its end.
     fn set_fault(&mut self, subject: Subject, problem: Option<String>) {
         let key = AlarmKey::new(Kind::Config, subject);
-        let cause = problem.map(Cause::Config);
-        let before = match cause.clone() {
-            Some(cause) => self.faults.insert(key.clone(), cause),
-            None => self.faults.remove(&key),
-        };
-        match (before, cause) {
-            (None, Some(cause)) => self.take_in_fault(key, Verdict::Violated(cause)),
-            (Some(_), None) => self.take_in_fault(key, Verdict::Cleared),
-            (Some(_), Some(_)) | (None, None) => {}
-        }
+        let changes = self.faults.on_fault(key, problem.map(Cause::Config), time::now());
+        self.take_in(changes);
     }
 
-    fn take_in_fault(&self, key: AlarmKey, verdict: Verdict) {
-        let reporter = key.subject.clone();
-        self.alarm.send(TakeIn(condition_change(key, reporter, time::now(), verdict)));
+    fn take_in(&self, changes: Vec<ConditionChange>) {
+        changes.into_iter().for_each(|change| self.alarm.send(TakeIn(change)));
     }
 
     fn on_planned(&mut self, planned: Planned) {
@@ -344,9 +284,9 @@ impl Supervisor {
             warn!(within = ?STOP_WITHIN, "ordered stop takes too long, cut short");
             supervisor.exit(run::EXIT_GOOD);
         });
-        match self.watcher.addr {
-            Some(_) => self.watcher.send(Stop::WithGoodbye),
-            None => self.stop_alarm(),
+        match self.watcher.is_held() {
+            true => self.watcher.send(Stop::WithGoodbye),
+            false => self.stop_alarm(),
         }
     }
 
@@ -357,9 +297,9 @@ impl Supervisor {
     }
 
     fn stop_alarm(&mut self) {
-        match self.alarm.addr {
-            Some(_) => self.alarm.send(Stop::WithGoodbye),
-            None => self.end(),
+        match self.alarm.is_held() {
+            true => self.alarm.send(Stop::WithGoodbye),
+            false => self.end(),
         }
     }
 
@@ -381,10 +321,10 @@ impl Supervisor {
     fn publish(&mut self) {
         let watcher = self.watcher_status.clone();
         let mut restarts = BTreeMap::from(watcher.restarts);
-        restarts.insert("watcher", self.watcher.restarts);
-        restarts.insert("alarm", self.alarm.restarts);
+        restarts.insert("watcher", self.watcher.restarts());
+        restarts.insert("alarm", self.alarm.restarts());
         restarts.insert("sink", self.alarm_status.restarts);
-        restarts.insert("clock", self.clock.restarts);
+        restarts.insert("clock", self.clock.restarts());
         let mut status = Status {
             host: self.bootstrap.host.clone(),
             version: env!("CARGO_PKG_VERSION"),

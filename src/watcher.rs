@@ -5,8 +5,10 @@
 //! supervisor says so or when it panics; then its children stop with it, and the supervisor
 //! rebuilds it, and it them.
 
+mod names;
+mod sockets;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,9 +19,10 @@ use tokio::sync::mpsc;
 use tracing::{Span, debug, error, info, info_span, warn};
 
 use crate::config::bootstrap::Bootstrap;
+use crate::config::difference::{Change, difference};
 use crate::config::findings::Finding;
 use crate::config::load::{Loaded, Loader};
-use crate::config::plan::{self, AlarmPlan, Change, Names, Plan, SenderPlan};
+use crate::config::plan::{self, AlarmPlan, Names, Plan, SenderPlan};
 use crate::io::gauges::{Gauges, local_addresses};
 use crate::io::resolve::resolve;
 use crate::io::store::{self, Snapshot, Store, StoreEvent};
@@ -30,21 +33,19 @@ use crate::messages::{
     Expect, Forget, Generation, ListenerFact, Memory, Observe, Planned, Rebase, Report, Send, SenderFact, Stop,
     TakeError, WatcherFact, WatcherStatus,
 };
-use crate::pure::alarm::{AlarmKey, Cause, ConditionChange, Kind, Subject, Verdict, condition_change};
-use crate::pure::backoff::Backoff;
+use crate::pure::alarm::{AlarmKey, Cause, ConditionChange, Kind, Subject};
+use crate::pure::faults::Faults;
+use crate::pure::restart::Restart;
 use crate::pure::status::{ListenerStatus, Role, SenderStatus, StoreStatus, TestStatus};
 use crate::pure::test::TestId;
-use crate::pure::time::{Moment, Now};
+use crate::pure::time::Now;
 use crate::sender::{self, Sender};
+
+use names::KnownNames;
+use sockets::{Opened, Retry, Sockets};
 
 /// Names are resolved again this often.
 const RESOLVE_EVERY: Duration = Duration::from_secs(30);
-/// A child, or a socket, that fails again and again is tried after 1 s and then ever later, up to 60 s.
-const RETRY: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
-/// A child that lived so long has earned a quick restart.
-const LIVED: Duration = Duration::from_secs(60);
-/// The first failure to bind is often a predecessor that is still closing its socket.
-const BIND_AGAIN: Duration = Duration::from_millis(100);
 /// A reader of the store that failed is begun anew after this.
 const READ_AGAIN: Duration = Duration::from_secs(5);
 /// Children answer within this; what they say goes up together.
@@ -60,9 +61,7 @@ pub struct Watcher {
     generation: Generation,
     loader: Loader,
     loaded: Option<Loaded>,
-    names: Names,
-    /// Names that resolve no longer; their last addresses are in force.
-    names_lost: BTreeMap<String, String>,
+    names: KnownNames,
     store: StoreStatus,
     following: Option<SpawnHandle>,
     /// What is carried out.
@@ -74,16 +73,16 @@ pub struct Watcher {
     /// What its predecessor knew.
     memory: Option<Memory>,
     snapshot: Option<Snapshot>,
-    sockets: BTreeMap<SocketAddr, Open>,
-    unbound: BTreeMap<SocketAddr, Unbound>,
+    sockets: Sockets,
+    /// What the paths of each socket send back.
+    path_errors: BTreeMap<SocketAddr, SpawnHandle>,
     listeners: BTreeMap<SocketAddr, Child<Listener>>,
     senders: BTreeMap<TestId, Child<Sender>>,
-    listener_retries: BTreeMap<SocketAddr, Retry>,
-    sender_retries: BTreeMap<TestId, Retry>,
+    listener_lives: BTreeMap<SocketAddr, Restart>,
+    sender_lives: BTreeMap<TestId, Restart>,
     /// What is wrong with the documents; only what is new is logged.
     findings: BTreeSet<Finding>,
-    /// The faults that were said, so that only differences are.
-    said: BTreeMap<AlarmKey, Cause>,
+    faults: Faults,
     next_generation: Generation,
     observed_listeners: BTreeMap<SocketAddr, (ListenerStatus, Vec<TestStatus>)>,
     observed_senders: BTreeMap<TestId, (SenderStatus, TestStatus)>,
@@ -93,33 +92,9 @@ pub struct Watcher {
     span: Span,
 }
 
-/// A socket and the stream of errors that its paths send back.
-struct Open {
-    socket: Arc<Socket>,
-    errors: SpawnHandle,
-}
-
-/// An address that could not be bound.
-struct Unbound {
-    problem: String,
-    retry: Backoff,
-    /// It is alarmed from the second failure on.
-    failures: u32,
-    /// Which retry is meant: an address may leave the plan and come back.
-    ticket: u64,
-}
-
-/// A child that failed.
-struct Retry {
-    backoff: Backoff,
-    /// A restart is due.
-    pending: bool,
-}
-
 struct Child<A: Actor> {
     addr: Addr<A>,
     generation: Generation,
-    began: Moment,
 }
 
 /// What a watcher begins with.
@@ -147,22 +122,21 @@ impl Watcher {
             parent,
             generation,
             loaded: None,
-            names: Names::new(),
-            names_lost: BTreeMap::new(),
+            names: KnownNames::default(),
             following: None,
             running: Plan { alarms: AlarmPlan::of_bootstrap(&bootstrap.sink), ..Plan::default() },
             planned: false,
             possible: BTreeSet::new(),
             memory: beginning.memory,
             snapshot: None,
-            sockets: BTreeMap::new(),
-            unbound: BTreeMap::new(),
+            sockets: Sockets::default(),
+            path_errors: BTreeMap::new(),
             listeners: BTreeMap::new(),
             senders: BTreeMap::new(),
-            listener_retries: BTreeMap::new(),
-            sender_retries: BTreeMap::new(),
+            listener_lives: BTreeMap::new(),
+            sender_lives: BTreeMap::new(),
             findings: BTreeSet::new(),
-            said: BTreeMap::new(),
+            faults: Faults::default(),
             next_generation: 0,
             observed_listeners: BTreeMap::new(),
             observed_senders: BTreeMap::new(),
@@ -209,11 +183,9 @@ impl Watcher {
         self.store.revision = Some(snapshot.revision);
         self.store.rejected.clone_from(&loaded.rejected);
         let needed = plan::names_to_resolve(&loaded, &self.bootstrap.host);
-        self.names.retain(|name, _| needed.contains(name));
-        self.names_lost.retain(|name, _| needed.contains(name));
         self.loaded = Some(loaded);
         self.snapshot = Some(snapshot);
-        let unknown: BTreeSet<String> = needed.into_iter().filter(|name| !self.names.contains_key(name)).collect();
+        let unknown = self.names.on_needed(needed);
         if unknown.is_empty() {
             self.replan(ctx);
         } else {
@@ -260,17 +232,7 @@ impl Watcher {
     }
 
     fn on_resolved(&mut self, resolved: Names, ctx: &mut Context<Self>) {
-        for (name, addresses) in resolved {
-            match (addresses, self.names.get(&name)) {
-                (Err(problem), Some(Ok(_))) => {
-                    self.names_lost.insert(name, problem);
-                }
-                (addresses, _) => {
-                    self.names_lost.remove(&name);
-                    self.names.insert(name, addresses);
-                }
-            }
-        }
+        self.names.on_resolved(resolved);
         self.replan(ctx);
     }
 
@@ -278,8 +240,8 @@ impl Watcher {
     fn replan(&mut self, ctx: &mut Context<Self>) {
         let Some(loaded) = &self.loaded else { return };
         self.gauges.set_local_addresses(local_addresses());
-        let plan = plan::plan(loaded, &self.names, &self.bootstrap.host, &self.bootstrap.sink);
-        let changes = plan::difference(&self.running, &plan);
+        let plan = plan::plan(loaded, self.names.known(), &self.bootstrap.host, &self.bootstrap.sink);
+        let changes = difference(&self.running, &plan);
         let before = std::mem::replace(&mut self.running, plan);
         let first = !std::mem::replace(&mut self.planned, true);
         self.possible = self.running.possible_alarms();
@@ -304,14 +266,14 @@ impl Watcher {
         match change {
             Change::StopSender(id) => {
                 self.observed_senders.remove(id);
-                self.sender_retries.remove(id);
+                self.sender_lives.remove(id);
                 if let Some(child) = self.senders.remove(id) {
                     child.addr.do_send(Stop::Quietly);
                 }
             }
             Change::StopListener(address) => {
                 self.observed_listeners.remove(address);
-                self.listener_retries.remove(address);
+                self.listener_lives.remove(address);
                 if let Some(child) = self.listeners.remove(address) {
                     child.addr.do_send(Stop::Quietly);
                 }
@@ -326,8 +288,8 @@ impl Watcher {
                     child.addr.do_send(Expect(expected.clone()));
                 }
             }
-            Change::AlterSender(plan) => match (self.senders.get(&plan.test.id), self.sockets.get(&plan.socket)) {
-                (Some(child), Some(open)) => child.addr.do_send(Send(plan.clone(), open.socket.clone())),
+            Change::AlterSender(plan) => match (self.senders.get(&plan.test.id), self.sockets.get(plan.socket)) {
+                (Some(child), Some(socket)) => child.addr.do_send(Send(plan.clone(), socket.clone())),
                 (Some(child), None) => {
                     // Its new address cannot be bound yet; it is started anew when it can.
                     child.addr.do_send(Stop::Quietly);
@@ -339,59 +301,40 @@ impl Watcher {
         }
     }
 
-    /// Opens what the plan needs and closes what it does not. Closed is a socket when its last user is gone.
+    /// Opens what the plan needs and lets go of what it does not.
     fn open_sockets(&mut self, ctx: &mut Context<Self>) {
         let needed = self.running.sockets();
-        self.unbound.retain(|address, _| needed.contains(address));
-        let unneeded: Vec<SocketAddr> = self.sockets.keys().filter(|addr| !needed.contains(addr)).copied().collect();
-        for address in unneeded {
-            if let Some(open) = self.sockets.remove(&address) {
-                ctx.cancel_future(open.errors);
+        for closed in self.sockets.keep(&needed) {
+            if let Some(errors) = self.path_errors.remove(&closed) {
+                ctx.cancel_future(errors);
             }
         }
-        for address in needed {
-            if !self.sockets.contains_key(&address) && !self.unbound.contains_key(&address) {
-                self.open_socket(address, ctx);
-            }
+        for (address, opened) in self.sockets.open(&needed) {
+            self.on_opened(address, opened, ctx);
         }
     }
 
-    fn open_socket(&mut self, address: SocketAddr, ctx: &mut Context<Self>) {
-        match Socket::open(address) {
-            Ok(socket) => {
-                let socket = Arc::new(socket);
-                let errors = ctx.add_stream(path_errors(socket.clone()));
-                self.sockets.insert(address, Open { socket, errors });
-                if self.unbound.remove(&address).is_some_and(|unbound| unbound.failures > 1) {
-                    info!(%address, "address bound at last");
-                }
+    fn on_opened(&mut self, address: SocketAddr, opened: Opened, ctx: &mut Context<Self>) {
+        match opened {
+            Opened::Socket(socket) => {
+                self.path_errors.insert(address, ctx.add_stream(path_errors(socket)));
             }
-            Err(problem) => {
-                self.next_generation += 1;
-                let ticket = self.next_generation;
-                let fresh = || Unbound { problem: String::new(), retry: RETRY, failures: 0, ticket };
-                let unbound = self.unbound.entry(address).or_insert_with(fresh);
-                unbound.ticket = ticket;
-                unbound.failures += 1;
-                unbound.problem = describe_bind_error(address, &problem);
-                let wait = match unbound.failures {
-                    1 => BIND_AGAIN,
-                    _ => unbound.retry.on_failure(fastrand::f64()),
-                };
-                ctx.run_later(wait, move |watcher, ctx| {
+            Opened::Retry(retry) => {
+                ctx.run_later(retry.wait, move |watcher, ctx| {
                     let span = watcher.span.clone();
                     let _entered = span.enter();
-                    watcher.on_bind_again(address, ticket, ctx);
+                    watcher.on_bind_again(retry, ctx);
                 });
             }
         }
     }
 
-    fn on_bind_again(&mut self, address: SocketAddr, ticket: u64, ctx: &mut Context<Self>) {
-        if self.stopping || self.unbound.get(&address).is_none_or(|unbound| unbound.ticket != ticket) {
+    fn on_bind_again(&mut self, retry: Retry, ctx: &mut Context<Self>) {
+        if self.stopping {
             return;
         }
-        self.open_socket(address, ctx);
+        let Some((address, opened)) = self.sockets.retry(retry) else { return };
+        self.on_opened(address, opened, ctx);
         self.start_missing(ctx);
         if self.say_faults(time::now()) {
             self.say_plan();
@@ -402,12 +345,12 @@ impl Watcher {
     fn start_missing(&mut self, ctx: &mut Context<Self>) {
         let listeners: Vec<SocketAddr> = self.running.listeners.keys().copied().collect();
         for address in listeners {
-            if !self.listener_retries.get(&address).is_some_and(|retry| retry.pending) {
+            if !self.listener_lives.get(&address).is_some_and(Restart::is_pending) {
                 self.start_listener(address, ctx);
             }
         }
         let missing = |(id, _): &(&TestId, &SenderPlan)| {
-            !self.senders.contains_key(id) && !self.sender_retries.get(id).is_some_and(|retry| retry.pending)
+            !self.senders.contains_key(id) && !self.sender_lives.get(id).is_some_and(Restart::is_pending)
         };
         let senders: Vec<SenderPlan> =
             self.running.senders.iter().filter(missing).map(|(_, plan)| plan.clone()).collect();
@@ -417,7 +360,7 @@ impl Watcher {
     }
 
     fn start_listener(&mut self, address: SocketAddr, ctx: &mut Context<Self>) {
-        let (Some(open), Some(plan)) = (self.sockets.get(&address), self.running.listeners.get(&address)) else {
+        let (Some(socket), Some(plan)) = (self.sockets.get(address), self.running.listeners.get(&address)) else {
             return;
         };
         if self.listeners.contains_key(&address) {
@@ -427,19 +370,19 @@ impl Watcher {
         let generation = self.next_generation;
         let listener = Listener::new(listener::Beginning {
             address,
-            socket: open.socket.clone(),
+            socket: socket.clone(),
             names: plan.names.iter().cloned().collect(),
             expected: plan.tests.values().cloned().collect(),
             gauges: self.gauges.clone(),
             parent: ctx.address().recipient(),
             generation,
         });
-        let child = Child { addr: listener.start(), generation, began: time::now().moment };
-        self.listeners.insert(address, child);
+        self.listener_lives.entry(address).or_default().on_start(time::now().moment);
+        self.listeners.insert(address, Child { addr: listener.start(), generation });
     }
 
     fn start_sender(&mut self, plan: SenderPlan, ctx: &mut Context<Self>) {
-        let Some(open) = self.sockets.get(&plan.socket) else { return };
+        let Some(socket) = self.sockets.get(plan.socket) else { return };
         let id = plan.test.id;
         if self.senders.contains_key(&id) {
             return;
@@ -448,42 +391,36 @@ impl Watcher {
         let generation = self.next_generation;
         let sender = Sender::new(sender::Beginning {
             plan,
-            socket: open.socket.clone(),
+            socket: socket.clone(),
             gauges: self.gauges.clone(),
             parent: ctx.address().recipient(),
             generation,
         });
-        self.senders.insert(id, Child { addr: sender.start(), generation, began: time::now().moment });
+        self.sender_lives.entry(id).or_default().on_start(time::now().moment);
+        self.senders.insert(id, Child { addr: sender.start(), generation });
     }
 
     fn on_listener_down(&mut self, address: SocketAddr, generation: Generation, ctx: &mut Context<Self>) {
         if self.listeners.get(&address).is_none_or(|child| child.generation != generation) || self.stopping {
             return;
         }
-        let Some(child) = self.listeners.remove(&address) else { return };
+        self.listeners.remove(&address);
         self.listener_restarts += 1;
-        let wait = self.listener_retries.entry(address).or_default().on_down(child.began);
+        let now = time::now().moment;
+        let wait = self.listener_lives.entry(address).or_default().on_down(now, fastrand::f64());
         error!(%address, ?wait, "listener failed, to be rebuilt");
-        ctx.run_later(wait, move |watcher, ctx| {
-            if let Some(retry) = watcher.listener_retries.get_mut(&address) {
-                retry.pending = false;
-            }
-            watcher.start_listener(address, ctx);
-        });
+        ctx.run_later(wait, move |watcher, ctx| watcher.start_listener(address, ctx));
     }
 
     fn on_sender_down(&mut self, id: TestId, generation: Generation, ctx: &mut Context<Self>) {
         if self.senders.get(&id).is_none_or(|child| child.generation != generation) || self.stopping {
             return;
         }
-        let Some(child) = self.senders.remove(&id) else { return };
+        self.senders.remove(&id);
         self.sender_restarts += 1;
-        let wait = self.sender_retries.entry(id).or_default().on_down(child.began);
+        let wait = self.sender_lives.entry(id).or_default().on_down(time::now().moment, fastrand::f64());
         error!(test = %id, ?wait, "sender failed, to be rebuilt");
         ctx.run_later(wait, move |watcher, ctx| {
-            if let Some(retry) = watcher.sender_retries.get_mut(&id) {
-                retry.pending = false;
-            }
             if let Some(plan) = watcher.running.senders.get(&id).cloned() {
                 watcher.start_sender(plan, ctx);
             }
@@ -491,20 +428,19 @@ impl Watcher {
     }
 
     /// Everything of the configuration that is not as it should be.
-    fn faults(&self) -> BTreeMap<AlarmKey, Cause> {
+    fn find_faults(&self) -> BTreeMap<AlarmKey, Cause> {
         let mut faults = self.running.faults.clone();
         let mut add =
             |subject, problem: String| faults.insert(AlarmKey::new(Kind::Config, subject), Cause::Config(problem));
-        for (name, problem) in &self.names_lost {
-            let problem = format!("name `{name}` resolves no longer, its last address is in force: {problem}");
-            add(Subject::Name(name.clone()), problem);
+        for (name, problem) in self.names.lost() {
+            add(Subject::Name(name.to_owned()), problem);
         }
-        for (address, unbound) in self.unbound.iter().filter(|(_, unbound)| unbound.failures > 1) {
-            let subject = match self.running.listeners.contains_key(address) {
+        for (address, problem) in self.sockets.problems() {
+            let subject = match self.running.listeners.contains_key(&address) {
                 true => Subject::Listener(address.to_string()),
                 false => Subject::Source(address.to_string()),
             };
-            add(subject, unbound.problem.clone());
+            add(subject, problem.to_owned());
         }
         if let Some(problem) = &self.store.error {
             add(Subject::Store, format!("store {} cannot be read: {problem}", self.store.place));
@@ -514,29 +450,21 @@ impl Watcher {
 
     /// Says which faults came and went, each once. Tells whether any did.
     fn say_faults(&mut self, now: Now) -> bool {
-        let faults = self.faults();
-        let came = faults.iter().filter(|(key, _)| !self.said.contains_key(key));
-        let gone = self.said.keys().filter(|key| !faults.contains_key(key));
-        let came = came.map(|(key, cause)| (key.clone(), Verdict::Violated(cause.clone())));
-        let changes: Vec<_> = came.chain(gone.map(|key| (key.clone(), Verdict::Cleared))).collect();
+        let changes = self.faults.on_faults(self.find_faults(), now);
         let any = !changes.is_empty();
-        for (key, verdict) in changes {
-            let reporter = key.subject.clone();
-            self.parent.do_send(WatcherFact::Changed(condition_change(key, reporter, now, verdict)));
-        }
-        self.said = faults;
+        changes.into_iter().for_each(|change| self.parent.do_send(WatcherFact::Changed(change)));
         any
     }
 
     fn say_plan(&self) {
         let mut possible = self.possible.clone();
-        possible.extend(self.said.keys().cloned());
+        possible.extend(self.faults.keys().cloned());
         // Before the documents are known, nothing that was told before can be said to be over.
         let retain = self.planned.then(|| (possible, self.running.reporters()));
         let memory = self.snapshot.clone().map(|snapshot| Memory {
             snapshot,
             loader: self.loader.clone(),
-            names: self.names.clone(),
+            names: self.names.known().clone(),
         });
         let alarms = self.running.alarms.clone();
         self.parent.do_send(WatcherFact::Planned(Box::new(Planned { alarms, retain, memory })));
@@ -549,22 +477,12 @@ impl Watcher {
             listeners.push(listener.clone());
             tests.extend(its_tests.iter().cloned());
         }
-        for (address, unbound) in &self.unbound {
-            if let Some(plan) = self.running.listeners.get(address) {
-                let waiting = plan.tests.values().map(|expected| expected.test.clone());
-                tests.extend(waiting.map(|test| TestStatus::unknown(test, Role::Receiver)));
-                listeners.push(ListenerStatus {
-                    address: address.to_string(),
-                    names: plan.names.iter().cloned().collect(),
-                    bound: false,
-                    error: Some(unbound.problem.clone()),
-                    tests: plan.tests.len(),
-                    packets: 0,
-                    foreign: 0,
-                    foreign_sources: Vec::new(),
-                    kernel_drops: 0,
-                });
-            }
+        for (address, problem) in self.sockets.problems() {
+            let Some(plan) = self.running.listeners.get(&address) else { continue };
+            let names = plan.names.iter().cloned().collect();
+            listeners.push(ListenerStatus::silent(address.to_string(), names, plan.tests.len()).unbound(problem));
+            let waiting = plan.tests.values().map(|expected| expected.test.clone());
+            tests.extend(waiting.map(|test| TestStatus::unknown(test, Role::Receiver)));
         }
         let mut senders = Vec::new();
         for (sender, test) in self.observed_senders.values() {
@@ -597,34 +515,6 @@ fn store_status(bootstrap: &Bootstrap) -> StoreStatus {
     StoreStatus { kind, place: store::place(&bootstrap.store), ..StoreStatus::default() }
 }
 
-impl Default for Retry {
-    fn default() -> Self {
-        Retry { backoff: RETRY, pending: false }
-    }
-}
-
-impl Retry {
-    /// How long to wait after a child that began then went down.
-    fn on_down(&mut self, began: Moment) -> Duration {
-        if time::now().moment.since(began) >= LIVED {
-            self.backoff.on_success();
-        }
-        self.pending = true;
-        self.backoff.on_failure(fastrand::f64())
-    }
-}
-
-fn describe_bind_error(address: SocketAddr, error: &io::Error) -> String {
-    let meanings = [
-        (ErrorKind::AddrInUse, "another program has it"),
-        (ErrorKind::AddrNotAvailable, "the address is not on this host"),
-        (ErrorKind::PermissionDenied, "not permitted; ports below 1024 need CAP_NET_BIND_SERVICE"),
-    ];
-    let known = meanings.into_iter().find(|(kind, _)| *kind == error.kind());
-    let meaning = known.map_or_else(|| error.to_string(), |(_, meaning)| meaning.to_owned());
-    format!("cannot bind {address}: {meaning}")
-}
-
 /// What the path sent back to a socket, in batches.
 fn path_errors(socket: Arc<Socket>) -> impl futures_util::Stream<Item = Vec<PathError>> {
     stream::unfold(socket, |socket| async move {
@@ -641,14 +531,13 @@ impl Actor for Watcher {
         self.follow_store(ctx);
         if let Some(memory) = self.memory.take() {
             info!("rebuilt with the last good documents");
-            self.names = memory.names;
+            self.names = KnownNames::remembered(memory.names);
             self.loader = memory.loader;
             self.on_listed(memory.snapshot, ctx);
         }
         ctx.run_interval(RESOLVE_EVERY, |watcher, ctx| {
             watcher.gauges.set_local_addresses(local_addresses());
-            let names = watcher.names.keys().cloned().collect();
-            watcher.resolve(names, ctx);
+            watcher.resolve(watcher.names.names(), ctx);
         });
     }
 
@@ -757,8 +646,8 @@ impl Handler<Report> for Watcher {
     type Result = ();
     fn handle(&mut self, _: Report, _: &mut Self::Context) {
         self.say_plan();
-        self.said.clear();
-        self.say_faults(time::now());
+        let faults = self.faults.report(time::now());
+        faults.into_iter().for_each(|change| self.parent.do_send(WatcherFact::Changed(change)));
         self.listeners.values().for_each(|child| child.addr.do_send(Report));
         self.senders.values().for_each(|child| child.addr.do_send(Report));
     }

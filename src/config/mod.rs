@@ -3,6 +3,7 @@
 pub mod bootstrap;
 pub mod central;
 pub mod check;
+pub mod difference;
 pub mod duration;
 pub mod endpoint;
 pub mod findings;
@@ -11,3 +12,4 @@ pub mod load;
 pub mod plan;
 pub mod read;
 pub mod sinks;
+pub mod test;

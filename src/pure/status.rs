@@ -109,6 +109,29 @@ pub struct ListenerStatus {
     pub kernel_drops: u64,
 }
 
+impl ListenerStatus {
+    /// Of an address at which nothing was taken in yet.
+    pub fn silent(address: String, names: Vec<String>, tests: usize) -> Self {
+        ListenerStatus {
+            address,
+            names,
+            bound: true,
+            error: None,
+            tests,
+            packets: 0,
+            foreign: 0,
+            foreign_sources: Vec::new(),
+            kernel_drops: 0,
+        }
+    }
+
+    /// Of an address that cannot be bound.
+    #[must_use]
+    pub fn unbound(self, problem: &str) -> Self {
+        ListenerStatus { bound: false, error: Some(problem.to_owned()), ..self }
+    }
+}
+
 /// A stranger.
 #[derive(Clone, Debug, Serialize)]
 pub struct ForeignSource {

@@ -1,5 +1,6 @@
 use super::*;
 use crate::messages::WatcherStatus;
+use crate::pure::alarm::Verdict;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::{Instant, timeout};
 

@@ -1,4 +1,6 @@
 use super::*;
+use crate::pure::condition::Thresholds;
+use std::time::Duration;
 
 const ID: &str = "5b0c6f0e-6c7e-4b53-9d1c-1f4f5a6b7c8d";
 

@@ -1,3 +1,4 @@
+use super::super::difference::{Change, difference};
 use super::super::load::{Documents, Loader, RawDocument};
 use super::super::read::Format;
 use super::*;

@@ -1,0 +1,219 @@
+//! One test with everything filled in that its document leaves to the host, the fleet or the defaults.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::central::{AlarmSettings, Global, HostDocument, TestDefaults, TestDocument, Wire};
+use super::endpoint::{Endpoint, EndpointError, EndpointHost};
+use super::findings::Findings;
+use crate::pure::clock_error::DelayLimits;
+use crate::pure::condition::Thresholds;
+use crate::pure::ledger::HoldDown;
+use crate::pure::test::{TestFacts, TestId};
+
+/// One test with everything filled in.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Test {
+    /// Who and where, as the document says it.
+    pub facts: Arc<TestFacts>,
+    /// Where it is written.
+    pub place: String,
+    /// Where probes leave.
+    pub from: Endpoint,
+    /// Where they go.
+    pub to: Endpoint,
+    /// Where the receiver binds.
+    pub listen: Endpoint,
+    /// The sender's interval.
+    pub send_every: Duration,
+    /// The receiver's expectation.
+    pub expect_every: Duration,
+    /// Samples that decide.
+    pub thresholds: Thresholds,
+    /// What is asked of delays.
+    pub limits: DelayLimits,
+    /// Silence forgiven at the start.
+    pub startup_grace: Duration,
+    /// How long a telling holds.
+    pub hold_down: HoldDown,
+    /// Which probe is sent.
+    pub wire: Wire,
+}
+
+/// Probes faster than this are a flood.
+const MIN_SEND_EVERY: Duration = Duration::from_millis(1);
+const SEND_EVERY: Duration = Duration::from_secs(1);
+const RAISE_AFTER: u32 = 3;
+const CLEAR_AFTER: u32 = 3;
+const HOLD_DOWN: Duration = Duration::from_secs(30);
+const HOLD_DOWN_MAX: Duration = Duration::from_secs(600);
+/// The least grace; a slow test has three of its intervals.
+const STARTUP_GRACE: Duration = Duration::from_secs(30);
+
+/// What a test's document is read against.
+pub struct Context<'a> {
+    /// The host that reads it.
+    pub host_name: &'a str,
+    /// The fleet's document.
+    pub global: &'a Global,
+    /// The host's document.
+    pub host: &'a HostDocument,
+}
+
+impl Context<'_> {
+    /// The alarm settings of something that has these of its own.
+    pub fn alarm(&self, own: AlarmSettings) -> AlarmSettings {
+        own.or(&self.host.alarm).or(&self.global.alarm)
+    }
+
+    /// Fills in what the document leaves to others; nothing if it has errors.
+    pub fn fill_in(&self, document: &TestDocument, findings: &mut Findings) -> Option<Test> {
+        let defaults = &self.global.defaults;
+        let id = parse_id(document, findings);
+        let from = parse_endpoint("from", &document.from, "127.0.0.2:0", findings);
+        let to = parse_endpoint("to", &document.to, "127.0.0.3:8620", findings);
+        let listen = parse_endpoint("listen", &document.listen, "0.0.0.0:8620", findings);
+        if let Some(to) = &to {
+            check_destination(document, to, findings);
+        }
+        if !document.listen.is_empty() && listen.as_ref().is_some_and(|listen| listen.port == 0) {
+            findings.error("listen", "no port", "write the port that probes arrive at");
+        }
+        for (field, host) in [("from_host", &document.from_host), ("to_host", &document.to_host)] {
+            if host.is_empty() {
+                findings.error(field, "missing", "write the name of the host, as in its key hosts/<host>");
+            }
+        }
+        if document.from_host != self.host_name && document.to_host != self.host_name {
+            let problem = format!("`{}` is neither its from_host nor its to_host", self.host_name);
+            findings.warning("", problem, "move it below its own hosts; it does nothing here");
+        }
+
+        let (send_every, expect_every) = intervals(document.send_every, document.expect_every, defaults);
+        check_intervals("", send_every, expect_every, document.max_latency, findings);
+        if findings.has_errors() {
+            return None;
+        }
+
+        let alarm = self.alarm(document.alarm());
+        let (from, to, listen) = (from?, to?, listen?);
+        Some(Test {
+            facts: Arc::new(TestFacts {
+                id: id?,
+                description: document.description.clone(),
+                from_host: document.from_host.clone(),
+                from: document.from.clone(),
+                to_host: document.to_host.clone(),
+                to: document.to.clone(),
+            }),
+            place: String::new(),
+            listen: if document.listen.is_empty() { to.clone() } else { listen },
+            from,
+            to,
+            send_every,
+            expect_every,
+            thresholds: Thresholds {
+                raise_after: alarm.raise_after.unwrap_or(RAISE_AFTER),
+                clear_after: alarm.clear_after.unwrap_or(CLEAR_AFTER),
+            },
+            limits: DelayLimits {
+                max_latency: document.max_latency.or(defaults.max_latency),
+                egregious_latency: self.global.egregious_latency,
+            },
+            startup_grace: alarm.startup_grace.unwrap_or(STARTUP_GRACE.max(expect_every * 3)),
+            hold_down: hold_down(&alarm),
+            wire: document.wire.or(defaults.wire).unwrap_or(Wire::Stamp),
+        })
+    }
+}
+
+/// What is said, or half or twice the other if only that is said, or the default.
+pub fn intervals(send: Option<Duration>, expect: Option<Duration>, defaults: &TestDefaults) -> (Duration, Duration) {
+    match (send, expect) {
+        (Some(send), Some(expect)) => (send, expect),
+        (Some(send), None) => (send, send * 2),
+        (None, Some(expect)) => (expect / 2, expect),
+        (None, None) => match (defaults.send_every, defaults.expect_every) {
+            (None, None) => (SEND_EVERY, SEND_EVERY * 2),
+            (send, expect) => intervals(send, expect, &TestDefaults::default()),
+        },
+    }
+}
+
+/// What no test can live with.
+pub fn check_intervals(
+    field: &str,
+    send_every: Duration,
+    expect_every: Duration,
+    max_latency: Option<Duration>,
+    findings: &mut Findings,
+) {
+    if send_every < MIN_SEND_EVERY {
+        findings.error(&format!("{field}send_every"), "shorter than 1ms", "write \"1ms\" or more");
+    }
+    if expect_every < send_every {
+        let problem = format!(
+            "{} is shorter than send_every, {}: healthy silence would be an alarm",
+            humantime::format_duration(expect_every),
+            humantime::format_duration(send_every)
+        );
+        let way_out = "write at least send_every, better twice that";
+        findings.error(&format!("{field}expect_every"), problem, way_out);
+    }
+    if max_latency.is_some_and(|limit| limit.is_zero()) {
+        findings.error(&format!("{field}max_latency"), "zero", "write a limit above zero, or leave it out");
+    }
+}
+
+/// How long a telling holds.
+pub fn hold_down(alarm: &AlarmSettings) -> HoldDown {
+    let hold_down = alarm.hold_down.unwrap_or(HOLD_DOWN);
+    HoldDown { hold_down, hold_down_max: alarm.hold_down_max.unwrap_or(HOLD_DOWN_MAX).max(hold_down) }
+}
+
+fn parse_id(document: &TestDocument, findings: &mut Findings) -> Option<TestId> {
+    match document.id.parse() {
+        Ok(id) => Some(id),
+        Err(_) => {
+            let problem =
+                if document.id.is_empty() { "missing".to_owned() } else { format!("`{}` is no UUID", document.id) };
+            let place = format!("{}/{}/{}/{}", document.from_host, document.from, document.to_host, document.to);
+            let proposed = TestId::proposed_for(&place);
+            findings.error("id", problem, format!("write a UUID, such as \"{proposed}\""));
+            None
+        }
+    }
+}
+
+fn parse_endpoint(field: &str, text: &str, example: &str, findings: &mut Findings) -> Option<Endpoint> {
+    match text.parse() {
+        Ok(endpoint) => Some(endpoint),
+        Err(error) => {
+            let error: EndpointError = error;
+            findings.error(field, error.to_string(), format!("write address:port, such as \"{example}\""));
+            None
+        }
+    }
+}
+
+fn check_destination(document: &TestDocument, to: &Endpoint, findings: &mut Findings) {
+    if to.is_wildcard() {
+        let problem = if document.to.is_empty() { "missing" } else { "probes cannot be sent to a wildcard" };
+        let way_out = "write the receiver's address, such as \"127.0.0.3:8620\"; to bind a wildcard, use listen";
+        findings.error("to", problem, way_out);
+    } else if is_for_many(to) {
+        let way_out = "write the address of one receiver";
+        findings.error("to", "a multicast or broadcast address", way_out);
+    } else if to.port == 0 {
+        findings.error("to", "port 0", "write the port that the receiver listens at");
+    }
+}
+
+fn is_for_many(to: &Endpoint) -> bool {
+    match to.host {
+        EndpointHost::Ip(IpAddr::V4(addr)) => addr.is_multicast() || addr.is_broadcast(),
+        EndpointHost::Ip(addr @ IpAddr::V6(_)) => addr.is_multicast(),
+        EndpointHost::Any | EndpointHost::Name(_) => false,
+    }
+}
