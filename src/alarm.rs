@@ -20,10 +20,10 @@ use crate::messages::{
 use crate::pure::alarm::{AlarmKey, Subject};
 use crate::pure::ledger::{HoldDown, Scope};
 use crate::pure::notification::Notification;
-use crate::pure::restart::Restart;
 use crate::pure::status::SinkStatus;
 use crate::pure::truth::Truth;
 use crate::sink::{Beginning, Greeting, Sink};
+use crate::tree::Children;
 
 /// Sinks answer within this; what they say goes up together.
 const OBSERVE_WAIT: Duration = Duration::from_millis(50);
@@ -39,21 +39,14 @@ pub struct Alarm {
     plan: AlarmPlan,
     /// The last word on which alarms can still be.
     retain: Option<Retain>,
-    sinks: BTreeMap<String, Child>,
-    lives: BTreeMap<String, Restart>,
+    sinks: Children<String, Sink>,
+    /// What those sinks were told to be.
+    adopted: BTreeMap<String, SinkPlan>,
     /// Receivers that know that this agent has started.
     greeted: BTreeSet<String>,
-    next_generation: Generation,
     observed: BTreeMap<String, SinkStatus>,
-    restarts: u64,
     stopping: bool,
     span: Span,
-}
-
-struct Child {
-    addr: Addr<Sink>,
-    generation: Generation,
-    plan: SinkPlan,
 }
 
 /// What an alarm actor begins with.
@@ -84,12 +77,10 @@ impl Alarm {
             generation: setting.generation,
             plan: AlarmPlan::default(),
             retain: None,
-            sinks: BTreeMap::new(),
-            lives: BTreeMap::new(),
+            sinks: Children::default(),
+            adopted: BTreeMap::new(),
             greeted: setting.greeted,
-            next_generation: 0,
             observed: BTreeMap::new(),
-            restarts: 0,
             stopping: false,
             span: info_span!("alarm"),
         }
@@ -112,9 +103,7 @@ impl Alarm {
 
     fn tell_all(&self, notification: &Notification) {
         let hold_down = self.hold_down(&notification.key);
-        for child in self.sinks.values() {
-            child.addr.do_send(Learn(notification.clone(), hold_down));
-        }
+        self.sinks.iter().for_each(|sink| sink.do_send(Learn(notification.clone(), hold_down)));
     }
 
     fn teach(&self, sink: &Addr<Sink>) {
@@ -127,25 +116,27 @@ impl Alarm {
         self.plan = plan;
         let planned: Vec<SinkPlan> = self.plan.sinks.clone();
         let names: BTreeSet<&str> = planned.iter().map(|sink| sink.config.name.as_str()).collect();
-        let gone: Vec<String> = self.sinks.keys().filter(|name| !names.contains(name.as_str())).cloned().collect();
+        let gone: Vec<String> = self.adopted.keys().filter(|name| !names.contains(name.as_str())).cloned().collect();
         for name in gone {
             self.observed.remove(&name);
             self.part_from(&name);
         }
         for sink in planned {
             let name = sink.config.name.clone();
-            match self.sinks.get_mut(&name) {
-                Some(child) if child.plan == sink => {}
+            match self.adopted.get(&name) {
+                Some(before) if *before == sink => {}
                 // Another receiver under the same name knows nothing of what this one was told.
-                Some(child) if child.plan.config.receiver() != sink.config.receiver() => {
+                Some(before) if before.config.receiver() != sink.config.receiver() => {
                     self.part_from(&name);
                     self.start_sink(sink, ctx);
                 }
-                Some(child) => {
-                    child.plan = sink.clone();
-                    child.addr.do_send(Adopt(sink));
-                    let addr = child.addr.clone();
-                    self.teach(&addr);
+                // One that waits to be rebuilt will be rebuilt as it is planned then.
+                Some(_) => {
+                    self.adopted.insert(name.clone(), sink.clone());
+                    if let Some(addr) = self.sinks.get(&name).cloned() {
+                        addr.do_send(Adopt(sink));
+                        self.teach(&addr);
+                    }
                 }
                 None => self.start_sink(sink, ctx),
             }
@@ -154,16 +145,16 @@ impl Alarm {
 
     /// A sink that is taken away tells its receiver the last of it, and ends by itself.
     fn part_from(&mut self, name: &str) {
-        let Some(child) = self.sinks.remove(name) else { return };
+        let (sink, before) = (self.sinks.release(&name.to_owned()), self.adopted.remove(name));
+        let Some((sink, before)) = sink.zip(before) else { return };
         let others = self.plan.sinks.iter().filter(|sink| sink.scope == Scope::All).map(|sink| &sink.config);
-        let parting = plan::parting(&child.plan.config, others);
-        child.addr.do_send(Adopt(SinkPlan { scope: Scope::Nothing, parting, ..child.plan }));
+        let parting = plan::parting(&before.config, others);
+        sink.do_send(Adopt(SinkPlan { scope: Scope::Nothing, parting, ..before }));
     }
 
     fn start_sink(&mut self, plan: SinkPlan, ctx: &mut Context<Self>) {
         let name = plan.config.name.clone();
-        self.next_generation += 1;
-        let generation = self.next_generation;
+        let generation = self.sinks.next_generation();
         // Whoever is named later learns nothing by being told that the agent started long ago.
         let starting = self.retain.is_none() && self.greeted.insert(plan.config.receiver());
         let greeting = if starting { Greeting::ColdStart } else { Greeting::None };
@@ -185,27 +176,25 @@ impl Alarm {
             addr.do_send(Retain { possible: Arc::new(possible), ..retain.clone() });
         }
         self.teach(&addr);
-        self.lives.entry(name.clone()).or_default().on_start(time::now().moment);
-        self.sinks.insert(name, Child { addr, generation, plan });
+        self.adopted.insert(name.clone(), plan);
+        self.sinks.hold(name, addr);
     }
 
     fn on_sink_down(&mut self, name: String, generation: Generation, ctx: &mut Context<Self>) {
-        if self.sinks.get(&name).is_none_or(|child| child.generation != generation) {
+        if !self.sinks.on_down(&name, generation) {
             return;
         }
-        self.sinks.remove(&name);
         if self.stopping {
             if self.sinks.is_empty() {
                 ctx.stop();
             }
             return;
         }
-        self.restarts += 1;
-        let wait = self.lives.entry(name.clone()).or_default().on_down(time::now().moment, fastrand::f64());
+        let wait = self.sinks.on_failure(&name);
         error!(name, ?wait, "sink failed, to be rebuilt");
         ctx.run_later(wait, move |alarm, ctx| {
-            let plan = alarm.plan.sinks.iter().find(|sink| sink.config.name == name).cloned();
-            if let Some(plan) = plan.filter(|_| !alarm.stopping && !alarm.sinks.contains_key(&name)) {
+            let plan = alarm.adopted.get(&name).cloned();
+            if let Some(plan) = plan.filter(|_| !alarm.stopping && !alarm.sinks.contains(&name)) {
                 alarm.start_sink(plan, ctx);
             }
         });
@@ -216,7 +205,7 @@ impl Actor for Alarm {
     type Context = Context<Self>;
 
     fn stopped(&mut self, _: &mut Self::Context) {
-        std::mem::take(&mut self.sinks).into_values().for_each(|child| child.addr.do_send(Stop::Quietly));
+        self.sinks.release_all().for_each(|sink| sink.do_send(Stop::Quietly));
         self.parent.do_send(AlarmFact::Down(self.generation));
     }
 }
@@ -236,7 +225,7 @@ impl Handler<Retain> for Alarm {
         for notification in self.truth.retain(&retain.possible, &retain.reporters, time::now()) {
             self.tell_all(&notification);
         }
-        self.sinks.values().for_each(|child| child.addr.do_send(retain.clone()));
+        self.sinks.iter().for_each(|sink| sink.do_send(retain.clone()));
         self.retain = Some(retain);
     }
 }
@@ -259,7 +248,7 @@ impl Handler<SinkFact> for Alarm {
         let _entered = span.enter();
         match fact {
             SinkFact::Observed(status) => {
-                if self.sinks.contains_key(&status.name) {
+                if self.sinks.contains(&status.name) {
                     self.observed.insert(status.name.clone(), *status);
                 }
             }
@@ -271,12 +260,12 @@ impl Handler<SinkFact> for Alarm {
 impl Handler<Observe> for Alarm {
     type Result = ();
     fn handle(&mut self, _: Observe, ctx: &mut Self::Context) {
-        self.sinks.values().for_each(|child| child.addr.do_send(Observe));
+        self.sinks.iter().for_each(|sink| sink.do_send(Observe));
         ctx.run_later(OBSERVE_WAIT, |alarm, _| {
             alarm.parent.do_send(AlarmFact::Observed(Box::new(AlarmStatus {
                 alarms: alarm.truth.raised().cloned().collect(),
                 sinks: alarm.observed.values().cloned().collect(),
-                restarts: alarm.restarts,
+                restarts: alarm.sinks.restarts(),
             })));
         });
     }
@@ -289,7 +278,7 @@ impl Handler<Stop> for Alarm {
         if self.sinks.is_empty() {
             ctx.stop();
         }
-        self.sinks.values().for_each(|child| child.addr.do_send(stop));
+        self.sinks.iter().for_each(|sink| sink.do_send(stop));
     }
 }
 

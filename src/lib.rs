@@ -26,5 +26,6 @@ pub mod run;
 pub mod sender;
 pub mod sink;
 pub mod supervisor;
+pub mod tree;
 pub mod watcher;
 pub mod web;

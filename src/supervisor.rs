@@ -4,8 +4,6 @@
 //! back-off, routes every violation and every clear to the alarm actor, and publishes the status
 //! snapshot. It stops on a signal: senders say goodbye, sinks flush, then the process ends.
 
-mod slot;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -35,10 +33,9 @@ use crate::pure::faults::Faults;
 use crate::pure::status::{ClockStatus, Status};
 use crate::pure::time::WallTime;
 use crate::run;
+use crate::tree::Slot;
 use crate::watcher::{Beginning, Watcher};
 use crate::web;
-
-use slot::Slot;
 
 /// Everybody is asked how he stands this often.
 const OBSERVE_EVERY: Duration = Duration::from_secs(1);
@@ -142,7 +139,7 @@ impl Supervisor {
     }
 
     fn start_alarm(&mut self, ctx: &mut Context<Self>) {
-        let rebuilt = self.alarm.was_held();
+        let rebuilt = self.alarm.restarts() > 0;
         let generation = self.alarm.next_generation();
         let known = self.alarms.sinks.iter().map(|sink| sink.config.receiver());
         let alarm = Alarm::new(Setting {
@@ -416,7 +413,7 @@ impl Handler<WatcherFact> for Supervisor {
                     self.stop_alarm();
                     return;
                 }
-                let wait = self.watcher.wait();
+                let wait = self.watcher.on_failure();
                 error!(?wait, "watcher failed, to be rebuilt");
                 let failed = "the watcher failed, a fault of peerpair's own: nothing is tested until it is rebuilt";
                 self.set_fault(Subject::Agent, Some(failed.to_owned()));
@@ -444,7 +441,7 @@ impl Handler<AlarmFact> for Supervisor {
                     self.end();
                     return;
                 }
-                let wait = self.alarm.wait();
+                let wait = self.alarm.on_failure();
                 error!(?wait, "alarm actor failed, to be rebuilt");
                 ctx.run_later(wait, |supervisor, ctx| supervisor.unless_stopping(ctx, Self::start_alarm));
             }
@@ -461,7 +458,7 @@ impl Handler<ClockFact> for Supervisor {
             ClockFact::Observed(status) => self.clock_status = status,
             ClockFact::Down(generation) => {
                 if self.clock.on_down(generation) && !self.stopping {
-                    let wait = self.clock.wait();
+                    let wait = self.clock.on_failure();
                     error!(?wait, "clock failed, to be rebuilt");
                     ctx.run_later(wait, |supervisor, ctx| supervisor.unless_stopping(ctx, Self::start_clock));
                 }

@@ -35,11 +35,11 @@ use crate::messages::{
 };
 use crate::pure::alarm::{AlarmKey, Cause, ConditionChange, Kind, Subject};
 use crate::pure::faults::Faults;
-use crate::pure::restart::Restart;
 use crate::pure::status::{ListenerStatus, Role, SenderStatus, StoreStatus, TestStatus};
 use crate::pure::test::TestId;
 use crate::pure::time::Now;
 use crate::sender::{self, Sender};
+use crate::tree::Children;
 
 use names::KnownNames;
 use sockets::{Opened, Retry, Sockets};
@@ -76,25 +76,15 @@ pub struct Watcher {
     sockets: Sockets,
     /// What the paths of each socket send back.
     path_errors: BTreeMap<SocketAddr, SpawnHandle>,
-    listeners: BTreeMap<SocketAddr, Child<Listener>>,
-    senders: BTreeMap<TestId, Child<Sender>>,
-    listener_lives: BTreeMap<SocketAddr, Restart>,
-    sender_lives: BTreeMap<TestId, Restart>,
+    listeners: Children<SocketAddr, Listener>,
+    senders: Children<TestId, Sender>,
     /// What is wrong with the documents; only what is new is logged.
     findings: BTreeSet<Finding>,
     faults: Faults,
-    next_generation: Generation,
     observed_listeners: BTreeMap<SocketAddr, (ListenerStatus, Vec<TestStatus>)>,
     observed_senders: BTreeMap<TestId, (SenderStatus, TestStatus)>,
-    listener_restarts: u64,
-    sender_restarts: u64,
     stopping: bool,
     span: Span,
-}
-
-struct Child<A: Actor> {
-    addr: Addr<A>,
-    generation: Generation,
 }
 
 /// What a watcher begins with.
@@ -131,17 +121,12 @@ impl Watcher {
             snapshot: None,
             sockets: Sockets::default(),
             path_errors: BTreeMap::new(),
-            listeners: BTreeMap::new(),
-            senders: BTreeMap::new(),
-            listener_lives: BTreeMap::new(),
-            sender_lives: BTreeMap::new(),
+            listeners: Children::default(),
+            senders: Children::default(),
             findings: BTreeSet::new(),
             faults: Faults::default(),
-            next_generation: 0,
             observed_listeners: BTreeMap::new(),
             observed_senders: BTreeMap::new(),
-            listener_restarts: 0,
-            sender_restarts: 0,
             stopping: false,
             span: info_span!("watcher"),
             bootstrap,
@@ -266,34 +251,32 @@ impl Watcher {
         match change {
             Change::StopSender(id) => {
                 self.observed_senders.remove(id);
-                self.sender_lives.remove(id);
-                if let Some(child) = self.senders.remove(id) {
-                    child.addr.do_send(Stop::Quietly);
+                if let Some(sender) = self.senders.release(id) {
+                    sender.do_send(Stop::Quietly);
                 }
             }
             Change::StopListener(address) => {
                 self.observed_listeners.remove(address);
-                self.listener_lives.remove(address);
-                if let Some(child) = self.listeners.remove(address) {
-                    child.addr.do_send(Stop::Quietly);
+                if let Some(listener) = self.listeners.release(address) {
+                    listener.do_send(Stop::Quietly);
                 }
             }
             Change::Forget(address, id) => {
-                if let Some(child) = self.listeners.get(address) {
-                    child.addr.do_send(Forget(*id));
+                if let Some(listener) = self.listeners.get(address) {
+                    listener.do_send(Forget(*id));
                 }
             }
             Change::Expect(address, expected) => {
-                if let Some(child) = self.listeners.get(address) {
-                    child.addr.do_send(Expect(expected.clone()));
+                if let Some(listener) = self.listeners.get(address) {
+                    listener.do_send(Expect(expected.clone()));
                 }
             }
             Change::AlterSender(plan) => match (self.senders.get(&plan.test.id), self.sockets.get(plan.socket)) {
-                (Some(child), Some(socket)) => child.addr.do_send(Send(plan.clone(), socket.clone())),
-                (Some(child), None) => {
+                (Some(sender), Some(socket)) => sender.do_send(Send(plan.clone(), socket.clone())),
+                (Some(sender), None) => {
                     // Its new address cannot be bound yet; it is started anew when it can.
-                    child.addr.do_send(Stop::Quietly);
-                    self.senders.remove(&plan.test.id);
+                    sender.do_send(Stop::Quietly);
+                    self.senders.release(&plan.test.id);
                 }
                 (None, _) => {}
             },
@@ -345,13 +328,11 @@ impl Watcher {
     fn start_missing(&mut self, ctx: &mut Context<Self>) {
         let listeners: Vec<SocketAddr> = self.running.listeners.keys().copied().collect();
         for address in listeners {
-            if !self.listener_lives.get(&address).is_some_and(Restart::is_pending) {
+            if !self.listeners.is_pending(&address) {
                 self.start_listener(address, ctx);
             }
         }
-        let missing = |(id, _): &(&TestId, &SenderPlan)| {
-            !self.senders.contains_key(id) && !self.sender_lives.get(id).is_some_and(Restart::is_pending)
-        };
+        let missing = |(id, _): &(&TestId, &SenderPlan)| !self.senders.contains(id) && !self.senders.is_pending(id);
         let senders: Vec<SenderPlan> =
             self.running.senders.iter().filter(missing).map(|(_, plan)| plan.clone()).collect();
         for plan in senders {
@@ -363,11 +344,10 @@ impl Watcher {
         let (Some(socket), Some(plan)) = (self.sockets.get(address), self.running.listeners.get(&address)) else {
             return;
         };
-        if self.listeners.contains_key(&address) {
+        if self.listeners.contains(&address) {
             return;
         }
-        self.next_generation += 1;
-        let generation = self.next_generation;
+        let generation = self.listeners.next_generation();
         let listener = Listener::new(listener::Beginning {
             address,
             socket: socket.clone(),
@@ -377,18 +357,16 @@ impl Watcher {
             parent: ctx.address().recipient(),
             generation,
         });
-        self.listener_lives.entry(address).or_default().on_start(time::now().moment);
-        self.listeners.insert(address, Child { addr: listener.start(), generation });
+        self.listeners.hold(address, listener.start());
     }
 
     fn start_sender(&mut self, plan: SenderPlan, ctx: &mut Context<Self>) {
         let Some(socket) = self.sockets.get(plan.socket) else { return };
         let id = plan.test.id;
-        if self.senders.contains_key(&id) {
+        if self.senders.contains(&id) {
             return;
         }
-        self.next_generation += 1;
-        let generation = self.next_generation;
+        let generation = self.senders.next_generation();
         let sender = Sender::new(sender::Beginning {
             plan,
             socket: socket.clone(),
@@ -396,29 +374,23 @@ impl Watcher {
             parent: ctx.address().recipient(),
             generation,
         });
-        self.sender_lives.entry(id).or_default().on_start(time::now().moment);
-        self.senders.insert(id, Child { addr: sender.start(), generation });
+        self.senders.hold(id, sender.start());
     }
 
     fn on_listener_down(&mut self, address: SocketAddr, generation: Generation, ctx: &mut Context<Self>) {
-        if self.listeners.get(&address).is_none_or(|child| child.generation != generation) || self.stopping {
+        if !self.listeners.on_down(&address, generation) || self.stopping {
             return;
         }
-        self.listeners.remove(&address);
-        self.listener_restarts += 1;
-        let now = time::now().moment;
-        let wait = self.listener_lives.entry(address).or_default().on_down(now, fastrand::f64());
+        let wait = self.listeners.on_failure(&address);
         error!(%address, ?wait, "listener failed, to be rebuilt");
         ctx.run_later(wait, move |watcher, ctx| watcher.start_listener(address, ctx));
     }
 
     fn on_sender_down(&mut self, id: TestId, generation: Generation, ctx: &mut Context<Self>) {
-        if self.senders.get(&id).is_none_or(|child| child.generation != generation) || self.stopping {
+        if !self.senders.on_down(&id, generation) || self.stopping {
             return;
         }
-        self.senders.remove(&id);
-        self.sender_restarts += 1;
-        let wait = self.sender_lives.entry(id).or_default().on_down(time::now().moment, fastrand::f64());
+        let wait = self.senders.on_failure(&id);
         error!(test = %id, ?wait, "sender failed, to be rebuilt");
         ctx.run_later(wait, move |watcher, ctx| {
             if let Some(plan) = watcher.running.senders.get(&id).cloned() {
@@ -492,7 +464,7 @@ impl Watcher {
         let mut store = self.store.clone();
         let age = store.confirmed.map(|confirmed| time::now().wall.nanos_since(confirmed));
         store.age_seconds = age.map(|age| crate::pure::time::seconds(age.max(0)));
-        let restarts = [("listener", self.listener_restarts), ("sender", self.sender_restarts)];
+        let restarts = [("listener", self.listeners.restarts()), ("sender", self.senders.restarts())];
         let status = WatcherStatus { store, listeners, senders, tests, restarts };
         self.parent.do_send(WatcherFact::Observed(Box::new(status)));
     }
@@ -505,8 +477,8 @@ impl Watcher {
     }
 
     fn stop_children(&mut self, how: Stop) {
-        std::mem::take(&mut self.senders).into_values().for_each(|child| child.addr.do_send(how));
-        std::mem::take(&mut self.listeners).into_values().for_each(|child| child.addr.do_send(how));
+        self.senders.release_all().for_each(|sender| sender.do_send(how));
+        self.listeners.release_all().for_each(|listener| listener.do_send(how));
     }
 }
 
@@ -576,8 +548,8 @@ impl StreamHandler<StoreEvent> for Watcher {
 impl StreamHandler<Vec<PathError>> for Watcher {
     fn handle(&mut self, errors: Vec<PathError>, _: &mut Self::Context) {
         for error in errors {
-            if let Some(child) = self.senders.get(&error.test_id) {
-                child.addr.do_send(TakeError(error.cause));
+            if let Some(sender) = self.senders.get(&error.test_id) {
+                sender.do_send(TakeError(error.cause));
             }
         }
     }
@@ -594,7 +566,7 @@ impl Handler<ListenerFact> for Watcher {
             ListenerFact::Changed(change) => self.pass_on(change),
             ListenerFact::Observed(status, tests) => {
                 let address = status.address.parse();
-                if let Some(address) = address.ok().filter(|address| self.listeners.contains_key(address)) {
+                if let Some(address) = address.ok().filter(|address| self.listeners.contains(address)) {
                     self.observed_listeners.insert(address, (*status, tests));
                 }
             }
@@ -611,7 +583,7 @@ impl Handler<SenderFact> for Watcher {
         match fact {
             SenderFact::Changed(change) => self.pass_on(change),
             SenderFact::Observed(sender, test) => {
-                if self.senders.contains_key(&sender.test.id) {
+                if self.senders.contains(&sender.test.id) {
                     self.observed_senders.insert(sender.test.id, (*sender, *test));
                 }
             }
@@ -648,16 +620,16 @@ impl Handler<Report> for Watcher {
         self.say_plan();
         let faults = self.faults.report(time::now());
         faults.into_iter().for_each(|change| self.parent.do_send(WatcherFact::Changed(change)));
-        self.listeners.values().for_each(|child| child.addr.do_send(Report));
-        self.senders.values().for_each(|child| child.addr.do_send(Report));
+        self.listeners.iter().for_each(|listener| listener.do_send(Report));
+        self.senders.iter().for_each(|sender| sender.do_send(Report));
     }
 }
 
 impl Handler<Observe> for Watcher {
     type Result = ();
     fn handle(&mut self, _: Observe, ctx: &mut Self::Context) {
-        self.listeners.values().for_each(|child| child.addr.do_send(Observe));
-        self.senders.values().for_each(|child| child.addr.do_send(Observe));
+        self.listeners.iter().for_each(|listener| listener.do_send(Observe));
+        self.senders.iter().for_each(|sender| sender.do_send(Observe));
         ctx.run_later(OBSERVE_WAIT, |watcher, _| watcher.say_observed());
     }
 }

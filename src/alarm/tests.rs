@@ -21,7 +21,7 @@ impl Handler<Fail> for Sink {
 impl Handler<Fail> for Alarm {
     type Result = ();
     fn handle(&mut self, _: Fail, _: &mut Self::Context) {
-        self.sinks.values().for_each(|child| child.addr.do_send(Fail));
+        self.sinks.iter().for_each(|sink| sink.do_send(Fail));
     }
 }
 

@@ -32,8 +32,8 @@ struct FailChildren;
 impl Handler<FailChildren> for Watcher {
     type Result = ();
     fn handle(&mut self, _: FailChildren, _: &mut Self::Context) {
-        self.listeners.values().for_each(|child| child.addr.do_send(Fail));
-        self.senders.values().for_each(|child| child.addr.do_send(Fail));
+        self.listeners.iter().for_each(|listener| listener.do_send(Fail));
+        self.senders.iter().for_each(|sender| sender.do_send(Fail));
     }
 }
 
@@ -139,7 +139,7 @@ struct Alive;
 impl Handler<Alive> for Watcher {
     type Result = MessageResult<Alive>;
     fn handle(&mut self, _: Alive, _: &mut Self::Context) -> Self::Result {
-        MessageResult((self.listeners.len(), self.senders.len()))
+        MessageResult((self.listeners.iter().count(), self.senders.iter().count()))
     }
 }
 
