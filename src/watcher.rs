@@ -171,11 +171,9 @@ impl Watcher {
         self.loaded = Some(loaded);
         self.snapshot = Some(snapshot);
         let unknown = self.names.on_needed(needed);
-        if unknown.is_empty() {
-            self.replan(ctx);
-        } else {
-            self.resolve(unknown, ctx);
-        }
+        // A slow name service holds up only the tests that need it.
+        self.resolve(unknown, ctx);
+        self.replan(ctx);
     }
 
     fn on_store_answered(&mut self) {
@@ -460,6 +458,11 @@ impl Watcher {
         for (sender, test) in self.observed_senders.values() {
             senders.push(sender.clone());
             tests.push(test.clone());
+        }
+        for test in self.running.waiting.values() {
+            let roles = [(&test.to_host, Role::Receiver), (&test.from_host, Role::Sender)];
+            let roles = roles.into_iter().filter(|(host, _)| **host == self.bootstrap.host);
+            tests.extend(roles.map(|(_, role)| TestStatus::unknown(test.clone(), role)));
         }
         let mut store = self.store.clone();
         let age = store.confirmed.map(|confirmed| time::now().wall.nanos_since(confirmed));

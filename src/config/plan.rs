@@ -28,6 +28,8 @@ pub struct Plan {
     pub listeners: BTreeMap<SocketAddr, ListenerPlan>,
     /// By test.
     pub senders: BTreeMap<TestId, SenderPlan>,
+    /// Tests that wait for a name to resolve. What was said of them stands.
+    pub waiting: BTreeMap<TestId, Arc<TestFacts>>,
     /// Whom it tells what.
     pub alarms: AlarmPlan,
     /// What keeps parts of the documents from being carried out.
@@ -147,7 +149,8 @@ pub fn plan(loaded: &Loaded, names: &Names, host: &str, bootstrap_sinks: &[SinkC
                 }
             }
             Err(unresolved) => {
-                for (name, problem) in unresolved {
+                plan.waiting.insert(test.facts.id, test.facts.clone());
+                for (name, problem) in unresolved.0 {
                     let key = AlarmKey::new(Kind::Config, Subject::Name(name.clone()));
                     let problem = format!("name `{name}` cannot be resolved: {problem}");
                     plan.faults.insert(key, Cause::Config(problem));
@@ -196,6 +199,11 @@ impl Plan {
             }
         }
         possible.extend(self.senders.keys().map(|id| AlarmKey::new(Kind::Sender, Subject::Test(*id))));
+        for (id, test) in &self.waiting {
+            let kinds = [Kind::Connection, Kind::Latency, Kind::Sender];
+            possible.extend(kinds.map(|kind| AlarmKey::new(kind, Subject::Test(*id))));
+            possible.insert(AlarmKey::new(Kind::Clock, Subject::Host(test.from_host.clone())));
+        }
         possible
     }
 
@@ -203,7 +211,7 @@ impl Plan {
     pub fn reporters(&self) -> BTreeSet<Subject> {
         let tests = self.listeners.values().flat_map(|listener| listener.tests.keys()).chain(self.senders.keys());
         let listeners = self.listeners.keys().map(|addr| Subject::Listener(addr.to_string()));
-        tests.map(|id| Subject::Test(*id)).chain(listeners).collect()
+        tests.chain(self.waiting.keys()).map(|id| Subject::Test(*id)).chain(listeners).collect()
     }
 
     /// Whether this test or listener is part of this plan.
@@ -330,6 +338,9 @@ struct Resolver<'a> {
     names: &'a Names,
 }
 
+/// Names that cannot be resolved, and why. None: they were not asked for yet, which is no fault.
+struct Unresolved(Vec<(String, String)>);
+
 struct Addresses {
     from: SocketAddr,
     to: SocketAddr,
@@ -347,8 +358,8 @@ impl Addresses {
 impl Resolver<'_> {
     /// Both ends choose alike: IPv4 before IPv6 unless the other end has only IPv6, then the
     /// lowest address.
-    fn addresses(&self, test: &Test) -> Result<Addresses, Vec<(String, String)>> {
-        let mut unresolved = Vec::new();
+    fn addresses(&self, test: &Test) -> Result<Addresses, Unresolved> {
+        let (mut unresolved, mut not_yet) = (Vec::new(), false);
         let mut candidates = |endpoint: &Endpoint| match &endpoint.host {
             EndpointHost::Any => Vec::new(),
             EndpointHost::Ip(addr) => vec![*addr],
@@ -363,14 +374,14 @@ impl Resolver<'_> {
                     Vec::new()
                 }
                 None => {
-                    unresolved.push((name.clone(), "not asked yet".to_owned()));
+                    not_yet = true;
                     Vec::new()
                 }
             },
         };
         let (from, to, listen) = (candidates(&test.from), candidates(&test.to), candidates(&test.listen));
-        if !unresolved.is_empty() {
-            return Err(unresolved);
+        if not_yet || !unresolved.is_empty() {
+            return Err(Unresolved(unresolved));
         }
         let ipv4_only = [&from, &to, &listen].into_iter().all(|addresses| fits(addresses, IpAddr::is_ipv4));
         let family: fn(&IpAddr) -> bool = if ipv4_only { IpAddr::is_ipv4 } else { IpAddr::is_ipv6 };

@@ -117,6 +117,20 @@ fn a_name_that_does_not_resolve_is_a_fault_and_the_rest_is_planned() {
     assert_eq!(faults, ["name `nowhere` cannot be resolved: no such host"]);
 }
 
+/// What was told of a test stands while its name is asked for, or cannot be resolved.
+#[test]
+fn a_test_that_waits_for_its_name_is_still_possible() {
+    let given = [document(1, "", "db:8620", ""), document(2, "", "10.0.0.5:8620", "")];
+    let unresolved: Names = [("db".to_owned(), Err("away".to_owned()))].into();
+    for (names, faults) in [(Names::new(), 0), (unresolved, 1)] {
+        let plan = planned("b", &given, &names);
+        assert_eq!(listeners(&plan), [("10.0.0.5:8620".into(), 1)]);
+        assert_eq!(plan.faults.len(), faults);
+        assert!(plan.possible_alarms().contains(&AlarmKey::new(Kind::Connection, Subject::Test(id(1)))));
+        assert!(plan.reporters().contains(&Subject::Test(id(1))));
+    }
+}
+
 #[test]
 fn only_what_differs_is_changed() {
     let old = [
