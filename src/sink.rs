@@ -90,7 +90,7 @@ impl Sink {
         let name = &beginning.plan.config.name;
         let span = info_span!("sink", name);
         let _entered = span.clone().entered();
-        let state = StateFile::new(beginning.state_dir, "told", &beginning.plan.config.receiver());
+        let state = StateFile::new(beginning.state_dir, "told", &owner(&beginning));
         let mut ledger = Ledger::new(manner(&beginning.plan), now);
         // A log forgets nothing and corrects nothing: it is told all anew.
         if beginning.plan.config.kind != SinkKind::Log {
@@ -227,6 +227,11 @@ impl Sink {
             }
         }
     }
+}
+
+/// Two agents on one host may share a directory, and must not take each other's word for their own.
+fn owner(beginning: &Beginning<'_>) -> String {
+    format!("{} {}", beginning.agent, beginning.plan.config.receiver())
 }
 
 fn manner(plan: &SinkPlan) -> Manner {

@@ -2,7 +2,7 @@
 
 use std::process::{Command, Stdio};
 
-use crate::support::{end, http, spawn, tcp_port, udp_port, wait_for};
+use crate::support::{http, spawn, tcp_port, udp_port, wait_for};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -29,7 +29,7 @@ fn the_quickstart_says_what_is_up_and_what_is_down_and_why() {
     let log = directory.path().join("log");
     let mut command = Command::new(env!("CARGO_BIN_EXE_peerpair"));
     command.arg("run").arg("--config").arg(config).stdin(Stdio::null()).stderr(std::fs::File::create(&log).unwrap());
-    let mut child = spawn(&mut command, "peerpair");
+    let _agent = spawn(&mut command, "peerpair");
 
     let expected = ["test up", "no probe ever came", "port unreachable, nothing listens there"];
     wait_for("the console to tell", || {
@@ -41,7 +41,6 @@ fn the_quickstart_says_what_is_up_and_what_is_down_and_why() {
         let (status, page) = http(port, "GET", "/", "").ok()?;
         (status == 200 && expected.iter().all(|text| page.contains(text))).then_some(())
     });
-    end(&mut child);
 }
 
 #[test]

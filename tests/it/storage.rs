@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::support::{Agent, Etcd, address, end, http, spawn, stays, tcp_port, test_document, udp_port, wait_for};
+use crate::support::{Agent, Etcd, address, http, spawn, stays, tcp_port, test_document, udp_port, wait_for};
 
 struct Pair {
     etcd: Etcd,
@@ -143,12 +143,11 @@ fn an_etcd_without_the_v2_api_is_named() {
         .arg(directory.path())
         .stdout(Stdio::null())
         .stderr(Stdio::null());
-    let mut etcd = spawn(&mut command, "etcd-server");
+    let _etcd = spawn(&mut command, "etcd-server");
     wait_for("etcd", || http(client, "GET", "/version", "").ok());
     let agent = Agent::with_etcd("b", client, "");
     let problem = agent.wait_status("the problem", |status| status["store"]["error"].as_str().map(str::to_owned));
     assert!(problem.contains("does not answer the v2 API") && problem.contains("--enable-v2=true"), "{problem}");
-    end(&mut etcd);
 }
 
 #[test]

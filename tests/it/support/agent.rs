@@ -2,18 +2,19 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 
 use serde_json::Value;
 use tempfile::TempDir;
 
 use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 
-use super::{end, http, signal, spawn, tcp_port, wait_for, write};
+use super::{Process, http, spawn, tcp_port, wait_for, write};
 
 pub struct Agent {
     directory: TempDir,
-    child: Child,
+    process: Process,
     web_port: u16,
 }
 
@@ -43,8 +44,8 @@ impl Agent {
              [[sink]]\nname = \"console\"\nkind = \"log\"\n{more}"
         );
         write(&directory.path().join("peerpair.toml"), &text);
-        let child = run(directory.path());
-        let agent = Agent { directory, child, web_port };
+        let process = run(directory.path());
+        let agent = Agent { directory, process, web_port };
         wait_for("the status page", || http(agent.web_port, "GET", "/healthz", "").ok());
         agent
     }
@@ -93,35 +94,35 @@ impl Agent {
         })
     }
 
-    pub fn pid(&self) -> u32 {
-        self.child.id()
+    pub fn pid(&self) -> Pid {
+        self.process.pid()
     }
 
     pub fn signal(&self, number: Signal) {
-        signal(&self.child, number);
+        self.process.signal(number);
     }
 
     #[track_caller]
     pub fn wait_exit(&mut self) -> ExitStatus {
-        let child = &mut self.child;
-        wait_for("the agent's end", || child.try_wait().expect("wait"))
+        let process = &mut self.process;
+        wait_for("the agent's end", || process.ended())
     }
 
     /// Ends it without a word, as a power cut does.
     pub fn kill(&mut self) {
-        end(&mut self.child);
+        self.process.kill();
     }
 
     /// Starts it again with the same files.
     pub fn restart(&mut self) {
-        self.child = run(self.directory.path());
+        self.process = run(self.directory.path());
         wait_for("the status page", || http(self.web_port, "GET", "/healthz", "").ok());
     }
 }
 
 impl Drop for Agent {
     fn drop(&mut self) {
-        end(&mut self.child);
+        self.process.kill();
         if std::thread::panicking() {
             eprintln!("--- log of an agent\n{}---", self.log());
         }
@@ -134,7 +135,7 @@ pub fn test(status: &Value, n: u8, role: &str) -> Option<Value> {
     status["tests"].as_array()?.iter().find(|test| test["id"] == id.as_str() && test["role"] == role).cloned()
 }
 
-fn run(directory: &Path) -> Child {
+fn run(directory: &Path) -> Process {
     let log = File::options().create(true).append(true).open(directory.join("log")).expect("a log file");
     let mut command = Command::new(env!("CARGO_BIN_EXE_peerpair"));
     command.arg("run").arg("--config").arg(directory.join("peerpair.toml")).stdin(Stdio::null()).stderr(log);

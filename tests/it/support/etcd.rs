@@ -1,16 +1,16 @@
 //! A real etcd with its v2 API.
 
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
 use nix::sys::signal::Signal;
 
-use super::{end, http, signal, spawn, tcp_port, wait_for};
+use super::{Process, http, spawn, tcp_port, wait_for};
 
 pub struct Etcd {
     directory: TempDir,
-    child: Option<Child>,
+    process: Option<Process>,
     port: u16,
     peer_port: u16,
 }
@@ -25,7 +25,7 @@ impl Etcd {
     /// Its port is chosen, and nothing answers there.
     pub fn not_started() -> Etcd {
         let directory = tempfile::tempdir().expect("a directory");
-        Etcd { directory, child: None, port: tcp_port(), peer_port: tcp_port() }
+        Etcd { directory, process: None, port: tcp_port(), peer_port: tcp_port() }
     }
 
     pub fn port(&self) -> u16 {
@@ -45,7 +45,7 @@ impl Etcd {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null());
-        self.child = Some(spawn(&mut command, "etcd-server"));
+        self.process = Some(spawn(&mut command, "etcd-server"));
         wait_for("etcd", || {
             let (status, _) = http(self.port, "GET", "/health", "").ok()?;
             (status == 200).then_some(())
@@ -53,18 +53,16 @@ impl Etcd {
     }
 
     pub fn kill(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            end(&mut child);
-        }
+        self.process = None;
     }
 
     /// It hangs: connections are taken, and nothing is answered.
     pub fn pause(&self) {
-        signal(self.child.as_ref().expect("etcd runs"), Signal::SIGSTOP);
+        self.process.as_ref().expect("etcd runs").signal(Signal::SIGSTOP);
     }
 
     pub fn resume(&self) {
-        signal(self.child.as_ref().expect("etcd runs"), Signal::SIGCONT);
+        self.process.as_ref().expect("etcd runs").signal(Signal::SIGCONT);
     }
 
     pub fn put(&self, key: &str, value: &str) {
@@ -86,12 +84,6 @@ impl Etcd {
     pub fn delete(&self, key: &str) {
         let (status, body) = http(self.port, "DELETE", &format!("/v2/keys/peerpair/{key}"), "").expect("etcd");
         assert_eq!(status, 200, "{body}");
-    }
-}
-
-impl Drop for Etcd {
-    fn drop(&mut self) {
-        self.kill();
     }
 }
 

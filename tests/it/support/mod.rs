@@ -7,11 +7,12 @@ mod trapd;
 use std::io::{Read, Write};
 use std::net::{TcpStream, UdpSocket};
 use std::path::Path;
-use std::process::{Child, Command};
+use std::process::{Child, Command, ExitStatus};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 
 pub use agent::Agent;
 pub use etcd::Etcd;
@@ -107,20 +108,41 @@ pub fn write(path: &Path, text: &str) {
     std::fs::rename(&temporary, path).expect("rename file");
 }
 
+/// A process that ends with the test that started it, however that ends.
+pub struct Process(Child);
+
 /// Starts a program, or says how to get it.
-pub fn spawn(command: &mut Command, package: &str) -> Child {
+pub fn spawn(command: &mut Command, package: &str) -> Process {
     let program = command.get_program().to_string_lossy().into_owned();
-    command.spawn().unwrap_or_else(|error| panic!("{program}: {error}; install it with: apt-get install {package}"))
+    let child = command.spawn();
+    Process(child.unwrap_or_else(|error| panic!("{program}: {error}; install it with: apt-get install {package}")))
 }
 
-/// Sends a signal to a process of ours.
-pub fn signal(child: &Child, signal: Signal) {
-    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).expect("a process id"));
-    nix::sys::signal::kill(pid, signal).expect("a process of ours that lives");
+impl Process {
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        nix::sys::signal::kill(self.pid(), signal).expect("a process of ours that lives");
+    }
+
+    /// Its id.
+    pub fn pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.0.id()).expect("a process id"))
+    }
+
+    /// Its exit status, once it has ended by itself.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.0.try_wait().expect("wait")
+    }
+
+    /// Ends it for good, without a word.
+    pub fn kill(&mut self) {
+        let _gone_already = self.0.kill();
+        let _status = self.0.wait();
+    }
 }
 
-/// Ends a process of ours for good.
-pub fn end(child: &mut Child) {
-    let _gone_already = child.kill();
-    let _status = child.wait();
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
 }

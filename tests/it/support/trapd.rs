@@ -2,15 +2,15 @@
 
 use std::fs::File;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
-use super::{end, spawn, udp_port, wait_for};
+use super::{Process, spawn, udp_port, wait_for};
 
 pub struct Trapd {
     directory: TempDir,
-    child: Child,
+    process: Process,
     port: u16,
 }
 
@@ -39,8 +39,8 @@ impl Trapd {
     pub fn start() -> Trapd {
         let port = udp_port("127.0.0.1");
         let directory = tempfile::tempdir().expect("a directory");
-        let child = run(directory.path(), port);
-        let trapd = Trapd { directory, child, port };
+        let process = run(directory.path(), port);
+        let trapd = Trapd { directory, process, port };
         trapd.wait_until_it_listens();
         trapd
     }
@@ -80,11 +80,11 @@ impl Trapd {
     }
 
     pub fn kill(&mut self) {
-        end(&mut self.child);
+        self.process.kill();
     }
 
     pub fn restart(&mut self) {
-        self.child = run(self.directory.path(), self.port);
+        self.process = run(self.directory.path(), self.port);
         self.wait_until_it_listens();
     }
 
@@ -102,14 +102,13 @@ impl Trapd {
 
 impl Drop for Trapd {
     fn drop(&mut self) {
-        self.kill();
         if std::thread::panicking() {
             eprintln!("--- traps\n{:#?}\n---", self.traps());
         }
     }
 }
 
-fn run(directory: &Path, port: u16) -> Child {
+fn run(directory: &Path, port: u16) -> Process {
     let root = env!("CARGO_MANIFEST_DIR");
     let configuration = directory.join("snmptrapd.conf");
     std::fs::write(&configuration, "authCommunity log public\n").expect("write configuration");
