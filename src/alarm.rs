@@ -40,6 +40,8 @@ pub struct Alarm {
     /// The last word on which alarms can still be.
     retain: Option<Retain>,
     sinks: Children<String, Sink>,
+    /// Sinks that were taken away and have their receiver's last word still to tell, by receiver.
+    leaving: BTreeMap<String, (Addr<Sink>, Generation)>,
     /// What those sinks were told to be.
     adopted: BTreeMap<String, SinkPlan>,
     /// Receivers that know that this agent has started.
@@ -78,6 +80,7 @@ impl Alarm {
             plan: AlarmPlan::default(),
             retain: None,
             sinks: Children::default(),
+            leaving: BTreeMap::new(),
             adopted: BTreeMap::new(),
             greeted: setting.greeted,
             observed: BTreeMap::new(),
@@ -143,10 +146,21 @@ impl Alarm {
         }
     }
 
+    /// First what a sink may have told in vain, then what is true.
+    fn instruct(&self, addr: &Addr<Sink>) {
+        if let Some(retain) = &self.retain {
+            let mut possible = retain.possible.as_ref().clone();
+            possible.extend(self.truth.all().map(|notification| notification.key.clone()));
+            addr.do_send(Retain { possible: Arc::new(possible), ..retain.clone() });
+        }
+        self.teach(addr);
+    }
+
     /// A sink that is taken away tells its receiver the last of it, and ends by itself.
     fn part_from(&mut self, name: &str) {
         let (sink, before) = (self.sinks.release(&name.to_owned()), self.adopted.remove(name));
-        let Some((sink, before)) = sink.zip(before) else { return };
+        let Some(((sink, generation), before)) = sink.zip(before) else { return };
+        self.leaving.insert(before.config.receiver(), (sink.clone(), generation));
         let others = self.plan.sinks.iter().filter(|sink| sink.scope == Scope::All).map(|sink| &sink.config);
         let parting = plan::parting(&before.config, others);
         sink.do_send(Adopt(SinkPlan { scope: Scope::Nothing, parting, ..before }));
@@ -154,6 +168,14 @@ impl Alarm {
 
     fn start_sink(&mut self, plan: SinkPlan, ctx: &mut Context<Self>) {
         let name = plan.config.name.clone();
+        // One that is still about to leave knows best what its receiver was told.
+        if let Some((addr, generation)) = self.leaving.remove(&plan.config.receiver()) {
+            addr.do_send(Adopt(plan.clone()));
+            self.instruct(&addr);
+            self.sinks.hold_again(name.clone(), addr, generation);
+            self.adopted.insert(name, plan);
+            return;
+        }
         let generation = self.sinks.next_generation();
         // Whoever is named later learns nothing by being told that the agent started long ago.
         let starting = self.retain.is_none() && self.greeted.insert(plan.config.receiver());
@@ -169,19 +191,14 @@ impl Alarm {
             greeting,
         });
         let addr = sink.start();
-        // First what it may have told in vain, then what is true.
-        if let Some(retain) = &self.retain {
-            let mut possible = retain.possible.as_ref().clone();
-            possible.extend(self.truth.all().map(|notification| notification.key.clone()));
-            addr.do_send(Retain { possible: Arc::new(possible), ..retain.clone() });
-        }
-        self.teach(&addr);
+        self.instruct(&addr);
         self.adopted.insert(name.clone(), plan);
         self.sinks.hold(name, addr);
     }
 
     fn on_sink_down(&mut self, name: String, generation: Generation, ctx: &mut Context<Self>) {
         if !self.sinks.on_down(&name, generation) {
+            self.leaving.retain(|_, (_, left)| *left != generation);
             return;
         }
         if self.stopping {
@@ -278,6 +295,7 @@ impl Handler<Stop> for Alarm {
         if self.sinks.is_empty() {
             ctx.stop();
         }
+        self.leaving.values().for_each(|(sink, _)| sink.do_send(stop));
         self.sinks.iter().for_each(|sink| sink.do_send(stop));
     }
 }

@@ -12,7 +12,7 @@ use crate::io::store::Snapshot;
 use crate::io::udp::Socket;
 use crate::pure::alarm::{AlarmKey, ConditionChange, Subject};
 use crate::pure::expectation::Expected;
-use crate::pure::ledger::HoldDown;
+use crate::pure::ledger::{HoldDown, Knowledge};
 use crate::pure::notification::Notification;
 use crate::pure::status::{ClockStatus, ListenerStatus, SenderStatus, SinkStatus, StoreStatus, TestStatus};
 use crate::pure::test::TestId;
@@ -67,7 +67,7 @@ pub struct Planned {
     pub alarms: AlarmPlan,
     /// The alarms that can still be, and the tests and listeners that can still report; nothing
     /// before the documents are known.
-    pub retain: Option<(BTreeSet<AlarmKey>, BTreeSet<Subject>)>,
+    pub retain: Option<Retain>,
     /// What a successor of the watcher has to know.
     pub memory: Option<Memory>,
 }
@@ -185,6 +185,8 @@ pub struct Retain {
     pub possible: Arc<BTreeSet<AlarmKey>>,
     /// Who can report.
     pub reporters: Arc<BTreeSet<Subject>>,
+    /// Whether that is all.
+    pub knowledge: Knowledge,
 }
 
 /// To a sink: this alarm is in this state now.

@@ -57,7 +57,7 @@ pub fn run(arguments: &Run) -> anyhow::Result<i32> {
     });
     // Dropping the runtime would wait for name look-ups and file systems that hang.
     std::mem::forget(system);
-    code.context("the supervisor is gone")
+    Ok(code.unwrap_or(EXIT_INTERNAL))
 }
 
 /// Says what is wrong with the configuration, and what a host would do.

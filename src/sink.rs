@@ -24,6 +24,8 @@ use crate::pure::time::Moment;
 
 /// A receiver that is away is tried after 1 s and then ever later, up to 60 s.
 const RETRY: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
+/// A disk that takes longer does not keep people from being told.
+const SAVE_WITHIN: Duration = Duration::from_secs(3);
 /// Messages leave in batches this far apart at the least, since each batch costs a write to disk.
 const BATCH_EVERY: Duration = Duration::from_millis(100);
 
@@ -267,8 +269,12 @@ fn load(state: &StateFile) -> Vec<ToldRecord> {
 }
 
 async fn save(state: StateFile, records: Vec<ToldRecord>) -> Result<(), String> {
-    let saved = tokio::task::spawn_blocking(move || state.save(&records)).await;
-    saved.map_err(|error| error.to_string())?.map_err(|error| describe(&error))
+    let saved = tokio::task::spawn_blocking(move || state.save(&records));
+    match tokio::time::timeout(SAVE_WITHIN, saved).await {
+        Ok(Ok(saved)) => saved.map_err(|error| describe(&error)),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(format!("no answer from state_dir within {}", humantime::format_duration(SAVE_WITHIN))),
+    }
 }
 
 fn describe(error: &dyn std::error::Error) -> String {
@@ -287,7 +293,7 @@ impl Actor for Sink {
 
     fn stopped(&mut self, _: &mut Self::Context) {
         if self.plan.config.kind != SinkKind::Log
-            && let Err(error) = self.state.save(&self.ledger.records())
+            && let Err(error) = self.state.save_unless_busy(&self.ledger.records())
         {
             warn!(problem = describe(&error), "told states cannot be kept; a restart may lose a clear");
         }
@@ -308,7 +314,7 @@ impl Handler<Learn> for Sink {
 impl Handler<Retain> for Sink {
     type Result = ();
     fn handle(&mut self, retain: Retain, ctx: &mut Self::Context) {
-        self.ledger.retain(&retain.possible, time::now().wall);
+        self.ledger.retain(&retain.possible, retain.knowledge, time::now().wall);
         self.pump(ctx);
     }
 }

@@ -23,7 +23,7 @@ use crate::config::plan::AlarmPlan;
 use crate::io::gauges::Gauges;
 use crate::io::{store, time};
 use crate::messages::{
-    AlarmFact, AlarmStatus, ClockFact, Memory, Observe, Planned, Rebase, Report, Retain, Stop, TakeIn, Tell,
+    AlarmFact, AlarmStatus, ClockFact, Generation, Memory, Observe, Planned, Rebase, Report, Stop, TakeIn, Tell,
     WatcherFact, WatcherStatus,
 };
 use crate::pure::alarm::{AlarmKey, Cause, ConditionChange, Kind, Subject};
@@ -53,9 +53,9 @@ pub struct Supervisor {
     alarm: Slot<Alarm>,
     clock: Slot<Clock>,
     web: Option<ServerHandle>,
+    /// Which server is meant: one that was asked to end may end after its successor began.
+    web_generation: Generation,
     web_retry: Backoff,
-    /// The server was asked to end, so that another can begin elsewhere.
-    web_moves: bool,
     /// What a rebuilt alarm actor has to know at once.
     alarms: AlarmPlan,
     /// What a rebuilt watcher has to know at once.
@@ -88,9 +88,6 @@ enum Signal {
     Reload,
 }
 
-/// The web server ended.
-struct WebDown(String);
-
 impl Supervisor {
     /// A tree that is not yet grown. The exit code comes out at the other end.
     pub fn new(source: Source, bootstrap: Bootstrap) -> (Self, oneshot::Receiver<i32>) {
@@ -108,8 +105,8 @@ impl Supervisor {
             alarm: Slot::default(),
             clock: Slot::default(),
             web: None,
+            web_generation: 0,
             web_retry: RETRY,
-            web_moves: false,
             ended: Some(ended),
             memory: None,
             faults: Faults::default(),
@@ -166,43 +163,60 @@ impl Supervisor {
 
     fn start_web(&mut self, ctx: &mut Context<Self>) {
         let listen = self.bootstrap.web.listen.clone();
-        if listen.is_empty() || self.web.is_some() {
+        if listen.is_empty() || self.web.is_some() || self.stopping {
             return;
         }
+        let generation = self.web_generation;
         match web::serve(&listen, self.published.subscribe()) {
             Ok(server) => {
                 info!(url = format!("http://{listen}/"), "status page");
                 self.web = Some(server.handle());
                 self.web_retry.on_success();
                 self.set_fault(Subject::Web(listen), None);
-                ctx.spawn(server.into_actor(self).map(|ended, supervisor, ctx| {
+                ctx.spawn(server.into_actor(self).map(move |ended, supervisor, ctx| {
                     let problem = ended.err().map_or("it ended".to_owned(), |error| error.to_string());
-                    supervisor.on_web_down(WebDown(problem), ctx);
+                    supervisor.on_web_down(generation, &problem, ctx);
                 }));
             }
-            Err(error) => self.on_web_down(WebDown(error.to_string()), ctx),
+            Err(error) => self.on_web_down(generation, &error.to_string(), ctx),
         }
     }
 
-    fn on_web_down(&mut self, WebDown(problem): WebDown, ctx: &mut Context<Self>) {
-        let span = self.span.clone();
-        let _entered = span.enter();
-        self.web = None;
-        if self.stopping || self.bootstrap.web.listen.is_empty() {
+    fn on_web_down(&mut self, generation: Generation, problem: &str, ctx: &mut Context<Self>) {
+        if generation != self.web_generation || self.stopping {
             return;
         }
-        if std::mem::take(&mut self.web_moves) {
-            return self.start_web(ctx);
-        }
+        self.web = None;
         let listen = self.bootstrap.web.listen.clone();
         let problem = format!("status page at {listen} cannot be served: {problem}");
         self.set_fault(Subject::Web(listen), Some(problem));
         let wait = self.web_retry.on_failure(fastrand::f64());
-        ctx.run_later(wait, |supervisor, ctx| {
-            if !supervisor.stopping {
+        ctx.run_later(wait, move |supervisor, ctx| {
+            let span = supervisor.span.clone();
+            let _entered = span.enter();
+            if generation == supervisor.web_generation {
                 supervisor.start_web(ctx);
             }
         });
+    }
+
+    /// Ends the status page, and begins it where it is to be now.
+    fn move_web(&mut self, ctx: &mut Context<Self>) {
+        self.web_generation += 1;
+        let generation = self.web_generation;
+        let before = self.web.take();
+        let ended = async move {
+            if let Some(before) = before {
+                before.stop(true).await;
+            }
+        };
+        ctx.spawn(ended.into_actor(self).map(move |(), supervisor, ctx| {
+            let span = supervisor.span.clone();
+            let _entered = span.enter();
+            if generation == supervisor.web_generation {
+                supervisor.start_web(ctx);
+            }
+        }));
     }
 
     /// Notes a fault of the supervisor's own finding, or its end.
@@ -222,9 +236,10 @@ impl Supervisor {
         self.alarms = alarms;
         self.memory = memory.or(self.memory.take());
         self.alarm.send(Tell(self.alarms.clone()));
-        if let Some((mut possible, reporters)) = retain {
-            possible.extend(self.faults.keys().cloned());
-            self.alarm.send(Retain { possible: Arc::new(possible), reporters: Arc::new(reporters) });
+        if let Some(mut retain) = retain {
+            let own = self.faults.keys().cloned();
+            Arc::make_mut(&mut retain.possible).extend(own);
+            self.alarm.send(retain);
         }
     }
 
@@ -256,14 +271,7 @@ impl Supervisor {
         }
         if before.web != bootstrap.web {
             self.set_fault(Subject::Web(before.web.listen.clone()), None);
-            match self.web.take() {
-                // Its end starts the next.
-                Some(handle) => {
-                    self.web_moves = true;
-                    actix::spawn(handle.stop(true));
-                }
-                None => self.start_web(ctx),
-            }
+            self.move_web(ctx);
         }
         self.watcher.send(Rebase(self.bootstrap.clone()));
         info!("bootstrap file read again");

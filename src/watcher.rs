@@ -30,11 +30,12 @@ use crate::io::time;
 use crate::io::udp::{PathError, Socket};
 use crate::listener::{self, Listener};
 use crate::messages::{
-    Expect, Forget, Generation, ListenerFact, Memory, Observe, Planned, Rebase, Report, Send, SenderFact, Stop,
+    Expect, Forget, Generation, ListenerFact, Memory, Observe, Planned, Rebase, Report, Retain, Send, SenderFact, Stop,
     TakeError, WatcherFact, WatcherStatus,
 };
 use crate::pure::alarm::{AlarmKey, Cause, ConditionChange, Kind, Subject};
 use crate::pure::faults::Faults;
+use crate::pure::ledger::Knowledge;
 use crate::pure::status::{ListenerStatus, Role, SenderStatus, StoreStatus, TestStatus};
 use crate::pure::test::TestId;
 use crate::pure::time::Now;
@@ -171,9 +172,12 @@ impl Watcher {
         self.loaded = Some(loaded);
         self.snapshot = Some(snapshot);
         let unknown = self.names.on_needed(needed);
-        // A slow name service holds up only the tests that need it.
+        // At the start, a slow name service holds up only the tests that need it. Later a test that
+        // runs goes on until its new name is known, and is then altered in place.
+        if unknown.is_empty() || !self.planned {
+            self.replan(ctx);
+        }
         self.resolve(unknown, ctx);
-        self.replan(ctx);
     }
 
     fn on_store_answered(&mut self) {
@@ -249,13 +253,13 @@ impl Watcher {
         match change {
             Change::StopSender(id) => {
                 self.observed_senders.remove(id);
-                if let Some(sender) = self.senders.release(id) {
+                if let Some((sender, _)) = self.senders.release(id) {
                     sender.do_send(Stop::Quietly);
                 }
             }
             Change::StopListener(address) => {
                 self.observed_listeners.remove(address);
-                if let Some(listener) = self.listeners.release(address) {
+                if let Some((listener, _)) = self.listeners.release(address) {
                     listener.do_send(Stop::Quietly);
                 }
             }
@@ -275,6 +279,7 @@ impl Watcher {
                     // Its new address cannot be bound yet; it is started anew when it can.
                     sender.do_send(Stop::Quietly);
                     self.senders.release(&plan.test.id);
+                    self.observed_senders.remove(&plan.test.id);
                 }
                 (None, _) => {}
             },
@@ -379,6 +384,7 @@ impl Watcher {
         if !self.listeners.on_down(&address, generation) || self.stopping {
             return;
         }
+        self.observed_listeners.remove(&address);
         let wait = self.listeners.on_failure(&address);
         error!(%address, ?wait, "listener failed, to be rebuilt");
         ctx.run_later(wait, move |watcher, ctx| watcher.start_listener(address, ctx));
@@ -388,6 +394,7 @@ impl Watcher {
         if !self.senders.on_down(&id, generation) || self.stopping {
             return;
         }
+        self.observed_senders.remove(&id);
         let wait = self.senders.on_failure(&id);
         error!(test = %id, ?wait, "sender failed, to be rebuilt");
         ctx.run_later(wait, move |watcher, ctx| {
@@ -430,7 +437,13 @@ impl Watcher {
         let mut possible = self.possible.clone();
         possible.extend(self.faults.keys().cloned());
         // Before the documents are known, nothing that was told before can be said to be over.
-        let retain = self.planned.then(|| (possible, self.running.reporters()));
+        let rejected = &self.store.rejected;
+        let knowledge = match rejected.iter().any(|document| !document.last_good_in_force) {
+            true => Knowledge::Partial,
+            false => Knowledge::Whole,
+        };
+        let reporters = Arc::new(self.running.reporters());
+        let retain = self.planned.then(|| Retain { possible: Arc::new(possible), reporters, knowledge });
         let memory = self.snapshot.clone().map(|snapshot| Memory {
             snapshot,
             loader: self.loader.clone(),
@@ -455,9 +468,18 @@ impl Watcher {
             tests.extend(waiting.map(|test| TestStatus::unknown(test, Role::Receiver)));
         }
         let mut senders = Vec::new();
-        for (sender, test) in self.observed_senders.values() {
-            senders.push(sender.clone());
-            tests.push(test.clone());
+        for (id, plan) in &self.running.senders {
+            let (sender, test) = match self.observed_senders.get(id) {
+                Some((sender, test)) => (sender.clone(), test.clone()),
+                None => {
+                    let problem = self.sockets.problems().find(|(address, _)| *address == plan.socket);
+                    let last_error = problem.map(|(_, problem)| problem.to_owned());
+                    let sender = SenderStatus { last_error, ..SenderStatus::unknown(plan.test.clone()) };
+                    (sender, TestStatus::unknown(plan.test.clone(), Role::Sender))
+                }
+            };
+            senders.push(sender);
+            tests.push(test);
         }
         for test in self.running.waiting.values() {
             let roles = [(&test.to_host, Role::Receiver), (&test.from_host, Role::Sender)];

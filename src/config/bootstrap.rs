@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::duration;
+use super::endpoint::Endpoint;
 use super::findings::{Findings, Level};
 use super::read::{self, Format};
 use super::sinks::SinkConfig;
@@ -232,7 +233,7 @@ impl Bootstrap {
                     findings.error("store.endpoints", "no endpoint", "write [\"http://127.0.0.1:2379\"]");
                 }
                 for (n, endpoint) in self.store.endpoints.iter().enumerate() {
-                    if !endpoint.starts_with("http://") {
+                    if !is_http_url(endpoint) {
                         let way_out = "write a URL such as \"http://127.0.0.1:2379\"; https is not supported yet";
                         findings.error(&format!("store.endpoints[{n}]"), "not an http URL", way_out);
                     }
@@ -248,6 +249,17 @@ impl Bootstrap {
         }
         check_sinks("sink", &self.sink, findings);
     }
+}
+
+/// `http://host[:port]`, with or without a slash behind it.
+fn is_http_url(text: &str) -> bool {
+    let Some(rest) = text.strip_prefix("http://") else { return false };
+    let authority = rest.trim_end_matches('/');
+    let with_port = format!("{authority}:{ETCD_PORT}");
+    [authority, &with_port].iter().any(|endpoint| {
+        let endpoint: Result<Endpoint, _> = endpoint.parse();
+        endpoint.is_ok_and(|endpoint| !endpoint.is_wildcard())
+    })
 }
 
 /// Checks a list of sinks, their names among each other too.

@@ -199,6 +199,9 @@ impl Plan {
             }
         }
         possible.extend(self.senders.keys().map(|id| AlarmKey::new(Kind::Sender, Subject::Test(*id))));
+        if !self.waiting.is_empty() {
+            possible.insert(AlarmKey::new(Kind::UnknownPacket, Subject::Agent));
+        }
         for (id, test) in &self.waiting {
             let kinds = [Kind::Connection, Kind::Latency, Kind::Sender];
             possible.extend(kinds.map(|kind| AlarmKey::new(kind, Subject::Test(*id))));

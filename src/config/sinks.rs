@@ -178,7 +178,7 @@ impl SinkConfig {
 
     /// Who is told: sinks with the same one have told the same.
     pub fn receiver(&self) -> String {
-        format!("{} {} {}", self.name, self.kind_name(), self.place())
+        format!("{} {} {} {}", self.name, self.kind_name(), self.place(), self.profile)
     }
 
     /// Whether both speak to the same receiver in the same terms.

@@ -16,7 +16,9 @@ pub fn init(config: &LogConfig) {
         LogLevel::Trace => "trace",
     };
     let filter = EnvFilter::new(format!("warn,peerpair={level}"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A log that cannot be written (a full disk, a pipe that nobody reads) must not end the agent.
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).log_internal_errors(false);
     // A second call in one process (tests do that) keeps the first log.
     let _already_set = match config.format {
         LogFormat::Text => builder.with_target(false).with_ansi(std::io::stderr().is_terminal()).try_init(),

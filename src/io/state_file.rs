@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -60,6 +60,16 @@ impl StateFile {
         let readable: String = owner.chars().take(READABLE).map(plain).collect();
         let name = format!("{kind}-{readable}-{}", &checksum(owner.as_bytes())[..DISTINCT]);
         StateFile { path: directory.join(name), writing: Arc::default() }
+    }
+
+    /// Writes the state unless somebody is just doing so: for a moment that cannot wait.
+    pub fn save_unless_busy<T: Serialize>(&self, state: &T) -> Result<(), StateError> {
+        match self.writing.try_lock() {
+            Ok(alone) => drop(alone),
+            Err(TryLockError::WouldBlock) => return Ok(()),
+            Err(TryLockError::Poisoned(_)) => {}
+        }
+        self.save(state)
     }
 
     /// Writes the state: a temporary file, made durable, takes the place of the one before, which

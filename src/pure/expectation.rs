@@ -146,14 +146,19 @@ impl Expectation {
             }
         }
         let before = self.expected.expect_every;
+        let pace = |expected: &Expected| (expected.expect_every, expected.thresholds, expected.startup_grace);
+        let same_pace = pace(&self.expected) == pace(&expected);
         if expected.expect_every < before {
             self.slower_until = Some((now.moment + ROLL_OUT_GRACE, before));
         }
         self.expected = expected;
-        self.silence_deadline = match self.last_probe {
-            Some(last_probe) => self.deadline_after(last_probe.moment).max(now.moment),
-            None => self.first_deadline(self.started.moment).max(now.moment),
-        };
+        // What was counted stays counted; the interval that runs is the new one, from now.
+        if !same_pace {
+            self.silence_deadline = match self.last_probe {
+                Some(_) => self.deadline_after(now.moment),
+                None => self.first_deadline(self.started.moment).max(now.moment),
+            };
+        }
         changes
     }
 
@@ -253,7 +258,8 @@ impl Expectation {
     fn deadline_after(&self, moment: Moment) -> Moment {
         let every = self.expected.expect_every.max(Duration::from_nanos(1));
         let every = match self.slower_until {
-            Some((until, slower)) if moment < until => every.max(slower),
+            // No longer than an interval beyond the roll-out.
+            Some((until, slower)) if moment < until => slower.min((until + every).since(moment)).max(every),
             Some(_) | None => every,
         };
         (moment + every).max(self.forgiven_until)
@@ -290,6 +296,12 @@ impl Expectation {
             Arrival::Duplicate => {
                 self.counters.duplicates += 1;
                 Acceptance::Duplicate
+            }
+            // A sender that was set back to an earlier state of itself, as a virtual machine can be.
+            Arrival::TooOld if fallen_silent => {
+                stream.window = SequenceWindow::default();
+                stream.window.on_sequence(sequence);
+                Acceptance::Accepted
             }
             Arrival::TooOld => {
                 self.counters.stale += 1;

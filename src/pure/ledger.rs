@@ -23,6 +23,15 @@ pub struct HoldDown {
     pub hold_down_max: Duration,
 }
 
+/// Whether all that can be an alarm is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Knowledge {
+    /// Every document was read.
+    Whole,
+    /// A document is bad, and no good version of it is known.
+    Partial,
+}
+
 /// What becomes of the alarms that a receiver was told and will not be told any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Parting {
@@ -116,6 +125,8 @@ struct Entry {
     calm: bool,
     /// Changes of state since the last telling began.
     changes: u64,
+    /// Another sink tells it: forget it when what is on its way has left.
+    handed_over: bool,
     /// Its subject is gone: forget it once nothing is left to tell.
     retired: bool,
 }
@@ -179,9 +190,12 @@ impl Ledger {
         for key in outside {
             let Some(entry) = self.entries.get_mut(&key) else { continue };
             entry.held_until = now;
-            let stands = entry.wanted.as_ref().is_none_or(Notification::is_raised);
-            if parting == Parting::HandOver && stands && entry.in_flight.is_none() {
-                self.entries.remove(&key);
+            let stands = entry.wanted.as_ref().is_some_and(Notification::is_raised);
+            if parting == Parting::HandOver && stands {
+                entry.handed_over = true;
+                if entry.in_flight.is_none() {
+                    self.entries.remove(&key);
+                }
             } else {
                 self.retire(&key, "told to other receivers from now on", wall);
             }
@@ -196,6 +210,7 @@ impl Ledger {
         let entry = self.entry(notification.key.clone(), hold_down);
         entry.hold_down = hold_down;
         entry.retired = false;
+        entry.handed_over = false;
         let flipped = entry.wanted.as_ref().is_none_or(|wanted| wanted.state != notification.state);
         if flipped {
             // Calm means: since the last hold ended, another such time has passed without change.
@@ -205,9 +220,12 @@ impl Ledger {
         entry.wanted = Some(notification);
     }
 
-    /// Only these alarms can still be; what was told of others is taken back.
-    pub fn retain(&mut self, valid: &BTreeSet<AlarmKey>, wall: WallTime) {
-        let gone: Vec<_> = self.entries.keys().filter(|key| !valid.contains(key)).cloned().collect();
+    /// Only these alarms can still be; what was told of others is taken back. Where not everything
+    /// is known, because a document is bad, what an earlier run told stands.
+    pub fn retain(&mut self, valid: &BTreeSet<AlarmKey>, knowledge: Knowledge, wall: WallTime) {
+        let stands = |entry: &Entry| knowledge == Knowledge::Partial && entry.wanted.is_none();
+        let others = self.entries.iter().filter(|(key, _)| !valid.contains(key));
+        let gone: Vec<_> = others.filter(|(_, entry)| !stands(entry)).map(|(key, _)| key.clone()).collect();
         for key in gone {
             self.retire(&key, NO_LONGER_WATCHED, wall);
         }
@@ -254,6 +272,10 @@ impl Ledger {
             return;
         };
         let Some(entry) = self.entries.get_mut(&notification.key) else { return };
+        if entry.handed_over {
+            self.entries.remove(&notification.key);
+            return;
+        }
         let first_up = entry.told.is_none() && !notification.is_raised();
         entry.told = entry.in_flight.take();
         entry.in_doubt = None;
@@ -350,6 +372,7 @@ impl Ledger {
             held_until: Moment::ZERO,
             calm: true,
             changes: 0,
+            handed_over: false,
             retired: false,
         })
     }

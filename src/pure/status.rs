@@ -187,6 +187,13 @@ pub struct TestStatus {
     pub counters: Option<Counters>,
 }
 
+impl SenderStatus {
+    /// Of a test that was not sent yet.
+    pub fn unknown(test: Arc<TestFacts>) -> Self {
+        SenderStatus { test, condition: State::Unknown, sent: 0, errors: 0, skipped: 0, last_error: None }
+    }
+}
+
 impl TestStatus {
     /// Of a test of which nothing is known.
     pub fn unknown(test: Arc<TestFacts>, role: Role) -> Self {

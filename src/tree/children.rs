@@ -36,6 +36,12 @@ impl<K: Clone + Ord, A: Actor> Children<K, A> {
         self.held.insert(key, (addr, self.generation));
     }
 
+    /// A child of this generation that was released lives on after all.
+    pub fn hold_again(&mut self, key: K, addr: Addr<A>, generation: Generation) {
+        self.lives.entry(key.clone()).or_default().on_start(time::now().moment);
+        self.held.insert(key, (addr, generation));
+    }
+
     /// The child, if it lives.
     pub fn get(&self, key: &K) -> Option<&Addr<A>> {
         self.held.get(key).map(|(addr, _)| addr)
@@ -57,9 +63,9 @@ impl<K: Clone + Ord, A: Actor> Children<K, A> {
     }
 
     /// It is not needed any more: to be told so by its parent, and forgotten.
-    pub fn release(&mut self, key: &K) -> Option<Addr<A>> {
+    pub fn release(&mut self, key: &K) -> Option<(Addr<A>, Generation)> {
         self.lives.remove(key);
-        self.held.remove(key).map(|(addr, _)| addr)
+        self.held.remove(key)
     }
 
     /// None is needed any more.

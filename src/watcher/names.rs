@@ -8,6 +8,7 @@ use crate::config::plan::Names;
 #[derive(Clone, Debug, Default)]
 pub struct KnownNames {
     known: Names,
+    needed: BTreeSet<String>,
     /// Names that resolve no longer, and why.
     lost: BTreeMap<String, String>,
 }
@@ -15,7 +16,7 @@ pub struct KnownNames {
 impl KnownNames {
     /// As a predecessor knew them.
     pub fn remembered(known: Names) -> Self {
-        KnownNames { known, lost: BTreeMap::new() }
+        KnownNames { known, ..KnownNames::default() }
     }
 
     /// What is known now.
@@ -27,7 +28,8 @@ impl KnownNames {
     pub fn on_needed(&mut self, needed: BTreeSet<String>) -> BTreeSet<String> {
         self.known.retain(|name, _| needed.contains(name));
         self.lost.retain(|name, _| needed.contains(name));
-        needed.into_iter().filter(|name| !self.known.contains_key(name)).collect()
+        self.needed = needed;
+        self.needed.iter().filter(|name| !self.known.contains_key(*name)).cloned().collect()
     }
 
     /// All of them, to be resolved again.
@@ -37,7 +39,8 @@ impl KnownNames {
 
     /// What became of them.
     pub fn on_resolved(&mut self, resolved: Names) {
-        for (name, addresses) in resolved {
+        let still_needed = resolved.into_iter().filter(|(name, _)| self.needed.contains(name));
+        for (name, addresses) in still_needed {
             match (addresses, self.known.get(&name)) {
                 (Err(problem), Some(Ok(_))) => {
                     self.lost.insert(name, problem);

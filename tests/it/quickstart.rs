@@ -1,6 +1,7 @@
 //! What a newcomer does first.
 
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use crate::support::{http, spawn, tcp_port, udp_port, wait_for};
 
@@ -32,10 +33,12 @@ fn the_quickstart_says_what_is_up_and_what_is_down_and_why() {
     let _agent = spawn(&mut command, "peerpair");
 
     let expected = ["test up", "no probe ever came", "port unreachable, nothing listens there"];
+    let begun = Instant::now();
     wait_for("the console to tell", || {
         let log = std::fs::read_to_string(&log).unwrap();
         expected.iter().all(|text| log.contains(text)).then_some(())
     });
+    assert!(begun.elapsed() < Duration::from_secs(10), "the newcomer waited for {:?}", begun.elapsed());
     let expected = ["<h1>quickstart</h1>", "from a host that never sends", "no probe ever came", "loopback, healthy"];
     wait_for("the page to show it", || {
         let (status, page) = http(port, "GET", "/", "").ok()?;

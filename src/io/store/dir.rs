@@ -18,6 +18,9 @@ use crate::config::read::Format;
 /// a whole, or a linked one, notifies nothing.
 const RESCAN: Duration = Duration::from_secs(15);
 
+/// A file system that takes longer hangs.
+const READ_WITHIN: Duration = Duration::from_secs(10);
+
 /// A directory of documents.
 pub struct Dir {
     root: PathBuf,
@@ -40,11 +43,15 @@ impl Dir {
         self.watch_files();
         let (root, host) = (self.root.clone(), self.host.clone());
         let place = root.display().to_string();
-        let read = tokio::task::spawn_blocking(move || read_tree(&root, &host)).await;
+        let read = timeout(READ_WITHIN, tokio::task::spawn_blocking(move || read_tree(&root, &host))).await;
         let documents = match read {
-            Ok(Ok(documents)) => documents,
+            Ok(Ok(Ok(documents))) => documents,
+            Ok(Ok(Err(error))) => return Err(StoreError { place, problem: error.to_string() }),
             Ok(Err(error)) => return Err(StoreError { place, problem: error.to_string() }),
-            Err(error) => return Err(StoreError { place, problem: error.to_string() }),
+            Err(_) => {
+                let problem = format!("no answer within {}", humantime::format_duration(READ_WITHIN));
+                return Err(StoreError { place, problem });
+            }
         };
         if self.documents.as_ref() != Some(&documents) {
             self.revision += 1;

@@ -112,6 +112,18 @@ impl EtcdV2 {
     /// Lists the global document, the host's and its tests, each with quorum: what is not there is
     /// not there.
     pub async fn list(&mut self) -> Result<Snapshot, StoreError> {
+        let mut listed = self.list_once().await;
+        for _ in 1..self.endpoints.len() {
+            if listed.is_ok() {
+                break;
+            }
+            listed = self.list_once().await;
+        }
+        listed
+    }
+
+    /// From one member; if that fails, the next one is asked next time.
+    async fn list_once(&mut self) -> Result<Snapshot, StoreError> {
         self.watches.clear();
         self.polls.clear();
         let mut documents = Documents::new();
@@ -131,11 +143,7 @@ impl EtcdV2 {
                     revision = revision.max(index);
                     self.watches.push((scope, index + 1));
                 }
-                Err(problem) => {
-                    let error = StoreError { place: self.endpoints[self.current].to_string(), problem };
-                    self.current = (self.current + 1) % self.endpoints.len();
-                    return Err(error);
-                }
+                Err(problem) => return Err(self.failed(problem)),
             }
         }
         self.relist_at = Instant::now() + Duration::from_secs(fastrand::u64(RELIST));

@@ -250,6 +250,30 @@ fn a_planned_stop_is_named() {
     assert!(text.ends_with("; the sender announced its stop"), "{text}");
 }
 
+/// A virtual machine that is set back goes on with old sequence numbers in the same epoch.
+#[test]
+fn a_sender_that_is_set_back_is_heard_again() {
+    let mut expectation = Expectation::new(expected(), at(0));
+    expectation.on_probe(&probe(1000, 100_000));
+    assert_eq!(expectation.on_probe(&probe(1100, 5)).0, Acceptance::TooOld);
+    assert_eq!(expectation.on_probe(&probe(1300, 6)).0, Acceptance::Accepted);
+    assert_eq!(expectation.on_probe(&probe(1400, 7)).0, Acceptance::Accepted);
+}
+
+/// Edits of other fields are no samples.
+#[test]
+fn edits_during_a_silence_do_not_hasten_the_alarm() {
+    let mut expectation = Expectation::new(expected(), at(0));
+    expectation.on_probe(&probe(1000, 0));
+    for millis in [1250, 1260, 1270, 1280] {
+        let limits = DelayLimits { max_latency: Some(Duration::from_millis(millis)), ..expected().limits };
+        expectation.on_expected(Expected { limits, ..expected() }, at(millis));
+        assert_eq!(silence(&mut expectation, millis), []);
+    }
+    assert_eq!(silence(&mut expectation, 1599), []);
+    assert_eq!(silence(&mut expectation, 1600).len(), 1);
+}
+
 proptest! {
     /// A probe in each `expect_every` never raises, whatever the clocks and the order do.
     #[test]

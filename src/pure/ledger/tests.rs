@@ -186,7 +186,7 @@ fn a_restart_under_a_standing_alarm_is_silent() {
 fn a_test_removed_while_the_agent_was_away_is_cleared() {
     let mut ledger = Ledger::new(MANNER, at(0));
     ledger.load([down(1), down(2)].map(|notification| ToldRecord { notification, in_doubt: false }).into(), HOLD);
-    ledger.retain(&BTreeSet::from([key(Kind::Connection, 2)]), WallTime::default());
+    ledger.retain(&BTreeSet::from([key(Kind::Connection, 2)]), Knowledge::Whole, WallTime::default());
     assert_eq!(deliver(&mut ledger, at(0)), [(1, false, 0)]);
     assert_eq!(ledger.entries.len(), 1);
 }
@@ -195,7 +195,7 @@ fn a_test_removed_while_the_agent_was_away_is_cleared() {
 fn a_removed_test_that_was_never_told_is_forgotten() {
     let mut ledger = Ledger::new(MANNER, at(0));
     ledger.on_change(up(1), HOLD, at(0));
-    ledger.retain(&BTreeSet::new(), WallTime::default());
+    ledger.retain(&BTreeSet::new(), Knowledge::Whole, WallTime::default());
     assert_eq!(ledger.entries.len(), 0);
 }
 
@@ -208,6 +208,37 @@ fn a_sink_that_loses_its_scope_takes_back_what_it_told() {
     assert_eq!(deliver(&mut ledger, at(5)), [(1, false, 0)]);
     ledger.on_change(down(2), HOLD, at(41));
     assert_eq!(deliver(&mut ledger, at(41)), []);
+}
+
+/// A half-edited document is no reason to tell that its test is well.
+#[test]
+fn what_an_earlier_run_told_stands_while_a_document_is_bad() {
+    let mut ledger = Ledger::new(MANNER, at(0));
+    ledger.load(vec![ToldRecord { notification: down(1), in_doubt: false }], HOLD);
+    ledger.retain(&BTreeSet::new(), Knowledge::Partial, WallTime::default());
+    assert_eq!(deliver(&mut ledger, at(0)), []);
+    ledger.retain(&BTreeSet::new(), Knowledge::Whole, WallTime::default());
+    assert_eq!(deliver(&mut ledger, at(0)), [(1, false, 0)]);
+}
+
+/// What leaves while it is handed over is the successor's to clear.
+#[test]
+fn a_hand_over_during_a_delivery_tells_no_false_clear() {
+    let mut ledger = Ledger::new(MANNER, at(0));
+    ledger.on_change(down(1), HOLD, at(0));
+    let due = ledger.take_due(at(0));
+    ledger.on_manner(Manner { scope: Scope::Nothing, ..MANNER }, Parting::HandOver, at(0), WallTime::default());
+    ledger.on_delivered(&due[0], at(1));
+    assert_eq!(ledger.next_deadline(at(1)), None);
+}
+
+/// What an earlier run told, and nothing is known of yet, the successor cannot know.
+#[test]
+fn a_hand_over_of_what_is_not_known_yet_clears_it() {
+    let mut ledger = Ledger::new(MANNER, at(0));
+    ledger.load(vec![ToldRecord { notification: down(1), in_doubt: false }], HOLD);
+    ledger.on_manner(Manner { scope: Scope::Nothing, ..MANNER }, Parting::HandOver, at(0), WallTime::default());
+    assert_eq!(deliver(&mut ledger, at(0)), [(1, false, 0)]);
 }
 
 /// The successor tells what stands; what is over, and was not yet told to be, only this one can.
@@ -319,7 +350,7 @@ proptest! {
                     ledger = Ledger::new(MANNER, now);
                     ledger.load(records, HOLD);
                     let valid = truth.keys().map(|n| key(Kind::Connection, *n)).collect();
-                    ledger.retain(&valid, WallTime::default());
+                    ledger.retain(&valid, Knowledge::Whole, WallTime::default());
                     for (n, raised) in &truth {
                         ledger.on_change(state(*n, *raised), HOLD, now);
                     }
@@ -327,7 +358,7 @@ proptest! {
                 Step::Remove(n) => {
                     truth.remove(&n);
                     let valid = truth.keys().map(|n| key(Kind::Connection, *n)).collect();
-                    ledger.retain(&valid, WallTime::default());
+                    ledger.retain(&valid, Knowledge::Whole, WallTime::default());
                 }
             }
         }

@@ -9,6 +9,7 @@ use std::net::{TcpStream, UdpSocket};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus};
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -44,6 +45,12 @@ pub fn stays(what: &str, during: Duration, mut condition: impl FnMut() -> bool) 
         assert!(condition(), "did not stay: {what}");
         std::thread::sleep(LOOK_EVERY);
     }
+}
+
+/// For tests that measure time or load: they run one after the other.
+pub fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A loopback address that no other test of this process uses.
