@@ -241,7 +241,8 @@ fn manner(plan: &SinkPlan) -> Manner {
         SinkKind::Log => FirstUp::Told,
         SinkKind::Snmp => FirstUp::Silent,
     };
-    Manner { rate: plan.config.rate, burst: plan.config.burst, scope: plan.scope, first_up }
+    let repeat = plan.repeat.clone();
+    Manner { rate: plan.config.rate, burst: plan.config.burst, scope: plan.scope, first_up, repeat }
 }
 
 fn load(state: &StateFile) -> Vec<ToldRecord> {

@@ -74,7 +74,7 @@ async fn a_sink_that_fails_comes_back_and_knows_what_it_told() {
     })
     .start();
     let mut plan = AlarmPlan {
-        sinks: vec![SinkPlan { config: sink, scope: Scope::All, parting: Parting::Clear }],
+        sinks: vec![SinkPlan { config: sink, scope: Scope::All, parting: Parting::Clear, repeat: Vec::new() }],
         ..AlarmPlan::default()
     };
     plan.hold_down = HoldDown { hold_down: Duration::ZERO, hold_down_max: Duration::ZERO };

@@ -77,6 +77,9 @@ pub struct AlarmSettings {
     /// While it keeps changing, `hold_down` doubles up to this.
     #[serde(with = "duration::optional")]
     pub hold_down_max: Option<Duration>,
+    /// A plain trap is sent again so long after; an empty list: never. Not for single tests.
+    #[serde(with = "duration::list")]
+    pub trap_repeat: Option<Vec<Duration>>,
 }
 
 impl AlarmSettings {
@@ -88,6 +91,7 @@ impl AlarmSettings {
             startup_grace: self.startup_grace.or(above.startup_grace),
             hold_down: self.hold_down.or(above.hold_down),
             hold_down_max: self.hold_down_max.or(above.hold_down_max),
+            trap_repeat: self.trap_repeat.or_else(|| above.trap_repeat.clone()),
         }
     }
 }
@@ -192,6 +196,7 @@ impl TestDocument {
             startup_grace: self.startup_grace,
             hold_down: self.hold_down,
             hold_down_max: self.hold_down_max,
+            trap_repeat: None,
         }
     }
 }

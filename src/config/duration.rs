@@ -60,6 +60,17 @@ pub mod optional {
     }
 }
 
+/// For `#[serde(with = "duration::list")]`.
+pub mod list {
+    use super::{Deserialize, Deserializer, Duration, Text, parse};
+
+    /// Left out, or null: nothing.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<Duration>>, D::Error> {
+        let texts: Option<Vec<Text>> = Option::deserialize(deserializer)?;
+        texts.map(|texts| texts.iter().map(|text| parse(&text.0)).collect()).transpose()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

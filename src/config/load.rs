@@ -1,6 +1,7 @@
 //! From the documents of a store to what is in force: the one load path of `run` and `check-config`.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -55,6 +56,8 @@ pub struct Loaded {
     pub sinks: Vec<SinkConfig>,
     /// For alarms that are not about one test.
     pub hold_down: HoldDown,
+    /// When plain traps are sent again.
+    pub trap_repeat: Vec<Duration>,
     /// The enabled tests.
     pub tests: BTreeMap<TestId, Test>,
     /// Everything that is wrong.
@@ -76,6 +79,9 @@ enum Good {
     Host(HostDocument),
     Test(TestDocument),
 }
+
+/// A lost raise is made good within a minute, a lost repeat within five.
+pub const TRAP_REPEAT: [Duration; 2] = [Duration::from_secs(60), Duration::from_secs(300)];
 
 impl Loader {
     /// For this host.
@@ -136,12 +142,14 @@ impl Loader {
                 sinks.push(sink.clone());
             }
         }
+        let alarm = context.alarm(AlarmSettings::default());
         let enabled = global.enabled && host.enabled;
         Loaded {
             config_version: global.version,
             enabled,
             sinks,
-            hold_down: hold_down(&context.alarm(AlarmSettings::default())),
+            hold_down: hold_down(&alarm),
+            trap_repeat: alarm.trap_repeat.unwrap_or_else(|| TRAP_REPEAT.to_vec()),
             tests: if enabled { tests } else { BTreeMap::new() },
             findings: run.findings,
             rejected: run.rejected,
@@ -243,6 +251,11 @@ fn check_alarm(field: &str, alarm: &AlarmSettings, findings: &mut Findings) {
         if value == Some(0) {
             findings.error(&format!("{field}{name}"), "zero samples cannot decide", "write 1 or more");
         }
+    }
+    let repeats = alarm.trap_repeat.as_deref().unwrap_or_default();
+    if repeats.windows(2).any(|pair| pair[0] >= pair[1]) || repeats.first().is_some_and(|first| first.is_zero()) {
+        let way_out = "write growing times, such as [\"60s\", \"300s\"], each counted from the first telling";
+        findings.error(&format!("{field}trap_repeat"), "not growing from above zero", way_out);
     }
     if let (Some(first), Some(longest)) = (alarm.hold_down, alarm.hold_down_max)
         && first > longest

@@ -9,8 +9,8 @@ use std::time::Duration;
 use super::central::Wire;
 use super::endpoint::{Endpoint, EndpointHost, wildcard_of};
 use super::findings::{Finding, Findings};
-use super::load::Loaded;
-use super::sinks::SinkConfig;
+use super::load::{Loaded, TRAP_REPEAT};
+use super::sinks::{SinkConfig, SinkKind};
 use super::test::Test;
 use crate::pure::alarm::{AlarmKey, Cause, Kind, Subject};
 use crate::pure::condition::Thresholds;
@@ -91,12 +91,14 @@ pub struct SinkPlan {
     pub scope: Scope,
     /// What becomes of what it was told beyond that.
     pub parting: Parting,
+    /// When what it was told is told again.
+    pub repeat: Vec<Duration>,
 }
 
 impl AlarmPlan {
     /// Before any document is known: the bootstrap's sinks hear of everything.
     pub fn of_bootstrap(sinks: &[SinkConfig]) -> Self {
-        AlarmPlan { sinks: choose_sinks(&[], sinks), ..AlarmPlan::default() }
+        AlarmPlan { sinks: choose_sinks(&[], sinks, &TRAP_REPEAT), ..AlarmPlan::default() }
     }
 }
 
@@ -115,7 +117,7 @@ pub fn names_to_resolve(loaded: &Loaded, host: &str) -> BTreeSet<String> {
 pub fn plan(loaded: &Loaded, names: &Names, host: &str, bootstrap_sinks: &[SinkConfig]) -> Plan {
     let mut plan = Plan {
         alarms: AlarmPlan {
-            sinks: choose_sinks(&loaded.sinks, bootstrap_sinks),
+            sinks: choose_sinks(&loaded.sinks, bootstrap_sinks, &loaded.trap_repeat),
             hold_down: loaded.hold_down,
             hold_downs: loaded.tests.values().map(|test| (test.facts.id, test.hold_down)).collect(),
         },
@@ -312,14 +314,22 @@ fn expected(test: &Test) -> Expected {
 
 /// The documents' sinks hear of everything. The bootstrap's do where the documents name none;
 /// where they do, they hear of the configuration's faults only.
-fn choose_sinks(documents: &[SinkConfig], bootstrap: &[SinkConfig]) -> Vec<SinkPlan> {
+fn choose_sinks(documents: &[SinkConfig], bootstrap: &[SinkConfig], trap_repeat: &[Duration]) -> Vec<SinkPlan> {
+    let repeat = |config: &SinkConfig| match config.kind {
+        SinkKind::Log => Vec::new(),
+        SinkKind::Snmp => trap_repeat.to_vec(),
+    };
     let scope = if documents.is_empty() { Scope::All } else { Scope::Config };
-    let named =
-        documents.iter().map(|config| SinkPlan { config: config.clone(), scope: Scope::All, parting: Parting::Clear });
-    let first = bootstrap
-        .iter()
-        .filter(|sink| documents.iter().all(|document| document.name != sink.name))
-        .map(|config| SinkPlan { config: config.clone(), scope, parting: parting(config, documents) });
+    let named = documents.iter().map(|config| SinkPlan {
+        config: config.clone(),
+        scope: Scope::All,
+        parting: Parting::Clear,
+        repeat: repeat(config),
+    });
+    let first =
+        bootstrap.iter().filter(|sink| documents.iter().all(|document| document.name != sink.name)).map(|config| {
+            SinkPlan { config: config.clone(), scope, parting: parting(config, documents), repeat: repeat(config) }
+        });
     named.chain(first).collect()
 }
 

@@ -63,7 +63,7 @@ pub enum FirstUp {
 }
 
 /// How a receiver wants to be told.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Manner {
     /// Messages per second.
     pub rate: f64,
@@ -73,6 +73,8 @@ pub struct Manner {
     pub scope: Scope,
     /// Good news.
     pub first_up: FirstUp,
+    /// What was told, and is not acknowledged by the protocol, is told again so long after.
+    pub repeat: Vec<Duration>,
 }
 
 /// A message to send now.
@@ -121,6 +123,9 @@ struct Entry {
     /// The hold that the last telling set.
     hold: Duration,
     held_until: Moment,
+    /// When the receiver was told of this state first, and how often again.
+    told_at: Moment,
+    repeats: usize,
     /// Whether the last change came while the alarm was calm.
     calm: bool,
     /// Changes of state since the last telling began.
@@ -155,8 +160,8 @@ impl Ledger {
     /// An empty book.
     pub fn new(manner: Manner, now: Moment) -> Self {
         Ledger {
-            manner,
             bucket: Bucket::new(manner.rate, manner.burst, now),
+            manner,
             cold_start: ColdStart::Told,
             entries: BTreeMap::new(),
         }
@@ -249,7 +254,8 @@ impl Ledger {
             .map(|(key, _)| key)
             .collect();
         ready.sort_by_key(|key| self.entries[*key].urgency());
-        let ready: Vec<AlarmKey> = ready.into_iter().cloned().collect();
+        let again = self.entries.iter().filter(|(_, entry)| entry.repeat_at(&self.manner).is_some_and(|at| at <= now));
+        let ready: Vec<AlarmKey> = ready.into_iter().chain(again.map(|(key, _)| key)).cloned().collect();
         for key in ready {
             if self.bucket.take(now).is_err() {
                 break;
@@ -277,8 +283,17 @@ impl Ledger {
             return;
         }
         let first_up = entry.told.is_none() && !notification.is_raised();
+        let again =
+            entry.in_doubt.is_none() && entry.told.as_ref().is_some_and(|told| told.state == notification.state);
         entry.told = entry.in_flight.take();
         entry.in_doubt = None;
+        if again {
+            entry.repeats += 1;
+            self.forget_if_settled(&notification.key);
+            return;
+        }
+        entry.told_at = now;
+        entry.repeats = if first_up { usize::MAX } else { 0 };
         if first_up {
             // Good news that nobody waited for holds nothing back.
             return;
@@ -315,8 +330,10 @@ impl Ledger {
         let held_until = self
             .entries
             .values()
-            .filter(|entry| entry.is_dirty(self.manner.first_up))
-            .map(|entry| entry.held_until)
+            .filter_map(|entry| match entry.is_dirty(self.manner.first_up) {
+                true => Some(entry.held_until),
+                false => entry.repeat_at(&self.manner),
+            })
             .min();
         let ready = if self.cold_start == ColdStart::Due { Some(now) } else { held_until }?;
         match self.bucket.clone().take(ready.max(now)) {
@@ -334,6 +351,7 @@ impl Ledger {
             .values()
             .filter_map(|entry| match (entry.in_flight.as_ref().or(entry.in_doubt.as_ref()), &entry.told) {
                 (Some(unsure), _) => Some(record(unsure, true)),
+                (None, Some(told)) if entry.repeat_at(&self.manner).is_some() => Some(record(told, true)),
                 (None, Some(told)) if told.is_raised() => Some(record(told, false)),
                 (None, _) => None,
             })
@@ -370,6 +388,8 @@ impl Ledger {
             hold_down,
             hold: Duration::ZERO,
             held_until: Moment::ZERO,
+            told_at: Moment::ZERO,
+            repeats: usize::MAX,
             calm: true,
             changes: 0,
             handed_over: false,
@@ -394,7 +414,8 @@ impl Ledger {
     fn forget_if_settled(&mut self, key: &AlarmKey) {
         let Some(entry) = self.entries.get(key) else { return };
         let told = entry.told.as_ref().is_some_and(Notification::is_raised);
-        let believed = told || entry.in_flight.is_some() || entry.in_doubt.is_some();
+        let unsure = entry.in_flight.is_some() || entry.in_doubt.is_some();
+        let believed = told || unsure || entry.repeat_at(&self.manner).is_some();
         if entry.retired && !believed {
             self.entries.remove(key);
         }
@@ -430,6 +451,14 @@ impl Entry {
             Some(told) => told.state != wanted.state,
             None => wanted.is_raised() || (first_up == FirstUp::Told && wanted.is_connection() && !self.retired),
         }
+    }
+
+    /// When to tell again what was told, if it still is so.
+    fn repeat_at(&self, manner: &Manner) -> Option<Moment> {
+        let (told, wanted) = (self.told.as_ref()?, self.wanted.as_ref()?);
+        let settled = told.state == wanted.state && self.in_flight.is_none() && self.in_doubt.is_none();
+        let after = manner.repeat.get(self.repeats).filter(|_| settled)?;
+        Some(self.told_at + *after)
     }
 
     fn urgency(&self) -> impl Ord {

@@ -169,7 +169,7 @@ fn only_what_differs_is_changed() {
 fn the_documents_sinks_take_over_from_the_bootstraps() {
     let sink = |name: &str| SinkConfig { name: name.into(), ..SinkConfig::default() };
     let scopes = |documents: &[SinkConfig]| {
-        let sinks = choose_sinks(documents, &[sink("console"), sink("noc")]);
+        let sinks = choose_sinks(documents, &[sink("console"), sink("noc")], &[]);
         sinks.into_iter().map(|sink| (sink.config.name, sink.scope)).collect::<Vec<_>>()
     };
     assert_eq!(scopes(&[]), [("console".into(), Scope::All), ("noc".into(), Scope::All)]);

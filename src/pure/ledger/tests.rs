@@ -5,7 +5,8 @@ use crate::pure::test::TestId;
 use proptest::prelude::*;
 
 const HOLD: HoldDown = HoldDown { hold_down: Duration::from_secs(30), hold_down_max: Duration::from_secs(600) };
-const MANNER: Manner = Manner { rate: 10.0, burst: 50, scope: Scope::All, first_up: FirstUp::Silent };
+const MANNER: Manner =
+    Manner { rate: 10.0, burst: 50, scope: Scope::All, first_up: FirstUp::Silent, repeat: Vec::new() };
 
 fn at(seconds: u64) -> Moment {
     Moment::new(Duration::from_secs(seconds))
@@ -208,6 +209,58 @@ fn a_sink_that_loses_its_scope_takes_back_what_it_told() {
     assert_eq!(deliver(&mut ledger, at(5)), [(1, false, 0)]);
     ledger.on_change(down(2), HOLD, at(41));
     assert_eq!(deliver(&mut ledger, at(41)), []);
+}
+
+fn plain_trap() -> Manner {
+    Manner { repeat: vec![Duration::from_secs(60), Duration::from_secs(300)], ..MANNER }
+}
+
+/// Nobody knows whether a plain trap arrived: raises and clears are told again, and then left alone.
+#[test]
+fn what_is_not_acknowledged_is_told_again() {
+    let mut ledger = Ledger::new(plain_trap(), at(0));
+    let mut told = Vec::new();
+    for second in 0..2000 {
+        if second == 10 {
+            ledger.on_change(down(1), HOLD, at(second));
+        }
+        if second == 1000 {
+            ledger.on_change(up(1), HOLD, at(second));
+        }
+        told.extend(deliver(&mut ledger, at(second)).into_iter().map(|message| (second, message.1)));
+    }
+    let expected = [(10, true), (70, true), (310, true), (1000, false), (1060, false), (1300, false)];
+    assert_eq!(told, expected);
+    assert_eq!(ledger.next_deadline(at(2000)), None);
+}
+
+/// What changed meanwhile is told when its hold is over, and the old state not again.
+#[test]
+fn a_repeat_never_tells_what_is_no_longer_true() {
+    let mut ledger = Ledger::new(plain_trap(), at(0));
+    let long = HoldDown { hold_down: Duration::from_secs(100), ..HOLD };
+    ledger.on_change(down(1), long, at(0));
+    assert_eq!(deliver(&mut ledger, at(0)).len(), 1);
+    ledger.on_change(up(1), long, at(50));
+    assert_eq!(deliver(&mut ledger, at(60)), []);
+    assert_eq!(deliver(&mut ledger, at(100)), [(1, false, 0)]);
+}
+
+/// The clear of a removed test is repeated too, then forgotten; a restart in between tells it once more.
+#[test]
+fn the_clear_of_a_removed_test_is_told_again() {
+    let mut ledger = Ledger::new(plain_trap(), at(0));
+    ledger.on_change(down(1), HOLD, at(0));
+    deliver(&mut ledger, at(0));
+    ledger.retain(&BTreeSet::new(), Knowledge::Whole, WallTime::default());
+    assert_eq!(deliver(&mut ledger, at(30)), [(1, false, 0)]);
+    let mut next = Ledger::new(plain_trap(), at(0));
+    next.load(ledger.records(), HOLD);
+    next.retain(&BTreeSet::new(), Knowledge::Whole, WallTime::default());
+    assert_eq!(deliver(&mut next, at(0)).len(), 1);
+    assert_eq!(deliver(&mut ledger, at(90)).len(), 1);
+    assert_eq!(deliver(&mut ledger, at(330)).len(), 1);
+    assert_eq!(ledger.entries.len(), 0);
 }
 
 /// A half-edited document is no reason to tell that its test is well.
