@@ -22,7 +22,7 @@ use crate::pure::ledger::{HoldDown, Scope};
 use crate::pure::notification::Notification;
 use crate::pure::status::SinkStatus;
 use crate::pure::truth::Truth;
-use crate::sink::{Beginning, Greeting, Sink};
+use crate::sink::{Beginning, Greeting, Sink, warn_of_forgotten};
 use crate::tree::Children;
 
 /// Sinks answer within this; what they say goes up together.
@@ -243,6 +243,9 @@ impl Handler<Retain> for Alarm {
             self.tell_all(&notification);
         }
         self.sinks.iter().for_each(|sink| sink.do_send(retain.clone()));
+        if self.retain.is_none() {
+            warn_of_forgotten(&self.state_dir, &self.agent, &self.plan.sinks);
+        }
         self.retain = Some(retain);
     }
 }

@@ -8,7 +8,7 @@ use actix::Actor;
 use anyhow::Context as _;
 
 use crate::cli::{CheckConfig, OutputFormat, Run};
-use crate::config::bootstrap::{Bootstrap, Overrides};
+use crate::config::bootstrap::{Bootstrap, Overrides, StoreKind};
 use crate::config::check::Report;
 use crate::config::findings::{Finding, Findings, Level};
 use crate::config::load::Loader;
@@ -16,7 +16,7 @@ use crate::config::plan;
 use crate::io::hostname::short_hostname;
 use crate::io::resolve::resolve;
 use crate::io::store::{self, Store};
-use crate::io::{log, time};
+use crate::io::{log, state_file, time};
 use crate::supervisor::{Source, Supervisor};
 
 /// All is well.
@@ -49,6 +49,21 @@ pub fn run(arguments: &Run) -> anyhow::Result<i32> {
         version = env!("CARGO_PKG_VERSION"),
         "peerpair"
     );
+    let _in_use = match state_file::lock(&bootstrap.state_dir, &bootstrap.host) {
+        Ok(Some(lock)) => Some(lock),
+        Ok(None) => {
+            let (state_dir, way_out) =
+                (bootstrap.state_dir.display().to_string(), "give each its own host or state_dir");
+            tracing::error!(
+                state_dir,
+                way_out,
+                "another agent of this host name runs here: receivers may be told wrong"
+            );
+            None
+        }
+        // Told states cannot be kept there; the sinks say so when they try.
+        Err(_) => None,
+    };
     let system = actix::System::new();
     let code = system.block_on(async {
         let (supervisor, exit_code) = Supervisor::new(source, bootstrap);
@@ -96,7 +111,10 @@ async fn check(path: &Path, overrides: &Overrides) -> (Report, bool) {
         Ok(snapshot) => snapshot,
         Err(error) => {
             let mut findings = Findings::about(path.display().to_string());
-            let way_out = "start it, or correct [store]; nothing was checked behind it";
+            let way_out = match bootstrap.store.kind {
+                StoreKind::Etcd => "start it, or correct [store]; nothing was checked behind it",
+                StoreKind::Dir => "create it, or correct [store]; nothing was checked behind it",
+            };
             findings.error("store", format!("{place} cannot be read: {error}"), way_out);
             let found = report.findings.into_iter().chain(findings.into_vec()).collect();
             return (Report::of_findings(&bootstrap.host, place, found), false);
@@ -123,7 +141,7 @@ fn parse_bootstrap(path: &Path, overrides: &Overrides) -> (Bootstrap, Vec<Findin
         Ok(text) => Bootstrap::read(&text, path, overrides, &short_hostname(), &mut findings),
         Err(error) => {
             findings.error("", format!("cannot be read: {error}"), "put it there, or name another with --config");
-            Bootstrap::default()
+            Bootstrap { host: short_hostname(), ..Bootstrap::default() }
         }
     };
     (bootstrap, findings.into_vec())

@@ -12,7 +12,7 @@ use actix::prelude::*;
 use tracing::{Span, info, info_span, warn};
 
 use crate::config::plan::SinkPlan;
-use crate::config::sinks::SinkKind;
+use crate::config::sinks::{SinkConfig, SinkKind};
 use crate::io::outlet::Outlet;
 use crate::io::state_file::{Found, StateFile};
 use crate::io::time;
@@ -22,6 +22,8 @@ use crate::pure::ledger::{Due, FirstUp, HoldDown, Ledger, Manner, Scope, ToldRec
 use crate::pure::status::SinkStatus;
 use crate::pure::time::Moment;
 
+/// What its state files are called.
+const TOLD: &str = "told";
 /// A receiver that is away is tried after 1 s and then ever later, up to 60 s.
 const RETRY: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
 /// A disk that takes longer does not keep people from being told.
@@ -92,7 +94,7 @@ impl Sink {
         let name = &beginning.plan.config.name;
         let span = info_span!("sink", name);
         let _entered = span.clone().entered();
-        let state = StateFile::new(beginning.state_dir, "told", &owner(&beginning));
+        let state = state_file(beginning.state_dir, &beginning.agent, &beginning.plan.config);
         let mut ledger = Ledger::new(manner(&beginning.plan), now);
         // A log forgets nothing and corrects nothing: it is told all anew.
         if beginning.plan.config.kind != SinkKind::Log {
@@ -232,8 +234,22 @@ impl Sink {
 }
 
 /// Two agents on one host may share a directory, and must not take each other's word for their own.
-fn owner(beginning: &Beginning<'_>) -> String {
-    format!("{} {}", beginning.agent, beginning.plan.config.receiver())
+fn state_file(directory: &Path, agent: &str, config: &SinkConfig) -> StateFile {
+    StateFile::new(directory, TOLD, &format!("{agent} {}", config.receiver()))
+}
+
+/// Says which receivers were told of alarms by an earlier run and are not configured any more:
+/// nobody can tell them the end of it.
+pub fn warn_of_forgotten(directory: &Path, agent: &str, plans: &[SinkPlan]) {
+    let known = plans.iter().map(|plan| state_file(directory, agent, &plan.config).path().to_owned()).collect();
+    for forgotten in StateFile::others(directory, TOLD, &format!("{agent} "), &known) {
+        let Ok(Found::State(records)) = forgotten.load::<Vec<ToldRecord>>() else { continue };
+        if !records.is_empty() {
+            let path = forgotten.path().display().to_string();
+            let way_out = "configure that sink once more to have them cleared there, or remove the file";
+            warn!(path, alarms = records.len(), way_out, "a receiver that is no longer configured was told of alarms");
+        }
+    }
 }
 
 fn manner(plan: &SinkPlan) -> Manner {

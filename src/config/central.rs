@@ -202,12 +202,21 @@ impl TestDocument {
 }
 
 /// Transport protocols.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
     /// UDP.
-    #[serde(alias = "UDP", alias = "Udp")]
     Udp,
+}
+
+/// In any case, as people write it.
+impl<'de> Deserialize<'de> for Protocol {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        match name.eq_ignore_ascii_case("udp") {
+            true => Ok(Protocol::Udp),
+            false => Err(serde::de::Error::unknown_variant(&name, &["udp"])),
+        }
+    }
 }
 
 /// Which probe is sent. Both are understood on receipt.

@@ -216,8 +216,8 @@ fn read_global(value: Value, findings: &mut Findings) -> Good {
     check_alarm("alarm.", &global.alarm, findings);
     check_sinks("sinks", &global.sinks, findings);
     let defaults = &global.defaults;
-    let (send_every, expect_every) = intervals(defaults.send_every, defaults.expect_every, &TestDefaults::default());
-    check_intervals("defaults.", send_every, expect_every, defaults.max_latency, findings);
+    let intervals = intervals(defaults.send_every, defaults.expect_every, &TestDefaults::default());
+    check_intervals("defaults.", defaults.send_every, intervals, defaults.max_latency, findings);
     if global.egregious_latency.is_zero() {
         findings.error("egregious_latency", "zero", "write a delay that no path can have, such as \"10s\"");
     }

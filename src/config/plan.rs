@@ -312,6 +312,9 @@ fn expected(test: &Test) -> Expected {
     }
 }
 
+/// The sink that is there if no other sink writes to the log.
+const OWN_LOG: &str = "log";
+
 /// The documents' sinks hear of everything. The bootstrap's do where the documents name none;
 /// where they do, they hear of the configuration's faults only.
 fn choose_sinks(documents: &[SinkConfig], bootstrap: &[SinkConfig], trap_repeat: &[Duration]) -> Vec<SinkPlan> {
@@ -330,7 +333,11 @@ fn choose_sinks(documents: &[SinkConfig], bootstrap: &[SinkConfig], trap_repeat:
         bootstrap.iter().filter(|sink| documents.iter().all(|document| document.name != sink.name)).map(|config| {
             SinkPlan { config: config.clone(), scope, parting: parting(config, documents), repeat: repeat(config) }
         });
-    named.chain(first).collect()
+    // Whoever looks at this host looks into its log.
+    let own = SinkConfig { name: OWN_LOG.to_owned(), ..SinkConfig::default() };
+    let configured = documents.iter().chain(bootstrap).any(|sink| sink.kind == SinkKind::Log || sink.name == OWN_LOG);
+    let own = SinkPlan { config: own, scope: Scope::All, parting: Parting::Clear, repeat: Vec::new() };
+    named.chain(first).chain((!configured).then_some(own)).collect()
 }
 
 /// What becomes of what a sink has told when `others` tell instead.

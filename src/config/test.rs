@@ -86,12 +86,17 @@ impl Context<'_> {
             }
         }
         if document.from_host != self.host_name && document.to_host != self.host_name {
+            let alike = |host: &String| host.trim().eq_ignore_ascii_case(self.host_name);
+            let way_out = match [&document.from_host, &document.to_host].into_iter().any(alike) {
+                true => "write the name exactly so: upper and lower case and blanks count",
+                false => "move it below its own hosts; it does nothing here",
+            };
             let problem = format!("`{}` is neither its from_host nor its to_host", self.host_name);
-            findings.warning("", problem, "move it below its own hosts; it does nothing here");
+            findings.warning("", problem, way_out);
         }
 
         let (send_every, expect_every) = intervals(document.send_every, document.expect_every, defaults);
-        check_intervals("", send_every, expect_every, document.max_latency, findings);
+        check_intervals("", document.send_every, (send_every, expect_every), document.max_latency, findings);
         if findings.has_errors() {
             return None;
         }
@@ -141,16 +146,19 @@ pub fn intervals(send: Option<Duration>, expect: Option<Duration>, defaults: &Te
     }
 }
 
-/// What no test can live with.
+/// What no test can live with. `said` is the document's own `send_every`, from which the intervals
+/// come if it is there.
 pub fn check_intervals(
     field: &str,
-    send_every: Duration,
-    expect_every: Duration,
+    said: Option<Duration>,
+    (send_every, expect_every): (Duration, Duration),
     max_latency: Option<Duration>,
     findings: &mut Findings,
 ) {
-    if send_every < MIN_SEND_EVERY {
-        findings.error(&format!("{field}send_every"), "shorter than 1ms", "write \"1ms\" or more");
+    match said {
+        _ if send_every >= MIN_SEND_EVERY => {}
+        Some(_) => findings.error(&format!("{field}send_every"), "shorter than 1ms", "write \"1ms\" or more"),
+        None => findings.error(&format!("{field}expect_every"), "shorter than 2ms", "write \"2ms\" or more"),
     }
     if expect_every < send_every {
         let problem = format!(

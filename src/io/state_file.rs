@@ -1,5 +1,6 @@
 //! State that survives a restart: written atomically, checked on reading, with the copy before.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -56,7 +57,6 @@ impl StateFile {
     pub fn new(directory: &Path, kind: &str, owner: &str) -> Self {
         const READABLE: usize = 60;
         const DISTINCT: usize = 8;
-        let plain = |c: char| if c.is_ascii_alphanumeric() || "-.".contains(c) { c } else { '_' };
         let readable: String = owner.chars().take(READABLE).map(plain).collect();
         let name = format!("{kind}-{readable}-{}", &checksum(owner.as_bytes())[..DISTINCT]);
         StateFile { path: directory.join(name), writing: Arc::default() }
@@ -129,11 +129,47 @@ impl StateFile {
         Ok(Found::Previous(previous, aside))
     }
 
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The files of this kind in `directory` whose owner begins so, beside those that are `known`.
+    pub fn others(directory: &Path, kind: &str, owner: &str, known: &BTreeSet<PathBuf>) -> Vec<StateFile> {
+        let start = format!("{kind}-{}", owner.chars().map(plain).collect::<String>());
+        let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
+        let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+        let others = paths.filter(|path| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let copy = [".tmp", ".previous", ".damaged"].iter().any(|ending| name.ends_with(ending));
+            name.starts_with(&start) && !copy && !known.contains(path)
+        });
+        others.map(|path| StateFile { path, writing: Arc::default() }).collect()
+    }
+
     fn beside(&self, ending: &str) -> PathBuf {
         let mut name = self.path.as_os_str().to_owned();
         name.push(".");
         name.push(ending);
         name.into()
+    }
+}
+
+/// What a file's name can bear.
+fn plain(c: char) -> char {
+    if c.is_ascii_alphanumeric() || "-.".contains(c) { c } else { '_' }
+}
+
+/// Marks `directory` as in use by `owner` while the file is open. Nothing if another process has
+/// marked it already.
+pub fn lock(directory: &Path, owner: &str) -> io::Result<Option<File>> {
+    fs::create_dir_all(directory)?;
+    let name = format!("lock-{}", owner.chars().map(plain).collect::<String>());
+    let file = File::options().create(true).append(true).open(directory.join(name))?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(fs::TryLockError::WouldBlock) => Ok(None),
+        Err(fs::TryLockError::Error(error)) => Err(error),
     }
 }
 
@@ -198,6 +234,30 @@ mod tests {
         }
         fs::write(&file.path, &whole[..whole.len() - 1]).unwrap();
         assert!(matches!(file.load::<Vec<u32>>().unwrap(), Found::Previous(Some(_), _)));
+    }
+
+    #[test]
+    fn what_no_owner_is_left_for_is_found() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = |owner: &str| StateFile::new(directory.path(), "told", owner);
+        for owner in ["a noc", "a old", "b noc"] {
+            file(owner).save(&1u32).unwrap();
+            file(owner).save(&2u32).unwrap();
+        }
+        let known = BTreeSet::from([file("a noc").path().to_owned()]);
+        let others = StateFile::others(directory.path(), "told", "a ", &known);
+        assert_eq!(others.iter().map(StateFile::path).collect::<Vec<_>>(), [file("a old").path()]);
+    }
+
+    #[test]
+    fn one_owner_at_a_time() {
+        let directory = tempfile::tempdir().unwrap();
+        let first = lock(directory.path(), "a").unwrap();
+        assert!(first.is_some());
+        assert!(lock(directory.path(), "a").unwrap().is_none());
+        assert!(lock(directory.path(), "b").unwrap().is_some());
+        drop(first);
+        assert!(lock(directory.path(), "a").unwrap().is_some());
     }
 
     #[test]

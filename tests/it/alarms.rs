@@ -418,7 +418,9 @@ fn a_sink_taken_away_and_put_back_tells_no_false_clear() {
     let (trapd, addr) = (Trapd::start(), address());
     let to = format!("{addr}:{}", udp_port(&addr));
     let documents: Vec<(String, String)> = (1..=8)
-        .map(|n| (format!("tests/b/{n}.json"), test_document(n, ("a", "127.0.0.2:0"), ("b", &to), "")))
+        .map(|n| {
+            (format!("tests/b/{n}.json"), test_document(n, ("a", "127.0.0.2:0"), ("b", &to), r#","hold_down":"1s""#))
+        })
         .collect();
     let mut files: Vec<(&str, String)> = documents.iter().map(|(path, text)| (path.as_str(), text.clone())).collect();
     let slow = format!(

@@ -61,6 +61,8 @@ enum Watched {
 
 /// Retries come after 0.8 s and then ever later, up to 30 s.
 const RETRY: Backoff = Backoff::new(Duration::from_millis(800), Duration::from_secs(30));
+/// An agent that has no documents yet waits no longer than 5 s: it has nothing else to do.
+const RETRY_AT_FIRST: Backoff = Backoff::new(Duration::from_millis(800), Duration::from_secs(5));
 /// One write by an operator is often several changes: they are taken together.
 const DEBOUNCE: Duration = Duration::from_millis(100);
 
@@ -112,13 +114,15 @@ pub fn config_server(config: &StoreConfig) -> String {
 
 /// Follows the store for ever and tells what happens. Ends when nobody listens any more.
 pub async fn reflect(mut store: Store, events: mpsc::Sender<StoreEvent>) {
-    let mut retry = RETRY;
+    let mut retry = RETRY_AT_FIRST;
     let mut last: Option<Snapshot> = None;
     loop {
         let event = match store.list().await {
             Ok(snapshot) => {
                 let same = last.as_ref().is_some_and(|last| last.documents == snapshot.documents);
-                last = Some(snapshot.clone());
+                if last.replace(snapshot.clone()).is_none() {
+                    retry = RETRY;
+                }
                 if same { StoreEvent::Confirmed } else { StoreEvent::Listed(snapshot) }
             }
             Err(error) => StoreEvent::Lost(error.to_string()),
