@@ -6,6 +6,7 @@
 //! rebuilds it, and it them.
 
 mod names;
+mod observed;
 mod sockets;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -36,13 +37,14 @@ use crate::messages::{
 use crate::pure::alarm::{AlarmKey, Cause, ConditionChange, Kind, Subject};
 use crate::pure::faults::Faults;
 use crate::pure::ledger::Knowledge;
-use crate::pure::status::{ListenerStatus, Role, SenderStatus, StoreStatus, TestStatus};
+use crate::pure::status::StoreStatus;
 use crate::pure::test::TestId;
-use crate::pure::time::Now;
+use crate::pure::time::{Now, seconds};
 use crate::sender::{self, Sender};
 use crate::tree::Children;
 
 use names::KnownNames;
+use observed::{Observed, Shown};
 use sockets::{Opened, Retry, Sockets};
 
 /// Names are resolved again this often.
@@ -82,8 +84,7 @@ pub struct Watcher {
     /// What is wrong with the documents; only what is new is logged.
     findings: BTreeSet<Finding>,
     faults: Faults,
-    observed_listeners: BTreeMap<SocketAddr, (ListenerStatus, Vec<TestStatus>)>,
-    observed_senders: BTreeMap<TestId, (SenderStatus, TestStatus)>,
+    observed: Observed,
     stopping: bool,
     span: Span,
 }
@@ -126,8 +127,7 @@ impl Watcher {
             senders: Children::default(),
             findings: BTreeSet::new(),
             faults: Faults::default(),
-            observed_listeners: BTreeMap::new(),
-            observed_senders: BTreeMap::new(),
+            observed: Observed::default(),
             stopping: false,
             span: info_span!("watcher"),
             bootstrap,
@@ -252,13 +252,13 @@ impl Watcher {
     fn carry_out(&mut self, change: &Change) {
         match change {
             Change::StopSender(id) => {
-                self.observed_senders.remove(id);
+                self.observed.senders.remove(id);
                 if let Some((sender, _)) = self.senders.release(id) {
                     sender.do_send(Stop::Quietly);
                 }
             }
             Change::StopListener(address) => {
-                self.observed_listeners.remove(address);
+                self.observed.listeners.remove(address);
                 if let Some((listener, _)) = self.listeners.release(address) {
                     listener.do_send(Stop::Quietly);
                 }
@@ -279,7 +279,7 @@ impl Watcher {
                     // Its new address cannot be bound yet; it is started anew when it can.
                     sender.do_send(Stop::Quietly);
                     self.senders.release(&plan.test.id);
-                    self.observed_senders.remove(&plan.test.id);
+                    self.observed.senders.remove(&plan.test.id);
                 }
                 (None, _) => {}
             },
@@ -384,7 +384,7 @@ impl Watcher {
         if !self.listeners.on_down(&address, generation) || self.stopping {
             return;
         }
-        self.observed_listeners.remove(&address);
+        self.observed.listeners.remove(&address);
         let wait = self.listeners.on_failure(&address);
         error!(%address, ?wait, "listener failed, to be rebuilt");
         ctx.run_later(wait, move |watcher, ctx| watcher.start_listener(address, ctx));
@@ -394,7 +394,7 @@ impl Watcher {
         if !self.senders.on_down(&id, generation) || self.stopping {
             return;
         }
-        self.observed_senders.remove(&id);
+        self.observed.senders.remove(&id);
         let wait = self.senders.on_failure(&id);
         error!(test = %id, ?wait, "sender failed, to be rebuilt");
         ctx.run_later(wait, move |watcher, ctx| {
@@ -454,41 +454,11 @@ impl Watcher {
     }
 
     fn say_observed(&self) {
-        let mut listeners: Vec<ListenerStatus> = Vec::new();
-        let mut tests = Vec::new();
-        for (listener, its_tests) in self.observed_listeners.values() {
-            listeners.push(listener.clone());
-            tests.extend(its_tests.iter().cloned());
-        }
-        for (address, problem) in self.sockets.problems() {
-            let Some(plan) = self.running.listeners.get(&address) else { continue };
-            let names = plan.names.iter().cloned().collect();
-            listeners.push(ListenerStatus::silent(address.to_string(), names, plan.tests.len()).unbound(problem));
-            let waiting = plan.tests.values().map(|expected| expected.test.clone());
-            tests.extend(waiting.map(|test| TestStatus::unknown(test, Role::Receiver)));
-        }
-        let mut senders = Vec::new();
-        for (id, plan) in &self.running.senders {
-            let (sender, test) = match self.observed_senders.get(id) {
-                Some((sender, test)) => (sender.clone(), test.clone()),
-                None => {
-                    let problem = self.sockets.problems().find(|(address, _)| *address == plan.socket);
-                    let last_error = problem.map(|(_, problem)| problem.to_owned());
-                    let sender = SenderStatus { last_error, ..SenderStatus::unknown(plan.test.clone()) };
-                    (sender, TestStatus::unknown(plan.test.clone(), Role::Sender))
-                }
-            };
-            senders.push(sender);
-            tests.push(test);
-        }
-        for test in self.running.waiting.values() {
-            let roles = [(&test.to_host, Role::Receiver), (&test.from_host, Role::Sender)];
-            let roles = roles.into_iter().filter(|(host, _)| **host == self.bootstrap.host);
-            tests.extend(roles.map(|(_, role)| TestStatus::unknown(test.clone(), role)));
-        }
+        let problems = self.sockets.problems().collect();
+        let Shown { listeners, senders, tests } = self.observed.show(&self.running, &problems, &self.bootstrap.host);
         let mut store = self.store.clone();
         let age = store.confirmed.map(|confirmed| time::now().wall.nanos_since(confirmed));
-        store.age_seconds = age.map(|age| crate::pure::time::seconds(age.max(0)));
+        store.age_seconds = age.map(|age| seconds(age.max(0)));
         let restarts = [("listener", self.listeners.restarts()), ("sender", self.senders.restarts())];
         let status = WatcherStatus { store, listeners, senders, tests, restarts };
         self.parent.do_send(WatcherFact::Observed(Box::new(status)));
@@ -592,7 +562,7 @@ impl Handler<ListenerFact> for Watcher {
             ListenerFact::Observed(status, tests) => {
                 let address = status.address.parse();
                 if let Some(address) = address.ok().filter(|address| self.listeners.contains(address)) {
-                    self.observed_listeners.insert(address, (*status, tests));
+                    self.observed.listeners.insert(address, (*status, tests));
                 }
             }
             ListenerFact::Down(address, generation) => self.on_listener_down(address, generation, ctx),
@@ -609,7 +579,7 @@ impl Handler<SenderFact> for Watcher {
             SenderFact::Changed(change) => self.pass_on(change),
             SenderFact::Observed(sender, test) => {
                 if self.senders.contains(&sender.test.id) {
-                    self.observed_senders.insert(sender.test.id, (*sender, *test));
+                    self.observed.senders.insert(sender.test.id, (*sender, *test));
                 }
             }
             SenderFact::Down(id, generation) => self.on_sender_down(id, generation, ctx),

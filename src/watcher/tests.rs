@@ -117,7 +117,9 @@ async fn children_that_fail_come_back_with_back_off_and_go_on() {
         let failed = Instant::now();
         run.watcher.do_send(FailChildren);
         let restarts = [("listener", n), ("sender", n)];
-        run.until(|status| status.restarts == restarts).await;
+        let status = run.until(|status| status.restarts == restarts).await;
+        // Nothing is left out meanwhile.
+        assert_eq!((status.listeners.len(), status.senders.len(), status.tests.len()), (1, 1, 2));
         // Counted when they fail; they are back after half a second at least, twice that the second time.
         while run.watcher.send(Alive).await.unwrap() != (1, 1) {
             assert!(failed.elapsed() < DEADLINE);

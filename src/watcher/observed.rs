@@ -1,0 +1,66 @@
+//! How the watcher's children stood when they were last asked, held against what is planned: what
+//! is planned and does not answer is shown as unknown, never left out.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use crate::config::plan::Plan;
+use crate::pure::status::{ListenerStatus, Role, SenderStatus, TestStatus};
+use crate::pure::test::TestId;
+
+/// The last answers.
+#[derive(Default)]
+pub struct Observed {
+    /// Of listeners, with the tests that end there.
+    pub listeners: BTreeMap<SocketAddr, (ListenerStatus, Vec<TestStatus>)>,
+    /// Of senders, with their test.
+    pub senders: BTreeMap<TestId, (SenderStatus, TestStatus)>,
+}
+
+/// What the snapshot shows of the watcher's children.
+#[derive(Default)]
+pub struct Shown {
+    /// Every planned listener.
+    pub listeners: Vec<ListenerStatus>,
+    /// Every planned sender.
+    pub senders: Vec<SenderStatus>,
+    /// Every test of this host, once for each role.
+    pub tests: Vec<TestStatus>,
+}
+
+impl Observed {
+    /// Everything that `host` has planned. `problems` are the addresses that cannot be bound.
+    pub fn show(&self, plan: &Plan, problems: &BTreeMap<SocketAddr, &str>, host: &str) -> Shown {
+        let mut shown = Shown::default();
+        for (address, listener) in &plan.listeners {
+            if let Some((status, tests)) = self.listeners.get(address) {
+                shown.listeners.push(status.clone());
+                shown.tests.extend(tests.iter().cloned());
+                continue;
+            }
+            let names = listener.names.iter().cloned().collect();
+            let silent = ListenerStatus::silent(address.to_string(), names, listener.tests.len());
+            shown.listeners.push(match problems.get(address) {
+                Some(problem) => silent.unbound(problem),
+                None => silent,
+            });
+            let tests = listener.tests.values().map(|expected| expected.test.clone());
+            shown.tests.extend(tests.map(|test| TestStatus::unknown(test, Role::Receiver)));
+        }
+        for (id, sender) in &plan.senders {
+            let (status, test) = self.senders.get(id).cloned().unwrap_or_else(|| {
+                let last_error = problems.get(&sender.socket).map(|problem| (*problem).to_owned());
+                let status = SenderStatus { last_error, ..SenderStatus::unknown(sender.test.clone()) };
+                (status, TestStatus::unknown(sender.test.clone(), Role::Sender))
+            });
+            shown.senders.push(status);
+            shown.tests.push(test);
+        }
+        for test in plan.waiting.values() {
+            let roles = [(&test.to_host, Role::Receiver), (&test.from_host, Role::Sender)];
+            let roles = roles.into_iter().filter(|(end, _)| end.as_str() == host);
+            shown.tests.extend(roles.map(|(_, role)| TestStatus::unknown(test.clone(), role)));
+        }
+        shown
+    }
+}
