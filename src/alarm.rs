@@ -1,6 +1,6 @@
-//! The alarm actor: every violation and every clear, and what is true now.
+//! The alarm actor: every violation and every clear, what is true now, and what of it is to be told.
 //!
-//! It owns the truth and the sinks, and rebuilds them with back-off. It stops when the supervisor
+//! It owns the situation, the silences, on disk too, and the sinks, and rebuilds them with back-off. It stops when the supervisor
 //! says so, after its sinks, or when it panics; the supervisor rebuilds it, and listeners and
 //! senders report every condition anew.
 
@@ -10,33 +10,49 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
-use tracing::{Span, error, info_span};
+use futures_util::future::join_all;
+use tokio::sync::oneshot;
+use tracing::{Span, error, info, info_span, warn};
 
-use crate::config::plan::{self, AlarmPlan, SinkPlan};
+use crate::config::plan::AlarmPlan;
+use crate::config::receivers::{SinkPlan, parting};
+use crate::io::outlet::Identity;
+use crate::io::state_file::{StateFile, recall};
 use crate::io::time;
 use crate::messages::{
-    Adopt, AlarmFact, AlarmStatus, Generation, Learn, Observe, Retain, SinkFact, Stop, TakeIn, Tell,
+    Account, Adopt, AlarmFact, AlarmStatus, Carry, Generation, Learn, Observe, Resync, Retain, SinkFact, Stop, TakeIn,
+    Tell,
 };
-use crate::pure::alarm::{AlarmKey, Subject};
-use crate::pure::ledger::{HoldDown, Scope};
-use crate::pure::notification::Notification;
+use crate::pure::alarm::AlarmKey;
+use crate::pure::ledger::{Manner, Scope, ToldState};
+use crate::pure::notification::Standing;
+use crate::pure::order::{ActiveAlarm, Answer, Refusal, Request};
+use crate::pure::shelf::Silence;
+use crate::pure::situation::Situation;
 use crate::pure::status::SinkStatus;
-use crate::pure::truth::Truth;
+use crate::pure::time::Moment;
 use crate::sink::{Beginning, Greeting, Sink, warn_of_forgotten};
 use crate::tree::Children;
 
 /// Sinks answer within this; what they say goes up together.
 const OBSERVE_WAIT: Duration = Duration::from_millis(50);
+/// More alarms than this are counted in the snapshot; all of them are in `/api/alarms`.
+const MOST_SHOWN: usize = 1000;
+/// A sink that does not give account within this is left out.
+const ACCOUNT_WAIT: Duration = Duration::from_secs(2);
+/// What the file of silences is called.
+const SILENCES: &str = "silences";
 
 /// See the module.
 pub struct Alarm {
-    agent: Arc<str>,
-    config_server: Arc<str>,
+    identity: Identity,
     state_dir: PathBuf,
     parent: Recipient<AlarmFact>,
     generation: Generation,
-    truth: Truth,
+    situation: Situation,
+    silences: StateFile,
     plan: AlarmPlan,
+    timer: Option<(Moment, SpawnHandle)>,
     /// The last word on which alarms can still be.
     retain: Option<Retain>,
     sinks: Children<String, Sink>,
@@ -53,10 +69,10 @@ pub struct Alarm {
 
 /// What an alarm actor begins with.
 pub struct Setting {
-    /// This host.
-    pub agent: Arc<str>,
-    /// Where the documents come from.
-    pub config_server: Arc<str>,
+    /// Who speaks.
+    pub identity: Identity,
+    /// What is told whom as long as nothing else is known.
+    pub plan: AlarmPlan,
     /// Where told states are kept.
     pub state_dir: PathBuf,
     /// The supervisor.
@@ -70,14 +86,21 @@ pub struct Setting {
 impl Alarm {
     /// An alarm actor that knows of nothing and tells nobody yet.
     pub fn new(setting: Setting) -> Self {
+        let span = info_span!("alarm");
+        let _entered = span.clone().entered();
+        let agent = setting.identity.agent.to_string();
+        let silences = StateFile::new(&setting.state_dir, SILENCES, &agent);
+        let mut situation = Situation::new(agent, setting.plan.rules.clone());
+        situation.load_silences(recall(&silences, "silences", "alarms that were silenced may be told"));
         Alarm {
-            truth: Truth::new(setting.agent.to_string()),
-            agent: setting.agent,
-            config_server: setting.config_server,
+            situation,
+            silences,
+            identity: setting.identity,
             state_dir: setting.state_dir,
             parent: setting.parent,
             generation: setting.generation,
-            plan: AlarmPlan::default(),
+            plan: AlarmPlan { sinks: Vec::new(), ..setting.plan },
+            timer: None,
             retain: None,
             sinks: Children::default(),
             leaving: BTreeMap::new(),
@@ -85,38 +108,51 @@ impl Alarm {
             greeted: setting.greeted,
             observed: BTreeMap::new(),
             stopping: false,
-            span: info_span!("alarm"),
+            span: span.clone(),
         }
     }
 
-    fn hold_down(&self, key: &AlarmKey) -> HoldDown {
-        let own = match &key.subject {
-            Subject::Test(id) => self.plan.hold_downs.get(id),
-            Subject::Agent
-            | Subject::Store
-            | Subject::Host(_)
-            | Subject::Listener(_)
-            | Subject::Source(_)
-            | Subject::Name(_)
-            | Subject::Document(_)
-            | Subject::Web(_) => None,
-        };
-        own.copied().unwrap_or(self.plan.hold_down)
+    /// Tells the sinks, and sets the timer for when time alone will change something.
+    fn spread(&mut self, changed: Vec<Standing>, ctx: &mut Context<Self>) {
+        for standing in changed {
+            let damping = self.situation.damping(&standing.notification.key);
+            self.sinks.iter().for_each(|sink| sink.do_send(Learn(standing.clone(), damping)));
+        }
+        self.arm(ctx);
     }
 
-    fn tell_all(&self, notification: &Notification) {
-        let hold_down = self.hold_down(&notification.key);
-        self.sinks.iter().for_each(|sink| sink.do_send(Learn(notification.clone(), hold_down)));
+    fn arm(&mut self, ctx: &mut Context<Self>) {
+        let Some(next) = self.situation.next_deadline() else { return };
+        match self.timer {
+            Some((set, _)) if set <= next => return,
+            Some((_, handle)) => {
+                ctx.cancel_future(handle);
+            }
+            None => {}
+        }
+        let handle = ctx.run_later(next.since(time::now().moment), |alarm, ctx| {
+            alarm.timer = None;
+            alarm.look_up(ctx);
+        });
+        self.timer = Some((next, handle));
+    }
+
+    fn look_up(&mut self, ctx: &mut Context<Self>) {
+        let changed = self.situation.on_time(time::now());
+        self.spread(changed, ctx);
     }
 
     fn teach(&self, sink: &Addr<Sink>) {
-        for notification in self.truth.all() {
-            sink.do_send(Learn(notification.clone(), self.hold_down(&notification.key)));
+        for standing in self.situation.all(time::now()) {
+            let damping = self.situation.damping(&standing.notification.key);
+            sink.do_send(Learn(standing, damping));
         }
     }
 
     fn adopt(&mut self, plan: AlarmPlan, ctx: &mut Context<Self>) {
         self.plan = plan;
+        let changed = self.situation.on_rules(self.plan.rules.clone(), time::now());
+        self.spread(changed, ctx);
         let planned: Vec<SinkPlan> = self.plan.sinks.clone();
         let names: BTreeSet<&str> = planned.iter().map(|sink| sink.config.name.as_str()).collect();
         let gone: Vec<String> = self.adopted.keys().filter(|name| !names.contains(name.as_str())).cloned().collect();
@@ -149,11 +185,17 @@ impl Alarm {
     /// First what a sink may have told in vain, then what is true.
     fn instruct(&self, addr: &Addr<Sink>) {
         if let Some(retain) = &self.retain {
-            let mut possible = retain.possible.as_ref().clone();
-            possible.extend(self.truth.all().map(|notification| notification.key.clone()));
-            addr.do_send(Retain { possible: Arc::new(possible), ..retain.clone() });
+            addr.do_send(self.retained(retain));
         }
         self.teach(addr);
+    }
+
+    /// The alarms of groups can be too, and so can what is known to be.
+    fn retained(&self, retain: &Retain) -> Retain {
+        let mut possible = retain.possible.as_ref().clone();
+        possible.extend(self.situation.group_keys());
+        possible.extend(self.situation.raised().map(|notification| notification.key.clone()));
+        Retain { possible: Arc::new(possible), ..retain.clone() }
     }
 
     /// A sink that is taken away tells its receiver the last of it, and ends by itself.
@@ -161,9 +203,10 @@ impl Alarm {
         let (sink, before) = (self.sinks.release(&name.to_owned()), self.adopted.remove(name));
         let Some(((sink, generation), before)) = sink.zip(before) else { return };
         self.leaving.insert(before.config.receiver(), (sink.clone(), generation));
-        let others = self.plan.sinks.iter().filter(|sink| sink.scope == Scope::All).map(|sink| &sink.config);
-        let parting = plan::parting(&before.config, others);
-        sink.do_send(Adopt(SinkPlan { scope: Scope::Nothing, parting, ..before }));
+        let others = self.plan.sinks.iter().filter(|sink| sink.manner.scope == Scope::All).map(|sink| &sink.config);
+        let parting = parting(&before.config, others);
+        let manner = Manner { scope: Scope::Nothing, ..before.manner };
+        sink.do_send(Adopt(SinkPlan { manner, parting, config: before.config }));
     }
 
     fn start_sink(&mut self, plan: SinkPlan, ctx: &mut Context<Self>) {
@@ -182,10 +225,9 @@ impl Alarm {
         let greeting = if starting { Greeting::ColdStart } else { Greeting::None };
         let sink = Sink::new(Beginning {
             plan: plan.clone(),
-            agent: self.agent.clone(),
-            config_server: self.config_server.clone(),
+            identity: self.identity.clone(),
             state_dir: &self.state_dir,
-            hold_down: self.plan.hold_down,
+            damping: self.plan.rules.damping,
             parent: ctx.address().recipient(),
             generation,
             greeting,
@@ -218,6 +260,75 @@ impl Alarm {
     }
 }
 
+impl Alarm {
+    fn carry_out(&mut self, request: Request, ctx: &mut Context<Self>) -> Result<Answer, Refusal> {
+        let now = time::now();
+        match request {
+            Request::Alarms | Request::Resync(_) => Err(Refusal::Unavailable("asked of the sinks".to_owned())),
+            Request::Silences => Ok(Answer::Silences(self.situation.silences().cloned().collect())),
+            Request::AddSilence(new) => {
+                let silence = new.begin(format!("{:08x}", fastrand::u32(..)), now.wall)?;
+                info!(id = silence.id, until = %silence.until, author = silence.author, comment = silence.comment, "silence made");
+                let changed = self.situation.on_silence(silence.clone(), now);
+                self.keep_silences()?;
+                self.spread(changed, ctx);
+                Ok(Answer::Silence(silence))
+            }
+            Request::ExpireSilence(id) => {
+                let Some((silence, changed)) = self.situation.on_expired(&id, now) else {
+                    return Err(Refusal::NotFound(format!("there is no silence {id}")));
+                };
+                info!(id, "silence ended by hand");
+                self.keep_silences()?;
+                self.spread(changed, ctx);
+                Ok(Answer::Silence(silence))
+            }
+        }
+    }
+
+    /// Who made a silence has to know whether it outlives a restart.
+    fn keep_silences(&self) -> Result<(), Refusal> {
+        let silences: Vec<Silence> = self.situation.silences().cloned().collect();
+        self.silences.save(&silences).map_err(|error| {
+            warn!(problem = %error, "silences cannot be kept");
+            Refusal::Unavailable(format!("in force until the agent stops, but not kept: {error}"))
+        })
+    }
+
+    /// Every alarm that stands or that a receiver believes to stand, with what each receiver knows.
+    fn list(&self, reply: oneshot::Sender<Result<Answer, Refusal>>, ctx: &mut Context<Self>) {
+        let names: Vec<String> = self.sinks.names().cloned().collect();
+        let accounts = join_all(self.sinks.iter().map(|sink| sink.send(Account).timeout(ACCOUNT_WAIT)));
+        ctx.spawn(accounts.into_actor(self).map(move |accounts, alarm, _| {
+            let accounts: Vec<_> =
+                names.into_iter().zip(accounts).filter_map(|(name, account)| Some((name, account.ok()?))).collect();
+            let listed = alarm.situation.all(time::now()).filter_map(|standing| active(standing, &accounts)).collect();
+            let _nobody_waits = reply.send(Ok(Answer::Alarms(listed)));
+        }));
+    }
+
+    fn resync(&self, name: &String, reply: oneshot::Sender<Result<Answer, Refusal>>, ctx: &mut Context<Self>) {
+        let Some(sink) = self.sinks.get(name) else {
+            let _nobody_waits = reply.send(Err(Refusal::NotFound(format!("there is no sink {name}"))));
+            return;
+        };
+        info!(sink = name, "told once more what stands");
+        ctx.spawn(sink.send(Resync).into_actor(self).map(|resent, _, _| {
+            let answer = resent.map(|resent| Answer::Resent { resent });
+            let _nobody_waits = reply.send(answer.map_err(|error| Refusal::Unavailable(error.to_string())));
+        }));
+    }
+}
+
+fn active(standing: Standing, accounts: &[(String, BTreeMap<AlarmKey, ToldState>)]) -> Option<ActiveAlarm> {
+    let key = &standing.notification.key;
+    let known = accounts.iter().filter_map(|(name, account)| Some((name.clone(), account.get(key)?.clone())));
+    let sinks: BTreeMap<String, ToldState> = known.collect();
+    let believed = |state: &ToldState| state.in_doubt || state.told.is_some_and(|told| told.is_raised());
+    let stands = standing.notification.is_raised() || sinks.values().any(believed);
+    stands.then_some(ActiveAlarm { notification: standing.notification, withheld: standing.withheld, sinks })
+}
+
 impl Actor for Alarm {
     type Context = Context<Self>;
 
@@ -229,22 +340,21 @@ impl Actor for Alarm {
 
 impl Handler<TakeIn> for Alarm {
     type Result = ();
-    fn handle(&mut self, TakeIn(change): TakeIn, _: &mut Self::Context) {
-        if let Some(notification) = self.truth.on_change(&change) {
-            self.tell_all(&notification);
-        }
+    fn handle(&mut self, TakeIn(change): TakeIn, ctx: &mut Self::Context) {
+        let changed = self.situation.on_change(&change, time::now());
+        self.spread(changed, ctx);
     }
 }
 
 impl Handler<Retain> for Alarm {
     type Result = ();
-    fn handle(&mut self, retain: Retain, _: &mut Self::Context) {
-        for notification in self.truth.retain(&retain.possible, &retain.reporters, time::now()) {
-            self.tell_all(&notification);
-        }
-        self.sinks.iter().for_each(|sink| sink.do_send(retain.clone()));
+    fn handle(&mut self, retain: Retain, ctx: &mut Self::Context) {
+        let changed = self.situation.retain(&retain.possible, &retain.reporters, time::now());
+        self.spread(changed, ctx);
+        let retained = self.retained(&retain);
+        self.sinks.iter().for_each(|sink| sink.do_send(retained.clone()));
         if self.retain.is_none() {
-            warn_of_forgotten(&self.state_dir, &self.agent, &self.plan.sinks);
+            warn_of_forgotten(&self.state_dir, &self.identity.agent, &self.plan.sinks);
         }
         self.retain = Some(retain);
     }
@@ -257,6 +367,21 @@ impl Handler<Tell> for Alarm {
         let _entered = span.enter();
         if plan != self.plan && !self.stopping {
             self.adopt(plan, ctx);
+        }
+    }
+}
+
+impl Handler<Carry> for Alarm {
+    type Result = ();
+    fn handle(&mut self, Carry(request, reply): Carry, ctx: &mut Self::Context) {
+        let span = self.span.clone();
+        let _entered = span.enter();
+        match request {
+            Request::Alarms => self.list(reply, ctx),
+            Request::Resync(name) => self.resync(&name, reply, ctx),
+            Request::Silences | Request::AddSilence(_) | Request::ExpireSilence(_) => {
+                let _nobody_waits = reply.send(self.carry_out(request, ctx));
+            }
         }
     }
 }
@@ -280,10 +405,13 @@ impl Handler<SinkFact> for Alarm {
 impl Handler<Observe> for Alarm {
     type Result = ();
     fn handle(&mut self, _: Observe, ctx: &mut Self::Context) {
+        self.look_up(ctx);
         self.sinks.iter().for_each(|sink| sink.do_send(Observe));
         ctx.run_later(OBSERVE_WAIT, |alarm, _| {
             alarm.parent.do_send(AlarmFact::Observed(Box::new(AlarmStatus {
-                alarms: alarm.truth.raised().cloned().collect(),
+                alarms: worst(&alarm.situation),
+                silences: alarm.situation.silences().cloned().collect(),
+                raised: alarm.situation.raised().count(),
                 sinks: alarm.observed.values().cloned().collect(),
                 restarts: alarm.sinks.restarts(),
             })));
@@ -301,6 +429,17 @@ impl Handler<Stop> for Alarm {
         self.leaving.values().for_each(|(sink, _)| sink.do_send(stop));
         self.sinks.iter().for_each(|sink| sink.do_send(stop));
     }
+}
+
+/// The worst of the alarms that stand; of those alike, the older.
+fn worst(situation: &Situation) -> Vec<Standing> {
+    let now = time::now();
+    let mut raised: Vec<_> = situation.raised().collect();
+    if raised.len() > MOST_SHOWN {
+        raised.select_nth_unstable_by_key(MOST_SHOWN, |alarm| (alarm.severity, alarm.since));
+        raised.truncate(MOST_SHOWN);
+    }
+    raised.into_iter().map(|alarm| situation.standing(alarm, now)).collect()
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::bootstrap::Overrides;
+use crate::io::log;
 use crate::run::{self, EXIT_FAILURE};
 
 /// Tests the network between the hosts of a fleet, one way at a time: the receiver is the judge.
@@ -23,6 +24,91 @@ enum Command {
     ///
     /// Exit codes: 0 good, 78 findings, 1 the store could not be read.
     CheckConfig(CheckConfig),
+    /// Keep alarms of a running agent from being raised for a while; their clears are told all the same
+    #[command(subcommand)]
+    Silence(Silence),
+    /// Send one marked notification to a sink and say whether it was acknowledged
+    ///
+    /// Exit codes: 0 it left, or was acknowledged where the protocol does that; 1 it did not; 78 findings.
+    SendTestNotification(SendTestNotification),
+}
+
+/// `peerpair silence`
+#[derive(Debug, Subcommand)]
+pub enum Silence {
+    /// Make a silence; it always ends
+    Add(AddSilence),
+    /// List the silences that have not ended
+    List(OfAgent),
+    /// End a silence now
+    Expire(ExpireSilence),
+}
+
+/// Which running agent.
+#[derive(Debug, Args)]
+pub struct OfAgent {
+    /// The bootstrap file of the agent: its [web] says where it is and what token it wants
+    #[arg(long, value_name = "FILE", default_value = "/etc/peerpair/peerpair.toml")]
+    pub config: PathBuf,
+    /// The agent's page, instead of the file's
+    #[arg(long, value_name = "URL")]
+    pub url: Option<String>,
+    /// The file with its token, instead of the file's
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+}
+
+/// `peerpair silence add`
+#[derive(Debug, Args)]
+pub struct AddSilence {
+    /// Only alarms about this host, at either end of a test; * stands for anything; may be repeated
+    #[arg(long = "host", value_name = "NAME", required_unless_present_any = ["tags", "tests"])]
+    pub hosts: Vec<String>,
+    /// Only tests with this tag
+    #[arg(long = "tag", value_name = "TAG")]
+    pub tags: Vec<String>,
+    /// Only the test of this id or description
+    #[arg(long = "test", value_name = "ID|DESCRIPTION")]
+    pub tests: Vec<String>,
+    /// How long
+    #[arg(long = "for", value_name = "DURATION", value_parser = humantime::parse_duration, required_unless_present = "until")]
+    pub duration: Option<std::time::Duration>,
+    /// Until when, in UTC, instead
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_rfc3339_weak, conflicts_with = "duration")]
+    pub until: Option<std::time::SystemTime>,
+    /// Why
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    pub comment: String,
+    /// Who; left out: the user who runs this
+    #[arg(long, value_name = "NAME")]
+    pub author: Option<String>,
+    /// Of which agent.
+    #[command(flatten)]
+    pub agent: OfAgent,
+}
+
+/// `peerpair silence expire`
+#[derive(Debug, Args)]
+pub struct ExpireSilence {
+    /// Its id, as `list` shows it
+    pub id: String,
+    /// Of which agent.
+    #[command(flatten)]
+    pub agent: OfAgent,
+}
+
+/// `peerpair send-test-notification`
+#[derive(Debug, Args)]
+pub struct SendTestNotification {
+    /// The sink, in the bootstrap file or in the documents
+    #[arg(long, value_name = "NAME")]
+    pub sink: String,
+    /// The bootstrap file
+    #[arg(long, value_name = "FILE", default_value = "/etc/peerpair/peerpair.toml")]
+    pub config: PathBuf,
+    /// What goes over the file.
+    #[command(flatten)]
+    pub overrides: OverrideArguments,
 }
 
 /// `peerpair run`
@@ -96,8 +182,11 @@ impl Cli {
         let outcome = match &self.command {
             Command::Run(arguments) => run::run(arguments),
             Command::CheckConfig(arguments) => run::check_config(arguments),
+            Command::Silence(arguments) => run::silence(arguments),
+            Command::SendTestNotification(arguments) => run::send_test_notification(arguments),
         };
         outcome.unwrap_or_else(|error| {
+            log::to_stderr();
             tracing::error!("{error:#}");
             EXIT_FAILURE
         })

@@ -21,7 +21,7 @@ use crate::messages::{Expect, Forget, Generation, ListenerFact, Observe, Report,
 use crate::pure::alarm::{ConditionChange, Kind, Subject};
 use crate::pure::arrival::{self, Clocks};
 use crate::pure::condition::State;
-use crate::pure::expectation::{Expectation, Expected};
+use crate::pure::expectation::{Expectation, Expected, Incoming};
 use crate::pure::foreign::{ForeignTraffic, Reason};
 use crate::pure::status::{ForeignSource, ListenerStatus, Role, TestStatus};
 use crate::pure::test::TestId;
@@ -188,6 +188,7 @@ impl Listener {
             false => Clocks::Two(self.gauges.clock_error()),
         };
         let incoming = probe.incoming(&expectation.expected().test, received, clocks)?;
+        let incoming = Incoming { dropped: self.kernel_drops, ..incoming };
         let (_, changes) = expectation.on_probe(&incoming);
         // The first probe ends the grace: silence is due earlier than it was.
         let due = expectation.next_deadline();
@@ -220,7 +221,7 @@ impl Listener {
             let Some(watched) = self.expectations.get_mut(&id).filter(|watched| watched.due == deadline) else {
                 continue;
             };
-            watched.expectation.on_silence(now, &mut changes);
+            watched.expectation.on_silence(now, self.kernel_drops, &mut changes);
             watched.due = watched.expectation.next_deadline();
             self.agenda.push(Reverse((watched.due, id)));
         }

@@ -1,19 +1,23 @@
 //! What actors say to each other: facts go up in the past tense, commands go down as imperatives.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use actix::Message;
+use tokio::sync::oneshot;
 
 use crate::config::bootstrap::Bootstrap;
 use crate::config::load::Loader;
-use crate::config::plan::{AlarmPlan, Names, SenderPlan, SinkPlan};
+use crate::config::plan::{AlarmPlan, Names, SenderPlan};
+use crate::config::receivers::SinkPlan;
 use crate::io::store::Snapshot;
 use crate::io::udp::Socket;
 use crate::pure::alarm::{AlarmKey, ConditionChange, Subject};
 use crate::pure::expectation::Expected;
-use crate::pure::ledger::{HoldDown, Knowledge};
-use crate::pure::notification::Notification;
+use crate::pure::ledger::{Damping, Knowledge, ToldState};
+use crate::pure::notification::Standing;
+use crate::pure::order::{Answer, Refusal, Request};
+use crate::pure::shelf::Silence;
 use crate::pure::status::{ClockStatus, ListenerStatus, SenderStatus, SinkStatus, StoreStatus, TestStatus};
 use crate::pure::test::TestId;
 
@@ -112,8 +116,12 @@ pub enum AlarmFact {
 /// The alarm actor's part of the snapshot.
 #[derive(Clone, Debug, Default)]
 pub struct AlarmStatus {
-    /// Alarms that stand.
-    pub alarms: Vec<Notification>,
+    /// Alarms that stand, the worst of them.
+    pub alarms: Vec<Standing>,
+    /// How many stand.
+    pub raised: usize,
+    /// Silences that have not ended.
+    pub silences: Vec<Silence>,
     /// Its sinks.
     pub sinks: Vec<SinkStatus>,
     /// Restarts of sinks.
@@ -138,6 +146,18 @@ pub enum ClockFact {
     Observed(ClockStatus),
     /// It is gone, asked or not.
     Down(Generation),
+}
+
+/// From the web actor to the supervisor.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub enum WebFact {
+    /// The status page is served.
+    Serving(Generation),
+    /// Somebody asks.
+    Asked(Request, oneshot::Sender<Result<Answer, Refusal>>),
+    /// It is gone, asked or not, or because of this.
+    Down(Generation, Option<String>),
 }
 
 // Commands, downwards.
@@ -189,10 +209,25 @@ pub struct Retain {
     pub knowledge: Knowledge,
 }
 
+/// To the alarm actor: somebody asks.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Carry(pub Request, pub oneshot::Sender<Result<Answer, Refusal>>);
+
 /// To a sink: this alarm is in this state now.
 #[derive(Clone, Debug, Message)]
 #[rtype(result = "()")]
-pub struct Learn(pub Notification, pub HoldDown);
+pub struct Learn(pub Standing, pub Damping);
+
+/// To a sink: say what your receiver knows of each alarm.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "BTreeMap<AlarmKey, ToldState>")]
+pub struct Account;
+
+/// To a sink: tell all that stands once more.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "usize")]
+pub struct Resync;
 
 /// To a sink: tell in this manner from now on.
 #[derive(Debug, Message)]

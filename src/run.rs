@@ -1,23 +1,36 @@
-//! `peerpair run` and `peerpair check-config`, as recipes.
+//! The commands, as recipes.
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
 
 use actix::Actor;
 use anyhow::Context as _;
 
-use crate::cli::{CheckConfig, OutputFormat, Run};
+use crate::cli::{self, CheckConfig, OutputFormat, Run, SendTestNotification};
 use crate::config::bootstrap::{Bootstrap, Overrides, StoreKind};
 use crate::config::check::Report;
 use crate::config::findings::{Finding, Findings, Level};
 use crate::config::load::Loader;
 use crate::config::plan;
+use crate::config::receivers::{self, SinkPlan};
+use crate::config::secret::SecretSource;
+use crate::io::engine::Role;
 use crate::io::hostname::short_hostname;
+use crate::io::outlet::{Identity, Outlet};
 use crate::io::resolve::resolve;
 use crate::io::store::{self, Store};
-use crate::io::{log, state_file, time};
+use crate::io::{log, secret, state_file, time};
+use crate::pure::alarm::{AlarmKey, Kind, Subject};
+use crate::pure::ledger::{Assurance, Due};
+use crate::pure::notification::Notification;
+use crate::pure::order::NewSilence;
+use crate::pure::time::{Now, WallTime};
+use crate::pure::truth;
 use crate::supervisor::{Source, Supervisor};
+use crate::web::client::Agent;
 
 /// All is well.
 pub const EXIT_GOOD: i32 = 0;
@@ -92,6 +105,122 @@ pub fn check_config(arguments: &CheckConfig) -> anyhow::Result<i32> {
         true if report.count(Level::Error) > 0 || warnings_count => EXIT_CONFIG,
         true => EXIT_GOOD,
     })
+}
+
+/// Makes, lists and ends silences of a running agent.
+pub fn silence(arguments: &cli::Silence) -> anyhow::Result<i32> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start")?;
+    let mut stdout = std::io::stdout().lock();
+    match arguments {
+        cli::Silence::Add(add) => {
+            let until = match (add.duration, add.until) {
+                (Some(duration), _) => WallTime::from(SystemTime::now()) + duration,
+                (None, Some(until)) => WallTime::from(until),
+                (None, None) => anyhow::bail!("a silence needs an end: --for or --until"),
+            };
+            let user = || std::env::var("USER").unwrap_or_default();
+            let new = NewSilence {
+                hosts: add.hosts.clone(),
+                tags: add.tags.clone(),
+                tests: add.tests.clone(),
+                until,
+                comment: add.comment.clone(),
+                author: add.author.clone().unwrap_or_else(user),
+            };
+            let silence = runtime.block_on(agent(&add.agent)?.add_silence(&new))?;
+            writeln!(stdout, "silence {} until {}", silence.id, silence.until)?;
+        }
+        cli::Silence::List(of) => {
+            let silences = runtime.block_on(agent(of)?.silences())?;
+            if silences.is_empty() {
+                writeln!(stdout, "no silences")?;
+            }
+            for silence in silences {
+                writeln!(stdout, "{silence}")?;
+            }
+        }
+        cli::Silence::Expire(expire) => {
+            let silence = runtime.block_on(agent(&expire.agent)?.expire_silence(&expire.id))?;
+            writeln!(stdout, "silence {} is over", silence.id)?;
+        }
+    }
+    Ok(EXIT_GOOD)
+}
+
+/// The running agent that is meant.
+fn agent(of: &cli::OfAgent) -> anyhow::Result<Agent> {
+    let mut web = None;
+    if of.url.is_none() || of.token_file.is_none() {
+        let (bootstrap, _) = parse_bootstrap(&of.config, &Overrides::default());
+        web = of.config.exists().then_some(bootstrap.web);
+    }
+    let configured = web.as_ref().map(|web| format!("http://{}", web.listen));
+    let url =
+        of.url.clone().or(configured).context("which agent? Name its file with --config or its page with --url")?;
+    let path = of.token_file.clone().or(web.and_then(|web| web.token_file));
+    let token = match &path {
+        Some(path) => Some(secret::read(SecretSource::File(path)).map_err(anyhow::Error::msg)?),
+        None => None,
+    };
+    Agent::new(&url, token)
+}
+
+/// Sends one marked notification and says what became of it.
+pub fn send_test_notification(arguments: &SendTestNotification) -> anyhow::Result<i32> {
+    time::start();
+    let overrides = arguments.overrides.to_overrides();
+    let (bootstrap, findings) = parse_bootstrap(&arguments.config, &overrides);
+    let mut stdout = std::io::stdout().lock();
+    if findings.iter().any(|finding| finding.level == Level::Error) {
+        for finding in findings {
+            writeln!(stdout, "{}: {finding}", finding.level)?;
+        }
+        return Ok(EXIT_CONFIG);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start")?;
+    let plans = runtime.block_on(known_sinks(&bootstrap));
+    let Some(plan) = plans.iter().find(|plan| plan.config.name == arguments.sink) else {
+        let names = plans.iter().map(|plan| plan.config.name.as_str()).collect::<Vec<_>>().join(", ");
+        anyhow::bail!("there is no sink `{}`; there are: {names}", arguments.sink);
+    };
+    let identity = Identity::of(&bootstrap, Role::Guest);
+    let due = test_notification(&bootstrap.host, time::now());
+    let mut outlet = Outlet::new(&plan.config, &identity);
+    let delivered = runtime.block_on(outlet.deliver(vec![due]));
+    let target = plan.config.describe(&bootstrap.host);
+    for (_, outcome) in delivered.outcomes {
+        match (outcome, &plan.manner.assurance) {
+            (Ok(()), Assurance::Repeated(_)) => {
+                writeln!(stdout, "sent by {target}; nobody acknowledges that: look whether it arrived")?;
+            }
+            (Ok(()), Assurance::Acknowledged | Assurance::Refreshed { .. }) => {
+                writeln!(stdout, "sent by {target}, and acknowledged")?;
+            }
+            (Err(problem), _) => {
+                writeln!(stdout, "not delivered by {target}: {problem}")?;
+                return Ok(EXIT_FAILURE);
+            }
+        }
+    }
+    Ok(EXIT_GOOD)
+}
+
+/// The sinks of the bootstrap file, and those of the documents if they can be read.
+async fn known_sinks(bootstrap: &Bootstrap) -> Vec<SinkPlan> {
+    let listed = match Store::new(&bootstrap.store, &bootstrap.host) {
+        Ok(mut store) => store.list().await,
+        Err(error) => Err(error),
+    };
+    let documents = listed.map(|snapshot| snapshot.documents).unwrap_or_default();
+    let loaded = Loader::new(bootstrap.host.clone()).load(&documents);
+    receivers::choose(&loaded.sinks, &bootstrap.sink, &loaded.telling)
+}
+
+fn test_notification(host: &str, now: Now) -> Due {
+    let key = AlarmKey::new(Kind::Test, Subject::Agent);
+    let text = "a test notification of peerpair: nothing is wrong".to_owned();
+    let notification = Notification { legacy_text: text.clone(), text, ..truth::blank(host, &key, now) };
+    Due::Alarm { notification: Arc::new(notification), again: false, still_raised: None }
 }
 
 /// The load path of `run`, up to the plan. False: the store could not be read.

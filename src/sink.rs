@@ -4,21 +4,22 @@
 //! so, after what is due was tried once more, or when it panics; the alarm actor rebuilds it, and
 //! it knows from disk what its receiver was told.
 
+use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 use tracing::{Span, info, info_span, warn};
 
-use crate::config::plan::SinkPlan;
+use crate::config::receivers::SinkPlan;
 use crate::config::sinks::{SinkConfig, SinkKind};
-use crate::io::outlet::Outlet;
-use crate::io::state_file::{Found, StateFile};
+use crate::io::outlet::{Delivered, Identity, Outlet};
+use crate::io::state_file::{Found, StateFile, describe, recall};
 use crate::io::time;
-use crate::messages::{Adopt, Generation, Learn, Observe, Retain, SinkFact, Stop};
+use crate::messages::{Account, Adopt, Generation, Learn, Observe, Resync, Retain, SinkFact, Stop};
+use crate::pure::alarm::AlarmKey;
 use crate::pure::backoff::Backoff;
-use crate::pure::ledger::{Due, FirstUp, HoldDown, Ledger, Manner, Scope, ToldRecord};
+use crate::pure::ledger::{Damping, Ledger, Scope, ToldRecord, ToldState};
 use crate::pure::status::SinkStatus;
 use crate::pure::time::Moment;
 
@@ -26,16 +27,22 @@ use crate::pure::time::Moment;
 const TOLD: &str = "told";
 /// A receiver that is away is tried after 1 s and then ever later, up to 60 s.
 const RETRY: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
+/// A receiver that asks for more time than this gets this.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(300);
 /// A disk that takes longer does not keep people from being told.
 const SAVE_WITHIN: Duration = Duration::from_secs(3);
 /// Messages leave in batches this far apart at the least, since each batch costs a write to disk.
 const BATCH_EVERY: Duration = Duration::from_millis(100);
+/// The disk is left alone for so many times as long as it took to write. A book of many thousand
+/// alarms is written less often, in larger batches.
+const SAVE_REST: u32 = 10;
+/// Messages in a batch. A receiver that was not reached is tried with one.
+const MOST_IN_A_BATCH: usize = 1000;
 
 /// See the module.
 pub struct Sink {
     plan: SinkPlan,
-    agent: Arc<str>,
-    config_server: Arc<str>,
+    identity: Identity,
     parent: Recipient<SinkFact>,
     generation: Generation,
     ledger: Ledger,
@@ -62,14 +69,12 @@ pub struct Sink {
 pub struct Beginning<'a> {
     /// As configured.
     pub plan: SinkPlan,
-    /// This host.
-    pub agent: Arc<str>,
-    /// Where the documents come from.
-    pub config_server: Arc<str>,
+    /// Who speaks.
+    pub identity: Identity,
     /// Where told states are kept.
     pub state_dir: &'a Path,
     /// For what was told before this agent began.
-    pub hold_down: HoldDown,
+    pub damping: Damping,
     /// The alarm actor.
     pub parent: Recipient<SinkFact>,
     /// Which of its name this is.
@@ -90,24 +95,24 @@ pub enum Greeting {
 impl Sink {
     /// A sink that knows from disk what its receiver was told.
     pub fn new(beginning: Beginning<'_>) -> Self {
-        let now = time::now().moment;
+        let now = time::now();
         let name = &beginning.plan.config.name;
         let span = info_span!("sink", name);
         let _entered = span.clone().entered();
-        let state = state_file(beginning.state_dir, &beginning.agent, &beginning.plan.config);
-        let mut ledger = Ledger::new(manner(&beginning.plan), now);
+        let agent = &beginning.identity.agent;
+        let state = state_file(beginning.state_dir, agent, &beginning.plan.config);
+        let mut ledger = Ledger::new(agent.as_ref(), beginning.plan.manner.clone(), now.moment);
         // A log forgets nothing and corrects nothing: it is told all anew.
         if beginning.plan.config.kind != SinkKind::Log {
-            ledger.load(load(&state), beginning.hold_down);
+            ledger.load(recall(&state, "told states", "receivers may keep old alarms"), beginning.damping, now);
         }
         if beginning.greeting == Greeting::ColdStart {
             ledger.on_cold_start();
         }
         Sink {
-            outlet: Some(Outlet::new(&beginning.plan.config, &beginning.agent, &beginning.config_server)),
+            outlet: Some(Outlet::new(&beginning.plan.config, &beginning.identity)),
             plan: beginning.plan,
-            agent: beginning.agent,
-            config_server: beginning.config_server,
+            identity: beginning.identity,
             parent: beginning.parent,
             generation: beginning.generation,
             ledger,
@@ -129,14 +134,15 @@ impl Sink {
 
     /// Sends what is due, or arms the timer for when something will be.
     fn pump(&mut self, ctx: &mut Context<Self>) {
-        let now = time::now().moment;
         let Some(mut outlet) = self.outlet.take() else { return };
-        let due = if now < self.not_before { Vec::new() } else { self.ledger.take_due(now) };
+        let full = time::now();
+        let now = full.moment;
+        let most = if self.last_error.is_some() { 1 } else { MOST_IN_A_BATCH };
+        let due = if now < self.not_before { Vec::new() } else { self.ledger.take_due(full, most) };
         let keep = self.plan.config.kind != SinkKind::Log;
         if due.is_empty() && !(keep && self.unsaved) {
             self.outlet = Some(outlet);
-            let settled = self.leaving && self.ledger.next_deadline(now).is_none();
-            if self.stopping || settled {
+            if self.stopping || (self.leaving && self.ledger.is_settled()) {
                 ctx.stop();
                 return;
             }
@@ -147,16 +153,18 @@ impl Sink {
         let (state, records) = (self.state.clone(), self.ledger.records());
         let delivery = async move {
             // Kept before it is sent: after a crash in between it is told again, never forgotten.
+            let began = Instant::now();
             let kept = if keep { save(state, records).await } else { Ok(()) };
-            let outcomes = outlet.deliver(due).await;
-            (kept, outlet, outcomes)
+            let rest = began.elapsed().saturating_mul(SAVE_REST).clamp(BATCH_EVERY, SAVE_WITHIN);
+            let delivered = outlet.deliver(due).await;
+            (kept, rest, outlet, delivered)
         };
-        ctx.spawn(delivery.into_actor(self).map(|(kept, outlet, outcomes), sink, ctx| {
+        ctx.spawn(delivery.into_actor(self).map(|(kept, rest, outlet, delivered), sink, ctx| {
             let span = sink.span.clone();
             let _entered = span.enter();
             sink.outlet = Some(sink.next_outlet.take().unwrap_or(outlet));
             sink.on_kept(kept);
-            sink.on_outcomes(outcomes);
+            sink.on_delivered(delivered, rest);
             sink.pump(ctx);
         }));
     }
@@ -179,14 +187,14 @@ impl Sink {
         self.timer = Some((next, handle));
     }
 
-    fn on_outcomes(&mut self, outcomes: Vec<(Due, Result<(), String>)>) {
-        if outcomes.is_empty() {
+    fn on_delivered(&mut self, delivered: Delivered, rest: Duration) {
+        if delivered.outcomes.is_empty() {
             return;
         }
         self.unsaved = true;
         let now = time::now().moment;
         let mut failure = None;
-        for (due, outcome) in outcomes {
+        for (due, outcome) in delivered.outcomes {
             match outcome {
                 Ok(()) => {
                     self.sent += 1;
@@ -194,8 +202,8 @@ impl Sink {
                 }
                 Err(problem) => {
                     self.failed += 1;
-                    self.ledger.on_failed(&due);
-                    failure = Some(problem);
+                    self.ledger.on_failed(&due, now);
+                    failure.get_or_insert(problem);
                 }
             }
         }
@@ -205,7 +213,7 @@ impl Sink {
                     info!(target = self.plan.config.place(), "receiver reached again");
                 }
                 self.retry.on_success();
-                self.not_before = now + BATCH_EVERY;
+                self.not_before = now + rest;
             }
             Some(problem) => {
                 if self.last_error.is_none() {
@@ -214,7 +222,9 @@ impl Sink {
                 // Nobody waits for a sink that was taken away and whose receiver is away too.
                 self.stopping |= self.leaving;
                 self.last_error = Some(problem);
-                self.not_before = now + self.retry.on_failure(fastrand::f64());
+                let wait = self.retry.on_failure(fastrand::f64());
+                self.not_before =
+                    now + delivered.retry_after.map_or(wait, |asked| asked.clamp(wait, LONGEST_RETRY_AFTER));
             }
         }
     }
@@ -252,52 +262,12 @@ pub fn warn_of_forgotten(directory: &Path, agent: &str, plans: &[SinkPlan]) {
     }
 }
 
-fn manner(plan: &SinkPlan) -> Manner {
-    let first_up = match plan.config.kind {
-        SinkKind::Log => FirstUp::Told,
-        SinkKind::Snmp => FirstUp::Silent,
-    };
-    let repeat = plan.repeat.clone();
-    Manner { rate: plan.config.rate, burst: plan.config.burst, scope: plan.scope, first_up, repeat }
-}
-
-fn load(state: &StateFile) -> Vec<ToldRecord> {
-    match state.load() {
-        Ok(Found::State(records)) => records,
-        Ok(Found::Nothing) => Vec::new(),
-        Ok(Found::Previous(records, aside)) => {
-            let aside = aside.display().to_string();
-            match records {
-                Some(records) => {
-                    warn!(aside, "told states were damaged and set aside; going on with the copy before");
-                    records
-                }
-                None => {
-                    warn!(aside, "told states were damaged and set aside; receivers may keep old alarms");
-                    Vec::new()
-                }
-            }
-        }
-        Err(error) => {
-            warn!(problem = describe(&error), "told states cannot be read; receivers may keep old alarms");
-            Vec::new()
-        }
-    }
-}
-
 async fn save(state: StateFile, records: Vec<ToldRecord>) -> Result<(), String> {
     let saved = tokio::task::spawn_blocking(move || state.save(&records));
     match tokio::time::timeout(SAVE_WITHIN, saved).await {
         Ok(Ok(saved)) => saved.map_err(|error| describe(&error)),
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err(format!("no answer from state_dir within {}", humantime::format_duration(SAVE_WITHIN))),
-    }
-}
-
-fn describe(error: &dyn std::error::Error) -> String {
-    match error.source() {
-        Some(source) => format!("{error}: {source}"),
-        None => error.to_string(),
     }
 }
 
@@ -320,10 +290,10 @@ impl Actor for Sink {
 
 impl Handler<Learn> for Sink {
     type Result = ();
-    fn handle(&mut self, Learn(notification, hold_down): Learn, ctx: &mut Self::Context) {
+    fn handle(&mut self, Learn(standing, damping): Learn, ctx: &mut Self::Context) {
         let span = self.span.clone();
         let _entered = span.enter();
-        self.ledger.on_change(notification, hold_down, time::now().moment);
+        self.ledger.on_change(standing, damping, time::now().moment);
         self.pump(ctx);
     }
 }
@@ -331,7 +301,7 @@ impl Handler<Learn> for Sink {
 impl Handler<Retain> for Sink {
     type Result = ();
     fn handle(&mut self, retain: Retain, ctx: &mut Self::Context) {
-        self.ledger.retain(&retain.possible, retain.knowledge, time::now().wall);
+        self.ledger.retain(&retain.possible, retain.knowledge, time::now());
         self.pump(ctx);
     }
 }
@@ -341,7 +311,7 @@ impl Handler<Adopt> for Sink {
     fn handle(&mut self, Adopt(plan): Adopt, ctx: &mut Self::Context) {
         let now = time::now();
         if plan.config != self.plan.config {
-            let outlet = Outlet::new(&plan.config, &self.agent, &self.config_server);
+            let outlet = Outlet::new(&plan.config, &self.identity);
             match self.outlet {
                 Some(_) => self.outlet = Some(outlet),
                 None => self.next_outlet = Some(outlet),
@@ -350,9 +320,9 @@ impl Handler<Adopt> for Sink {
             self.not_before = now.moment;
         }
         self.plan = plan;
-        self.ledger.on_manner(manner(&self.plan), self.plan.parting, now.moment, now.wall);
+        self.ledger.on_manner(self.plan.manner.clone(), self.plan.parting, now);
         // One that is to tell nothing any more ends when that is settled.
-        self.leaving = self.plan.scope == Scope::Nothing;
+        self.leaving = self.plan.manner.scope == Scope::Nothing;
         self.pump(ctx);
     }
 }
@@ -362,14 +332,32 @@ impl Handler<Observe> for Sink {
     fn handle(&mut self, _: Observe, _: &mut Self::Context) {
         self.parent.do_send(SinkFact::Observed(Box::new(SinkStatus {
             name: self.plan.config.name.clone(),
-            kind: self.plan.config.kind_name(),
+            kind: self.plan.config.kind.as_str(),
             target: self.plan.config.place(),
-            scope: self.plan.scope,
+            scope: self.plan.manner.scope,
             counts: self.ledger.counts(time::now().moment),
             sent: self.sent,
             failed: self.failed,
             last_error: self.last_error.clone(),
         })));
+    }
+}
+
+impl Handler<Account> for Sink {
+    type Result = MessageResult<Account>;
+    fn handle(&mut self, _: Account, _: &mut Self::Context) -> Self::Result {
+        let known: BTreeMap<AlarmKey, ToldState> =
+            self.ledger.told(time::now()).map(|(key, told)| (key.clone(), told)).collect();
+        MessageResult(known)
+    }
+}
+
+impl Handler<Resync> for Sink {
+    type Result = usize;
+    fn handle(&mut self, _: Resync, ctx: &mut Self::Context) -> usize {
+        let resent = self.ledger.resync(time::now().moment);
+        self.pump(ctx);
+        resent
     }
 }
 

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
-use actix_web::dev::ServerHandle;
 use futures_util::stream;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
@@ -19,15 +18,16 @@ use tracing::{Span, error, info, info_span, warn};
 use crate::alarm::{Alarm, Setting};
 use crate::clock::Clock;
 use crate::config::bootstrap::{Bootstrap, Overrides};
-use crate::config::plan::AlarmPlan;
+use crate::config::plan::{AlarmPlan, Plan};
+use crate::io::engine::Role;
 use crate::io::gauges::Gauges;
-use crate::io::{store, time};
+use crate::io::outlet::Identity;
+use crate::io::time;
 use crate::messages::{
-    AlarmFact, AlarmStatus, ClockFact, Generation, Memory, Observe, Planned, Rebase, Report, Stop, TakeIn, Tell,
-    WatcherFact, WatcherStatus,
+    AlarmFact, AlarmStatus, Carry, ClockFact, Memory, Observe, Planned, Rebase, Report, Stop, TakeIn, Tell,
+    WatcherFact, WatcherStatus, WebFact,
 };
 use crate::pure::alarm::{AlarmKey, Cause, ConditionChange, Kind, Subject};
-use crate::pure::backoff::Backoff;
 use crate::pure::clock_error::ClockQuality;
 use crate::pure::faults::Faults;
 use crate::pure::status::{ClockStatus, Status};
@@ -35,12 +35,10 @@ use crate::pure::time::WallTime;
 use crate::run;
 use crate::tree::Slot;
 use crate::watcher::{Beginning, Watcher};
-use crate::web;
+use crate::web::{self, Web};
 
 /// Everybody is asked how he stands this often.
 const OBSERVE_EVERY: Duration = Duration::from_secs(1);
-/// A status page that cannot be served is tried after 1 s and then ever later, up to 60 s.
-const RETRY: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
 /// An ordered stop that takes longer is cut short.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
 
@@ -52,12 +50,11 @@ pub struct Supervisor {
     watcher: Slot<Watcher>,
     alarm: Slot<Alarm>,
     clock: Slot<Clock>,
-    web: Option<ServerHandle>,
-    /// Which server is meant: one that was asked to end may end after its successor began.
-    web_generation: Generation,
-    web_retry: Backoff,
+    web: Slot<Web>,
     /// What a rebuilt alarm actor has to know at once.
     alarms: AlarmPlan,
+    /// Who speaks to receivers.
+    identity: Identity,
     /// What a rebuilt watcher has to know at once.
     memory: Option<Memory>,
     /// Faults of the supervisor's own finding.
@@ -96,17 +93,17 @@ impl Supervisor {
         let clock = ClockQuality::UNKNOWN;
         let clock_status = ClockStatus { synchronised: false, error_seconds: clock.error.as_secs_f64(), steps: 0 };
         let bootstrap = Arc::new(bootstrap);
+        let identity = Identity::of(&bootstrap, Role::Agent);
         let mut supervisor = Supervisor {
-            alarms: AlarmPlan::of_bootstrap(&bootstrap.sink),
+            alarms: Plan::of_bootstrap(&bootstrap.sink, &bootstrap.host).alarms,
+            identity,
             source,
             bootstrap,
             gauges: Gauges::new(),
             watcher: Slot::default(),
             alarm: Slot::default(),
             clock: Slot::default(),
-            web: None,
-            web_generation: 0,
-            web_retry: RETRY,
+            web: Slot::default(),
             ended: Some(ended),
             memory: None,
             faults: Faults::default(),
@@ -140,8 +137,8 @@ impl Supervisor {
         let generation = self.alarm.next_generation();
         let known = self.alarms.sinks.iter().map(|sink| sink.config.receiver());
         let alarm = Alarm::new(Setting {
-            agent: self.bootstrap.host.as_str().into(),
-            config_server: store::config_server(&self.bootstrap.store).into(),
+            identity: self.identity.clone(),
+            plan: self.alarms.clone(),
             state_dir: self.bootstrap.state_dir.clone(),
             parent: ctx.address().recipient(),
             generation,
@@ -162,61 +159,36 @@ impl Supervisor {
     }
 
     fn start_web(&mut self, ctx: &mut Context<Self>) {
-        let listen = self.bootstrap.web.listen.clone();
-        if listen.is_empty() || self.web.is_some() || self.stopping {
+        let config = &self.bootstrap.web;
+        if config.listen.is_empty() {
             return;
         }
-        let generation = self.web_generation;
-        match web::serve(&listen, self.published.subscribe()) {
-            Ok(server) => {
-                info!(url = format!("http://{listen}/"), "status page");
-                self.web = Some(server.handle());
-                self.web_retry.on_success();
-                self.set_fault(Subject::Web(listen), None);
-                ctx.spawn(server.into_actor(self).map(move |ended, supervisor, ctx| {
-                    let problem = ended.err().map_or("it ended".to_owned(), |error| error.to_string());
-                    supervisor.on_web_down(generation, &problem, ctx);
-                }));
-            }
-            Err(error) => self.on_web_down(generation, &error.to_string(), ctx),
-        }
+        let generation = self.web.next_generation();
+        let web = Web::new(web::Setting {
+            listen: config.listen.clone(),
+            token_file: config.token_file.clone(),
+            status: self.published.subscribe(),
+            parent: ctx.address().recipient(),
+            generation,
+        });
+        self.web.hold(web.start());
     }
 
-    fn on_web_down(&mut self, generation: Generation, problem: &str, ctx: &mut Context<Self>) {
-        if generation != self.web_generation || self.stopping {
+    fn on_web_down(&mut self, problem: Option<String>, ctx: &mut Context<Self>) {
+        let Some(problem) = problem else {
+            // It was asked to end, to be served elsewhere.
+            self.start_web(ctx);
             return;
-        }
-        self.web = None;
+        };
         let listen = self.bootstrap.web.listen.clone();
         let problem = format!("status page at {listen} cannot be served: {problem}");
         self.set_fault(Subject::Web(listen), Some(problem));
-        let wait = self.web_retry.on_failure(fastrand::f64());
-        ctx.run_later(wait, move |supervisor, ctx| {
-            let span = supervisor.span.clone();
-            let _entered = span.enter();
-            if generation == supervisor.web_generation {
-                supervisor.start_web(ctx);
+        let wait = self.web.on_failure();
+        ctx.run_later(wait, |supervisor, ctx| {
+            if !supervisor.web.is_held() {
+                supervisor.unless_stopping(ctx, Self::start_web);
             }
         });
-    }
-
-    /// Ends the status page, and begins it where it is to be now.
-    fn move_web(&mut self, ctx: &mut Context<Self>) {
-        self.web_generation += 1;
-        let generation = self.web_generation;
-        let before = self.web.take();
-        let ended = async move {
-            if let Some(before) = before {
-                before.stop(true).await;
-            }
-        };
-        ctx.spawn(ended.into_actor(self).map(move |(), supervisor, ctx| {
-            let span = supervisor.span.clone();
-            let _entered = span.enter();
-            if generation == supervisor.web_generation {
-                supervisor.start_web(ctx);
-            }
-        }));
     }
 
     /// Notes a fault of the supervisor's own finding, or its end.
@@ -271,7 +243,10 @@ impl Supervisor {
         }
         if before.web != bootstrap.web {
             self.set_fault(Subject::Web(before.web.listen.clone()), None);
-            self.move_web(ctx);
+            match self.web.is_held() {
+                true => self.web.send(Stop::Quietly),
+                false => self.start_web(ctx),
+            }
         }
         self.watcher.send(Rebase(self.bootstrap.clone()));
         info!("bootstrap file read again");
@@ -310,9 +285,7 @@ impl Supervisor {
 
     fn end(&mut self) {
         self.clock.send(Stop::Quietly);
-        if let Some(handle) = self.web.take() {
-            actix::spawn(handle.stop(false));
-        }
+        self.web.send(Stop::WithGoodbye);
         info!("stopped");
         self.exit(run::EXIT_GOOD);
     }
@@ -341,6 +314,8 @@ impl Supervisor {
             senders: watcher.senders,
             tests: watcher.tests,
             alarms: self.alarm_status.alarms.clone(),
+            raised: self.alarm_status.raised,
+            silences: self.alarm_status.silences.clone(),
             sinks: self.alarm_status.sinks.clone(),
             restarts,
         };
@@ -452,6 +427,23 @@ impl Handler<AlarmFact> for Supervisor {
                 let wait = self.alarm.on_failure();
                 error!(?wait, "alarm actor failed, to be rebuilt");
                 ctx.run_later(wait, |supervisor, ctx| supervisor.unless_stopping(ctx, Self::start_alarm));
+            }
+        }
+    }
+}
+
+impl Handler<WebFact> for Supervisor {
+    type Result = ();
+    fn handle(&mut self, fact: WebFact, ctx: &mut Self::Context) {
+        let span = self.span.clone();
+        let _entered = span.enter();
+        match fact {
+            WebFact::Serving(_) => self.set_fault(Subject::Web(self.bootstrap.web.listen.clone()), None),
+            WebFact::Asked(request, reply) => self.alarm.send(Carry(request, reply)),
+            WebFact::Down(generation, problem) => {
+                if self.web.on_down(generation) && !self.stopping {
+                    self.on_web_down(problem, ctx);
+                }
             }
         }
     }

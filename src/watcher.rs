@@ -23,7 +23,7 @@ use crate::config::bootstrap::Bootstrap;
 use crate::config::difference::{Change, difference};
 use crate::config::findings::Finding;
 use crate::config::load::{Loaded, Loader};
-use crate::config::plan::{self, AlarmPlan, Names, Plan, SenderPlan};
+use crate::config::plan::{self, Names, Plan, SenderPlan};
 use crate::io::gauges::{Gauges, local_addresses};
 use crate::io::resolve::resolve;
 use crate::io::store::{self, Snapshot, Store, StoreEvent};
@@ -116,7 +116,7 @@ impl Watcher {
             loaded: None,
             names: KnownNames::default(),
             following: None,
-            running: Plan { alarms: AlarmPlan::of_bootstrap(&bootstrap.sink), ..Plan::default() },
+            running: Plan::of_bootstrap(&bootstrap.sink, &bootstrap.host),
             planned: false,
             possible: BTreeSet::new(),
             memory: beginning.memory,
@@ -603,7 +603,7 @@ impl Handler<Rebase> for Watcher {
         }
         match self.planned {
             true => self.replan(ctx),
-            false => self.running.alarms = AlarmPlan::of_bootstrap(&self.bootstrap.sink),
+            false => self.running = Plan::of_bootstrap(&self.bootstrap.sink, &self.bootstrap.host),
         }
         self.say_plan();
     }

@@ -1,7 +1,9 @@
 use super::*;
+use crate::config::plan::Plan;
 use crate::config::sinks::SinkConfig;
-use crate::pure::alarm::{Cause, Kind, Verdict, condition_change};
-use crate::pure::ledger::Parting;
+use crate::io::engine::{Engine, Role};
+use crate::pure::alarm::{Cause, Kind, Subject, Verdict, condition_change};
+use crate::pure::ledger::Assurance;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::timeout;
 
@@ -65,19 +67,23 @@ async fn a_sink_that_fails_comes_back_and_knows_what_it_told() {
     };
     let (sent, mut facts) = unbounded_channel();
     let alarm = Alarm::new(Setting {
-        agent: "a".into(),
-        config_server: "dir".into(),
+        identity: Identity {
+            agent: "a".into(),
+            config_server: "dir".into(),
+            page: "".into(),
+            engine: Engine::new(directory.path(), "a", Role::Agent),
+        },
+        plan: Plan::of_bootstrap(&[], "a").alarms,
         state_dir: directory.path().to_owned(),
         parent: Parent(sent).start().recipient(),
         generation: 1,
         greeted: BTreeSet::from([sink.receiver()]),
     })
     .start();
-    let mut plan = AlarmPlan {
-        sinks: vec![SinkPlan { config: sink, scope: Scope::All, parting: Parting::Clear, repeat: Vec::new() }],
-        ..AlarmPlan::default()
-    };
-    plan.hold_down = HoldDown { hold_down: Duration::ZERO, hold_down_max: Duration::ZERO };
+    let mut plan = Plan::of_bootstrap(&[sink], "a").alarms;
+    plan.sinks.retain(|sink| sink.config.name == "noc");
+    plan.sinks[0].manner.assurance = Assurance::Acknowledged;
+    plan.rules.damping.hold_down = Duration::ZERO;
     alarm.do_send(Tell(plan));
     let mut octets = [0; 2048];
     alarm.do_send(change(Verdict::Violated(Cause::Config("away".into()))));

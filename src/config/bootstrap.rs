@@ -110,11 +110,14 @@ pub enum Api {
 pub struct WebConfig {
     /// Address and port; empty: none.
     pub listen: String,
+    /// The token that whoever changes something has to show; left out: nobody can. Relative to the
+    /// file.
+    pub token_file: Option<PathBuf>,
 }
 
 impl Default for WebConfig {
     fn default() -> Self {
-        WebConfig { listen: "127.0.0.1:8650".to_owned() }
+        WebConfig { listen: "127.0.0.1:8650".to_owned(), token_file: None }
     }
 }
 
@@ -186,6 +189,12 @@ impl Bootstrap {
         bootstrap.state_dir = directory.join(&bootstrap.state_dir);
         if !bootstrap.store.path.as_os_str().is_empty() {
             bootstrap.store.path = directory.join(&bootstrap.store.path);
+        }
+        if let Some(path) = &mut bootstrap.web.token_file {
+            *path = directory.join(&path);
+        }
+        for (n, sink) in bootstrap.sink.iter_mut().enumerate() {
+            sink.place_paths(&format!("sink[{n}]"), Some(directory), findings);
         }
         bootstrap.apply(overrides);
         if bootstrap.host.is_empty() {

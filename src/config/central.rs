@@ -1,5 +1,6 @@
 //! The documents: `config`, `hosts/<host>` and `tests/<host>/<id>`.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -22,6 +23,8 @@ pub struct Global {
     pub defaults: TestDefaults,
     /// When alarms are raised, cleared and told.
     pub alarm: AlarmSettings,
+    /// When no alarms are raised.
+    pub maintenance: Vec<MaintenanceDocument>,
     /// Receivers of alarms, beside those in the host's own document.
     pub sinks: Vec<SinkConfig>,
 }
@@ -37,6 +40,7 @@ impl Default for Global {
             egregious_latency: EGREGIOUS_LATENCY,
             defaults: TestDefaults::default(),
             alarm: AlarmSettings::default(),
+            maintenance: Vec::new(),
             sinks: Vec::new(),
         }
     }
@@ -55,6 +59,9 @@ pub struct TestDefaults {
     /// See [`TestDocument::max_latency`].
     #[serde(with = "duration::optional")]
     pub max_latency: Option<Duration>,
+    /// See [`TestDocument::clear_latency`].
+    #[serde(with = "duration::optional")]
+    pub clear_latency: Option<Duration>,
     /// See [`TestDocument::wire`].
     pub wire: Option<Wire>,
 }
@@ -64,20 +71,56 @@ pub struct TestDefaults {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AlarmSettings {
-    /// So many bad samples in a row raise.
+    /// So many bad samples raise.
     pub raise_after: Option<u32>,
-    /// So many good samples in a row clear.
+    /// Out of so many; left out: as many, in a row.
+    pub raise_out_of: Option<u32>,
+    /// So many good samples clear.
     pub clear_after: Option<u32>,
+    /// Out of so many; left out: as many, in a row.
+    pub clear_out_of: Option<u32>,
     /// After a test begins, its silence is forgiven for so long.
     #[serde(with = "duration::optional")]
     pub startup_grace: Option<Duration>,
+    /// The silence of a sender that announced its stop is forgiven for so long.
+    #[serde(with = "duration::optional")]
+    pub max_pause: Option<Duration>,
     /// After a telling, the alarm is left alone for so long.
     #[serde(with = "duration::optional")]
     pub hold_down: Option<Duration>,
     /// While it keeps changing, `hold_down` doubles up to this.
     #[serde(with = "duration::optional")]
     pub hold_down_max: Option<Duration>,
-    /// A plain trap is sent again so long after; an empty list: never. Not for single tests.
+    /// So many changes within `flap_window` are told as flapping; 0: never.
+    pub flap_high: Option<u32>,
+    /// It is calm again once there are no more than so many.
+    pub flap_low: Option<u32>,
+    /// The time in which changes are counted.
+    #[serde(with = "duration::optional")]
+    pub flap_window: Option<Duration>,
+    /// Tests that share something are waited for so long. This and what follows is for a host or
+    /// the fleet, not for single tests.
+    #[serde(with = "duration::optional")]
+    pub group_wait: Option<Duration>,
+    /// So many of them make one alarm; 0: never.
+    pub group_min: Option<u32>,
+    /// If they are this share of all that share it.
+    pub group_ratio: Option<f64>,
+    /// More alarms that wait to be told are a storm; 0: never.
+    pub storm_on: Option<u32>,
+    /// Fewer changes a minute are calm.
+    #[serde(deserialize_with = "per_minute")]
+    pub storm_calm: Option<u32>,
+    /// A storm is summed up this often.
+    #[serde(with = "duration::optional")]
+    pub summary_interval: Option<Duration>,
+    /// Single alarms wait for its end no longer than this.
+    #[serde(with = "duration::optional")]
+    pub storm_hold_max: Option<Duration>,
+    /// An alarm that stands is told again this often; 0s: never.
+    #[serde(with = "duration::optional")]
+    pub renotify: Option<Duration>,
+    /// A plain trap is sent again so long after; an empty list: never.
     #[serde(with = "duration::list")]
     pub trap_repeat: Option<Vec<Duration>>,
 }
@@ -87,13 +130,94 @@ impl AlarmSettings {
     pub fn or(self, above: &AlarmSettings) -> AlarmSettings {
         AlarmSettings {
             raise_after: self.raise_after.or(above.raise_after),
+            // How many out of how many belong together.
+            raise_out_of: self.raise_out_of.or(above.raise_out_of.filter(|_| self.raise_after.is_none())),
             clear_after: self.clear_after.or(above.clear_after),
+            clear_out_of: self.clear_out_of.or(above.clear_out_of.filter(|_| self.clear_after.is_none())),
             startup_grace: self.startup_grace.or(above.startup_grace),
+            max_pause: self.max_pause.or(above.max_pause),
             hold_down: self.hold_down.or(above.hold_down),
             hold_down_max: self.hold_down_max.or(above.hold_down_max),
+            flap_high: self.flap_high.or(above.flap_high),
+            flap_low: self.flap_low.or(above.flap_low),
+            flap_window: self.flap_window.or(above.flap_window),
+            group_wait: self.group_wait.or(above.group_wait),
+            group_min: self.group_min.or(above.group_min),
+            group_ratio: self.group_ratio.or(above.group_ratio),
+            storm_on: self.storm_on.or(above.storm_on),
+            storm_calm: self.storm_calm.or(above.storm_calm),
+            summary_interval: self.summary_interval.or(above.summary_interval),
+            storm_hold_max: self.storm_hold_max.or(above.storm_hold_max),
+            renotify: self.renotify.or(above.renotify),
             trap_repeat: self.trap_repeat.or_else(|| above.trap_repeat.clone()),
         }
     }
+}
+
+/// `30` or `"30/min"`.
+fn per_minute<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    struct Visitor;
+    impl serde::de::Visitor<'_> for Visitor {
+        type Value = u32;
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("a number of changes a minute, such as 30 or \"30/min\"")
+        }
+        fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<u32, E> {
+            u32::try_from(number).map_err(|_| E::invalid_value(serde::de::Unexpected::Unsigned(number), &self))
+        }
+        fn visit_i64<E: serde::de::Error>(self, number: i64) -> Result<u32, E> {
+            u32::try_from(number).map_err(|_| E::invalid_value(serde::de::Unexpected::Signed(number), &self))
+        }
+        fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<u32, E> {
+            let number = text.trim().strip_suffix("/min").unwrap_or(text).trim().parse();
+            number.map_err(|_| E::invalid_value(serde::de::Unexpected::Str(text), &self))
+        }
+    }
+    struct PerMinute(u32);
+    impl<'de> Deserialize<'de> for PerMinute {
+        fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            deserializer.deserialize_any(Visitor).map(PerMinute)
+        }
+    }
+    let number: Option<PerMinute> = Option::deserialize(deserializer)?;
+    Ok(number.map(|number| number.0))
+}
+
+/// A window in which no alarms are raised. What was told before, and ends meanwhile, is told.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MaintenanceDocument {
+    /// For people.
+    pub comment: String,
+    /// Only alarms about these hosts; `*` stands for anything, also in `tags` and `tests`. Lists
+    /// that are left out match everything.
+    pub hosts: Vec<String>,
+    /// Only tests with one of these tags.
+    pub tags: Vec<String>,
+    /// Only tests with one of these ids or descriptions.
+    pub tests: Vec<String>,
+    /// Its begin: a date and time, or a time of day if it recurs.
+    pub from: String,
+    /// Its end, likewise.
+    pub to: String,
+    /// In which time zone, such as `Europe/Berlin`; left out: UTC.
+    pub time_zone: String,
+    /// It recurs: on these days of the week, by their begin; left out: every day.
+    pub days: Vec<Day>,
+}
+
+/// Days of the week.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "days of the week")]
+pub enum Day {
+    Mon,
+    Tue,
+    Wed,
+    Thu,
+    Fri,
+    Sat,
+    Sun,
 }
 
 /// `hosts/<host>`: for one host.
@@ -102,15 +226,25 @@ impl AlarmSettings {
 pub struct HostDocument {
     /// False: this host tests nothing.
     pub enabled: bool,
+    /// True: nothing about this host is an alarm, here and at the other ends of its tests.
+    pub drained: bool,
     /// For all tests of this host.
     pub alarm: AlarmSettings,
+    /// When nothing about this host is an alarm, here and at the other ends of its tests.
+    pub maintenance: Vec<MaintenanceDocument>,
     /// Receivers of this host's alarms.
     pub sinks: Vec<SinkConfig>,
 }
 
 impl Default for HostDocument {
     fn default() -> Self {
-        HostDocument { enabled: true, alarm: AlarmSettings::default(), sinks: Vec::new() }
+        HostDocument {
+            enabled: true,
+            drained: false,
+            alarm: AlarmSettings::default(),
+            maintenance: Vec::new(),
+            sinks: Vec::new(),
+        }
     }
 }
 
@@ -122,6 +256,8 @@ pub struct TestDocument {
     pub id: String,
     /// For people.
     pub description: String,
+    /// What this test has in common with others.
+    pub tags: BTreeSet<String>,
     /// False: not run.
     pub enabled: bool,
     /// The host that sends.
@@ -145,21 +281,38 @@ pub struct TestDocument {
     /// A one-way delay beyond this is an alarm.
     #[serde(with = "duration::optional")]
     pub max_latency: Option<Duration>,
+    /// Once it was, only a delay within this clears it; left out: `max_latency`.
+    #[serde(with = "duration::optional")]
+    pub clear_latency: Option<Duration>,
     /// Which probe is sent.
     pub wire: Option<Wire>,
     /// See [`AlarmSettings`].
     pub raise_after: Option<u32>,
     /// See [`AlarmSettings`].
+    pub raise_out_of: Option<u32>,
+    /// See [`AlarmSettings`].
     pub clear_after: Option<u32>,
+    /// See [`AlarmSettings`].
+    pub clear_out_of: Option<u32>,
     /// See [`AlarmSettings`].
     #[serde(with = "duration::optional")]
     pub startup_grace: Option<Duration>,
+    /// See [`AlarmSettings`].
+    #[serde(with = "duration::optional")]
+    pub max_pause: Option<Duration>,
     /// See [`AlarmSettings`].
     #[serde(with = "duration::optional")]
     pub hold_down: Option<Duration>,
     /// See [`AlarmSettings`].
     #[serde(with = "duration::optional")]
     pub hold_down_max: Option<Duration>,
+    /// See [`AlarmSettings`].
+    pub flap_high: Option<u32>,
+    /// See [`AlarmSettings`].
+    pub flap_low: Option<u32>,
+    /// See [`AlarmSettings`].
+    #[serde(with = "duration::optional")]
+    pub flap_window: Option<Duration>,
 }
 
 impl Default for TestDocument {
@@ -167,6 +320,7 @@ impl Default for TestDocument {
         TestDocument {
             id: String::new(),
             description: String::new(),
+            tags: BTreeSet::new(),
             enabled: true,
             from_host: String::new(),
             from: String::new(),
@@ -177,12 +331,19 @@ impl Default for TestDocument {
             send_every: None,
             expect_every: None,
             max_latency: None,
+            clear_latency: None,
             wire: None,
             raise_after: None,
+            raise_out_of: None,
             clear_after: None,
+            clear_out_of: None,
             startup_grace: None,
+            max_pause: None,
             hold_down: None,
             hold_down_max: None,
+            flap_high: None,
+            flap_low: None,
+            flap_window: None,
         }
     }
 }
@@ -192,11 +353,17 @@ impl TestDocument {
     pub fn alarm(&self) -> AlarmSettings {
         AlarmSettings {
             raise_after: self.raise_after,
+            raise_out_of: self.raise_out_of,
             clear_after: self.clear_after,
+            clear_out_of: self.clear_out_of,
             startup_grace: self.startup_grace,
+            max_pause: self.max_pause,
             hold_down: self.hold_down,
             hold_down_max: self.hold_down_max,
-            trap_repeat: None,
+            flap_high: self.flap_high,
+            flap_low: self.flap_low,
+            flap_window: self.flap_window,
+            ..AlarmSettings::default()
         }
     }
 }

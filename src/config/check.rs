@@ -138,10 +138,10 @@ impl Report {
             .iter()
             .map(|sink| Sink {
                 name: sink.config.name.clone(),
-                target: sink.config.describe(),
-                scope: sink.scope,
-                rate: sink.config.rate,
-                burst: sink.config.burst,
+                target: sink.config.describe(&self.host),
+                scope: sink.manner.scope,
+                rate: sink.manner.rate,
+                burst: sink.manner.burst,
             })
             .collect();
         self.packets_per_second_in = plan::packets_in(loaded, plan);

@@ -11,7 +11,8 @@ use super::central::{Global, HostDocument, Protocol, TestDocument, Wire};
 use super::duration;
 use super::findings::{Findings, Level};
 use super::read;
-use super::sinks::{Secret, SinkConfig, SinkKind, SnmpProfile};
+use super::secret::Secret;
+use super::sinks::{SinkConfig, SinkKind, SnmpProfile};
 
 /// The name of the sink that a host document's `SNMPServer` becomes.
 pub const SNMP_SERVER_SINK: &str = "snmp-server";
@@ -126,9 +127,9 @@ pub fn host(document: Value, findings: &mut Findings) -> HostDocument {
             sink.community = legacy.snmp_community;
         }
         if legacy.max_reports_per_second > 0.0 {
-            sink.rate = legacy.max_reports_per_second;
+            sink.rate = Some(legacy.max_reports_per_second);
         }
-        if let Err(problem) = sink.snmp_target() {
+        if let Err(problem) = sink.endpoint() {
             findings.error("SNMPServer", problem, "write host[:port]");
         }
         host.sinks.push(sink);
@@ -231,7 +232,7 @@ mod tests {
         assert!(is_host(&document));
         let host = host(document, &mut Findings::about("h"));
         assert_eq!(host.sinks[0].place(), "noc:162");
-        assert_eq!(host.sinks[0].rate, 5.0);
+        assert_eq!(host.sinks[0].rate, Some(5.0));
         assert_eq!(host.sinks[0].profile, SnmpProfile::Legacy);
     }
 }

@@ -1,6 +1,7 @@
 //! From the documents of a store to what is in force: the one load path of `run` and `check-config`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -9,10 +10,15 @@ use super::bootstrap::check_sinks;
 use super::central::{AlarmSettings, Global, HostDocument, TestDefaults, TestDocument};
 use super::findings::{Finding, Findings, Level};
 use super::legacy;
+use super::maintenance;
 use super::read::{self, Format};
+use super::receivers::Telling;
 use super::sinks::SinkConfig;
-use super::test::{Context, Test, check_intervals, hold_down, intervals};
-use crate::pure::ledger::HoldDown;
+use super::test::{Context, Test, check_intervals, damping, intervals};
+use crate::pure::condition::MOST_SAMPLES;
+use crate::pure::groups::GroupSettings;
+use crate::pure::ledger::Damping;
+use crate::pure::shelf::Window;
 use crate::pure::status::RejectedDocument;
 use crate::pure::test::TestId;
 
@@ -21,8 +27,11 @@ pub const GLOBAL_KEY: &str = "config";
 
 /// The key of a host's document.
 pub fn host_key(host: &str) -> String {
-    format!("hosts/{host}")
+    format!("{HOSTS_PREFIX}{host}")
 }
+
+/// What the keys of all hosts' documents start with.
+pub const HOSTS_PREFIX: &str = "hosts/";
 
 /// What the keys of a host's tests start with.
 pub fn tests_prefix(host: &str) -> String {
@@ -40,6 +49,8 @@ pub struct RawDocument {
     pub place: String,
     /// Why its text cannot be had, if it cannot.
     pub unreadable: Option<String>,
+    /// The directory that paths in it are relative to, if it is a file.
+    pub directory: Option<PathBuf>,
 }
 
 /// All documents that concern a host, by their keys below the prefix.
@@ -55,9 +66,15 @@ pub struct Loaded {
     /// Receivers that the documents name.
     pub sinks: Vec<SinkConfig>,
     /// For alarms that are not about one test.
-    pub hold_down: HoldDown,
-    /// When plain traps are sent again.
-    pub trap_repeat: Vec<Duration>,
+    pub damping: Damping,
+    /// When tests that share something make one alarm.
+    pub group: GroupSettings,
+    /// How receivers are told.
+    pub telling: Telling,
+    /// Windows of maintenance, of the fleet and of every host.
+    pub windows: Vec<Window>,
+    /// Hosts that are drained.
+    pub drained: BTreeSet<String>,
     /// The enabled tests.
     pub tests: BTreeMap<TestId, Test>,
     /// Everything that is wrong.
@@ -80,8 +97,7 @@ enum Good {
     Test(TestDocument),
 }
 
-/// A lost raise is made good within a minute, a lost repeat within five.
-pub const TRAP_REPEAT: [Duration; 2] = [Duration::from_secs(60), Duration::from_secs(300)];
+const GROUPS: GroupSettings = GroupSettings { group_wait: Duration::from_secs(5), group_min: 3, group_ratio: 0.8 };
 
 impl Loader {
     /// For this host.
@@ -94,17 +110,24 @@ impl Loader {
         self.last_good.retain(|key, _| documents.contains_key(key));
         let mut run = Run { findings: Vec::new(), rejected: Vec::new() };
 
-        let global = match self.read(GLOBAL_KEY, documents, &mut run, read_global) {
+        let directory = |key: &str| documents.get(key).and_then(|raw| raw.directory.clone());
+        let at = directory(GLOBAL_KEY);
+        let global = |value, findings: &mut Findings| read_global(value, at.as_deref(), findings);
+        let global = match self.read(GLOBAL_KEY, documents, &mut run, global) {
             Outcome::Good(Good::Global(global)) => global,
             Outcome::Absent => Global::default(),
             // Nothing good is known: better no tests than tests with settings nobody wrote.
             Outcome::Good(_) | Outcome::Bad => Global { enabled: false, ..Global::default() },
         };
         let host_name = self.host.clone();
-        let host = match self.read(&host_key(&host_name), documents, &mut run, read_host) {
+        let own_key = host_key(&host_name);
+        let at = directory(&own_key);
+        let own = |value, findings: &mut Findings| read_host(value, at.as_deref(), findings);
+        let host = match self.read(&own_key, documents, &mut run, own) {
             Outcome::Good(Good::Host(host)) => host,
             Outcome::Absent | Outcome::Good(_) | Outcome::Bad => HostDocument::default(),
         };
+        let (windows, drained) = self.shelving(&global, &host, documents);
 
         let context = Context { host_name: &host_name, global: &global, host: &host };
         let prefix = tests_prefix(&host_name);
@@ -148,12 +171,53 @@ impl Loader {
             config_version: global.version,
             enabled,
             sinks,
-            hold_down: hold_down(&alarm),
-            trap_repeat: alarm.trap_repeat.unwrap_or_else(|| TRAP_REPEAT.to_vec()),
+            damping: damping(&alarm),
+            group: GroupSettings {
+                group_wait: alarm.group_wait.unwrap_or(GROUPS.group_wait),
+                group_min: alarm.group_min.unwrap_or(GROUPS.group_min),
+                group_ratio: alarm.group_ratio.unwrap_or(GROUPS.group_ratio),
+            },
+            telling: Telling::of(&alarm),
+            windows,
+            drained,
             tests: if enabled { tests } else { BTreeMap::new() },
             findings: run.findings,
             rejected: run.rejected,
         }
+    }
+
+    /// What the fleet's and every host's document say of maintenance. What is wrong with another
+    /// host's document, that host says.
+    fn shelving(
+        &mut self,
+        global: &Global,
+        own: &HostDocument,
+        documents: &Documents,
+    ) -> (Vec<Window>, BTreeSet<String>) {
+        let mut nowhere = Findings::about("");
+        let mut windows = maintenance::windows(&global.maintenance, GLOBAL_KEY, None, &mut nowhere);
+        let mut drained = BTreeSet::new();
+        let hosts = documents.keys().filter_map(|key| key.strip_prefix(HOSTS_PREFIX));
+        let names: BTreeSet<String> = hosts.chain([self.host.as_str()]).map(str::to_owned).collect();
+        let mut aside = Run { findings: Vec::new(), rejected: Vec::new() };
+        for name in names {
+            let key = host_key(&name);
+            let other = match name == self.host {
+                true => Some(own.clone()),
+                false => {
+                    match self.read(&key, documents, &mut aside, |value, findings| read_host(value, None, findings)) {
+                        Outcome::Good(Good::Host(other)) => Some(other),
+                        Outcome::Absent | Outcome::Good(_) | Outcome::Bad => None,
+                    }
+                }
+            };
+            let Some(document) = other else { continue };
+            windows.extend(maintenance::windows(&document.maintenance, &key, Some(&name), &mut nowhere));
+            if document.drained {
+                drained.insert(name);
+            }
+        }
+        (windows, drained)
     }
 
     fn read(
@@ -207,14 +271,16 @@ impl Run {
     }
 }
 
-fn read_global(value: Value, findings: &mut Findings) -> Good {
-    let global = if legacy::is_global(&value) {
+fn read_global(value: Value, directory: Option<&Path>, findings: &mut Findings) -> Good {
+    let mut global = if legacy::is_global(&value) {
         legacy::global(value, findings)
     } else {
         read::typed(value, Level::Warning, findings)
     };
     check_alarm("alarm.", &global.alarm, findings);
+    place_sinks("sinks", &mut global.sinks, directory, findings);
     check_sinks("sinks", &global.sinks, findings);
+    maintenance::windows(&global.maintenance, "", None, findings);
     let defaults = &global.defaults;
     let intervals = intervals(defaults.send_every, defaults.expect_every, &TestDefaults::default());
     check_intervals("defaults.", defaults.send_every, intervals, defaults.max_latency, findings);
@@ -224,14 +290,16 @@ fn read_global(value: Value, findings: &mut Findings) -> Good {
     Good::Global(global)
 }
 
-fn read_host(value: Value, findings: &mut Findings) -> Good {
-    let host: HostDocument = if legacy::is_host(&value) {
+fn read_host(value: Value, directory: Option<&Path>, findings: &mut Findings) -> Good {
+    let mut host: HostDocument = if legacy::is_host(&value) {
         legacy::host(value, findings)
     } else {
         read::typed(value, Level::Warning, findings)
     };
     check_alarm("alarm.", &host.alarm, findings);
+    place_sinks("sinks", &mut host.sinks, directory, findings);
     check_sinks("sinks", &host.sinks, findings);
+    maintenance::windows(&host.maintenance, "", None, findings);
     Good::Host(host)
 }
 
@@ -246,11 +314,47 @@ fn read_test(value: Value, context: &Context<'_>, findings: &mut Findings) -> Go
     Good::Test(document)
 }
 
+/// Each flapping alarm remembers so many changes at each receiver.
+const MOST_FLAPS: u32 = 1000;
+
+fn place_sinks(field: &str, sinks: &mut [SinkConfig], directory: Option<&Path>, findings: &mut Findings) {
+    for (n, sink) in sinks.iter_mut().enumerate() {
+        sink.place_paths(&format!("{field}[{n}]"), directory, findings);
+    }
+}
+
 fn check_alarm(field: &str, alarm: &AlarmSettings, findings: &mut Findings) {
     for (name, value) in [("raise_after", alarm.raise_after), ("clear_after", alarm.clear_after)] {
         if value == Some(0) {
             findings.error(&format!("{field}{name}"), "zero samples cannot decide", "write 1 or more");
         }
+    }
+    for (name, of, least) in [
+        ("raise_out_of", alarm.raise_out_of, alarm.raise_after.unwrap_or(1)),
+        ("clear_out_of", alarm.clear_out_of, alarm.clear_after.unwrap_or(1)),
+    ] {
+        if of.is_some_and(|of| of < least || of > MOST_SAMPLES) {
+            let way_out = format!("write {least} to {MOST_SAMPLES}, or leave it out for samples in a row");
+            findings.error(&format!("{field}{name}"), "fewer than have to be bad or good, or too many", way_out);
+        }
+    }
+    if alarm.group_ratio.is_some_and(|ratio| !(ratio > 0.0 && ratio <= 1.0)) {
+        findings.error(
+            &format!("{field}group_ratio"),
+            "not a share",
+            "write a number above 0 and up to 1, such as 0.8",
+        );
+    }
+    if let (Some(high), Some(low)) = (alarm.flap_high, alarm.flap_low)
+        && high > 0
+        && low >= high
+    {
+        let way_out = "write fewer changes than flap_high";
+        findings.error(&format!("{field}flap_low"), "not below flap_high: it would never be calm", way_out);
+    }
+    if alarm.flap_high.is_some_and(|high| high > MOST_FLAPS) {
+        let way_out = format!("write {MOST_FLAPS} or less");
+        findings.error(&format!("{field}flap_high"), "too many changes to keep in mind", way_out);
     }
     let repeats = alarm.trap_repeat.as_deref().unwrap_or_default();
     if repeats.windows(2).any(|pair| pair[0] >= pair[1]) || repeats.first().is_some_and(|first| first.is_zero()) {

@@ -9,20 +9,25 @@ use std::time::Duration;
 use super::central::Wire;
 use super::endpoint::{Endpoint, EndpointHost, wildcard_of};
 use super::findings::{Finding, Findings};
-use super::load::{Loaded, TRAP_REPEAT};
-use super::sinks::{SinkConfig, SinkKind};
+use super::load::{Documents, Loaded, Loader};
+use super::receivers::{self, SinkPlan};
+use super::sinks::SinkConfig;
 use super::test::Test;
 use crate::pure::alarm::{AlarmKey, Cause, Kind, Subject};
 use crate::pure::condition::Thresholds;
 use crate::pure::expectation::Expected;
-use crate::pure::ledger::{HoldDown, Parting, Scope};
+use crate::pure::groups::Membership;
+use crate::pure::situation::Rules;
 use crate::pure::test::{TestFacts, TestId};
+
+/// Whoever tests once an hour is not kept waiting for a fresh sample.
+const LONGEST_FRESH: Duration = Duration::from_secs(60);
 
 /// What the names in the documents resolve to, or why they do not.
 pub type Names = BTreeMap<String, Result<Vec<IpAddr>, String>>;
 
 /// What this host does.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
     /// By the address that is bound.
     pub listeners: BTreeMap<SocketAddr, ListenerPlan>,
@@ -69,37 +74,8 @@ pub struct SenderPlan {
 pub struct AlarmPlan {
     /// The receivers.
     pub sinks: Vec<SinkPlan>,
-    /// For alarms that are not about one test.
-    pub hold_down: HoldDown,
-    /// For the alarms of tests.
-    pub hold_downs: BTreeMap<TestId, HoldDown>,
-}
-
-impl Default for AlarmPlan {
-    fn default() -> Self {
-        let hold_down = HoldDown { hold_down: Duration::from_secs(30), hold_down_max: Duration::from_secs(600) };
-        AlarmPlan { sinks: Vec::new(), hold_down, hold_downs: BTreeMap::new() }
-    }
-}
-
-/// One receiver.
-#[derive(Clone, Debug, PartialEq)]
-pub struct SinkPlan {
-    /// As configured.
-    pub config: SinkConfig,
-    /// What it is told.
-    pub scope: Scope,
-    /// What becomes of what it was told beyond that.
-    pub parting: Parting,
-    /// When what it was told is told again.
-    pub repeat: Vec<Duration>,
-}
-
-impl AlarmPlan {
-    /// Before any document is known: the bootstrap's sinks hear of everything.
-    pub fn of_bootstrap(sinks: &[SinkConfig]) -> Self {
-        AlarmPlan { sinks: choose_sinks(&[], sinks, &TRAP_REPEAT), ..AlarmPlan::default() }
-    }
+    /// What the documents say of alarms beside that.
+    pub rules: Rules,
 }
 
 /// The names that have to be resolved before these tests can be planned.
@@ -116,12 +92,21 @@ pub fn names_to_resolve(loaded: &Loaded, host: &str) -> BTreeSet<String> {
 /// Plans what `host` does.
 pub fn plan(loaded: &Loaded, names: &Names, host: &str, bootstrap_sinks: &[SinkConfig]) -> Plan {
     let mut plan = Plan {
+        listeners: BTreeMap::new(),
+        senders: BTreeMap::new(),
+        waiting: BTreeMap::new(),
         alarms: AlarmPlan {
-            sinks: choose_sinks(&loaded.sinks, bootstrap_sinks, &loaded.trap_repeat),
-            hold_down: loaded.hold_down,
-            hold_downs: loaded.tests.values().map(|test| (test.facts.id, test.hold_down)).collect(),
+            sinks: receivers::choose(&loaded.sinks, bootstrap_sinks, &loaded.telling),
+            rules: Rules {
+                damping: loaded.damping,
+                dampings: loaded.tests.values().map(|test| (test.facts.id, test.damping)).collect(),
+                group: loaded.group,
+                members: BTreeMap::new(),
+                windows: loaded.windows.clone(),
+                drained: loaded.drained.clone(),
+            },
         },
-        ..Plan::default()
+        faults: BTreeMap::new(),
     };
     for rejected in &loaded.rejected {
         let key = AlarmKey::new(Kind::Config, Subject::Document(rejected.document.clone()));
@@ -164,7 +149,9 @@ pub fn plan(loaded: &Loaded, names: &Names, host: &str, bootstrap_sinks: &[SinkC
     let bound: BTreeSet<SocketAddr> =
         receives.iter().map(|(_, listen)| *listen).chain(sends.iter().map(|(_, addresses)| addresses.from)).collect();
     for (test, listen) in receives {
-        let listener = plan.listeners.entry(covering(listen, &bound)).or_default();
+        let addr = covering(listen, &bound);
+        plan.alarms.rules.members.insert(test.facts.id, membership(test, addr));
+        let listener = plan.listeners.entry(addr).or_default();
         listener.names.insert(test.listen.to_string());
         listener.tests.insert(test.facts.id, expected(test));
     }
@@ -187,6 +174,11 @@ pub fn plan(loaded: &Loaded, names: &Names, host: &str, bootstrap_sinks: &[SinkC
 }
 
 impl Plan {
+    /// Before any document is known: the bootstrap's sinks hear of everything.
+    pub fn of_bootstrap(sinks: &[SinkConfig], host: &str) -> Self {
+        plan(&Loader::new(host).load(&Documents::new()), &Names::new(), host, sinks)
+    }
+
     /// Every alarm that can still be raised under this plan.
     pub fn possible_alarms(&self) -> BTreeSet<AlarmKey> {
         let mut possible: BTreeSet<AlarmKey> = self.faults.keys().cloned().collect();
@@ -235,6 +227,7 @@ impl Plan {
             | Subject::Source(_)
             | Subject::Name(_)
             | Subject::Document(_)
+            | Subject::Tag(_)
             | Subject::Web(_) => true,
         }
     }
@@ -309,42 +302,18 @@ fn expected(test: &Test) -> Expected {
         thresholds: test.thresholds,
         limits: test.limits,
         startup_grace: test.startup_grace,
+        max_pause: test.max_pause,
     }
 }
 
-/// The sink that is there if no other sink writes to the log.
-const OWN_LOG: &str = "log";
-
-/// The documents' sinks hear of everything. The bootstrap's do where the documents name none;
-/// where they do, they hear of the configuration's faults only.
-fn choose_sinks(documents: &[SinkConfig], bootstrap: &[SinkConfig], trap_repeat: &[Duration]) -> Vec<SinkPlan> {
-    let repeat = |config: &SinkConfig| match config.kind {
-        SinkKind::Log => Vec::new(),
-        SinkKind::Snmp => trap_repeat.to_vec(),
-    };
-    let scope = if documents.is_empty() { Scope::All } else { Scope::Config };
-    let named = documents.iter().map(|config| SinkPlan {
-        config: config.clone(),
-        scope: Scope::All,
-        parting: Parting::Clear,
-        repeat: repeat(config),
-    });
-    let first =
-        bootstrap.iter().filter(|sink| documents.iter().all(|document| document.name != sink.name)).map(|config| {
-            SinkPlan { config: config.clone(), scope, parting: parting(config, documents), repeat: repeat(config) }
-        });
-    // Whoever looks at this host looks into its log.
-    let own = SinkConfig { name: OWN_LOG.to_owned(), ..SinkConfig::default() };
-    let configured = documents.iter().chain(bootstrap).any(|sink| sink.kind == SinkKind::Log || sink.name == OWN_LOG);
-    let own = SinkPlan { config: own, scope: Scope::All, parting: Parting::Clear, repeat: Vec::new() };
-    named.chain(first).chain((!configured).then_some(own)).collect()
-}
-
-/// What becomes of what a sink has told when `others` tell instead.
-pub fn parting<'a>(sink: &SinkConfig, others: impl IntoIterator<Item = &'a SinkConfig>) -> Parting {
-    match others.into_iter().any(|other| other.tells_the_same_as(sink)) {
-        true => Parting::HandOver,
-        false => Parting::Clear,
+/// What a test that is received at `addr` shares with others.
+fn membership(test: &Test, addr: SocketAddr) -> Membership {
+    let ends = [Subject::Host(test.facts.from_host.clone()), Subject::Listener(addr.to_string())];
+    let samples = test.thresholds.raise_out_of.max(test.thresholds.clear_out_of).saturating_add(1);
+    Membership {
+        shares: ends.into_iter().chain(test.facts.tags.iter().cloned().map(Subject::Tag)).collect(),
+        fresh_after: test.expect_every.saturating_mul(samples).min(LONGEST_FRESH),
+        description: test.facts.description.clone(),
     }
 }
 

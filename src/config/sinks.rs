@@ -1,17 +1,36 @@
 //! A receiver of alarms, as the bootstrap file and the documents describe it.
 
 use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::duration;
 use super::endpoint::{Endpoint, EndpointHost};
 use super::findings::Findings;
+use super::secret::{Secret, SecretSource, place_path};
 
 /// The port of SNMP notifications (RFC 3417).
 pub const SNMP_TRAP_PORT: u16 = 162;
+/// Ports of syslog, plain and with TLS (RFC 5426, RFC 5425).
+const SYSLOG_PORT: u16 = 514;
+const SYSLOG_TLS_PORT: u16 = 6514;
+/// Ports of mail, between servers, by users, and with TLS from the start.
+const SMTP_PORT: u16 = 25;
+const SUBMISSION_PORT: u16 = 587;
+const SUBMISSIONS_PORT: u16 = 465;
 
 /// Less than one message in a thousand seconds tells nobody anything in time.
 const MIN_RATE: f64 = 0.001;
+/// A trap receiver of the usual kind takes this without loss.
+const RATE: (f64, u32) = (10.0, 50);
+/// A person does not read more mail than this.
+const MAIL_RATE: (f64, u32) = (1.0 / 30.0, 10);
+/// An engine id of SNMP has 5 to 32 octets (RFC 3411 section 5).
+const ENGINE_ID_OCTETS: std::ops::RangeInclusive<usize> = 5..=32;
+/// Enterprise 50255 with the mark for "an enterprise's own", then "text follows" (RFC 3411 section 5).
+const ENGINE_ID_START: [u8; 5] = [0x80, 0x00, 0xc4, 0x4f, 4];
 
 /// One sink. Fields that its kind does not know must not be set.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -21,20 +40,67 @@ pub struct SinkConfig {
     pub name: String,
     /// What it is.
     pub kind: SinkKind,
-    /// `host[:port]` of an SNMP receiver.
+    /// `host[:port]` of a receiver of SNMP, syslog or mail.
     pub target: String,
     /// SNMP version.
     pub version: SnmpVersion,
-    /// SNMP community.
+    /// SNMPv2c community.
     pub community: Secret,
     /// Trap or inform.
     pub mode: SnmpMode,
     /// Which notifications and varbinds.
     pub profile: SnmpProfile,
+    /// SNMPv3 user, or user of the mail server.
+    pub user: String,
+    /// How SNMPv3 messages are signed.
+    pub auth_protocol: Option<AuthProtocol>,
+    /// The password that they are signed with.
+    pub auth_password_file: Option<PathBuf>,
+    /// The same in the environment.
+    pub auth_password_env: Option<String>,
+    /// How SNMPv3 messages are encrypted.
+    pub privacy_protocol: Option<PrivacyProtocol>,
+    /// The password that they are encrypted with.
+    pub privacy_password_file: Option<PathBuf>,
+    /// The same in the environment.
+    pub privacy_password_env: Option<String>,
+    /// The SNMPv3 engine id, in hex; left out: made of the host's name.
+    pub engine_id: Option<String>,
+    /// How long an answer may take.
+    #[serde(with = "duration::optional")]
+    pub timeout: Option<Duration>,
+    /// How often an inform is sent again that nobody answers.
+    pub retries: u32,
+    /// URL of an Alertmanager (its base) or of a webhook.
+    pub url: String,
+    /// What webhooks are signed with.
+    pub secret_file: Option<PathBuf>,
+    /// The same in the environment.
+    pub secret_env: Option<String>,
+    /// Bearer token for an Alertmanager or a webhook.
+    pub token_file: Option<PathBuf>,
+    /// The same in the environment.
+    pub token_env: Option<String>,
+    /// How syslog and mail travel.
+    pub transport: Option<Transport>,
+    /// Who signs the certificate of a server; left out: whom this host trusts.
+    pub ca_file: Option<PathBuf>,
+    /// Whom mail is from.
+    pub from: String,
+    /// Whom mail is for.
+    pub to: Vec<String>,
+    /// Password of the mail server's user.
+    pub password_file: Option<PathBuf>,
+    /// The same in the environment.
+    pub password_env: Option<String>,
+    /// A program and its arguments; there is no shell.
+    pub command: Vec<String>,
+    /// So many of it at once.
+    pub parallel: u32,
     /// Messages per second.
-    pub rate: f64,
+    pub rate: Option<f64>,
     /// Messages at once.
-    pub burst: u32,
+    pub burst: Option<u32>,
 }
 
 impl Default for SinkConfig {
@@ -44,127 +110,426 @@ impl Default for SinkConfig {
             kind: SinkKind::Log,
             target: String::new(),
             version: SnmpVersion::V2c,
-            community: Secret("public".to_owned()),
+            community: Secret::new("public"),
             mode: SnmpMode::Trap,
             profile: SnmpProfile::Standard,
-            rate: 10.0,
-            burst: 50,
+            user: String::new(),
+            auth_protocol: None,
+            auth_password_file: None,
+            auth_password_env: None,
+            privacy_protocol: None,
+            privacy_password_file: None,
+            privacy_password_env: None,
+            engine_id: None,
+            timeout: None,
+            retries: 2,
+            url: String::new(),
+            secret_file: None,
+            secret_env: None,
+            token_file: None,
+            token_env: None,
+            transport: None,
+            ca_file: None,
+            from: String::new(),
+            to: Vec::new(),
+            password_file: None,
+            password_env: None,
+            command: Vec::new(),
+            parallel: 4,
+            rate: None,
+            burst: None,
         }
     }
 }
 
-/// Kinds of sinks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SinkKind {
-    /// This agent's own log.
-    Log,
-    /// SNMP notifications.
-    Snmp,
+macro_rules! words {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $word:literal),+ $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+        pub enum $name {
+            $($(#[$variant_doc])* #[serde(rename = $word)] $variant,)+
+        }
+
+        impl $name {
+            /// As documents write it.
+            pub fn as_str(self) -> &'static str {
+                match self { $($name::$variant => $word),+ }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+    };
 }
 
-/// SNMP versions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SnmpVersion {
-    /// SNMPv2c, RFC 1901.
-    V2c,
-}
-
-/// How SNMP notifications are sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SnmpMode {
-    /// Not acknowledged.
-    Trap,
-}
-
-/// Which notifications and varbinds are sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SnmpProfile {
-    /// Those of PEERPAIR-MIB.
-    Standard,
-    /// Those of the original of 2017.
-    Legacy,
-    /// The original's notification and varbinds, followed by PEERPAIR-MIB's varbinds.
-    Both,
-}
-
-impl fmt::Display for SnmpProfile {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            SnmpProfile::Standard => "standard",
-            SnmpProfile::Legacy => "legacy",
-            SnmpProfile::Both => "both",
-        })
+words! {
+    /// Kinds of sinks.
+    SinkKind {
+        /// This agent's own log.
+        Log = "log",
+        /// SNMP notifications.
+        Snmp = "snmp",
+        /// Prometheus' Alertmanager, its API v2.
+        Alertmanager = "alertmanager",
+        /// HTTP POST in the JSON of Alertmanager's webhooks, version 4.
+        Webhook = "webhook",
+        /// RFC 5424, with the alarm element of RFC 5674.
+        Syslog = "syslog",
+        /// Mail.
+        Email = "email",
+        /// A program that is given JSON.
+        Exec = "exec",
     }
 }
 
-/// A secret: it never shows itself.
-#[derive(Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(transparent)]
-pub struct Secret(String);
-
-impl Secret {
-    /// From a text.
-    pub fn new(text: impl Into<String>) -> Self {
-        Secret(text.into())
-    }
-
-    /// The secret itself, for the one place that needs it.
-    pub fn reveal(&self) -> &str {
-        &self.0
+words! {
+    /// SNMP versions.
+    SnmpVersion {
+        /// SNMPv2c, RFC 1901.
+        V2c = "v2c",
+        /// SNMPv3 with USM, RFC 3414.
+        V3 = "v3",
     }
 }
 
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
+words! {
+    /// How SNMP notifications are sent.
+    SnmpMode {
+        /// Not acknowledged.
+        Trap = "trap",
+        /// Acknowledged.
+        Inform = "inform",
+    }
+}
+
+words! {
+    /// Which notifications and varbinds are sent.
+    SnmpProfile {
+        /// Those of PEERPAIR-MIB.
+        Standard = "standard",
+        /// Those of the original of 2017.
+        Legacy = "legacy",
+        /// The original's notification and varbinds, followed by PEERPAIR-MIB's varbinds.
+        Both = "both",
+    }
+}
+
+words! {
+    /// How SNMPv3 messages are signed (RFC 3414, RFC 7860).
+    AuthProtocol {
+        /// HMAC-SHA-1-96.
+        Sha1 = "sha1",
+        /// HMAC-192-SHA-256.
+        Sha256 = "sha256",
+        /// HMAC-384-SHA-512.
+        Sha512 = "sha512",
+    }
+}
+
+words! {
+    /// How SNMPv3 messages are encrypted (RFC 3826).
+    PrivacyProtocol {
+        /// AES-128 in CFB.
+        Aes128 = "aes128",
+        /// AES-256 in CFB, with the usual key extension where the hash is short.
+        Aes256 = "aes256",
+    }
+}
+
+words! {
+    /// How syslog and mail travel.
+    Transport {
+        /// In datagrams; syslog only.
+        Udp = "udp",
+        /// In a stream.
+        Tcp = "tcp",
+        /// In a stream that is made secure after a word; mail only.
+        Starttls = "starttls",
+        /// In a secure stream.
+        Tls = "tls",
     }
 }
 
 impl SinkConfig {
+    /// Messages per second, and at once.
+    pub fn pace(&self) -> (f64, u32) {
+        let (rate, burst) = if self.kind == SinkKind::Email { MAIL_RATE } else { RATE };
+        (self.rate.unwrap_or(rate), self.burst.unwrap_or(burst))
+    }
+
+    /// How long an answer may take.
+    pub fn answer_within(&self) -> Duration {
+        let (inform, others) = (Duration::from_secs(2), Duration::from_secs(10));
+        self.timeout.unwrap_or(if self.kind == SinkKind::Snmp { inform } else { others })
+    }
+
+    /// How syslog or mail travels.
+    pub fn transport(&self) -> Transport {
+        match (self.transport, self.kind) {
+            (Some(transport), _) => transport,
+            (None, SinkKind::Email) => Transport::Starttls,
+            (None, _) => Transport::Udp,
+        }
+    }
+
+    /// Makes the paths in it relative to the directory of the document that it stands in.
+    pub fn place_paths(&mut self, field: &str, directory: Option<&Path>, findings: &mut Findings) {
+        let paths = [
+            ("auth_password_file", &mut self.auth_password_file),
+            ("privacy_password_file", &mut self.privacy_password_file),
+            ("secret_file", &mut self.secret_file),
+            ("token_file", &mut self.token_file),
+            ("ca_file", &mut self.ca_file),
+            ("password_file", &mut self.password_file),
+        ];
+        for (name, path) in paths {
+            if let Some(path) = path {
+                place_path(path, directory, &format!("{field}.{name}"), findings);
+            }
+        }
+    }
+
     /// What is wrong with it, at `field` of its document.
     pub fn check(&self, field: &str, findings: &mut Findings) {
         if self.name.is_empty() {
             findings.error(&format!("{field}.name"), "a sink without a name", "give it one, such as \"noc\"");
         }
-        if !(self.rate.is_finite() && self.rate >= MIN_RATE) {
+        let (rate, burst) = self.pace();
+        if !(rate.is_finite() && rate >= MIN_RATE) {
             let way_out = "write messages per second, such as 10, or 0.1 for one in ten seconds";
             findings.error(&format!("{field}.rate"), "zero, negative or next to nothing", way_out);
         }
-        if self.burst == 0 {
+        if burst == 0 {
             findings.error(&format!("{field}.burst"), "zero would send nothing ever", "write 1 or more");
         }
+        if self.timeout.is_some_and(|timeout| timeout.is_zero()) {
+            findings.error(&format!("{field}.timeout"), "zero", "write a time such as \"2s\"");
+        }
+        self.check_fields_of_other_kinds(field, findings);
         match self.kind {
             SinkKind::Log => {}
-            SinkKind::Snmp => match self.snmp_target() {
-                Ok(target) if target.is_wildcard() => {
-                    findings.error(
-                        &format!("{field}.target"),
-                        "no receiver named",
-                        "write its address, such as \"127.0.0.1:162\"",
-                    );
+            SinkKind::Snmp => {
+                self.check_target(field, SNMP_TRAP_PORT, findings);
+                self.check_usm(field, findings);
+            }
+            SinkKind::Syslog => {
+                self.check_target(field, SYSLOG_PORT, findings);
+                if self.transport() == Transport::Starttls {
+                    findings.error(&format!("{field}.transport"), "not for syslog", "write udp, tcp or tls");
                 }
-                Ok(_) => {}
-                Err(problem) => {
-                    findings.error(&format!("{field}.target"), problem, "write host:port, such as \"127.0.0.1:162\"");
+            }
+            SinkKind::Alertmanager | SinkKind::Webhook => self.check_url(field, findings),
+            SinkKind::Email => self.check_mail(field, findings),
+            SinkKind::Exec => {
+                if self.command.first().is_none_or(|program| !program.starts_with('/')) {
+                    let way_out =
+                        "write the program's absolute path and its arguments: [\"/usr/local/bin/page\", \"--db\"]";
+                    findings.error(&format!("{field}.command"), "no program named by its absolute path", way_out);
                 }
-            },
+                if self.parallel == 0 {
+                    findings.error(&format!("{field}.parallel"), "zero would run nothing ever", "write 1 or more");
+                }
+            }
         }
+    }
+
+    fn check_target(&self, field: &str, port: u16, findings: &mut Findings) {
+        let place = format!("{field}.target");
+        let way_out = format!("write host:port, such as \"127.0.0.1:{port}\"");
+        match self.endpoint() {
+            Ok(target) if target.is_wildcard() => findings.error(&place, "no receiver named", way_out),
+            Ok(_) => {}
+            Err(problem) => findings.error(&place, problem, way_out),
+        }
+    }
+
+    fn check_usm(&self, field: &str, findings: &mut Findings) {
+        if self.version == SnmpVersion::V2c {
+            return;
+        }
+        if self.user.is_empty() {
+            findings.error(&format!("{field}.user"), "SNMPv3 without a user", "write the user that the receiver knows");
+        }
+        if let Some(engine_id) = &self.engine_id
+            && hex(engine_id).is_none_or(|octets| !ENGINE_ID_OCTETS.contains(&octets.len()))
+        {
+            let way_out = "write 5 to 32 octets in hex, such as \"8000c44f04686f73742d62\", or leave it out";
+            findings.error(&format!("{field}.engine_id"), "no engine id", way_out);
+        }
+        for (name, protocol, password) in [
+            ("auth", self.auth_protocol.is_some(), self.auth_password().is_some()),
+            ("privacy", self.privacy_protocol.is_some(), self.privacy_password().is_some()),
+        ] {
+            if protocol != password {
+                let (missing, there) = if protocol { ("password_file", "protocol") } else { ("protocol", "password") };
+                let problem = format!("missing, though {name}_{there} is set");
+                findings.error(&format!("{field}.{name}_{missing}"), problem, "write both or neither");
+            }
+        }
+        if self.privacy_protocol.is_some() && self.auth_protocol.is_none() {
+            let problem = "encrypted but not signed: SNMPv3 has no such level";
+            findings.error(&format!("{field}.auth_protocol"), problem, "add auth_protocol and its password");
+        }
+    }
+
+    fn check_url(&self, field: &str, findings: &mut Findings) {
+        let url = reqwest::Url::parse(&self.url);
+        let good = url.is_ok_and(|url| ["http", "https"].contains(&url.scheme()) && url.host().is_some());
+        if !good {
+            let way_out = "write its URL, such as \"http://127.0.0.1:9093\"";
+            findings.error(&format!("{field}.url"), "not an http or https URL", way_out);
+        }
+    }
+
+    fn check_mail(&self, field: &str, findings: &mut Findings) {
+        self.check_target(field, self.port(), findings);
+        if self.transport() == Transport::Udp {
+            findings.error(&format!("{field}.transport"), "not for mail", "write starttls, tls or tcp");
+        }
+        let is_address = |text: &str| text.parse::<lettre::message::Mailbox>().is_ok();
+        if !is_address(&self.from) {
+            findings.error(&format!("{field}.from"), "no mail address", "write one, such as \"peerpair@example.org\"");
+        }
+        if self.to.is_empty() || self.to.iter().any(|address| !is_address(address)) {
+            let way_out = "write a list of them, such as [\"noc@example.org\"]";
+            findings.error(&format!("{field}.to"), "no mail addresses", way_out);
+        }
+        if self.user.is_empty() != self.password().is_none() {
+            findings.error(
+                &format!("{field}.password_file"),
+                "a user and its password go together",
+                "write both or neither",
+            );
+        }
+    }
+
+    fn check_fields_of_other_kinds(&self, field: &str, findings: &mut Findings) {
+        use SinkKind::{Alertmanager, Email, Exec, Snmp, Syslog, Webhook};
+        let default = SinkConfig::default();
+        let fields: [(&str, bool, &[SinkKind]); 23] = [
+            ("target", self.target != default.target, &[Snmp, Syslog, Email]),
+            ("version", self.version != default.version, &[Snmp]),
+            ("community", self.community != default.community, &[Snmp]),
+            ("mode", self.mode != default.mode, &[Snmp]),
+            ("profile", self.profile != default.profile, &[Snmp]),
+            ("user", !self.user.is_empty(), &[Snmp, Email]),
+            ("auth_protocol", self.auth_protocol.is_some(), &[Snmp]),
+            ("auth_password_file", self.auth_password().is_some(), &[Snmp]),
+            ("privacy_protocol", self.privacy_protocol.is_some(), &[Snmp]),
+            ("privacy_password_file", self.privacy_password().is_some(), &[Snmp]),
+            ("engine_id", self.engine_id.is_some(), &[Snmp]),
+            ("timeout", self.timeout.is_some(), &[Snmp, Alertmanager, Webhook, Syslog, Email, Exec]),
+            ("retries", self.retries != default.retries, &[Snmp]),
+            ("url", !self.url.is_empty(), &[Alertmanager, Webhook]),
+            ("secret_file", self.secret().is_some(), &[Webhook]),
+            ("token_file", self.token().is_some(), &[Alertmanager, Webhook]),
+            ("transport", self.transport.is_some(), &[Syslog, Email]),
+            ("ca_file", self.ca_file.is_some(), &[Alertmanager, Webhook, Syslog, Email]),
+            ("from", !self.from.is_empty(), &[Email]),
+            ("to", !self.to.is_empty(), &[Email]),
+            ("password_file", self.password().is_some(), &[Email]),
+            ("command", !self.command.is_empty(), &[Exec]),
+            ("parallel", self.parallel != default.parallel, &[Exec]),
+        ];
+        for (name, set, kinds) in fields {
+            if set && !kinds.contains(&self.kind) {
+                let kinds = kinds.iter().map(|kind| kind.as_str()).collect::<Vec<_>>().join(" or ");
+                let problem = format!("a sink of kind {} has no such field; it is for {kinds}", self.kind);
+                findings.error(&format!("{field}.{name}"), problem, "remove it, or correct the kind");
+            }
+        }
+    }
+
+    /// The password that SNMPv3 messages are signed with.
+    pub fn auth_password(&self) -> Option<SecretSource<'_>> {
+        SecretSource::of(self.auth_password_file.as_ref(), self.auth_password_env.as_ref())
+    }
+
+    /// The password that SNMPv3 messages are encrypted with.
+    pub fn privacy_password(&self) -> Option<SecretSource<'_>> {
+        SecretSource::of(self.privacy_password_file.as_ref(), self.privacy_password_env.as_ref())
+    }
+
+    /// What webhooks are signed with.
+    pub fn secret(&self) -> Option<SecretSource<'_>> {
+        SecretSource::of(self.secret_file.as_ref(), self.secret_env.as_ref())
+    }
+
+    /// The bearer token.
+    pub fn token(&self) -> Option<SecretSource<'_>> {
+        SecretSource::of(self.token_file.as_ref(), self.token_env.as_ref())
+    }
+
+    /// The password of the mail server's user.
+    pub fn password(&self) -> Option<SecretSource<'_>> {
+        SecretSource::of(self.password_file.as_ref(), self.password_env.as_ref())
+    }
+
+    /// All the secrets that it needs.
+    pub fn secrets(&self) -> impl Iterator<Item = SecretSource<'_>> {
+        let all = [self.auth_password(), self.privacy_password(), self.secret(), self.token(), self.password()];
+        all.into_iter().flatten()
+    }
+
+    /// The SNMPv3 engine id of traps from `host`.
+    pub fn engine_id(&self, host: &str) -> Vec<u8> {
+        let own = self.engine_id.as_ref().and_then(|engine_id| hex(engine_id));
+        own.unwrap_or_else(|| {
+            let most = ENGINE_ID_OCTETS.end() - ENGINE_ID_START.len();
+            ENGINE_ID_START.iter().chain(host.as_bytes().iter().take(most)).copied().collect()
+        })
     }
 
     /// The receiver's address; the port may be left out.
-    pub fn snmp_target(&self) -> Result<Endpoint, String> {
-        target_with_port(&self.target, SNMP_TRAP_PORT)
+    pub fn endpoint(&self) -> Result<Endpoint, String> {
+        target_with_port(&self.target, self.port())
     }
 
-    /// What it is and where, for people.
-    pub fn describe(&self) -> String {
+    fn port(&self) -> u16 {
+        match (self.kind, self.transport()) {
+            (SinkKind::Syslog, Transport::Tls) => SYSLOG_TLS_PORT,
+            (SinkKind::Syslog, _) => SYSLOG_PORT,
+            (SinkKind::Email, Transport::Tls) => SUBMISSIONS_PORT,
+            (SinkKind::Email, Transport::Starttls) => SUBMISSION_PORT,
+            (SinkKind::Email, _) => SMTP_PORT,
+            _ => SNMP_TRAP_PORT,
+        }
+    }
+
+    /// What it is and where, for people. `host` is the agent's.
+    pub fn describe(&self, host: &str) -> String {
+        let place = self.place();
         match self.kind {
             SinkKind::Log => "this agent's log".to_owned(),
-            SinkKind::Snmp => format!("SNMPv2c trap to {} ({})", self.place(), self.profile),
+            SinkKind::Snmp => {
+                let security = match (self.version, self.auth_protocol, self.privacy_protocol) {
+                    (SnmpVersion::V2c, _, _) => String::new(),
+                    (SnmpVersion::V3, auth, privacy) => {
+                        let level = match (auth, privacy) {
+                            (None, _) => "noAuthNoPriv".to_owned(),
+                            (Some(auth), None) => format!("authNoPriv {auth}"),
+                            (Some(auth), Some(privacy)) => format!("authPriv {auth} {privacy}"),
+                        };
+                        let octets = self.engine_id(host);
+                        let octets: String = octets.iter().map(|octet| format!("{octet:02x}")).collect();
+                        // An inform goes by the receiver's engine id.
+                        let engine = match self.mode {
+                            SnmpMode::Trap => format!(", engine id {octets}"),
+                            SnmpMode::Inform => String::new(),
+                        };
+                        format!(", user {}, {level}{engine}", self.user)
+                    }
+                };
+                format!("SNMP{} {} to {place} ({}){security}", self.version, self.mode, self.profile)
+            }
+            SinkKind::Alertmanager => format!("Alertmanager {place}"),
+            SinkKind::Webhook => format!("webhook {place}{}", if self.secret().is_some() { ", signed" } else { "" }),
+            SinkKind::Syslog => format!("syslog to {place} over {}", self.transport()),
+            SinkKind::Email => format!("mail to {} by {place} ({})", self.to.join(", "), self.transport()),
+            SinkKind::Exec => format!("program {place}"),
         }
     }
 
@@ -172,27 +537,53 @@ impl SinkConfig {
     pub fn place(&self) -> String {
         match self.kind {
             SinkKind::Log => "log".to_owned(),
-            SinkKind::Snmp => self.snmp_target().map_or_else(|_| self.target.clone(), |target| target.to_string()),
+            SinkKind::Snmp | SinkKind::Syslog | SinkKind::Email => {
+                self.endpoint().map_or_else(|_| self.target.clone(), |target| target.to_string())
+            }
+            SinkKind::Alertmanager | SinkKind::Webhook => without_credentials(&self.url),
+            SinkKind::Exec => self.command.first().cloned().unwrap_or_default(),
         }
     }
 
     /// Who is told: sinks with the same one have told the same.
     pub fn receiver(&self) -> String {
-        format!("{} {} {} {}", self.name, self.kind_name(), self.place(), self.profile)
+        format!("{} {} {} {}{}", self.name, self.kind, self.place(), self.profile, self.further())
     }
 
     /// Whether both speak to the same receiver in the same terms.
     pub fn tells_the_same_as(&self, other: &SinkConfig) -> bool {
-        (self.kind, self.place(), self.profile) == (other.kind, other.place(), other.profile)
+        (self.kind, self.place(), self.profile, self.further())
+            == (other.kind, other.place(), other.profile, other.further())
     }
 
-    /// Its kind, as documents write it.
-    pub fn kind_name(&self) -> &'static str {
+    /// Who is meant behind the place.
+    fn further(&self) -> String {
         match self.kind {
-            SinkKind::Log => "log",
-            SinkKind::Snmp => "snmp",
+            SinkKind::Email => format!(" {}", self.to.join(",")),
+            SinkKind::Exec => format!(" {}", self.command.join(" ")),
+            SinkKind::Log | SinkKind::Snmp | SinkKind::Alertmanager | SinkKind::Webhook | SinkKind::Syslog => {
+                String::new()
+            }
         }
     }
+}
+
+/// A URL may carry a password, or a token in what is asked for.
+fn without_credentials(url: &str) -> String {
+    match reqwest::Url::parse(url) {
+        Ok(url) => {
+            format!("{}://{}{}", url.scheme(), url.authority().rsplit('@').next().unwrap_or_default(), url.path())
+        }
+        Err(_) => "a URL that cannot be read".to_owned(),
+    }
+}
+
+fn hex(text: &str) -> Option<Vec<u8>> {
+    let text = text.strip_prefix("0x").unwrap_or(text);
+    if !text.is_ascii() || !text.len().is_multiple_of(2) {
+        return None;
+    }
+    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).ok()).collect()
 }
 
 fn target_with_port(text: &str, port: u16) -> Result<Endpoint, String> {
@@ -220,8 +611,50 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_never_shows_itself() {
-        let sink = SinkConfig { community: Secret::new("hidden"), ..SinkConfig::default() };
-        assert!(!format!("{sink:?}").contains("hidden"));
+    fn the_engine_id_is_made_of_the_hosts_name() {
+        let sink = SinkConfig::default();
+        let hex = |octets: Vec<u8>| octets.iter().map(|octet| format!("{octet:02x}")).collect::<String>();
+        assert_eq!(hex(sink.engine_id("host-b")), "8000c44f04686f73742d62");
+        assert_eq!(sink.engine_id(&"long".repeat(20)).len(), 32);
+        let own = SinkConfig { engine_id: Some("0x8000000001020304".into()), ..sink };
+        assert_eq!(hex(own.engine_id("host-b")), "8000000001020304");
+    }
+
+    #[test]
+    fn a_url_shows_no_credentials() {
+        let place =
+            |url: &str| SinkConfig { kind: SinkKind::Webhook, url: url.into(), ..SinkConfig::default() }.place();
+        assert_eq!(place("https://me:hidden@hook.example:9/a/b?token=hidden"), "https://hook.example:9/a/b");
+        assert!(!place("http//hidden@x").contains("hidden"));
+    }
+
+    #[test]
+    fn what_a_kind_does_not_know_must_not_be_set() {
+        let sink: SinkConfig = toml::from_str(
+            "name = \"x\"\nkind = \"webhook\"\nurl = \"ftp://x\"\ntarget = \"noc\"\nparallel = 3\nprivacy_password_env = \"P\"\n",
+        )
+        .unwrap();
+        let mut findings = Findings::about("x.toml");
+        sink.check("sink[0]", &mut findings);
+        insta::assert_snapshot!(findings.into_vec().iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"));
+    }
+
+    #[test]
+    fn security_levels_of_v3() {
+        let check = |text: &str| {
+            let text = format!("name = \"x\"\nkind = \"snmp\"\ntarget = \"noc\"\nversion = \"v3\"\n{text}");
+            let sink: SinkConfig = toml::from_str(&text).unwrap();
+            let mut findings = Findings::about("x.toml");
+            sink.check("sink[0]", &mut findings);
+            let found: Vec<_> = findings.into_vec().iter().map(|finding| finding.place.clone()).collect();
+            found
+        };
+        assert_eq!(check("user = \"u\""), [""; 0]);
+        assert_eq!(check(""), ["x.toml: sink[0].user"]);
+        assert_eq!(check("user = \"u\"\nauth_protocol = \"sha1\"\nauth_password_file = \"a\""), [""; 0]);
+        assert_eq!(check("user = \"u\"\nauth_protocol = \"sha1\""), ["x.toml: sink[0].auth_password_file"]);
+        let private = "user = \"u\"\nprivacy_protocol = \"aes256\"\nprivacy_password_file = \"p\"";
+        assert_eq!(check(private), ["x.toml: sink[0].auth_protocol"]);
+        assert_eq!(check("user = \"u\"\nengine_id = \"8000\""), ["x.toml: sink[0].engine_id"]);
     }
 }

@@ -9,7 +9,7 @@ use super::endpoint::{Endpoint, EndpointError, EndpointHost};
 use super::findings::Findings;
 use crate::pure::clock_error::DelayLimits;
 use crate::pure::condition::Thresholds;
-use crate::pure::ledger::HoldDown;
+use crate::pure::ledger::{Damping, FlapSettings};
 use crate::pure::test::{TestFacts, TestId};
 
 /// One test with everything filled in.
@@ -35,8 +35,10 @@ pub struct Test {
     pub limits: DelayLimits,
     /// Silence forgiven at the start.
     pub startup_grace: Duration,
-    /// How long a telling holds.
-    pub hold_down: HoldDown,
+    /// Silence forgiven after the sender announced its stop.
+    pub max_pause: Duration,
+    /// How its alarms are damped.
+    pub damping: Damping,
     /// Which probe is sent.
     pub wire: Wire,
 }
@@ -48,6 +50,8 @@ const RAISE_AFTER: u32 = 3;
 const CLEAR_AFTER: u32 = 3;
 const HOLD_DOWN: Duration = Duration::from_secs(30);
 const HOLD_DOWN_MAX: Duration = Duration::from_secs(600);
+const FLAPS: FlapSettings = FlapSettings { flap_high: 6, flap_low: 2, flap_window: Duration::from_secs(600) };
+const MAX_PAUSE: Duration = Duration::from_secs(300);
 /// The least grace; a slow test has three of its intervals.
 const STARTUP_GRACE: Duration = Duration::from_secs(30);
 
@@ -102,6 +106,9 @@ impl Context<'_> {
         }
 
         let alarm = self.alarm(document.alarm());
+        let (raise_after, clear_after) =
+            (alarm.raise_after.unwrap_or(RAISE_AFTER), alarm.clear_after.unwrap_or(CLEAR_AFTER));
+        let max_latency = document.max_latency.or(defaults.max_latency);
         let (from, to, listen) = (from?, to?, listen?);
         Some(Test {
             facts: Arc::new(TestFacts {
@@ -111,6 +118,7 @@ impl Context<'_> {
                 from: document.from.clone(),
                 to_host: document.to_host.clone(),
                 to: document.to.clone(),
+                tags: document.tags.clone(),
             }),
             place: String::new(),
             listen: if document.listen.is_empty() { to.clone() } else { listen },
@@ -119,15 +127,19 @@ impl Context<'_> {
             send_every,
             expect_every,
             thresholds: Thresholds {
-                raise_after: alarm.raise_after.unwrap_or(RAISE_AFTER),
-                clear_after: alarm.clear_after.unwrap_or(CLEAR_AFTER),
+                raise_after,
+                raise_out_of: alarm.raise_out_of.unwrap_or(raise_after).max(raise_after),
+                clear_after,
+                clear_out_of: alarm.clear_out_of.unwrap_or(clear_after).max(clear_after),
             },
             limits: DelayLimits {
-                max_latency: document.max_latency.or(defaults.max_latency),
+                max_latency,
+                clear_latency: document.clear_latency.or(defaults.clear_latency).unwrap_or(Duration::MAX),
                 egregious_latency: self.global.egregious_latency,
             },
             startup_grace: alarm.startup_grace.unwrap_or(STARTUP_GRACE.max(expect_every * 3)),
-            hold_down: hold_down(&alarm),
+            max_pause: alarm.max_pause.unwrap_or(MAX_PAUSE),
+            damping: damping(&alarm),
             wire: document.wire.or(defaults.wire).unwrap_or(Wire::Stamp),
         })
     }
@@ -174,10 +186,19 @@ pub fn check_intervals(
     }
 }
 
-/// How long a telling holds.
-pub fn hold_down(alarm: &AlarmSettings) -> HoldDown {
+/// How alarms under these settings are damped.
+pub fn damping(alarm: &AlarmSettings) -> Damping {
     let hold_down = alarm.hold_down.unwrap_or(HOLD_DOWN);
-    HoldDown { hold_down, hold_down_max: alarm.hold_down_max.unwrap_or(HOLD_DOWN_MAX).max(hold_down) }
+    let flap_high = alarm.flap_high.unwrap_or(FLAPS.flap_high);
+    Damping {
+        hold_down,
+        hold_down_max: alarm.hold_down_max.unwrap_or(HOLD_DOWN_MAX).max(hold_down),
+        flap: FlapSettings {
+            flap_high,
+            flap_low: alarm.flap_low.unwrap_or(FLAPS.flap_low),
+            flap_window: alarm.flap_window.unwrap_or(FLAPS.flap_window),
+        },
+    }
 }
 
 fn parse_id(document: &TestDocument, findings: &mut Findings) -> Option<TestId> {

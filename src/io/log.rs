@@ -25,3 +25,8 @@ pub fn init(config: &LogConfig) {
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
     };
 }
+
+/// For a command that has something to say before its end: to standard error, for people.
+pub fn to_stderr() {
+    init(&LogConfig::default());
+}

@@ -1,13 +1,16 @@
 //! Sockets, files, clocks and the network: everything that can fail for reasons outside.
 
 pub mod adjtimex;
+pub mod engine;
 pub mod gauges;
 pub mod hostname;
 pub mod log;
 pub mod outlet;
 pub mod resolve;
+pub mod secret;
 pub mod snmp;
 pub mod state_file;
 pub mod store;
 pub mod time;
+pub mod tls;
 pub mod udp;

@@ -1,15 +1,19 @@
-//! SNMPv2c notifications (RFC 3416), with snmp2 for the message around our varbinds.
+//! SNMP notifications: what they carry, and the SNMPv2c message around it (RFC 3416).
 
-use std::sync::atomic::{AtomicI32, Ordering};
+pub mod ber;
+pub mod usm;
+
 use std::time::Duration;
 
-use snmp2::{MessageType, Pdu, Varbinds};
+use snmp2::{MessageType, Pdu, Varbinds, Version};
 
+use self::ber::{Value, varbind};
 use crate::config::endpoint::Endpoint;
-use crate::config::sinks::{Secret, SnmpProfile};
+use crate::config::secret::Secret;
+use crate::config::sinks::{SnmpMode, SnmpProfile};
 use crate::pure::alarm::{Kind, Severity, Subject};
 use crate::pure::ledger::Due;
-use crate::pure::notification::Notification;
+use crate::pure::notification::{AlarmState, Notification, Tally};
 use crate::pure::time::{Moment, WallTime};
 
 /// `enterprises.50255.1`: the original's notifications, each with its varbinds below it.
@@ -40,8 +44,6 @@ const EMPTY_TRAP: [u8; 20] = [
 pub struct Renderer {
     /// Which notifications and varbinds.
     pub profile: SnmpProfile,
-    /// The SNMPv2c community.
-    pub community: Secret,
     /// This agent's host.
     pub agent: String,
     /// The store that the documents come from; the original named it in two of its notifications.
@@ -60,34 +62,16 @@ struct Trap {
     varbinds: Vec<(Vec<u32>, Value)>,
 }
 
-/// The types that our varbinds have.
-#[derive(Clone, Debug, PartialEq)]
-enum Value {
-    Text(String),
-    Octets(Vec<u8>),
-    Integer(i64),
-    Unsigned(u32),
-    TimeTicks(u32),
-    Oid(Vec<u32>),
-}
-
 impl Renderer {
-    /// The datagram that tells `due`; nothing if this profile has no notification for it. `now` is
-    /// the agent's uptime.
-    pub fn render(&self, due: &Due, now: Moment) -> Result<Option<Vec<u8>>, RenderError> {
-        let Some(trap) = self.trap(due) else { return Ok(None) };
+    /// The varbinds that tell `due`, in BER; nothing if this profile has no notification for it.
+    /// `now` is the agent's uptime.
+    pub fn varbinds(&self, due: &Due, now: Moment) -> Option<Vec<u8>> {
+        let trap = self.trap(due)?;
         let head = [
             (SYS_UP_TIME.to_vec(), Value::TimeTicks(centiseconds(now.after_start()))),
             (SNMP_TRAP_OID.to_vec(), Value::Oid(trap.oid)),
         ];
-        let varbinds: Vec<u8> =
-            head.iter().chain(&trap.varbinds).flat_map(|(oid, value)| varbind(oid, value)).collect();
-        let mut pdu = Pdu::from_bytes(&EMPTY_TRAP).map_err(RenderError)?;
-        pdu.message_type = MessageType::Trap;
-        pdu.req_id = next_request_id();
-        pdu.community = self.community.reveal().as_bytes();
-        pdu.varbinds = Varbinds::from_bytes(&varbinds);
-        pdu.to_bytes().map(Some).map_err(RenderError)
+        Some(head.iter().chain(&trap.varbinds).flat_map(|(oid, value)| varbind(oid, value)).collect())
     }
 
     fn trap(&self, due: &Due) -> Option<Trap> {
@@ -100,12 +84,14 @@ impl Renderer {
                 trap.varbinds.push(([&LEGACY[..], &[0, 1]].concat(), Value::TimeTicks(0)));
                 Some(trap)
             }
-            (SnmpProfile::Standard, Due::Alarm { notification, .. }) => Some(self.standard_trap(notification)),
-            (SnmpProfile::Legacy, Due::Alarm { notification, still_raised }) => {
+            (SnmpProfile::Standard, Due::Alarm { notification, again, .. }) => {
+                Some(self.standard_trap(notification, *again))
+            }
+            (SnmpProfile::Legacy, Due::Alarm { notification, still_raised, .. }) => {
                 self.legacy_trap(still_raised.as_ref().unwrap_or(notification))
             }
-            (SnmpProfile::Both, Due::Alarm { notification, still_raised }) => {
-                let standard = self.standard_trap(notification);
+            (SnmpProfile::Both, Due::Alarm { notification, still_raised, again }) => {
+                let standard = self.standard_trap(notification, *again);
                 match self.legacy_trap(still_raised.as_ref().unwrap_or(notification)) {
                     Some(mut trap) => {
                         trap.varbinds.extend(standard.varbinds);
@@ -136,9 +122,11 @@ impl Renderer {
             (Kind::UnknownPacket, _, true) => {
                 Some(self.legacy(5, &[notification.source.as_deref().unwrap_or_default(), failure]))
             }
+            (Kind::Test, _, _) => Some(self.legacy(2, &["", "", "", "", &notification.text])),
+            // Groups and storms are not summed up for it.
             (Kind::Connection | Kind::Latency, None, _)
             | (Kind::UnknownPacket, _, false)
-            | (Kind::Sender | Kind::Clock, _, _) => None,
+            | (Kind::Sender | Kind::Clock | Kind::Isolated | Kind::Storm, _, _) => None,
         }
     }
 
@@ -150,17 +138,29 @@ impl Renderer {
         Trap { oid, varbinds }
     }
 
-    /// PEERPAIR-MIB: notifications come in pairs, raised and cleared.
-    fn standard_trap(&self, notification: &Notification) -> Trap {
-        let raised = match notification.key.kind {
-            Kind::Connection => 1,
-            Kind::Latency => 3,
-            Kind::Sender => 5,
-            Kind::Clock => 7,
-            Kind::Config => 9,
-            Kind::UnknownPacket => 11,
+    /// PEERPAIR-MIB: notifications come in pairs, raised and cleared; a storm has a third in between.
+    fn standard_trap(&self, notification: &Notification, again: bool) -> Trap {
+        let raised = notification.is_raised();
+        let of_pair = |first: u32| if raised { first } else { first + 1 };
+        let n = match (notification.key.kind, &notification.test) {
+            (Kind::Connection, Some(_)) => of_pair(1),
+            (Kind::Latency, _) => of_pair(3),
+            (Kind::Sender, _) => of_pair(5),
+            (Kind::Clock, _) => of_pair(7),
+            (Kind::Config, _) => of_pair(9),
+            (Kind::UnknownPacket, _) => of_pair(11),
+            (Kind::Connection, None) => of_pair(13),
+            (Kind::Isolated, _) => of_pair(15),
+            (Kind::Storm, _) if raised && again => 18,
+            (Kind::Storm, _) => {
+                if raised {
+                    17
+                } else {
+                    19
+                }
+            }
+            (Kind::Test, _) => 20,
         };
-        let n = if notification.is_raised() { raised } else { raised + 1 };
         let severity = match (notification.is_raised(), notification.severity) {
             (false, _) => 1,
             (true, Severity::Critical) => 3,
@@ -176,7 +176,20 @@ impl Renderer {
             self.object(5, text(&notification.text)),
             self.object(6, Value::Unsigned(saturating(notification.count))),
             self.object(7, Value::Unsigned(saturating(notification.suppressed))),
+            self.object(
+                16,
+                Value::Integer(match notification.state {
+                    AlarmState::Raised => 1,
+                    AlarmState::Cleared => 2,
+                    AlarmState::Flapping => 3,
+                }),
+            ),
         ];
+        if (13..=19).contains(&n) {
+            let tally = notification.tally.unwrap_or(Tally { down: 0, of: 0 });
+            varbinds.push(self.object(17, Value::Unsigned(saturating(tally.down))));
+            varbinds.push(self.object(18, Value::Unsigned(saturating(tally.of))));
+        }
         if let (Subject::Test(_), Some(test)) = (&notification.key.subject, &notification.test) {
             let id = test.id.to_string();
             let texts = [&id, &test.description, &test.from_host, &test.from, &test.to_host, &test.to];
@@ -198,6 +211,41 @@ impl Renderer {
     }
 }
 
+/// The SNMPv2c message of these varbinds.
+pub fn community_message(mode: SnmpMode, community: &Secret, id: i32, varbinds: &[u8]) -> Result<Vec<u8>, RenderError> {
+    let mut pdu = Pdu::from_bytes(&EMPTY_TRAP).map_err(RenderError)?;
+    pdu.message_type = match mode {
+        SnmpMode::Trap => MessageType::Trap,
+        SnmpMode::Inform => MessageType::InformRequest,
+    };
+    pdu.req_id = id;
+    pdu.community = community.reveal().as_bytes();
+    pdu.varbinds = Varbinds::from_bytes(varbinds);
+    pdu.to_bytes().map_err(RenderError)
+}
+
+/// What a receiver says of an inform.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Acknowledgement {
+    /// It has it.
+    Good,
+    /// It refuses it, with this error-status (RFC 3416 section 3).
+    Refused(u32),
+}
+
+/// The answer to the SNMPv2c inform `id`; nothing if this datagram is none.
+pub fn community_answer(datagram: &[u8], community: &Secret, id: i32) -> Option<Acknowledgement> {
+    let pdu = Pdu::from_bytes(datagram).ok()?;
+    let answers = pdu.version().ok()? == Version::V2C
+        && pdu.message_type == MessageType::Response
+        && pdu.req_id == id
+        && pdu.community == community.reveal().as_bytes();
+    answers.then_some(match pdu.error_status {
+        0 => Acknowledgement::Good,
+        status => Acknowledgement::Refused(status),
+    })
+}
+
 /// Resolves the receiver; the lowest address, IPv4 before IPv6.
 pub async fn resolve(target: &Endpoint) -> Result<std::net::SocketAddr, String> {
     use crate::config::endpoint::EndpointHost;
@@ -211,11 +259,6 @@ pub async fn resolve(target: &Endpoint) -> Result<std::net::SocketAddr, String> 
     };
     let lowest = addresses.into_iter().min().ok_or_else(|| "it has no address".to_owned())?;
     Ok(std::net::SocketAddr::new(lowest, target.port))
-}
-
-fn next_request_id() -> i32 {
-    static NEXT: AtomicI32 = AtomicI32::new(1);
-    NEXT.fetch_add(1, Ordering::Relaxed) & i32::MAX
 }
 
 /// TimeTicks wrap after 497 days (RFC 2578 section 7.1.8).
@@ -251,65 +294,6 @@ fn date_and_time(at: WallTime) -> Vec<u8> {
     let [century, year] = number(0..4).unwrap_or(1970).to_be_bytes();
     let deciseconds = field(20..21);
     vec![century, year, field(5..7), field(8..10), field(11..13), field(14..16), field(17..19), deciseconds, b'+', 0, 0]
-}
-
-fn varbind(oid: &[u32], value: &Value) -> Vec<u8> {
-    const SEQUENCE: u8 = 0x30;
-    tlv(SEQUENCE, &[tlv(OBJECT_IDENTIFIER, &oid_octets(oid)), value.encode()].concat())
-}
-
-const INTEGER: u8 = 0x02;
-const OCTET_STRING: u8 = 0x04;
-const OBJECT_IDENTIFIER: u8 = 0x06;
-const UNSIGNED32: u8 = 0x42;
-const TIME_TICKS: u8 = 0x43;
-
-impl Value {
-    fn encode(&self) -> Vec<u8> {
-        match self {
-            Value::Text(text) => tlv(OCTET_STRING, text.as_bytes()),
-            Value::Octets(octets) => tlv(OCTET_STRING, octets),
-            Value::Integer(number) => tlv(INTEGER, &integer_octets(*number)),
-            Value::Unsigned(number) => tlv(UNSIGNED32, &integer_octets((*number).into())),
-            Value::TimeTicks(number) => tlv(TIME_TICKS, &integer_octets((*number).into())),
-            Value::Oid(oid) => tlv(OBJECT_IDENTIFIER, &oid_octets(oid)),
-        }
-    }
-}
-
-/// BER: tag, length (short or two-octet form; nothing here is longer), value.
-fn tlv(tag: u8, value: &[u8]) -> Vec<u8> {
-    let mut octets = vec![tag];
-    match value.len() {
-        short @ 0..128 => octets.push(short as u8),
-        long => {
-            octets.push(0x82);
-            octets.extend((long as u16).to_be_bytes());
-        }
-    }
-    octets.extend(value);
-    octets
-}
-
-/// The shortest two's complement.
-fn integer_octets(number: i64) -> Vec<u8> {
-    let octets = number.to_be_bytes();
-    let redundant = |pair: &[u8]| matches!((pair[0], pair[1] & 0x80), (0, 0) | (0xff, 0x80));
-    let skip = octets.windows(2).take_while(|pair| redundant(pair)).count();
-    octets[skip..].to_vec()
-}
-
-fn oid_octets(oid: &[u32]) -> Vec<u8> {
-    let [first, second, rest @ ..] = oid else { return Vec::new() };
-    let mut octets = vec![(first * 40 + second) as u8];
-    for arc in rest {
-        let groups = (0..5).rev().map(|n| (arc >> (7 * n)) as u8 & 0x7f).skip_while(|group| *group == 0);
-        let groups: Vec<u8> = groups.collect();
-        let (last, others) = groups.split_last().unwrap_or((&0, &[]));
-        octets.extend(others.iter().map(|group| group | 0x80));
-        octets.push(*last);
-    }
-    octets
 }
 
 #[cfg(test)]

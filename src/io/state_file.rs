@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
+use tracing::warn;
 
 /// The first line of each file, followed by the SHA-256 of the rest in hex.
 const HEADER: &str = "peerpair-state-1 ";
@@ -152,6 +153,37 @@ impl StateFile {
         name.push(".");
         name.push(ending);
         name.into()
+    }
+}
+
+/// Reads a list that was kept, and says in the log what is wrong with it. `what` it is, and what
+/// follows if it is lost.
+pub fn recall<T: DeserializeOwned>(file: &StateFile, what: &str, loss: &str) -> Vec<T> {
+    match file.load() {
+        Ok(Found::State(list)) => list,
+        Ok(Found::Nothing) => Vec::new(),
+        Ok(Found::Previous(Some(list), aside)) => {
+            let aside = aside.display().to_string();
+            warn!(what, aside, "kept state was damaged and set aside; going on with the copy before");
+            list
+        }
+        Ok(Found::Previous(None, aside)) => {
+            let aside = aside.display().to_string();
+            warn!(what, aside, loss, "kept state was damaged and set aside");
+            Vec::new()
+        }
+        Err(error) => {
+            warn!(what, problem = describe(&error), loss, "kept state cannot be read");
+            Vec::new()
+        }
+    }
+}
+
+/// An error with its cause.
+pub fn describe(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
     }
 }
 

@@ -26,12 +26,27 @@ pub enum Kind {
     Config,
     /// Datagrams came that belong to no test.
     UnknownPacket,
+    /// No test of this agent gets through.
+    Isolated,
+    /// So many alarms change that a receiver is told of them in sum.
+    Storm,
+    /// Nothing is wrong: somebody tries whether notifications arrive.
+    Test,
 }
 
 impl Kind {
     /// Every kind, most urgent first.
-    pub const ALL: [Kind; 6] =
-        [Kind::Connection, Kind::Sender, Kind::Latency, Kind::Config, Kind::Clock, Kind::UnknownPacket];
+    pub const ALL: [Kind; 9] = [
+        Kind::Isolated,
+        Kind::Connection,
+        Kind::Storm,
+        Kind::Sender,
+        Kind::Latency,
+        Kind::Config,
+        Kind::Clock,
+        Kind::UnknownPacket,
+        Kind::Test,
+    ];
 
     /// As in JSON, texts and varbinds.
     pub fn as_str(self) -> &'static str {
@@ -42,16 +57,19 @@ impl Kind {
             Kind::Clock => "clock",
             Kind::Config => "config",
             Kind::UnknownPacket => "unknown_packet",
+            Kind::Isolated => "isolated",
+            Kind::Storm => "storm",
+            Kind::Test => "test",
         }
     }
 
     /// How bad a raised alarm of this kind is.
     pub fn severity(self) -> Severity {
         match self {
-            Kind::Connection => Severity::Critical,
-            Kind::Sender | Kind::Latency | Kind::Config => Severity::Major,
+            Kind::Connection | Kind::Isolated => Severity::Critical,
+            Kind::Sender | Kind::Latency | Kind::Config | Kind::Storm => Severity::Major,
             Kind::Clock => Severity::Minor,
-            Kind::UnknownPacket => Severity::Warning,
+            Kind::UnknownPacket | Kind::Test => Severity::Warning,
         }
     }
 }
@@ -76,6 +94,18 @@ pub enum Severity {
     Warning,
 }
 
+impl Severity {
+    /// As in JSON and labels.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Severity::Critical => "critical",
+            Severity::Major => "major",
+            Severity::Minor => "minor",
+            Severity::Warning => "warning",
+        }
+    }
+}
+
 /// Whom an alarm is about, or who reports it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -98,6 +128,8 @@ pub enum Subject {
     Document(String),
     /// The status page's address.
     Web(String),
+    /// All tests that carry this tag.
+    Tag(String),
 }
 
 impl fmt::Display for Subject {
@@ -112,6 +144,7 @@ impl fmt::Display for Subject {
             Subject::Name(name) => write!(f, "name {name}"),
             Subject::Document(key) => write!(f, "document {key}"),
             Subject::Web(addr) => write!(f, "web {addr}"),
+            Subject::Tag(tag) => write!(f, "tag {tag}"),
         }
     }
 }
@@ -161,6 +194,8 @@ pub enum Cause {
     NotSent(String),
     /// Something with the configuration.
     Config(String),
+    /// Tests that share something went down together.
+    Shared(Shared),
     /// Datagrams of nobody known.
     UnknownPacket {
         /// One sender.
@@ -181,6 +216,21 @@ pub struct Silence {
     pub expect_every: Duration,
     /// The last probe said that its sender stops on purpose.
     pub announced_stop: bool,
+    /// Datagrams that this host's kernel dropped meanwhile, because the socket was full.
+    pub dropped: u64,
+}
+
+/// Tests that went down together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shared {
+    /// What they share.
+    pub what: Subject,
+    /// How many of them are down.
+    pub down: u64,
+    /// How many there are.
+    pub of: u64,
+    /// One of them.
+    pub example: String,
 }
 
 impl Cause {
@@ -192,7 +242,7 @@ impl Cause {
             }
             Cause::Late { delay, .. } => format!("High Latency {:.6} Seconds", delay.seconds()),
             Cause::UnknownPacket { .. } => "No matching test for packet".to_owned(),
-            Cause::ClockWrong { .. } | Cause::NotSent(_) | Cause::Config(_) => self.to_string(),
+            Cause::ClockWrong { .. } | Cause::NotSent(_) | Cause::Config(_) | Cause::Shared(_) => self.to_string(),
         }
     }
 
@@ -200,7 +250,11 @@ impl Cause {
     pub fn delay(&self) -> Option<Delay> {
         match self {
             Cause::Late { delay, .. } | Cause::ClockWrong { delay, .. } => Some(*delay),
-            Cause::Silence(_) | Cause::NotSent(_) | Cause::Config(_) | Cause::UnknownPacket { .. } => None,
+            Cause::Silence(_)
+            | Cause::NotSent(_)
+            | Cause::Config(_)
+            | Cause::Shared(_)
+            | Cause::UnknownPacket { .. } => None,
         }
     }
 }
@@ -217,6 +271,9 @@ impl fmt::Display for Cause {
                 if silence.announced_stop {
                     f.write_str("; the sender announced its stop")?;
                 }
+                if silence.dropped > 0 {
+                    write!(f, "; this host's socket dropped {} datagrams meanwhile", silence.dropped)?;
+                }
                 Ok(())
             }
             Cause::Late { delay, max_latency } => {
@@ -230,7 +287,34 @@ impl fmt::Display for Cause {
             ),
             Cause::NotSent(text) | Cause::Config(text) => f.write_str(text),
             Cause::UnknownPacket { source, reason } => write!(f, "{reason} from {source}"),
+            Cause::Shared(shared) => shared.fmt(f),
         }
+    }
+}
+
+impl fmt::Display for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.down == self.of {
+            true => write!(f, "all {} tests ", self.of)?,
+            false => write!(f, "{} of {} tests ", self.down, self.of)?,
+        }
+        match &self.what {
+            Subject::Host(host) => write!(f, "from host {host}")?,
+            Subject::Listener(addr) => write!(f, "at the listener {addr}")?,
+            Subject::Tag(tag) => write!(f, "tagged {tag}")?,
+            Subject::Agent
+            | Subject::Store
+            | Subject::Test(_)
+            | Subject::Source(_)
+            | Subject::Name(_)
+            | Subject::Document(_)
+            | Subject::Web(_) => f.write_str("that end on this host")?,
+        }
+        f.write_str(" went down together")?;
+        if !self.example.is_empty() {
+            write!(f, ", among them \"{}\"", self.example)?;
+        }
+        Ok(())
     }
 }
 

@@ -63,6 +63,7 @@ impl AnyProbe {
                 },
                 order: Some((probe.epoch, probe.sequence)),
                 stops: probe.flags & flag::STOPS != 0,
+                dropped: 0,
             }),
             AnyProbe::V1(probe) if probe.host_id != test.from_host => Err(Reason::WrongHost),
             AnyProbe::V1(probe) => Ok(Incoming {
@@ -75,6 +76,7 @@ impl AnyProbe {
                 },
                 order: None,
                 stops: false,
+                dropped: 0,
             }),
         }
     }

@@ -70,6 +70,8 @@ pub struct Delay {
 pub struct DelayLimits {
     /// More than this is too late.
     pub max_latency: Option<Duration>,
+    /// Once it was too late, only this or less is good again; more than `max_latency` means that.
+    pub clear_latency: Duration,
     /// More than this is no delay at all but a wrong clock.
     pub egregious_latency: Duration,
 }
@@ -174,7 +176,11 @@ mod tests {
     #[test]
     fn verdicts() {
         let ms = Duration::from_millis;
-        let limits = DelayLimits { max_latency: Some(ms(5)), egregious_latency: Duration::from_secs(10) };
+        let limits = DelayLimits {
+            max_latency: Some(ms(5)),
+            clear_latency: Duration::MAX,
+            egregious_latency: Duration::from_secs(10),
+        };
         let judge = |micros: i64, uncertainty: Duration| Delay { nanos: micros * 1_000, uncertainty }.judge(limits);
         assert_eq!(judge(3_000, ms(0)), DelayVerdict::Good);
         assert_eq!(judge(5_001, ms(0)), DelayVerdict::Exceeded);
@@ -203,7 +209,11 @@ mod tests {
         fn no_false_verdict(true_delay in 0i64..50_000_000, offset in -20_000_000i64..20_000_000, limit in 0u64..50) {
             let delay = Delay { nanos: true_delay + offset, uncertainty: Duration::from_millis(20) };
             let max_latency = Duration::from_millis(limit);
-            let limits = DelayLimits { max_latency: Some(max_latency), egregious_latency: Duration::from_secs(10) };
+            let limits = DelayLimits {
+                max_latency: Some(max_latency),
+                clear_latency: max_latency,
+                egregious_latency: Duration::from_secs(10),
+            };
             let late = i128::from(true_delay) > max_latency.as_nanos() as i128;
             match delay.judge(limits) {
                 DelayVerdict::Exceeded => prop_assert!(late),

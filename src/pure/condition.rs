@@ -1,4 +1,5 @@
-//! From samples to a condition: `unknown → up ⇄ suspect → down ⇄ recovering`.
+//! From samples to a condition: `unknown → up ⇄ suspect → down ⇄ recovering`. What is up may be
+//! `paused`, if its sender announced that it stops.
 
 use std::fmt;
 
@@ -21,6 +22,8 @@ pub enum State {
     Down,
     /// Bad until now, with good samples lately.
     Recovering,
+    /// Good until its sender stopped on purpose.
+    Paused,
 }
 
 impl fmt::Display for State {
@@ -31,6 +34,7 @@ impl fmt::Display for State {
             State::Suspect => "suspect",
             State::Down => "down",
             State::Recovering => "recovering",
+            State::Paused => "paused",
         })
     }
 }
@@ -44,13 +48,27 @@ pub enum Sample {
     Bad,
 }
 
-/// How many samples in a row decide.
+/// How many samples decide: so many of the last so many.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Thresholds {
     /// So many bad ones raise; at least 1.
     pub raise_after: u32,
+    /// Of so many; as many as `raise_after` means: in a row.
+    pub raise_out_of: u32,
     /// So many good ones clear; at least 1.
     pub clear_after: u32,
+    /// Of so many; as many as `clear_after` means: in a row.
+    pub clear_out_of: u32,
+}
+
+/// A condition remembers so many samples.
+pub const MOST_SAMPLES: u32 = u64::BITS;
+
+impl Thresholds {
+    /// So many in a row.
+    pub fn in_a_row(raise_after: u32, clear_after: u32) -> Self {
+        Thresholds { raise_after, raise_out_of: raise_after, clear_after, clear_out_of: clear_after }
+    }
 }
 
 /// What travels up: only these, never samples.
@@ -62,13 +80,22 @@ pub enum Change {
     Cleared,
 }
 
+/// What the samples that speak against a state are worth together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Weight {
+    Nothing,
+    Counts,
+    Decides,
+}
+
 /// One condition of one subject.
 #[derive(Clone, Debug, Default)]
 pub struct Condition {
     state: State,
     since: Now,
-    /// Samples in a row that speak against the state.
-    against: u32,
+    /// The newest samples since it was settled, the last in the lowest bit: set if it speaks
+    /// against what was settled.
+    against: u64,
 }
 
 impl Condition {
@@ -87,36 +114,57 @@ impl Condition {
         matches!(self.state, State::Down | State::Recovering)
     }
 
+    /// Its sender announced that it stops. What is down stays down.
+    pub fn on_pause(&mut self, now: Now) {
+        if matches!(self.state, State::Up | State::Suspect) {
+            self.go(State::Paused, now, None);
+        }
+    }
+
     /// Takes a sample. The first good one settles an unknown condition, since nothing was told of
     /// it that would have to be taken back.
     pub fn on_sample(&mut self, sample: Sample, thresholds: Thresholds, now: Now) -> Option<Change> {
-        let raise_after = thresholds.raise_after.max(1);
-        let clear_after = thresholds.clear_after.max(1);
         match (self.state, sample) {
-            (State::Up, Sample::Good) | (State::Down, Sample::Bad) => None,
+            (State::Up, Sample::Good) | (State::Down, Sample::Bad) => {
+                self.against <<= 1;
+                None
+            }
             (State::Unknown, Sample::Good) => self.go(State::Up, now, Some(Change::Cleared)),
-            (State::Suspect, Sample::Good) => self.go(State::Up, now, None),
-            (State::Recovering, Sample::Bad) => self.go(State::Down, now, None),
-            (State::Unknown | State::Up | State::Suspect, Sample::Bad) => {
-                self.against += 1;
-                if self.against >= raise_after {
-                    self.go(State::Down, now, Some(Change::Raised))
-                } else if self.state == State::Up {
-                    self.doubt(State::Suspect, now)
-                } else {
-                    None
+            (State::Paused, Sample::Good) => self.go(State::Up, now, None),
+            (State::Unknown | State::Up | State::Suspect | State::Paused, sample) => {
+                let (needed, of) = (thresholds.raise_after, thresholds.raise_out_of);
+                match self.weigh(sample == Sample::Bad, needed, of) {
+                    Weight::Decides => self.go(State::Down, now, Some(Change::Raised)),
+                    Weight::Counts if self.state == State::Up => self.doubt(State::Suspect, now),
+                    Weight::Counts => None,
+                    Weight::Nothing => self.go(State::Up, now, None),
                 }
             }
-            (State::Down | State::Recovering, Sample::Good) => {
-                self.against += 1;
-                if self.against >= clear_after {
-                    self.go(State::Up, now, Some(Change::Cleared))
-                } else if self.state == State::Down {
-                    self.doubt(State::Recovering, now)
-                } else {
-                    None
+            (State::Down | State::Recovering, sample) => {
+                let (needed, of) = (thresholds.clear_after, thresholds.clear_out_of);
+                match self.weigh(sample == Sample::Good, needed, of) {
+                    Weight::Decides => self.go(State::Up, now, Some(Change::Cleared)),
+                    Weight::Counts if self.state == State::Down => self.doubt(State::Recovering, now),
+                    Weight::Counts => None,
+                    Weight::Nothing => self.go(State::Down, now, None),
                 }
             }
+        }
+    }
+
+    /// Adds a sample that speaks against the state or for it.
+    fn weigh(&mut self, against: bool, needed: u32, of: u32) -> Weight {
+        let needed = needed.clamp(1, MOST_SAMPLES);
+        let of = of.clamp(needed, MOST_SAMPLES);
+        self.against = (self.against << 1) | u64::from(against);
+        let recent = self.against & (u64::MAX >> (MOST_SAMPLES - of));
+        if recent.count_ones() >= needed {
+            Weight::Decides
+        } else if recent.trailing_zeros() > of - needed {
+            // So many speak for the state since that no sample before them can still help to turn it.
+            Weight::Nothing
+        } else {
+            Weight::Counts
         }
     }
 
@@ -139,13 +187,13 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const THREE: Thresholds = Thresholds { raise_after: 3, clear_after: 3 };
+    const THREE: Thresholds = Thresholds { raise_after: 3, raise_out_of: 3, clear_after: 3, clear_out_of: 3 };
 
     /// Every state and sample with thresholds of 2: from, sample, to, change.
     #[test]
     fn the_whole_table() {
         use Sample::{Bad, Good};
-        let two = Thresholds { raise_after: 2, clear_after: 2 };
+        let two = Thresholds::in_a_row(2, 2);
         let reach = |path: &[Sample]| {
             let mut condition = Condition::default();
             for &sample in path {
@@ -173,7 +221,65 @@ mod tests {
         }
     }
 
+    #[test]
+    fn three_of_the_last_five() {
+        use Sample::{Bad, Good};
+        let thresholds = Thresholds { raise_after: 3, raise_out_of: 5, clear_after: 2, clear_out_of: 2 };
+        let mut condition = Condition::default();
+        let mut states = Vec::new();
+        for sample in [Good, Bad, Good, Bad, Good, Good, Bad, Good, Good, Good, Bad, Bad, Good, Bad] {
+            condition.on_sample(sample, thresholds, Now::default());
+            states.push(condition.state());
+        }
+        use State::{Down, Suspect, Up};
+        let suspect_then = [Up, Suspect, Suspect, Suspect, Suspect, Suspect, Suspect, Suspect, Suspect, Up];
+        assert_eq!(states[..10], suspect_then);
+        assert_eq!(states[10..], [Suspect, Suspect, Suspect, Down]);
+    }
+
+    #[test]
+    fn a_pause_is_no_fault_and_hides_none() {
+        let mut condition = Condition::default();
+        condition.on_sample(Sample::Good, THREE, Now::default());
+        condition.on_pause(Now::default());
+        assert_eq!(condition.state(), State::Paused);
+        assert_eq!(condition.on_sample(Sample::Good, THREE, Now::default()), None);
+        assert_eq!(condition.state(), State::Up);
+        condition.on_pause(Now::default());
+        let changes: Vec<_> = (0..3).map(|_| condition.on_sample(Sample::Bad, THREE, Now::default())).collect();
+        assert_eq!(changes, [None, None, Some(Change::Raised)]);
+        condition.on_pause(Now::default());
+        assert_eq!(condition.state(), State::Down);
+    }
+
     proptest! {
+        /// However many of however many decide: a raise needs that many bad ones among the last so
+        /// many, and comes as soon as they are there.
+        #[test]
+        fn so_many_of_the_last_so_many(
+            samples in prop::collection::vec(any::<bool>(), 0..200),
+            needed in 1u32..6,
+            more in 0u32..6,
+        ) {
+            let thresholds =
+                Thresholds { raise_after: needed, raise_out_of: needed + more, ..Thresholds::in_a_row(1, 1) };
+            let mut condition = Condition::default();
+            condition.on_sample(Sample::Good, thresholds, Now::default());
+            let mut recent = Vec::new();
+            for good in samples {
+                let was_down = condition.is_down();
+                let sample = if good { Sample::Good } else { Sample::Bad };
+                let change = condition.on_sample(sample, thresholds, Now::default());
+                if was_down {
+                    recent.clear();
+                    continue;
+                }
+                recent.push(good);
+                let bad = recent.iter().rev().take((needed + more) as usize).filter(|good| !**good).count();
+                prop_assert_eq!(change == Some(Change::Raised), bad >= needed as usize);
+            }
+        }
+
         /// Raises and clears alternate, and each needs its number of samples in a row.
         #[test]
         fn changes_alternate(samples in prop::collection::vec(any::<bool>(), 0..300)) {

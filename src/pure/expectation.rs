@@ -24,6 +24,8 @@ pub struct Expected {
     pub limits: DelayLimits,
     /// Nothing is raised for silence before this is over, unless a probe came.
     pub startup_grace: Duration,
+    /// The silence of a sender that announced its stop is forgiven for so long.
+    pub max_pause: Duration,
 }
 
 /// A probe as it came in.
@@ -39,6 +41,8 @@ pub struct Incoming {
     pub order: Option<(u64, u32)>,
     /// The sender announces its stop.
     pub stops: bool,
+    /// Datagrams that the kernel dropped at this socket so far.
+    pub dropped: u64,
 }
 
 /// What became of a probe.
@@ -87,6 +91,8 @@ pub struct Expectation {
     /// Until then probes may still come at this slower pace of before.
     slower_until: Option<(Moment, Duration)>,
     announced_stop: bool,
+    /// Datagrams dropped at this socket when the last probe came.
+    dropped: u64,
     stream: Option<Stream>,
     connection: Judged,
     latency: Judged,
@@ -112,6 +118,7 @@ impl Expectation {
             forgiven_until: Moment::ZERO,
             slower_until: None,
             announced_stop: false,
+            dropped: 0,
             stream: None,
             connection: Judged::default(),
             latency: Judged::default(),
@@ -155,6 +162,7 @@ impl Expectation {
         // What was counted stays counted; the interval that runs is the new one, from now.
         if !same_pace {
             self.silence_deadline = match self.last_probe {
+                Some(_) if self.connection.condition.state() == State::Paused => self.silence_deadline,
                 Some(_) => self.deadline_after(now.moment),
                 None => self.first_deadline(self.started.moment).max(now.moment),
             };
@@ -166,7 +174,7 @@ impl Expectation {
     pub fn on_probe(&mut self, incoming: &Incoming) -> (Acceptance, Vec<ConditionChange>) {
         let now = incoming.received;
         let mut changes = Vec::new();
-        self.on_silence(now, &mut changes);
+        self.on_silence(now, incoming.dropped, &mut changes);
         match self.admit(incoming) {
             Acceptance::Accepted => {}
             refused @ (Acceptance::Duplicate | Acceptance::TooOld | Acceptance::StaleEpoch) => {
@@ -176,14 +184,20 @@ impl Expectation {
         self.counters.received += 1;
         self.last_probe = Some(now);
         self.announced_stop = incoming.stops;
+        self.dropped = incoming.dropped;
         self.silence_deadline = self.deadline_after(now.moment);
         self.sample(Kind::Connection, Sample::Good, None, now, &mut changes);
+        if incoming.stops {
+            self.connection.condition.on_pause(now);
+            self.silence_deadline = self.silence_deadline.max(self.raising_at(now.moment + self.expected.max_pause));
+        }
         self.judge_delay(incoming, &mut changes);
         (Acceptance::Accepted, changes)
     }
 
-    /// Time has passed: each `expect_every` without a probe is a bad sample.
-    pub fn on_silence(&mut self, now: Now, changes: &mut Vec<ConditionChange>) {
+    /// Time has passed: each `expect_every` without a probe is a bad sample. `dropped` is what the
+    /// kernel dropped at this socket so far.
+    pub fn on_silence(&mut self, now: Now, dropped: u64, changes: &mut Vec<ConditionChange>) {
         let mut samples = 0;
         while self.silence_deadline <= now.moment {
             // What lies beyond the threshold changes nothing; a long gap costs no more than a short one.
@@ -197,6 +211,7 @@ impl Expectation {
                 last_probe: self.last_probe.map(|last_probe| last_probe.wall),
                 expect_every: self.expected.expect_every,
                 announced_stop: self.announced_stop,
+                dropped: dropped.saturating_sub(self.dropped),
             });
             self.silence_deadline = self.deadline_after(self.silence_deadline);
             self.sample(Kind::Connection, Sample::Bad, Some(cause), now, changes);
@@ -222,7 +237,9 @@ impl Expectation {
                 let verdict = match (judged.condition.state(), &judged.cause) {
                     (State::Unknown, _) => return None,
                     (State::Down | State::Recovering, Some(cause)) => Verdict::Violated(cause.clone()),
-                    (State::Up | State::Suspect | State::Down | State::Recovering, _) => Verdict::Cleared,
+                    (State::Up | State::Suspect | State::Paused | State::Down | State::Recovering, _) => {
+                        Verdict::Cleared
+                    }
                 };
                 Some(self.change(kind, verdict, now))
             })
@@ -267,9 +284,13 @@ impl Expectation {
 
     /// The first bad samples are timed so that the raise falls at the end of the grace, not before.
     fn first_deadline(&self, started: Moment) -> Moment {
-        let every = self.expected.expect_every;
-        let earlier_samples = every.saturating_mul(self.expected.thresholds.raise_after.max(1) - 1);
-        started + self.expected.startup_grace.saturating_sub(earlier_samples).max(every)
+        self.raising_at(started + self.expected.startup_grace).max(started + self.expected.expect_every)
+    }
+
+    /// When the first of the bad samples must fall so that the last of them, which raises, falls at
+    /// `moment`.
+    fn raising_at(&self, moment: Moment) -> Moment {
+        moment - self.expected.expect_every.saturating_mul(self.expected.thresholds.raise_after.max(1) - 1)
     }
 
     fn admit(&mut self, incoming: &Incoming) -> Acceptance {
@@ -323,7 +344,9 @@ impl Expectation {
         }
         self.sample(Kind::Clock, Sample::Good, None, now, changes);
         let Some(max_latency) = limits.max_latency else { return };
-        match verdict {
+        // Once it was too much, only what is within the lower limit counts as good.
+        let limit = if self.latency.condition.is_down() { limits.clear_latency.min(max_latency) } else { max_latency };
+        match delay.judge(DelayLimits { max_latency: Some(limit), ..limits }) {
             DelayVerdict::Good => self.sample(Kind::Latency, Sample::Good, None, now, changes),
             DelayVerdict::Exceeded => {
                 self.sample(Kind::Latency, Sample::Bad, Some(Cause::Late { delay, max_latency }), now, changes);
@@ -344,7 +367,13 @@ impl Expectation {
         let judged = match kind {
             Kind::Latency => &mut self.latency,
             Kind::Clock => &mut self.clock,
-            Kind::Connection | Kind::Sender | Kind::Config | Kind::UnknownPacket => &mut self.connection,
+            Kind::Connection
+            | Kind::Sender
+            | Kind::Config
+            | Kind::UnknownPacket
+            | Kind::Isolated
+            | Kind::Storm
+            | Kind::Test => &mut self.connection,
         };
         let verdict = match (judged.condition.on_sample(sample, thresholds, now), cause) {
             (Some(Change::Raised), Some(cause)) => {
@@ -366,7 +395,14 @@ impl Expectation {
         let reporter = Subject::Test(test.id);
         let subject = match kind {
             Kind::Clock => Subject::Host(test.from_host.clone()),
-            Kind::Connection | Kind::Latency | Kind::Sender | Kind::Config | Kind::UnknownPacket => reporter.clone(),
+            Kind::Connection
+            | Kind::Latency
+            | Kind::Sender
+            | Kind::Config
+            | Kind::UnknownPacket
+            | Kind::Isolated
+            | Kind::Storm
+            | Kind::Test => reporter.clone(),
         };
         ConditionChange { key: AlarmKey::new(kind, subject), reporter, at, verdict, test: Some(test.clone()) }
     }

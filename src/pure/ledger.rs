@@ -2,25 +2,37 @@
 //!
 //! A key is dirty while the two differ. However often an alarm changes, its receiver gets the
 //! current state when the key's hold is over and there is a token for it: never a queue of old ones.
+//! An alarm that flaps is told so once; in a storm single alarms wait, and a summary is told.
+
+mod entry;
+mod flaps;
+mod storm;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::alarm::{AlarmKey, Kind};
+use self::entry::{Class, Entry, Noted, Place, Rank};
+pub use self::flaps::FlapSettings;
+pub use self::storm::StormSettings;
+use self::storm::{Storm, Turn};
+use super::alarm::{AlarmKey, Kind, Subject};
 use super::bucket::Bucket;
-use super::notification::Notification;
-use super::time::{Moment, WallTime};
-use super::truth::{NO_LONGER_WATCHED, retired};
+use super::notification::{AlarmState, Notification, Standing, Tally};
+use super::time::{Moment, Now, WallTime};
+use super::truth::{NO_LONGER_WATCHED, blank, retired};
 
-/// How long an alarm is left alone after its receiver was told of it.
+/// How one alarm that keeps changing is damped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HoldDown {
-    /// After the first telling.
+pub struct Damping {
+    /// It is left alone for so long after the first telling.
     pub hold_down: Duration,
     /// Doubling ends here.
     pub hold_down_max: Duration,
+    /// When it is told as flapping.
+    pub flap: FlapSettings,
 }
 
 /// Whether all that can be an alarm is known.
@@ -62,6 +74,31 @@ pub enum FirstUp {
     Silent,
 }
 
+/// Whether a receiver can be told of many alarms in one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Detail {
+    /// Groups and storms are told in sum.
+    Summed,
+    /// Its language has no words for that.
+    EachAlone,
+}
+
+/// What is known of a message that left.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Assurance {
+    /// That it arrived.
+    Acknowledged,
+    /// Nothing: it is told again so long after the first time.
+    Repeated(Vec<Duration>),
+    /// The receiver forgets what it is not told again.
+    Refreshed {
+        /// What stands is told this often.
+        every: Duration,
+        /// What is over is told for so long.
+        cleared_for: Duration,
+    },
+}
+
 /// How a receiver wants to be told.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Manner {
@@ -69,12 +106,20 @@ pub struct Manner {
     pub rate: f64,
     /// Messages at once.
     pub burst: u32,
+    /// So many alarms fit into one message.
+    pub batch: usize,
     /// Which alarms.
     pub scope: Scope,
     /// Good news.
     pub first_up: FirstUp,
-    /// What was told, and is not acknowledged by the protocol, is told again so long after.
-    pub repeat: Vec<Duration>,
+    /// One by one, or in sum.
+    pub detail: Detail,
+    /// What is known of what left.
+    pub assurance: Assurance,
+    /// What stands is told again this often, so that nobody forgets it.
+    pub renotify: Option<Duration>,
+    /// When there is a storm.
+    pub storm: StormSettings,
 }
 
 /// A message to send now.
@@ -85,20 +130,30 @@ pub enum Due {
     /// The current state of an alarm.
     Alarm {
         /// To be told.
-        notification: Box<Notification>,
+        notification: Arc<Notification>,
+        /// The receiver was told of this state before.
+        again: bool,
         /// Another alarm that stands, where this one is a clear and receivers of the original would
         /// take it for the clear of both.
-        still_raised: Option<Box<Notification>>,
+        still_raised: Option<Arc<Notification>>,
     },
 }
 
 /// One receiver's book.
 #[derive(Debug)]
 pub struct Ledger {
+    agent: String,
     manner: Manner,
     bucket: Bucket,
     cold_start: ColdStart,
     entries: BTreeMap<AlarmKey, Entry>,
+    /// When entries want something done.
+    agenda: BTreeSet<(Moment, AlarmKey)>,
+    /// What can be told at once, in order.
+    ready: BTreeSet<(Rank, AlarmKey)>,
+    /// Single alarms that wait to be told, held or not.
+    waiting: usize,
+    storm: Storm,
 }
 
 #[derive(Debug, PartialEq)]
@@ -106,34 +161,6 @@ enum ColdStart {
     Due,
     InFlight,
     Told,
-}
-
-#[derive(Debug)]
-struct Entry {
-    /// The current state; nothing if it was told before this agent began and is not known yet.
-    wanted: Option<Notification>,
-    /// What the receiver has.
-    told: Option<Notification>,
-    /// What is on its way.
-    in_flight: Option<Notification>,
-    /// What failed to be delivered, and may have arrived all the same. Whatever the truth is then,
-    /// it has to be told.
-    in_doubt: Option<Notification>,
-    hold_down: HoldDown,
-    /// The hold that the last telling set.
-    hold: Duration,
-    held_until: Moment,
-    /// When the receiver was told of this state first, and how often again.
-    told_at: Moment,
-    repeats: usize,
-    /// Whether the last change came while the alarm was calm.
-    calm: bool,
-    /// Changes of state since the last telling began.
-    changes: u64,
-    /// Another sink tells it: forget it when what is on its way has left.
-    handed_over: bool,
-    /// Its subject is gone: forget it once nothing is left to tell.
-    retired: bool,
 }
 
 /// A book's numbers for the status page.
@@ -145,37 +172,70 @@ pub struct LedgerCounts {
     pub dirty: usize,
     /// Of these, held back by `hold_down`.
     pub held: usize,
+    /// Alarms that are told as flapping.
+    pub flapping: usize,
+    /// Whether single alarms wait for the end of a storm.
+    pub storm: bool,
 }
 
 /// What is kept on disk of one alarm whose receiver may know it to stand.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ToldRecord {
     /// As it was told last.
-    pub notification: Notification,
+    pub notification: Arc<Notification>,
     /// Whether it is not known to have arrived: then it has to be told again, whatever is true.
     pub in_doubt: bool,
 }
 
+/// What a receiver knows of one alarm.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ToldState {
+    /// What it was told last; nothing if nothing.
+    pub told: Option<AlarmState>,
+    /// A message failed or is on its way, so that it may know better.
+    pub in_doubt: bool,
+    /// It is to be told something, then at the earliest.
+    pub held_until: Option<WallTime>,
+    /// Changes that it was not told.
+    pub suppressed: u64,
+    /// It changes too often to be told each time.
+    pub flapping: bool,
+}
+
 impl Ledger {
-    /// An empty book.
-    pub fn new(manner: Manner, now: Moment) -> Self {
+    /// An empty book of this agent's.
+    pub fn new(agent: impl Into<String>, manner: Manner, now: Moment) -> Self {
         Ledger {
+            agent: agent.into(),
             bucket: Bucket::new(manner.rate, manner.burst, now),
+            storm: Storm::new(manner.storm),
             manner,
             cold_start: ColdStart::Told,
             entries: BTreeMap::new(),
+            agenda: BTreeSet::new(),
+            ready: BTreeSet::new(),
+            waiting: 0,
         }
     }
 
-    /// Takes in what the receiver was told by an earlier run.
-    pub fn load(&mut self, records: Vec<ToldRecord>, hold_down: HoldDown) {
+    /// Takes in what the receiver was told by an earlier run. What nobody acknowledged is told again.
+    pub fn load(&mut self, records: Vec<ToldRecord>, damping: Damping, now: Now) {
+        let unsure = matches!(self.manner.assurance, Assurance::Repeated(_));
+        // A storm of an earlier run is over; if it is not, there will be another.
+        let over = self.storm_standing(AlarmState::Cleared, "the agent was restarted".to_owned(), now);
         for record in records {
-            let entry = self.entry(record.notification.key.clone(), hold_down);
-            if record.in_doubt {
+            let key = record.notification.key.clone();
+            let entry = self.entry(&key, damping);
+            if record.in_doubt || unsure {
                 entry.in_doubt = Some(record.notification);
             } else {
                 entry.told = Some(record.notification);
             }
+            if key.kind == Kind::Storm {
+                entry.damping = STORM_DAMPING;
+                entry.wanted = Some(over.clone());
+            }
+            self.note(&key, now.moment);
         }
     }
 
@@ -186,87 +246,139 @@ impl Ledger {
 
     /// The receiver wants to be told in another manner. What it will not be told any more is
     /// settled with it at once, hold or no hold, so that it comes before the word of a successor.
-    pub fn on_manner(&mut self, manner: Manner, parting: Parting, now: Moment, wall: WallTime) {
+    pub fn on_manner(&mut self, manner: Manner, parting: Parting, now: Now) {
         if (manner.rate, manner.burst) != (self.manner.rate, self.manner.burst) {
-            self.bucket = Bucket::new(manner.rate, manner.burst, now);
+            self.bucket = Bucket::new(manner.rate, manner.burst, now.moment);
         }
         self.manner = manner;
-        let outside: Vec<_> = self.entries.keys().filter(|key| !self.in_scope(key)).cloned().collect();
-        for key in outside {
+        self.storm.on_settings(self.manner.storm);
+        let keys: Vec<_> = self.entries.keys().cloned().collect();
+        for key in keys {
+            let in_scope = self.in_scope(&key);
             let Some(entry) = self.entries.get_mut(&key) else { continue };
-            entry.held_until = now;
-            let stands = entry.wanted.as_ref().is_some_and(Notification::is_raised);
-            if parting == Parting::HandOver && stands {
+            if in_scope {
+                self.note(&key, now.moment);
+                continue;
+            }
+            entry.held_until = now.moment;
+            if parting == Parting::HandOver && entry.wanted_is_raised() {
                 entry.handed_over = true;
                 if entry.in_flight.is_none() {
-                    self.entries.remove(&key);
+                    self.remove(&key);
                 }
             } else {
-                self.retire(&key, "told to other receivers from now on", wall);
+                self.retire(&key, "told to other receivers from now on", now);
             }
         }
     }
 
     /// An alarm is in this state now.
-    pub fn on_change(&mut self, notification: Notification, hold_down: HoldDown, now: Moment) {
-        if !self.in_scope(&notification.key) {
+    pub fn on_change(&mut self, standing: Standing, damping: Damping, now: Moment) {
+        let key = standing.notification.key.clone();
+        if !self.in_scope(&key) {
             return;
         }
-        let entry = self.entry(notification.key.clone(), hold_down);
-        entry.hold_down = hold_down;
+        let rages = self.storm.rages();
+        let entry = self.entry(&key, damping);
+        entry.damping = damping;
         entry.retired = false;
         entry.handed_over = false;
-        let flipped = entry.wanted.as_ref().is_none_or(|wanted| wanted.state != notification.state);
+        let before = entry.wanted.as_ref().map(|wanted| wanted.notification.state);
+        let flipped = before != Some(standing.notification.state);
+        let news = before.is_some() || standing.notification.is_raised();
         if flipped {
             // Calm means: since the last hold ended, another such time has passed without change.
             entry.calm = now >= entry.held_until + entry.hold;
             entry.changes = if entry.calm { 1 } else { entry.changes + 1 };
+            if news && !rages {
+                let was_flapping = entry.flaps.is_flapping();
+                entry.flaps.on_change(damping.flap, now);
+                if entry.flaps.is_flapping() && !was_flapping {
+                    entry.held_until = now;
+                }
+            }
         }
-        entry.wanted = Some(notification);
+        entry.wanted = Some(standing);
+        if flipped && news && matches!(key.subject, Subject::Test(_)) {
+            self.storm.on_change(now);
+        }
+        self.note(&key, now);
     }
 
     /// Only these alarms can still be; what was told of others is taken back. Where not everything
     /// is known, because a document is bad, what an earlier run told stands.
-    pub fn retain(&mut self, valid: &BTreeSet<AlarmKey>, knowledge: Knowledge, wall: WallTime) {
+    pub fn retain(&mut self, valid: &BTreeSet<AlarmKey>, knowledge: Knowledge, now: Now) {
         let stands = |entry: &Entry| knowledge == Knowledge::Partial && entry.wanted.is_none();
-        let others = self.entries.iter().filter(|(key, _)| !valid.contains(key));
+        let others = self.entries.iter().filter(|(key, _)| key.kind != Kind::Storm && !valid.contains(key));
         let gone: Vec<_> = others.filter(|(_, entry)| !stands(entry)).map(|(key, _)| key.clone()).collect();
         for key in gone {
-            self.retire(&key, NO_LONGER_WATCHED, wall);
+            self.retire(&key, NO_LONGER_WATCHED, now);
         }
     }
 
-    /// What to send now: downs first, then the worse, then the older. All of it is on its way until
-    /// `on_delivered` or `on_failed` says what became of it.
-    pub fn take_due(&mut self, now: Moment) -> Vec<Due> {
+    /// All that stands is told once more.
+    pub fn resync(&mut self, now: Moment) -> usize {
+        let told: Vec<_> =
+            self.entries.iter().filter(|(_, entry)| entry.told_is_raised()).map(|(key, _)| key.clone()).collect();
+        for key in &told {
+            if let Some(entry) = self.entries.get_mut(key) {
+                entry.again = true;
+            }
+            self.note(key, now);
+        }
+        told.len()
+    }
+
+    /// What to send now, `most` messages at most: what explains others first, then downs, then the
+    /// worse, then the older. All of it is on its way until `on_delivered` or `on_failed` says what
+    /// became of it.
+    pub fn take_due(&mut self, now: Now, most: usize) -> Vec<Due> {
         let mut due = Vec::new();
         if self.cold_start == ColdStart::Due {
-            if self.bucket.take(now).is_err() {
+            if self.bucket.take(now.moment).is_err() {
                 return due;
             }
             self.cold_start = ColdStart::InFlight;
             due.push(Due::ColdStart);
         }
-        let mut ready: Vec<&AlarmKey> = self
-            .entries
-            .iter()
-            .filter(|(_, entry)| entry.is_dirty(self.manner.first_up) && entry.held_until <= now)
-            .map(|(key, _)| key)
-            .collect();
-        ready.sort_by_key(|key| self.entries[*key].urgency());
-        let again = self.entries.iter().filter(|(_, entry)| entry.repeat_at(&self.manner).is_some_and(|at| at <= now));
-        let ready: Vec<AlarmKey> = ready.into_iter().chain(again.map(|(key, _)| key)).cloned().collect();
-        for key in ready {
-            if self.bucket.take(now).is_err() {
+        self.on_weather(now);
+        self.look_up(now.moment);
+        let singles_wait = self.storm.rages();
+        let (mut keys, mut room) = (Vec::new(), 0);
+        for ((class, ..), key) in &self.ready {
+            if singles_wait && *class != Class::Wide {
                 break;
             }
+            if room == 0 {
+                if due.len() + keys.len() >= most || self.bucket.take(now.moment).is_err() {
+                    break;
+                }
+                room = self.manner.batch.max(1);
+            }
+            room -= 1;
+            keys.push(key.clone());
+        }
+        for key in keys {
             let still_raised = self.sibling_raised(&key);
             let Some(entry) = self.entries.get_mut(&key) else { continue };
-            let Some(mut notification) = entry.wanted.clone() else { continue };
-            notification.suppressed = entry.changes.saturating_sub(1);
+            let Some(wanted) = entry.wanted.clone() else { continue };
+            let mut notification = wanted.notification;
+            let suppressed = entry.changes.saturating_sub(1);
+            let flapping = entry.flaps.is_flapping();
+            if notification.suppressed != suppressed || flapping {
+                let told = Arc::make_mut(&mut notification);
+                told.suppressed = suppressed;
+                if flapping {
+                    let now = if told.state.is_raised() { "down" } else { "up" };
+                    told.text = format!("flapping, now {now}: {}", told.text);
+                    told.state = AlarmState::Flapping;
+                }
+            }
+            let again = entry.told.as_ref().is_some_and(|told| told.state == notification.state);
             entry.in_flight = Some(notification.clone());
             let still_raised = still_raised.filter(|_| !notification.is_raised());
-            due.push(Due::Alarm { notification: Box::new(notification), still_raised });
+            due.push(Due::Alarm { notification, again, still_raised });
+            self.note(&key, now.moment);
         }
         due
     }
@@ -277,49 +389,41 @@ impl Ledger {
             self.cold_start = ColdStart::Told;
             return;
         };
-        let Some(entry) = self.entries.get_mut(&notification.key) else { return };
+        let key = &notification.key;
+        let Some(entry) = self.entries.get_mut(key) else { return };
         if entry.handed_over {
-            self.entries.remove(&notification.key);
+            self.remove(key);
             return;
         }
-        let first_up = entry.told.is_none() && !notification.is_raised();
+        let first_up = entry.told.is_none() && !notification.is_raised() && entry.in_doubt.is_none();
         let again =
             entry.in_doubt.is_none() && entry.told.as_ref().is_some_and(|told| told.state == notification.state);
         entry.told = entry.in_flight.take();
         entry.in_doubt = None;
+        entry.again = false;
+        entry.sent_at = now;
         if again {
-            entry.repeats += 1;
-            self.forget_if_settled(&notification.key);
-            return;
-        }
-        entry.told_at = now;
-        entry.repeats = if first_up { usize::MAX } else { 0 };
-        if first_up {
-            // Good news that nobody waited for holds nothing back.
-            return;
-        }
-        entry.hold = if entry.calm {
-            entry.hold_down.hold_down
+            entry.repeats = entry.repeats.saturating_add(1);
         } else {
-            entry
-                .hold
-                .saturating_mul(2)
-                .clamp(entry.hold_down.hold_down, entry.hold_down.hold_down_max.max(entry.hold_down.hold_down))
-        };
-        entry.held_until = now + entry.hold;
-        entry.changes = entry.changes.saturating_sub(notification.suppressed + 1);
-        // What changed while it was on its way is a change in the new hold, not in a calm.
-        entry.calm = false;
-        self.forget_if_settled(&notification.key);
+            entry.told_at = now;
+            entry.repeats = if first_up { usize::MAX } else { 0 };
+            // Good news that nobody waited for holds nothing back.
+            if !first_up {
+                entry.hold_down(notification.suppressed, now);
+            }
+        }
+        self.note(key, now);
+        self.forget_if_settled(key);
     }
 
     /// It did not get there: the key stays dirty.
-    pub fn on_failed(&mut self, due: &Due) {
+    pub fn on_failed(&mut self, due: &Due, now: Moment) {
         match due {
             Due::ColdStart => self.cold_start = ColdStart::Due,
             Due::Alarm { notification, .. } => {
                 if let Some(entry) = self.entries.get_mut(&notification.key) {
                     entry.in_doubt = entry.in_flight.take();
+                    self.note(&notification.key, now);
                 }
             }
         }
@@ -327,48 +431,184 @@ impl Ledger {
 
     /// When `take_due` may have something, if nothing changes before.
     pub fn next_deadline(&self, now: Moment) -> Option<Moment> {
-        let held_until = self
-            .entries
-            .values()
-            .filter_map(|entry| match entry.is_dirty(self.manner.first_up) {
-                true => Some(entry.held_until),
-                false => entry.repeat_at(&self.manner),
-            })
-            .min();
-        let ready = if self.cold_start == ColdStart::Due { Some(now) } else { held_until }?;
-        match self.bucket.clone().take(ready.max(now)) {
-            Ok(()) => Some(ready),
-            Err(token) => Some(token),
-        }
+        let later = self.agenda.first().map(|(at, _)| *at);
+        let sendable = |((class, ..), _): &(Rank, AlarmKey)| !self.storm.rages() || *class == Class::Wide;
+        let ready = self.cold_start == ColdStart::Due || self.ready.first().is_some_and(sendable);
+        let token = ready.then(|| self.bucket.clone().take(now).err().unwrap_or(now));
+        [later, token, self.storm.next_deadline()].into_iter().flatten().min()
+    }
+
+    /// Whether nothing is left to tell.
+    pub fn is_settled(&self) -> bool {
+        let open = |entry: &Entry| entry.in_flight.is_some() || entry.is_dirty(&self.manner) || entry.again;
+        let repeats = |entry: &Entry| entry.repeat_at(&self.manner).is_some();
+        self.cold_start == ColdStart::Told && !self.entries.values().any(|entry| open(entry) || repeats(entry))
     }
 
     /// What must be on disk before the messages of `take_due` leave: every alarm that the receiver
     /// was told, or is about to be told, and not yet told over.
     pub fn records(&self) -> Vec<ToldRecord> {
         let record =
-            |notification: &Notification, in_doubt| ToldRecord { notification: notification.clone(), in_doubt };
+            |notification: &Arc<Notification>, in_doubt| ToldRecord { notification: notification.clone(), in_doubt };
         self.entries
             .values()
             .filter_map(|entry| match (entry.in_flight.as_ref().or(entry.in_doubt.as_ref()), &entry.told) {
                 (Some(unsure), _) => Some(record(unsure, true)),
-                (None, Some(told)) if entry.repeat_at(&self.manner).is_some() => Some(record(told, true)),
                 (None, Some(told)) if told.is_raised() => Some(record(told, false)),
+                (None, Some(told)) if entry.repeat_unacknowledged_at(&self.manner).is_some() => {
+                    Some(record(told, true))
+                }
                 (None, _) => None,
             })
             .collect()
     }
 
+    /// What the receiver knows of each alarm.
+    pub fn told(&self, now: Now) -> impl Iterator<Item = (&AlarmKey, ToldState)> {
+        self.entries.iter().map(move |(key, entry)| (key, self.told_state(entry, now)))
+    }
+
+    fn told_state(&self, entry: &Entry, now: Now) -> ToldState {
+        let held = entry.is_dirty(&self.manner).then(|| entry.held_until.since(now.moment));
+        ToldState {
+            told: entry.told.as_ref().map(|told| told.state),
+            in_doubt: entry.in_flight.is_some() || entry.in_doubt.is_some(),
+            held_until: held.map(|held| now.wall + held),
+            suppressed: entry.changes,
+            flapping: entry.flaps.is_flapping(),
+        }
+    }
+
     /// Numbers for the status page.
     pub fn counts(&self, now: Moment) -> LedgerCounts {
-        let mut counts = LedgerCounts::default();
+        let mut counts = LedgerCounts { storm: self.storm.rages(), ..LedgerCounts::default() };
         for entry in self.entries.values() {
-            counts.told += usize::from(entry.told.as_ref().is_some_and(Notification::is_raised));
-            if entry.in_flight.is_some() || entry.is_dirty(self.manner.first_up) {
+            counts.told += usize::from(entry.told_is_raised());
+            counts.flapping += usize::from(entry.flaps.is_flapping());
+            if entry.in_flight.is_some() || entry.is_dirty(&self.manner) {
                 counts.dirty += 1;
                 counts.held += usize::from(entry.held_until > now);
             }
         }
         counts
+    }
+
+    /// A storm begins, goes on or is over: its receiver is told.
+    fn on_weather(&mut self, now: Now) {
+        let since = self.storm.since();
+        let Some(turn) = self.storm.on_time(self.waiting, now.moment) else { return };
+        if turn == Turn::Opened {
+            // Everything changes: that one alarm does says nothing of it.
+            let flapping: Vec<_> = self
+                .entries
+                .iter()
+                .filter(|(_, entry)| entry.flaps.is_flapping())
+                .map(|(key, _)| key.clone())
+                .collect();
+            self.entries.values_mut().for_each(|entry| entry.flaps.forget());
+            flapping.iter().for_each(|key| self.note(key, now.moment));
+        }
+        let (waiting, stand) = (self.waiting, self.standing_tests());
+        let lasted = since.map_or(Duration::ZERO, |since| Duration::from_secs(now.moment.since(since).as_secs()));
+        let lasted = humantime::format_duration(lasted);
+        let (state, text) = match turn {
+            Turn::Opened => (
+                AlarmState::Raised,
+                format!("{waiting} alarms wait to be told, {stand} stand; they are told one by one once it calms"),
+            ),
+            Turn::WentOn => {
+                (AlarmState::Raised, format!("for {lasted} now: {waiting} alarms wait to be told, {stand} stand"))
+            }
+            Turn::Closed => (
+                AlarmState::Cleared,
+                format!("over after {lasted}: {stand} alarms stand, {waiting} are told one by one from now on"),
+            ),
+        };
+        let standing = self.storm_standing(state, text, now);
+        let key = standing.notification.key.clone();
+        let entry = self.entry(&key, STORM_DAMPING);
+        entry.again = turn == Turn::WentOn;
+        entry.wanted = Some(standing);
+        // An end of which nobody was told the beginning is no news.
+        if turn == Turn::Closed && entry.told.is_none() && entry.in_flight.is_none() && entry.in_doubt.is_none() {
+            self.remove(&key);
+            return;
+        }
+        self.note(&key, now.moment);
+    }
+
+    fn storm_standing(&self, state: AlarmState, text: String, now: Now) -> Standing {
+        let key = AlarmKey::new(Kind::Storm, Subject::Agent);
+        let before = self.entries.get(&key).and_then(|entry| entry.wanted.as_ref()).map(|wanted| &wanted.notification);
+        let since = before.filter(|before| before.state == state).map_or(now.wall, |before| before.since);
+        let tally = Tally { down: self.standing_tests() as u64, of: self.waiting as u64 };
+        let notification = Notification {
+            state,
+            since,
+            legacy_text: text.clone(),
+            text,
+            tally: Some(tally),
+            count: before.map_or(0, |before| before.count)
+                + u64::from(before.is_none_or(|before| before.state != state)),
+            ..blank(&self.agent, &key, now)
+        };
+        Standing { notification: Arc::new(notification), withheld: None }
+    }
+
+    /// Alarms of tests that stand, told or not.
+    fn standing_tests(&self) -> usize {
+        let single = self.entries.iter().filter(|(key, _)| matches!(key.subject, Subject::Test(_)));
+        single.filter(|(_, entry)| entry.wanted_is_raised()).count()
+    }
+
+    /// Looks at what wanted to be looked at by now.
+    fn look_up(&mut self, now: Moment) {
+        while let Some((_, key)) = self.agenda.first().filter(|(at, _)| *at <= now).cloned() {
+            if let Some(entry) = self.entries.get_mut(&key) {
+                entry.flaps.on_time(entry.damping.flap, now);
+            }
+            self.note(&key, now);
+        }
+    }
+
+    /// Notes down when an entry wants something done. To be called after every change to it.
+    fn note(&mut self, key: &AlarmKey, now: Moment) {
+        let Some(entry) = self.entries.get_mut(key) else { return };
+        // Good news that nobody waits for makes no storm.
+        let bad = entry.wanted_is_raised() || entry.told_is_raised() || entry.in_doubt.is_some();
+        let waiting = matches!(key.subject, Subject::Test(_)) && bad && entry.is_dirty(&self.manner);
+        let noted = Noted { place: entry.place(&self.manner, now), waiting };
+        let before = std::mem::replace(&mut entry.noted, noted);
+        self.strike_out(key, before);
+        self.waiting += usize::from(noted.waiting);
+        match noted.place {
+            Place::Nowhere => {}
+            Place::Later(at) => {
+                self.agenda.insert((at, key.clone()));
+            }
+            Place::Ready(rank) => {
+                self.ready.insert((rank, key.clone()));
+            }
+        }
+    }
+
+    fn strike_out(&mut self, key: &AlarmKey, noted: Noted) {
+        self.waiting -= usize::from(noted.waiting);
+        match noted.place {
+            Place::Nowhere => {}
+            Place::Later(at) => {
+                self.agenda.remove(&(at, key.clone()));
+            }
+            Place::Ready(rank) => {
+                self.ready.remove(&(rank, key.clone()));
+            }
+        }
+    }
+
+    fn remove(&mut self, key: &AlarmKey) {
+        if let Some(entry) = self.entries.remove(key) {
+            self.strike_out(key, entry.noted);
+        }
     }
 
     fn in_scope(&self, key: &AlarmKey) -> bool {
@@ -379,90 +619,80 @@ impl Ledger {
         }
     }
 
-    fn entry(&mut self, key: AlarmKey, hold_down: HoldDown) -> &mut Entry {
-        self.entries.entry(key).or_insert_with(|| Entry {
-            wanted: None,
-            told: None,
-            in_flight: None,
-            in_doubt: None,
-            hold_down,
-            hold: Duration::ZERO,
-            held_until: Moment::ZERO,
-            told_at: Moment::ZERO,
-            repeats: usize::MAX,
-            calm: true,
-            changes: 0,
-            handed_over: false,
-            retired: false,
-        })
+    fn entry(&mut self, key: &AlarmKey, damping: Damping) -> &mut Entry {
+        self.entries.entry(key.clone()).or_insert_with(|| Entry::new(damping))
     }
 
-    fn retire(&mut self, key: &AlarmKey, text: &str, wall: WallTime) {
+    fn retire(&mut self, key: &AlarmKey, text: &str, now: Now) {
         let Some(entry) = self.entries.get_mut(key) else { return };
         entry.retired = true;
-        let shown =
-            [&entry.in_flight, &entry.in_doubt, &entry.told, &entry.wanted].into_iter().find_map(Option::as_ref);
+        // It will not change any more.
+        entry.flaps.forget();
+        let wanted = entry.wanted.as_ref().map(|wanted| &wanted.notification);
+        let shown = [entry.in_flight.as_ref(), entry.in_doubt.as_ref(), entry.told.as_ref(), wanted]
+            .into_iter()
+            .flatten()
+            .next();
         if let Some(shown) = shown
-            && entry.wanted.as_ref().is_none_or(Notification::is_raised)
+            && (entry.wanted.is_none() || entry.wanted_is_raised())
         {
-            entry.wanted = Some(retired(shown.clone(), text, wall));
+            let notification = Arc::new(retired(shown, text, now.wall));
+            entry.wanted = Some(Standing { notification, withheld: None });
         }
+        self.note(key, now.moment);
         self.forget_if_settled(key);
     }
 
     /// Drops an entry whose subject is gone and of which the receiver believes nothing bad.
     fn forget_if_settled(&mut self, key: &AlarmKey) {
         let Some(entry) = self.entries.get(key) else { return };
-        let told = entry.told.as_ref().is_some_and(Notification::is_raised);
         let unsure = entry.in_flight.is_some() || entry.in_doubt.is_some();
-        let believed = told || unsure || entry.repeat_at(&self.manner).is_some();
+        let believed = entry.told_is_raised() || unsure || entry.repeat_at(&self.manner).is_some();
         if entry.retired && !believed {
-            self.entries.remove(key);
+            self.remove(key);
         }
     }
 
     /// Another alarm that stands and that the original had no notification of its own for: it told
     /// a test's latency as its connection, and all faults of the configuration as one.
-    fn sibling_raised(&self, key: &AlarmKey) -> Option<Box<Notification>> {
-        let raised = |entry: &Entry| entry.wanted.clone().filter(Notification::is_raised).map(Box::new);
+    fn sibling_raised(&self, key: &AlarmKey) -> Option<Arc<Notification>> {
+        let raised = |entry: &Entry| {
+            let wanted = entry.wanted.as_ref().map(|wanted| wanted.notification.clone());
+            wanted.filter(|wanted| wanted.is_raised())
+        };
         let sibling = match key.kind {
             Kind::Connection => Kind::Latency,
             Kind::Latency => Kind::Connection,
             Kind::Config => {
-                let mut others = self.entries.iter().filter(|(other, _)| other.kind == Kind::Config && *other != key);
+                let all = self.entries.range(AlarmKey::new(Kind::Config, Subject::Agent)..);
+                let mut others =
+                    all.take_while(|(other, _)| other.kind == Kind::Config).filter(|(other, _)| *other != key);
                 return others.find_map(|(_, entry)| raised(entry));
             }
-            Kind::Sender | Kind::Clock | Kind::UnknownPacket => return None,
+            Kind::Sender | Kind::Clock | Kind::UnknownPacket | Kind::Isolated | Kind::Storm | Kind::Test => {
+                return None;
+            }
         };
         self.entries.get(&AlarmKey::new(sibling, key.subject.clone())).and_then(raised)
     }
 }
 
+/// A storm has its own rhythm.
+const STORM_DAMPING: Damping = Damping {
+    hold_down: Duration::ZERO,
+    hold_down_max: Duration::ZERO,
+    flap: FlapSettings { flap_high: 0, flap_low: 0, flap_window: Duration::ZERO },
+};
+
 impl Entry {
-    fn is_dirty(&self, first_up: FirstUp) -> bool {
-        let Some(wanted) = &self.wanted else { return false };
-        if self.in_flight.is_some() {
-            return false;
-        }
-        if self.in_doubt.is_some() {
-            return true;
-        }
-        match &self.told {
-            Some(told) => told.state != wanted.state,
-            None => wanted.is_raised() || (first_up == FirstUp::Told && wanted.is_connection() && !self.retired),
-        }
-    }
-
-    /// When to tell again what was told, if it still is so.
-    fn repeat_at(&self, manner: &Manner) -> Option<Moment> {
-        let (told, wanted) = (self.told.as_ref()?, self.wanted.as_ref()?);
-        let settled = told.state == wanted.state && self.in_flight.is_none() && self.in_doubt.is_none();
-        let after = manner.repeat.get(self.repeats).filter(|_| settled)?;
-        Some(self.told_at + *after)
-    }
-
-    fn urgency(&self) -> impl Ord {
-        self.wanted.as_ref().map(|wanted| (!wanted.is_raised(), wanted.severity, wanted.since))
+    /// It was told: it is left alone for a while, ever longer while it keeps changing.
+    fn hold_down(&mut self, suppressed: u64, now: Moment) {
+        let (shortest, longest) = (self.damping.hold_down, self.damping.hold_down_max.max(self.damping.hold_down));
+        self.hold = if self.calm { shortest } else { self.hold.saturating_mul(2).clamp(shortest, longest) };
+        self.held_until = now + self.hold;
+        self.changes = self.changes.saturating_sub(suppressed + 1);
+        // What changed while it was on its way is a change in the new hold, not in a calm.
+        self.calm = false;
     }
 }
 

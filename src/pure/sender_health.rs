@@ -77,7 +77,7 @@ impl SenderHealth {
         let verdict = match (self.condition.state(), &self.cause) {
             (State::Unknown, _) => return None,
             (State::Down | State::Recovering, Some(cause)) => Verdict::Violated(cause.clone()),
-            (State::Up | State::Suspect | State::Down | State::Recovering, _) => Verdict::Cleared,
+            (State::Up | State::Suspect | State::Paused | State::Down | State::Recovering, _) => Verdict::Cleared,
         };
         Some(self.change(verdict, now))
     }
@@ -115,9 +115,10 @@ mod tests {
             from_host: "a".into(),
             from: "127.0.0.2:0".into(),
             to_host: "b".into(),
+            tags: [].into(),
             to: "127.0.0.3:8620".into(),
         };
-        SenderHealth::new(Arc::new(test), Thresholds { raise_after: 3, clear_after: 3 })
+        SenderHealth::new(Arc::new(test), Thresholds::in_a_row(3, 3))
     }
 
     /// ICMP errors come once a second, probes ten times: still one raise and, after it heals, one clear.

@@ -10,7 +10,8 @@ use super::clock_error::DelayVerdict;
 use super::condition::State;
 use super::expectation::Counters;
 use super::ledger::{LedgerCounts, Scope};
-use super::notification::Notification;
+use super::notification::Standing;
+use super::shelf::Silence;
 use super::test::TestFacts;
 use super::time::WallTime;
 
@@ -35,8 +36,12 @@ pub struct Status {
     pub senders: Vec<SenderStatus>,
     /// Every test of this host, once for each role it has here.
     pub tests: Vec<TestStatus>,
-    /// Alarms that stand, the worst first.
-    pub alarms: Vec<Notification>,
+    /// Alarms that stand, the worst first, up to a thousand of them.
+    pub alarms: Vec<Standing>,
+    /// How many stand.
+    pub raised: usize,
+    /// Silences that have not ended.
+    pub silences: Vec<Silence>,
     /// Receivers of alarms.
     pub sinks: Vec<SinkStatus>,
     /// How often each kind of child was restarted after a fault of its own.
@@ -253,11 +258,15 @@ impl Status {
                 State::Recovering => 1,
                 State::Suspect => 2,
                 State::Unknown => 3,
-                State::Up => 4,
+                State::Paused => 4,
+                State::Up => 5,
             };
             (rank(a), a.role, &a.test.description, a.test.id).cmp(&(rank(b), b.role, &b.test.description, b.test.id))
         });
-        self.alarms.sort_by_key(|alarm| (alarm.severity, alarm.since, alarm.key.clone()));
+        self.alarms.sort_by_key(|alarm| {
+            let notification = &alarm.notification;
+            (alarm.withheld.is_some(), notification.severity, notification.since, notification.key.clone())
+        });
         self.listeners.sort_by(|a, b| a.address.cmp(&b.address));
         self.senders.sort_by_key(|sender| sender.test.id);
     }

@@ -1,5 +1,6 @@
 //! What a test is called and between whom it runs.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
@@ -61,4 +62,14 @@ pub struct TestFacts {
     pub to_host: String,
     /// The address and port that it sends to.
     pub to: String,
+    /// What it has in common with others.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub tags: BTreeSet<String>,
+}
+
+impl TestFacts {
+    /// From where to where.
+    pub fn path(&self) -> String {
+        format!("{} {} → {} {}", self.from_host, self.from, self.to_host, self.to)
+    }
 }

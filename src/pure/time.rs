@@ -96,6 +96,13 @@ impl WallTime {
     }
 }
 
+impl std::ops::Add<Duration> for WallTime {
+    type Output = WallTime;
+    fn add(self, later: Duration) -> WallTime {
+        WallTime(self.0.saturating_add(saturating_nanos(later)))
+    }
+}
+
 impl From<SystemTime> for WallTime {
     fn from(time: SystemTime) -> Self {
         WallTime(saturating_nanos(time.duration_since(UNIX_EPOCH).unwrap_or_default()))

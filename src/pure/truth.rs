@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::alarm::{AlarmKey, Cause, ConditionChange, Subject, Verdict, condition_change};
-use super::notification::{AlarmState, Notification};
+use super::alarm::{AlarmKey, Cause, ConditionChange, Kind, Subject, Verdict, condition_change};
+use super::notification::{AlarmState, Notification, Tally};
 use super::test::TestFacts;
 use super::time::{Now, WallTime};
 
@@ -22,8 +22,10 @@ struct Alarm {
     since: WallTime,
     test: Option<Arc<TestFacts>>,
     count: u64,
+    /// Why, as its finder said it.
+    cause: String,
     /// What was last said, so that a clear can repeat it.
-    shown: Notification,
+    shown: Arc<Notification>,
 }
 
 impl Truth {
@@ -33,7 +35,7 @@ impl Truth {
     }
 
     /// A condition changed. Gives the alarm's new state if that changed with it.
-    pub fn on_change(&mut self, change: &ConditionChange) -> Option<Notification> {
+    pub fn on_change(&mut self, change: &ConditionChange) -> Option<Arc<Notification>> {
         let alarm = self.alarms.entry(change.key.clone());
         let known = matches!(alarm, std::collections::btree_map::Entry::Occupied(_));
         let alarm = alarm.or_insert_with(|| Alarm {
@@ -41,7 +43,8 @@ impl Truth {
             since: change.at.wall,
             test: None,
             count: 0,
-            shown: blank(&self.agent, &change.key, change.at),
+            cause: String::new(),
+            shown: Arc::new(blank(&self.agent, &change.key, change.at)),
         });
         let was_raised = !alarm.raised_by.is_empty();
         match &change.verdict {
@@ -59,7 +62,7 @@ impl Truth {
         alarm.since = change.at.wall;
         alarm.test = change.test.clone().or_else(|| alarm.test.take());
         alarm.count += u64::from(is_raised);
-        let shown = &mut alarm.shown;
+        let shown = Arc::make_mut(&mut alarm.shown);
         shown.since = alarm.since;
         shown.test = alarm.test.clone();
         shown.count = alarm.count;
@@ -67,6 +70,7 @@ impl Truth {
             Verdict::Violated(cause) => {
                 shown.state = AlarmState::Raised;
                 shown.text = cause.to_string();
+                alarm.cause.clone_from(&shown.text);
                 shown.legacy_text = cause.legacy_text();
                 shown.delay_seconds = cause.delay().map(|delay| delay.seconds());
                 shown.source = match cause {
@@ -75,6 +79,16 @@ impl Truth {
                     | Cause::Late { .. }
                     | Cause::ClockWrong { .. }
                     | Cause::NotSent(_)
+                    | Cause::Shared(_)
+                    | Cause::Config(_) => None,
+                };
+                shown.tally = match cause {
+                    Cause::Shared(shared) => Some(Tally { down: shared.down, of: shared.of }),
+                    Cause::Silence(_)
+                    | Cause::Late { .. }
+                    | Cause::ClockWrong { .. }
+                    | Cause::NotSent(_)
+                    | Cause::UnknownPacket { .. }
                     | Cause::Config(_) => None,
                 };
             }
@@ -83,19 +97,39 @@ impl Truth {
                 shown.state = AlarmState::Cleared;
             }
         }
-        Some(shown.clone())
+        Some(alarm.shown.clone())
+    }
+
+    /// What else is known of why an alarm stands, beside its cause.
+    pub fn annotate(&mut self, key: &AlarmKey, remark: &str) {
+        if let Some(alarm) = self.alarms.get_mut(key).filter(|alarm| alarm.shown.is_raised()) {
+            let text = format!("{}{remark}", alarm.cause);
+            if alarm.shown.text != text {
+                Arc::make_mut(&mut alarm.shown).text = text;
+            }
+        }
+    }
+
+    /// One alarm in its current state.
+    pub fn get(&self, key: &AlarmKey) -> Option<&Arc<Notification>> {
+        self.alarms.get(key).map(|alarm| &alarm.shown)
     }
 
     /// Only these alarms can still be, and only these tests and listeners can still report: tests
     /// were removed or disabled, faults went away with what they were about. Gives what changed.
-    pub fn retain(&mut self, valid: &BTreeSet<AlarmKey>, reporters: &BTreeSet<Subject>, now: Now) -> Vec<Notification> {
+    pub fn retain(
+        &mut self,
+        valid: &BTreeSet<AlarmKey>,
+        reporters: &BTreeSet<Subject>,
+        now: Now,
+    ) -> Vec<Arc<Notification>> {
         let gone: Vec<AlarmKey> = self.alarms.keys().filter(|key| !valid.contains(key)).cloned().collect();
-        let mut changed: Vec<Notification> = gone
+        let mut changed: Vec<Arc<Notification>> = gone
             .into_iter()
             .filter_map(|key| self.alarms.remove(&key))
             // What is over was said to be.
             .filter(|alarm| alarm.shown.is_raised())
-            .map(|alarm| retired(alarm.shown, NO_LONGER_WATCHED, now.wall))
+            .map(|alarm| Arc::new(retired(&alarm.shown, NO_LONGER_WATCHED, now.wall)))
             .collect();
         let taken_back: Vec<ConditionChange> = self
             .alarms
@@ -110,12 +144,19 @@ impl Truth {
     }
 
     /// Every alarm in its current state.
-    pub fn all(&self) -> impl Iterator<Item = &Notification> {
+    pub fn all(&self) -> impl Iterator<Item = &Arc<Notification>> {
         self.alarms.values().map(|alarm| &alarm.shown)
     }
 
+    /// The alarms of a kind that stand.
+    pub fn raised_of(&self, kind: Kind) -> impl Iterator<Item = &Arc<Notification>> {
+        let first = AlarmKey::new(kind, Subject::Agent);
+        let of_kind = self.alarms.range(first..).take_while(move |(key, _)| key.kind == kind);
+        of_kind.map(|(_, alarm)| &alarm.shown).filter(|notification| notification.is_raised())
+    }
+
     /// The alarms that stand.
-    pub fn raised(&self) -> impl Iterator<Item = &Notification> {
+    pub fn raised(&self) -> impl Iterator<Item = &Arc<Notification>> {
         self.all().filter(|notification| notification.is_raised())
     }
 }
@@ -124,20 +165,19 @@ impl Truth {
 pub const NO_LONGER_WATCHED: &str = "removed, disabled or no longer watched";
 
 /// The clear of an alarm that did not end by itself.
-pub fn retired(mut shown: Notification, text: &str, at: WallTime) -> Notification {
-    shown.state = AlarmState::Cleared;
-    shown.since = at;
-    text.clone_into(&mut shown.text);
-    shown
+pub fn retired(shown: &Notification, text: &str, at: WallTime) -> Notification {
+    Notification { state: AlarmState::Cleared, since: at, text: text.to_owned(), ..shown.clone() }
 }
 
-fn blank(agent: &str, key: &AlarmKey, at: Now) -> Notification {
+/// An alarm of which nothing was said yet.
+pub fn blank(agent: &str, key: &AlarmKey, at: Now) -> Notification {
     Notification {
         agent: agent.to_owned(),
         key: key.clone(),
         state: AlarmState::Cleared,
         severity: key.kind.severity(),
         since: at.wall,
+        tally: None,
         text: String::new(),
         legacy_text: String::new(),
         test: None,
@@ -150,7 +190,6 @@ fn blank(agent: &str, key: &AlarmKey, at: Now) -> Notification {
 
 #[cfg(test)]
 mod tests {
-    use super::super::alarm::Kind;
     use super::*;
 
     fn fault(reporter: &str, verdict: Verdict) -> ConditionChange {

@@ -59,7 +59,7 @@ async fn until(status: &mut watch::Receiver<Arc<Status>>, expected: impl Fn(&Sta
 }
 
 fn standing(status: &Status) -> Vec<String> {
-    status.alarms.iter().map(|alarm| alarm.key.to_string()).collect()
+    status.alarms.iter().map(|alarm| alarm.notification.key.to_string()).collect()
 }
 
 /// One test that nobody sends, and one document that is bad.

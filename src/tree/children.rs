@@ -57,6 +57,11 @@ impl<K: Clone + Ord, A: Actor> Children<K, A> {
         self.held.values().map(|(addr, _)| addr)
     }
 
+    /// The keys of all that live, in the same order.
+    pub fn names(&self) -> impl Iterator<Item = &K> {
+        self.held.keys()
+    }
+
     /// Whether none lives.
     pub fn is_empty(&self) -> bool {
         self.held.is_empty()

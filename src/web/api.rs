@@ -1,15 +1,37 @@
-//! `/healthz` and `/status.json`.
+//! `/healthz`, `/status.json`, and what people ask of the agent below `/api`.
 
-use std::time::SystemTime;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
 
-use actix_web::{HttpResponse, web};
+use actix::Recipient;
+use actix_web::http::header::AUTHORIZATION;
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde::Deserialize;
 use serde_json::json;
+use sha2::{Digest, Sha256};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use super::Snapshot;
+use crate::config::secret::SecretSource;
+use crate::io::secret;
+use crate::messages::WebFact;
+use crate::pure::order::{Answer, NewSilence, Refusal, Request};
 use crate::pure::time::{WallTime, seconds};
 
 /// A snapshot older than this, in seconds, was not renewed: the tree is stuck.
 const STUCK: f64 = 10.0;
+/// The tree answers within this, or not at all.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
+/// The way into the tree, and who may take it.
+#[derive(Clone)]
+pub struct Access {
+    /// The supervisor.
+    pub parent: Recipient<WebFact>,
+    /// Whoever changes something has to show what is in it.
+    pub token_file: Option<PathBuf>,
+}
 
 /// Whether the agent works. A store that is away is no reason to restart it, so it is only named.
 pub async fn healthz(snapshot: web::Data<Snapshot>) -> HttpResponse {
@@ -22,7 +44,7 @@ pub async fn healthz(snapshot: web::Data<Snapshot>) -> HttpResponse {
         "snapshot_age_seconds": age,
         "connected": status.store.connected,
         "configured": status.store.revision.is_some(),
-        "alarms": status.alarms.len(),
+        "alarms": status.raised,
     });
     if stuck { HttpResponse::ServiceUnavailable().json(body) } else { HttpResponse::Ok().json(body) }
 }
@@ -31,4 +53,126 @@ pub async fn healthz(snapshot: web::Data<Snapshot>) -> HttpResponse {
 pub async fn status(snapshot: web::Data<Snapshot>) -> HttpResponse {
     let status = snapshot.borrow().clone();
     HttpResponse::Ok().insert_header(("Cache-Control", "no-store")).json(status.as_ref())
+}
+
+/// The alarms that stand, with the condition of their tests and what each receiver knows of them.
+pub async fn alarms(snapshot: web::Data<Snapshot>, access: web::Data<Access>) -> HttpResponse {
+    let listed = match ask(&access, Request::Alarms).await {
+        Ok(Answer::Alarms(listed)) => listed,
+        Ok(other) => return HttpResponse::Ok().json(other),
+        Err(refusal) => return refused(&refusal),
+    };
+    let status = snapshot.borrow().clone();
+    let conditions: std::collections::HashMap<_, _> = status
+        .tests
+        .iter()
+        .filter(|test| !test.conditions.is_empty())
+        .map(|test| (test.test.id, &test.conditions))
+        .collect();
+    let with_condition = |alarm: &crate::pure::order::ActiveAlarm| {
+        let conditions = alarm.notification.test.as_ref().and_then(|test| conditions.get(&test.id));
+        let condition = conditions.and_then(|conditions| conditions.get(&alarm.notification.key.kind));
+        let mut shown = serde_json::to_value(alarm).unwrap_or_default();
+        shown["condition"] = json!(condition);
+        shown
+    };
+    let alarms: Vec<_> = listed.iter().map(with_condition).collect();
+    HttpResponse::Ok()
+        .insert_header(("Cache-Control", "no-store"))
+        .json(json!({ "host": status.host, "alarms": alarms }))
+}
+
+/// The silences that have not ended.
+pub async fn silences(access: web::Data<Access>) -> HttpResponse {
+    answered(ask(&access, Request::Silences).await)
+}
+
+/// Makes a silence.
+pub async fn add_silence(request: HttpRequest, access: web::Data<Access>, body: web::Bytes) -> HttpResponse {
+    if let Err(refusal) = access.allows(&request) {
+        return refused(&refusal);
+    }
+    match serde_json::from_slice::<NewSilence>(&body) {
+        Ok(new) => answered(ask(&access, Request::AddSilence(new)).await),
+        Err(error) => refused(&Refusal::Invalid(error.to_string())),
+    }
+}
+
+/// Ends a silence.
+pub async fn expire_silence(request: HttpRequest, access: web::Data<Access>, id: web::Path<String>) -> HttpResponse {
+    if let Err(refusal) = access.allows(&request) {
+        return refused(&refusal);
+    }
+    answered(ask(&access, Request::ExpireSilence(id.into_inner())).await)
+}
+
+/// `?sink=NAME`
+#[derive(Deserialize)]
+pub struct Resync {
+    sink: String,
+}
+
+/// Tells a receiver once more what stands.
+pub async fn resync(
+    request: HttpRequest,
+    access: web::Data<Access>,
+    query: Result<web::Query<Resync>, actix_web::Error>,
+) -> HttpResponse {
+    if let Err(refusal) = access.allows(&request) {
+        return refused(&refusal);
+    }
+    match query {
+        Ok(query) => answered(ask(&access, Request::Resync(query.into_inner().sink)).await),
+        Err(_) => refused(&Refusal::Invalid("which sink? Ask /api/resync?sink=NAME".to_owned())),
+    }
+}
+
+impl Access {
+    /// Whoever changes something has to show the token. A page in a browser cannot: it knows none.
+    fn allows(&self, request: &HttpRequest) -> Result<(), Refusal> {
+        let forbidden = |problem: &str| Refusal::Forbidden(problem.to_owned());
+        let Some(path) = &self.token_file else {
+            return Err(forbidden("nothing can be changed here: [web] token_file is not set"));
+        };
+        let token = secret::read(SecretSource::File(path)).map_err(|problem| {
+            tracing::warn!(problem, "the token of [web] cannot be read");
+            forbidden("nothing can be changed here: the agent cannot read its [web] token_file")
+        })?;
+        let shown = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let shown = shown.strip_prefix("Bearer ").unwrap_or_default();
+        // Hashes are compared, so that the time it takes tells nothing of the token.
+        match Sha256::digest(shown) == Sha256::digest(token.reveal()) {
+            true => Ok(()),
+            false => Err(Refusal::Unknown("wrong or missing token: send Authorization: Bearer TOKEN".to_owned())),
+        }
+    }
+}
+
+async fn ask(access: &Access, request: Request) -> Result<Answer, Refusal> {
+    let (reply, answer) = oneshot::channel();
+    access.parent.do_send(WebFact::Asked(request, reply));
+    match timeout(ANSWER_WITHIN, answer).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(_)) => Err(Refusal::Unavailable("the alarm actor is being rebuilt".to_owned())),
+        Err(_) => Err(Refusal::Unavailable("the agent does not answer".to_owned())),
+    }
+}
+
+fn answered(answer: Result<Answer, Refusal>) -> HttpResponse {
+    match answer {
+        Ok(answer) => HttpResponse::Ok().insert_header(("Cache-Control", "no-store")).json(answer),
+        Err(refusal) => refused(&refusal),
+    }
+}
+
+fn refused(refusal: &Refusal) -> HttpResponse {
+    match refusal {
+        Refusal::NotFound(problem) => HttpResponse::NotFound().json(json!({ "error": problem })),
+        Refusal::Invalid(problem) => HttpResponse::BadRequest().json(json!({ "error": problem })),
+        Refusal::Forbidden(problem) => HttpResponse::Forbidden().json(json!({ "error": problem })),
+        Refusal::Unknown(problem) => {
+            HttpResponse::Unauthorized().insert_header(("WWW-Authenticate", "Bearer")).json(json!({ "error": problem }))
+        }
+        Refusal::Unavailable(problem) => HttpResponse::ServiceUnavailable().json(json!({ "error": problem })),
+    }
 }

@@ -6,7 +6,8 @@ use actix_web::{HttpResponse, web};
 
 use super::Snapshot;
 use crate::pure::condition::State;
-use crate::pure::notification::Notification;
+use crate::pure::notification::Withheld;
+use crate::pure::shelf::{Matcher, Silence};
 use crate::pure::status::{ListenerStatus, Role, SenderStatus, SinkStatus, Status, TestStatus};
 use crate::pure::time::WallTime;
 
@@ -37,7 +38,8 @@ fn render(status: &Status) -> String {
         clock(status.taken)
     );
     page += &store(status);
-    page += &alarms(&status.alarms);
+    page += &alarms(status);
+    page += &silences(&status.silences);
     page += &tests(&status.tests);
     page += &listeners(&status.listeners);
     page += &senders(&status.senders);
@@ -49,7 +51,7 @@ fn render(status: &Status) -> String {
 
 fn totals(status: &Status) -> String {
     let totals = status.totals();
-    let shown = ["down", "recovering", "suspect", "unknown", "up"].into_iter().filter_map(|state| {
+    let shown = ["down", "recovering", "suspect", "unknown", "paused", "up"].into_iter().filter_map(|state| {
         let count = totals.get(state)?;
         Some(format!("<span class=\"pill {state}\">{count} {state}</span>"))
     });
@@ -86,28 +88,60 @@ fn store(status: &Status) -> String {
     notices
 }
 
-fn alarms(alarms: &[Notification]) -> String {
+fn alarms(status: &Status) -> String {
+    let alarms = &status.alarms;
     if alarms.is_empty() {
         return "<h2>Alarms</h2><p class=quiet>None.</p>".to_owned();
     }
     let rows: String = alarms
         .iter()
         .take(MOST_ALARMS)
-        .map(|alarm| {
+        .map(|standing| {
+            let alarm = &standing.notification;
             let about = match &alarm.test {
                 Some(test) => named(&test.description, &test.id.to_string()),
                 None => escape(&alarm.key.subject.to_string()),
             };
+            let (colour, withheld) = match &standing.withheld {
+                None => ("down", String::new()),
+                Some(Withheld::Waiting) => ("suspect", "<br><small>waits for others like it</small>".to_owned()),
+                Some(Withheld::Group { group }) => {
+                    ("unknown", format!("<br><small>not told itself: {} is</small>", escape(group)))
+                }
+                Some(Withheld::Shelved { by }) => ("unknown", format!("<br><small>not told: {}</small>", escape(by))),
+            };
             format!(
-                "<tr><td><span class=\"pill down\">{}</span><td>{about}<td>{}<td class=when>{}",
+                "<tr><td><span class=\"pill {colour}\">{}</span><td>{about}<td>{}{withheld}<td class=when>{}",
                 alarm.key.kind,
                 escape(&alarm.text),
                 clock(alarm.since)
             )
         })
         .collect();
-    let more = more(alarms.len(), MOST_ALARMS);
+    let more = more(status.raised, MOST_ALARMS.min(alarms.len()));
     format!("<h2>Alarms</h2><table><tr><th>Kind<th>About<th>Cause<th>Since{rows}</table>{more}")
+}
+
+fn silences(silences: &[Silence]) -> String {
+    if silences.is_empty() {
+        return String::new();
+    }
+    let any = |list: &[String]| if list.is_empty() { "any".to_owned() } else { escape(&list.join(", ")) };
+    let row = |silence: &Silence| {
+        let Matcher { hosts, tags, tests } = &silence.matcher;
+        format!(
+            "<tr><td>{}<td>{}<td>{}<td>{}<td>{} <small>{}</small><td class=when>{}",
+            escape(&silence.id),
+            any(hosts),
+            any(tags),
+            any(tests),
+            escape(&silence.comment),
+            escape(&silence.author),
+            clock(silence.until)
+        )
+    };
+    let rows: String = silences.iter().map(row).collect();
+    format!("<h2>Silences</h2><table><tr><th>Id<th>Hosts<th>Tags<th>Tests<th>Why<th>Until{rows}</table>")
 }
 
 fn tests(tests: &[TestStatus]) -> String {
@@ -215,24 +249,28 @@ fn sinks(sinks: &[SinkStatus]) -> String {
         .map(|sink| {
             let state = match &sink.last_error {
                 Some(error) => format!("<span class=\"pill down\">not reached</span> {}", escape(error)),
+                None if sink.counts.storm => {
+                    "<span class=\"pill suspect\">storm</span> single alarms wait until it calms".to_owned()
+                }
                 None => "<span class=\"pill up\">good</span>".to_owned(),
             };
             format!(
                 "<tr><td>{}<td>{} <code>{}</code><td>{state}<td class=number>{}<td class=number>{}<td class=number>{}\
-                 <td class=number>{}",
+                 <td class=number>{}<td class=number>{}",
                 escape(&sink.name),
                 sink.kind,
                 escape(&sink.target),
                 sink.counts.told,
                 sink.counts.dirty,
                 sink.counts.held,
+                sink.counts.flapping,
                 sink.sent
             )
         })
         .collect();
     format!(
         "<h2>Sinks</h2><table><tr><th>Name<th>Kind<th>State<th class=number>Told down<th class=number>To be told\
-         <th class=number>Held<th class=number>Sent{rows}</table>"
+         <th class=number>Held<th class=number>Flapping<th class=number>Sent{rows}</table>"
     )
 }
 
@@ -310,7 +348,7 @@ tr:first-child th{border-top:0}th{font-weight:600;font-size:12px;color:var(--dim
 code{font:12px ui-monospace,monospace}\
 .pill{display:inline-block;padding:1px 9px;border-radius:10px;font-size:12px;font-weight:600;color:var(--unknown);\
 border:1px solid currentColor;white-space:nowrap}.pill.down{color:var(--down)}.pill.up{color:var(--up)}\
-.pill.suspect,.pill.recovering{color:var(--warn)}\
+.pill.suspect,.pill.recovering,.pill.paused{color:var(--warn)}\
 .notice{margin:16px 0 0;padding:10px 14px;background:var(--card);border:1px solid var(--line);\
 border-left:4px solid var(--down);border-radius:6px}.notice ul{margin:6px 0 0;padding-left:20px}\
 footer{margin:28px 0;font-size:12px}a{color:inherit}</style>";

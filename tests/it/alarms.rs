@@ -424,13 +424,13 @@ fn a_sink_taken_away_and_put_back_tells_no_false_clear() {
         .collect();
     let mut files: Vec<(&str, String)> = documents.iter().map(|(path, text)| (path.as_str(), text.clone())).collect();
     let slow = format!(
-        r#"{{"sinks":[{{"name":"slow","kind":"snmp","target":"127.0.0.1:{}","rate":1,"burst":9}}]}}"#,
+        r#"{{"alarm":{{"group_min":0}},"sinks":[{{"name":"slow","kind":"snmp","target":"127.0.0.1:{}","rate":1,"burst":9}}]}}"#,
         trapd.port()
     );
     files.push(("config.json", slow.clone()));
     let agent = Agent::with_dir("b", &files, "");
     trapd.wait_trap("ConnectionDown", 7);
-    agent.document("config.json", "{}");
+    agent.document("config.json", r#"{"alarm":{"group_min":0}}"#);
     trapd.wait_trap("ConnectionUp", 0);
     agent.document("config.json", &slow);
     // Whoever was told up is told down again; nobody else is told anything.

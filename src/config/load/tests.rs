@@ -13,6 +13,7 @@ fn documents(given: &[(&str, &str)]) -> Documents {
                 format: Format::Json,
                 place: (*key).to_owned(),
                 unreadable: None,
+                directory: None,
             };
             ((*key).to_owned(), raw)
         })
@@ -39,7 +40,7 @@ fn nothing_is_needed_but_the_test() {
     let test = only(&loaded);
     assert_eq!(test.send_every, Duration::from_secs(1));
     assert_eq!(test.expect_every, Duration::from_secs(2));
-    assert_eq!(test.thresholds, Thresholds { raise_after: 3, clear_after: 3 });
+    assert_eq!(test.thresholds, Thresholds::in_a_row(3, 3));
     assert_eq!(test.startup_grace, Duration::from_secs(30));
     assert_eq!(test.limits.egregious_latency, Duration::from_secs(10));
 }
@@ -54,9 +55,9 @@ fn test_goes_before_host_before_global() {
     let loaded = Loader::new("b").load(&documents);
     assert_eq!(findings(&loaded), "");
     let test = only(&loaded);
-    assert_eq!(test.thresholds, Thresholds { raise_after: 7, clear_after: 6 });
-    assert_eq!(test.hold_down.hold_down, Duration::from_secs(5));
-    assert_eq!(loaded.hold_down.hold_down, Duration::from_secs(6));
+    assert_eq!(test.thresholds, Thresholds::in_a_row(7, 6));
+    assert_eq!(test.damping.hold_down, Duration::from_secs(5));
+    assert_eq!(loaded.damping.hold_down, Duration::from_secs(6));
     assert_eq!(test.limits.max_latency, Some(Duration::from_millis(7)));
     assert_eq!((test.expect_every, test.startup_grace), (Duration::from_secs(40), Duration::from_secs(120)));
 }

@@ -2,6 +2,8 @@ use super::super::difference::{Change, difference};
 use super::super::load::{Documents, Loader, RawDocument};
 use super::super::read::Format;
 use super::*;
+use crate::config::receivers::Telling;
+use crate::pure::ledger::Scope;
 use proptest::prelude::*;
 
 fn id(n: u8) -> TestId {
@@ -19,7 +21,10 @@ fn loaded(host: &str, given: &[(String, String)]) -> Loaded {
         .iter()
         .map(|(name, text)| {
             let key = format!("tests/{host}/{name}");
-            (key.clone(), RawDocument { text: text.clone(), format: Format::Json, place: key, unreadable: None })
+            (
+                key.clone(),
+                RawDocument { text: text.clone(), format: Format::Json, place: key, unreadable: None, directory: None },
+            )
         })
         .collect();
     let loaded = Loader::new(host).load(&documents);
@@ -169,8 +174,8 @@ fn only_what_differs_is_changed() {
 fn the_documents_sinks_take_over_from_the_bootstraps() {
     let sink = |name: &str| SinkConfig { name: name.into(), ..SinkConfig::default() };
     let scopes = |documents: &[SinkConfig]| {
-        let sinks = choose_sinks(documents, &[sink("console"), sink("noc")], &[]);
-        sinks.into_iter().map(|sink| (sink.config.name, sink.scope)).collect::<Vec<_>>()
+        let sinks = receivers::choose(documents, &[sink("console"), sink("noc")], &Telling::default());
+        sinks.into_iter().map(|sink| (sink.config.name, sink.manner.scope)).collect::<Vec<_>>()
     };
     assert_eq!(scopes(&[]), [("console".into(), Scope::All), ("noc".into(), Scope::All)]);
     assert_eq!(scopes(&[sink("noc")]), [("noc".into(), Scope::All), ("console".into(), Scope::Config)]);

@@ -6,12 +6,12 @@ use proptest::prelude::*;
 use std::sync::Arc;
 
 fn renderer(profile: SnmpProfile) -> Renderer {
-    Renderer {
-        profile,
-        community: Secret::new("public"),
-        agent: "host-b".into(),
-        config_server: "http://127.0.0.1:2379".into(),
-    }
+    Renderer { profile, agent: "host-b".into(), config_server: "http://127.0.0.1:2379".into() }
+}
+
+fn render(profile: SnmpProfile, due: &Due, now: Moment) -> Option<Vec<u8>> {
+    let varbinds = renderer(profile).varbinds(due, now)?;
+    Some(community_message(SnmpMode::Trap, &Secret::new("public"), 7, &varbinds).unwrap())
 }
 
 fn notification(kind: Kind, state: AlarmState) -> Notification {
@@ -31,16 +31,18 @@ fn notification(kind: Kind, state: AlarmState) -> Notification {
             from: "127.0.0.2:0".into(),
             to_host: "host-b".into(),
             to: "[::1]:8620".into(),
+            tags: [].into(),
         })),
         delay_seconds: Some(0.0093),
         source: Some("127.0.0.9:4000".into()),
+        tally: None,
         count: 3,
         suppressed: 2,
     }
 }
 
 fn due(kind: Kind, state: AlarmState) -> Due {
-    Due::Alarm { notification: Box::new(notification(kind, state)), still_raised: None }
+    Due::Alarm { notification: Arc::new(notification(kind, state)), again: false, still_raised: None }
 }
 
 /// As snmp2 reads back what it and we wrote.
@@ -65,7 +67,7 @@ fn every_notification_of_every_profile() {
             [AlarmState::Raised, AlarmState::Cleared].map(|state| (format!("{kind} {state:?}"), due(kind, state)))
         });
         for (name, due) in cold_start.chain(alarms) {
-            let rendered = renderer(profile).render(&due, now).unwrap();
+            let rendered = render(profile, &due, now);
             let text = rendered.map_or("  nothing\n".to_owned(), |octets| shown(&octets));
             all += &format!("{profile}, {name}\n{text}");
         }
@@ -80,21 +82,22 @@ fn octets() {
     let encoded = varbind(&SNMP_TRAP_OID, &Value::Oid(trap.oid));
     let expected = [0x30, 0x17, 0x06, 0x0a, 0x2b, 6, 1, 6, 3, 1, 1, 4, 1, 0, 0x06, 0x09, 0x2b, 6, 1, 6, 3, 1, 1, 5, 1];
     assert_eq!(encoded, expected);
-    assert_eq!(oid_octets(&LEGACY), [0x2b, 6, 1, 4, 1, 0x83, 0x88, 0x4f, 1]);
-    assert_eq!(integer_octets(0), [0]);
-    assert_eq!(integer_octets(-1), [0xff]);
-    assert_eq!(integer_octets(128), [0, 0x80]);
-    assert_eq!(integer_octets(u32::MAX.into()), [0, 0xff, 0xff, 0xff, 0xff]);
+    assert_eq!(ber::oid_octets(&LEGACY), [0x2b, 6, 1, 4, 1, 0x83, 0x88, 0x4f, 1]);
+    assert_eq!(ber::integer_octets(0), [0]);
+    assert_eq!(ber::integer_octets(-1), [0xff]);
+    assert_eq!(ber::integer_octets(128), [0, 0x80]);
+    assert_eq!(ber::integer_octets(u32::MAX.into()), [0, 0xff, 0xff, 0xff, 0xff]);
 }
 
 /// The original knew one alarm per test: its Up waits until both of ours are over.
 #[test]
 fn legacy_repeats_the_alarm_that_stands_instead_of_a_clear() {
     let due = Due::Alarm {
-        notification: Box::new(notification(Kind::Connection, AlarmState::Cleared)),
-        still_raised: Some(Box::new(notification(Kind::Latency, AlarmState::Raised))),
+        notification: Arc::new(notification(Kind::Connection, AlarmState::Cleared)),
+        again: false,
+        still_raised: Some(Arc::new(notification(Kind::Latency, AlarmState::Raised))),
     };
-    let octets = renderer(SnmpProfile::Legacy).render(&due, Moment::ZERO).unwrap().unwrap();
+    let octets = render(SnmpProfile::Legacy, &due, Moment::ZERO).unwrap();
     assert!(shown(&octets).contains("1.3.6.1.4.1.50255.1.1\n"));
 }
 
@@ -119,10 +122,10 @@ proptest! {
         let test = TestFacts { description, from, ..told.test.take().unwrap().as_ref().clone() };
         told.test = Some(Arc::new(test));
         told.text = text;
-        let due = Due::Alarm { notification: Box::new(told), still_raised: None };
+        let due = Due::Alarm { notification: Arc::new(told), again: false, still_raised: None };
         for profile in [SnmpProfile::Standard, SnmpProfile::Legacy, SnmpProfile::Both] {
-            let octets = renderer(profile).render(&due, Moment::ZERO).unwrap().unwrap();
-            let expected = match profile { SnmpProfile::Standard => 15, SnmpProfile::Legacy => 9, SnmpProfile::Both => 22 };
+            let octets = render(profile, &due, Moment::ZERO).unwrap();
+            let expected = match profile { SnmpProfile::Standard => 16, SnmpProfile::Legacy => 9, SnmpProfile::Both => 23 };
             prop_assert_eq!(Pdu::from_bytes(&octets).unwrap().varbinds.count(), expected);
         }
     }

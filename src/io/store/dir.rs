@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use super::{Snapshot, StoreError, Watched};
-use crate::config::load::{Documents, GLOBAL_KEY, RawDocument, host_key, tests_prefix};
+use crate::config::load::{Documents, GLOBAL_KEY, HOSTS_PREFIX, RawDocument, tests_prefix};
 use crate::config::read::Format;
 
 /// The directory is read this often even if nothing was notified: a directory that was replaced as
@@ -83,18 +83,22 @@ impl Dir {
     }
 }
 
-/// Only what concerns the host. The directory itself must be readable; a file that is not rejects
+/// Only what concerns the host: its tests, and what all hosts say of themselves. The directory itself must be readable; a file that is not rejects
 /// itself.
 fn read_tree(root: &Path, host: &str) -> io::Result<Documents> {
     fs::read_dir(root)?;
     let mut documents = Documents::new();
-    for key in [GLOBAL_KEY.to_owned(), host_key(host)] {
-        read_document(root, &key, &mut documents);
+    read_document(root, GLOBAL_KEY, &mut documents);
+    for prefix in [HOSTS_PREFIX.to_owned(), tests_prefix(host)] {
+        read_directory(root, &prefix, &mut documents)?;
     }
-    let prefix = tests_prefix(host);
-    let entries = match fs::read_dir(root.join(&prefix)) {
+    Ok(documents)
+}
+
+fn read_directory(root: &Path, prefix: &str, documents: &mut Documents) -> io::Result<()> {
+    let entries = match fs::read_dir(root.join(prefix)) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(documents),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),
     };
     for entry in entries {
@@ -104,7 +108,7 @@ fn read_tree(root: &Path, host: &str) -> io::Result<Documents> {
         let key = format!("{prefix}{stem}");
         match ending.as_ref() {
             _ if stem.starts_with('.') => {}
-            "json" | "toml" => read_document(root, &key, &mut documents),
+            "json" | "toml" => read_document(root, &key, documents),
             "yaml" | "yml" => {
                 let problem = "documents are .json or .toml".to_owned();
                 let place = format!("{key}.{ending}");
@@ -113,7 +117,7 @@ fn read_tree(root: &Path, host: &str) -> io::Result<Documents> {
             _ => {}
         }
     }
-    Ok(documents)
+    Ok(())
 }
 
 fn read_document(root: &Path, key: &str, documents: &mut Documents) {
@@ -138,14 +142,16 @@ fn read_file(path: &Path, place: String, format: Format) -> Option<RawDocument> 
         return Some(unreadable(place, format, "not a regular file".to_owned()));
     }
     match fs::read_to_string(path) {
-        Ok(text) => Some(RawDocument { text, format, place, unreadable: None }),
+        Ok(text) => {
+            Some(RawDocument { text, format, place, unreadable: None, directory: path.parent().map(Path::to_owned) })
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound && path.symlink_metadata().is_err() => None,
         Err(error) => Some(unreadable(place, format, error.to_string())),
     }
 }
 
 fn unreadable(place: String, format: Format, problem: String) -> RawDocument {
-    RawDocument { text: String::new(), format, place, unreadable: Some(problem) }
+    RawDocument { text: String::new(), format, place, unreadable: Some(problem), directory: None }
 }
 
 #[cfg(test)]
@@ -176,7 +182,7 @@ mod tests {
             ("tests/b/z.json", "{}"),
         ]);
         let documents = read_tree(root.path(), "a").unwrap();
-        assert_eq!(documents.keys().collect::<Vec<_>>(), ["config", "hosts/a", "tests/a/x", "tests/a/y"]);
+        assert_eq!(documents.keys().collect::<Vec<_>>(), ["config", "hosts/a", "hosts/b", "tests/a/x", "tests/a/y"]);
         assert_eq!(documents["tests/a/y"].place, "tests/a/y.toml");
     }
 

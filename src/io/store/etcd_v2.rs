@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{Snapshot, StoreError, Watched};
 use crate::config::bootstrap::StoreConfig;
-use crate::config::load::{Documents, GLOBAL_KEY, RawDocument, host_key, tests_prefix};
+use crate::config::load::{Documents, GLOBAL_KEY, HOSTS_PREFIX, RawDocument, tests_prefix};
 use crate::config::read::Format;
 
 /// etcd ends no long poll by itself; a server that hangs or a path that lost its state is found by
@@ -109,7 +109,7 @@ impl EtcdV2 {
         })
     }
 
-    /// Lists the global document, the host's and its tests, each with quorum: what is not there is
+    /// Lists the global document, those of all hosts and this one's tests, each with quorum: what is not there is
     /// not there.
     pub async fn list(&mut self) -> Result<Snapshot, StoreError> {
         let mut listed = self.list_once().await;
@@ -131,7 +131,7 @@ impl EtcdV2 {
         let tests = tests_prefix(&self.host);
         let scopes = [
             Scope { key: GLOBAL_KEY.to_owned(), recursive: false },
-            Scope { key: host_key(&self.host), recursive: false },
+            Scope { key: HOSTS_PREFIX.to_owned(), recursive: true },
             Scope { key: tests, recursive: true },
         ];
         for scope in scopes {
@@ -265,7 +265,8 @@ impl EtcdV2 {
         }
         let key = node.key.strip_prefix(&self.prefix).unwrap_or(&node.key).trim_start_matches('/').to_owned();
         let text = node.value.unwrap_or_default();
-        let document = RawDocument { text, format: Format::Json, place: key.clone(), unreadable: None };
+        let document =
+            RawDocument { text, format: Format::Json, place: key.clone(), unreadable: None, directory: None };
         documents.insert(key, document);
     }
 }

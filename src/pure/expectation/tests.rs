@@ -13,11 +13,17 @@ fn expected() -> Expected {
             from: "127.0.0.2:0".into(),
             to_host: "b".into(),
             to: "127.0.0.3:8620".into(),
+            tags: [].into(),
         }),
         expect_every: EVERY,
-        thresholds: Thresholds { raise_after: 3, clear_after: 3 },
-        limits: DelayLimits { max_latency: Some(Duration::from_millis(5)), egregious_latency: Duration::from_secs(10) },
+        thresholds: Thresholds::in_a_row(3, 3),
+        limits: DelayLimits {
+            max_latency: Some(Duration::from_millis(5)),
+            clear_latency: Duration::MAX,
+            egregious_latency: Duration::from_secs(10),
+        },
         startup_grace: Duration::from_secs(2),
+        max_pause: Duration::from_secs(60),
     }
 }
 
@@ -42,12 +48,13 @@ fn delayed(millis: u64, sequence: u32, delay: i64) -> Incoming {
         uncertainty: Duration::ZERO,
         order: Some((1, sequence)),
         stops: false,
+        dropped: 0,
     }
 }
 
 fn silence(expectation: &mut Expectation, millis: u64) -> Vec<ConditionChange> {
     let mut changes = Vec::new();
-    expectation.on_silence(at(millis), &mut changes);
+    expectation.on_silence(at(millis), 0, &mut changes);
     changes
 }
 
@@ -246,7 +253,9 @@ fn everything_decided_is_reported_anew() {
 fn a_planned_stop_is_named() {
     let mut expectation = Expectation::new(expected(), at(0));
     expectation.on_probe(&Incoming { stops: true, ..probe(1000, 0) });
-    let text = &shown(&silence(&mut expectation, 1600))[0].2;
+    assert_eq!(expectation.connection().state(), State::Paused);
+    assert_eq!(silence(&mut expectation, 60_999), []);
+    let text = &shown(&silence(&mut expectation, 61_000))[0].2;
     assert!(text.ends_with("; the sender announced its stop"), "{text}");
 }
 
@@ -360,4 +369,38 @@ fn another_sending_host_takes_back_what_was_said_of_the_first_ones_clock() {
     let changes = expectation.on_expected(Expected { test: Arc::new(test), ..expected() }, at(1300));
     assert_eq!(kinds(&changes), [(Kind::Clock, false)]);
     assert_eq!(changes[0].key.subject, Subject::Host("a".into()));
+}
+
+/// Between the limits it is neither too late nor good again.
+#[test]
+fn latency_has_a_high_and_a_low_limit() {
+    let limits = DelayLimits { clear_latency: Duration::from_millis(2), ..expected().limits };
+    let mut expectation = Expectation::new(Expected { limits, ..expected() }, at(0));
+    let mut said = Vec::new();
+    for (n, delay) in [3, 3, 3, 9, 9, 9, 3, 3, 3, 3, 1, 1, 3, 1, 1, 1].into_iter().enumerate() {
+        let changes = expectation.on_probe(&delayed(1000 + n as u64 * 100, n as u32, delay)).1;
+        said.extend(
+            kinds(&changes).into_iter().filter(|(kind, _)| *kind == Kind::Latency).map(|(_, raised)| (n, raised)),
+        );
+    }
+    assert_eq!(said, [(0, false), (5, true), (15, false)]);
+}
+
+#[test]
+fn a_pause_ends_with_the_next_probe() {
+    let mut expectation = Expectation::new(expected(), at(0));
+    expectation.on_probe(&Incoming { stops: true, ..probe(1000, 0) });
+    expectation.on_probe(&Incoming { order: Some((2, 0)), ..probe(30_000, 0) });
+    assert_eq!(expectation.connection().state(), State::Up);
+    assert_eq!(silence(&mut expectation, 30_600).len(), 1);
+}
+
+#[test]
+fn what_this_host_dropped_is_named() {
+    let mut expectation = Expectation::new(expected(), at(0));
+    expectation.on_probe(&Incoming { dropped: 5, ..probe(1000, 0) });
+    let mut changes = Vec::new();
+    expectation.on_silence(at(1600), 12, &mut changes);
+    let text = &shown(&changes)[0].2;
+    assert!(text.ends_with("; this host's socket dropped 7 datagrams meanwhile"), "{text}");
 }

@@ -1,56 +1,79 @@
 use super::*;
-use crate::pure::alarm::Subject;
-use crate::pure::notification::AlarmState;
+use crate::pure::notification::Withheld;
 use crate::pure::test::TestId;
-use proptest::prelude::*;
 
-const HOLD: HoldDown = HoldDown { hold_down: Duration::from_secs(30), hold_down_max: Duration::from_secs(600) };
-const MANNER: Manner =
-    Manner { rate: 10.0, burst: 50, scope: Scope::All, first_up: FirstUp::Silent, repeat: Vec::new() };
+const NO_FLAPS: FlapSettings = FlapSettings { flap_high: 0, flap_low: 0, flap_window: Duration::ZERO };
+const FLAPS: FlapSettings = FlapSettings { flap_high: 6, flap_low: 2, flap_window: Duration::from_secs(600) };
+const HOLD: Damping =
+    Damping { hold_down: Duration::from_secs(30), hold_down_max: Duration::from_secs(600), flap: NO_FLAPS };
+const STORM: StormSettings = StormSettings {
+    storm_on: 20,
+    storm_calm: 30,
+    summary_interval: Duration::from_secs(60),
+    storm_hold_max: Duration::from_secs(600),
+};
+const MANNER: Manner = Manner {
+    rate: 10.0,
+    burst: 50,
+    batch: 1,
+    scope: Scope::All,
+    first_up: FirstUp::Silent,
+    detail: Detail::Summed,
+    assurance: Assurance::Acknowledged,
+    renotify: None,
+    storm: StormSettings { storm_on: 0, ..STORM },
+};
 
 fn at(seconds: u64) -> Moment {
     Moment::new(Duration::from_secs(seconds))
+}
+
+fn both(moment: Moment) -> Now {
+    Now { moment, wall: WallTime::default() + moment.after_start() }
 }
 
 fn key(kind: Kind, n: u8) -> AlarmKey {
     AlarmKey::new(kind, Subject::Test(TestId::from_bytes([n; 16])))
 }
 
-fn alarm(kind: Kind, n: u8, state: AlarmState) -> Notification {
-    Notification {
-        agent: "b".into(),
-        key: key(kind, n),
-        state,
-        severity: kind.severity(),
-        since: WallTime::default(),
-        text: format!("{kind} {n}"),
-        legacy_text: String::new(),
-        test: None,
-        delay_seconds: None,
-        source: None,
-        count: 0,
-        suppressed: 0,
-    }
+fn alarm(kind: Kind, n: u8, state: AlarmState) -> Standing {
+    let blank = blank("b", &key(kind, n), Now::default());
+    let notification = Arc::new(Notification { state, text: format!("{kind} {n}"), ..blank });
+    Standing { notification, withheld: None }
 }
 
-fn down(n: u8) -> Notification {
+fn since(nanos: u64, standing: Standing) -> Standing {
+    let notification =
+        Notification { since: WallTime::from_unix_nanos(nanos), ..standing.notification.as_ref().clone() };
+    Standing { notification: Arc::new(notification), withheld: None }
+}
+
+fn withheld(standing: Standing) -> Standing {
+    Standing { withheld: Some(Withheld::Shelved { by: "maintenance".into() }), ..standing }
+}
+
+fn told(standing: Standing) -> ToldRecord {
+    ToldRecord { notification: standing.notification, in_doubt: false }
+}
+
+fn down(n: u8) -> Standing {
     alarm(Kind::Connection, n, AlarmState::Raised)
 }
 
-fn up(n: u8) -> Notification {
+fn up(n: u8) -> Standing {
     alarm(Kind::Connection, n, AlarmState::Cleared)
 }
 
 /// Sends everything that is due to a receiver that takes all of it.
 fn deliver(ledger: &mut Ledger, now: Moment) -> Vec<(u8, bool, u64)> {
-    let due = ledger.take_due(now);
+    let due = ledger.take_due(both(now), usize::MAX);
     for message in &due {
         ledger.on_delivered(message, now);
     }
     due.iter()
         .map(|message| match message {
             Due::Alarm { notification, .. } => {
-                let Subject::Test(id) = notification.key.subject else { panic!("only tests here") };
+                let Subject::Test(id) = notification.key.subject else { panic!("only tests here: {notification:?}") };
                 (id.to_bytes()[0], notification.is_raised(), notification.suppressed)
             }
             Due::ColdStart => panic!("no cold start here"),
@@ -60,7 +83,7 @@ fn deliver(ledger: &mut Ledger, now: Moment) -> Vec<(u8, bool, u64)> {
 
 #[test]
 fn the_first_down_of_a_calm_alarm_is_not_held_and_its_clear_is() {
-    let mut ledger = Ledger::new(MANNER, at(0));
+    let mut ledger = Ledger::new("b", MANNER, at(0));
     ledger.on_change(up(1), HOLD, at(0));
     assert_eq!(deliver(&mut ledger, at(0)), []);
     ledger.on_change(down(1), HOLD, at(100));
@@ -68,7 +91,7 @@ fn the_first_down_of_a_calm_alarm_is_not_held_and_its_clear_is() {
     ledger.on_change(up(1), HOLD, at(105));
     assert_eq!(deliver(&mut ledger, at(129)), []);
     assert_eq!(ledger.next_deadline(at(105)), Some(at(130)));
-    assert_eq!(ledger.counts(at(105)), LedgerCounts { told: 1, dirty: 1, held: 1 });
+    assert_eq!(ledger.counts(at(105)), LedgerCounts { told: 1, dirty: 1, held: 1, ..LedgerCounts::default() });
     assert_eq!(deliver(&mut ledger, at(130)), [(1, false, 0)]);
     assert_eq!(ledger.next_deadline(at(130)), None);
 }
@@ -76,7 +99,7 @@ fn the_first_down_of_a_calm_alarm_is_not_held_and_its_clear_is() {
 /// A test that toggles every 3 s for a minute, and stays up.
 #[test]
 fn a_flapper_is_told_seldom_and_truly() {
-    let mut ledger = Ledger::new(MANNER, at(0));
+    let mut ledger = Ledger::new("b", MANNER, at(0));
     let mut told = Vec::new();
     for second in 0..1000 {
         if second < 60 && second % 3 == 0 {
@@ -91,7 +114,7 @@ fn a_flapper_is_told_seldom_and_truly() {
 
 #[test]
 fn the_hold_doubles_while_it_keeps_changing_and_starts_over_after_calm() {
-    let mut ledger = Ledger::new(MANNER, at(0));
+    let mut ledger = Ledger::new("b", MANNER, at(0));
     let mut told = Vec::new();
     let mut raised = false;
     for second in 0..4000 {
@@ -115,20 +138,20 @@ fn the_hold_doubles_while_it_keeps_changing_and_starts_over_after_calm() {
 
 #[test]
 fn downs_go_first_then_the_worse_then_the_older() {
-    let mut ledger = Ledger::new(MANNER, at(0));
+    let mut ledger = Ledger::new("b", MANNER, at(0));
     ledger.on_change(down(1), HOLD, at(0));
     deliver(&mut ledger, at(0));
     ledger.on_change(up(1), HOLD, at(100));
     ledger.on_change(alarm(Kind::Latency, 2, AlarmState::Raised), HOLD, at(100));
-    ledger.on_change(Notification { since: WallTime::from_unix_nanos(9), ..down(3) }, HOLD, at(100));
-    ledger.on_change(Notification { since: WallTime::from_unix_nanos(5), ..down(4) }, HOLD, at(100));
+    ledger.on_change(since(9, down(3)), HOLD, at(100));
+    ledger.on_change(since(5, down(4)), HOLD, at(100));
     let order: Vec<u8> = deliver(&mut ledger, at(100)).iter().map(|message| message.0).collect();
     assert_eq!(order, [4, 3, 2, 1]);
 }
 
 #[test]
 fn a_thousand_alarms_leave_at_burst_and_rate() {
-    let mut ledger = Ledger::new(MANNER, at(0));
+    let mut ledger = Ledger::new("b", MANNER, at(0));
     for n in 0..=255 {
         ledger.on_change(down(n), HOLD, at(0));
     }
@@ -139,19 +162,19 @@ fn a_thousand_alarms_leave_at_burst_and_rate() {
 
 #[test]
 fn what_fails_stays_dirty() {
-    let mut ledger = Ledger::new(MANNER, at(0));
+    let mut ledger = Ledger::new("b", MANNER, at(0));
     ledger.on_change(down(1), HOLD, at(0));
-    let due = ledger.take_due(at(0));
-    assert_eq!(ledger.take_due(at(0)), []);
-    ledger.on_failed(&due[0]);
+    let due = ledger.take_due(both(at(0)), usize::MAX);
+    assert_eq!(ledger.take_due(both(at(0)), usize::MAX), []);
+    ledger.on_failed(&due[0], at(0));
     assert_eq!(deliver(&mut ledger, at(5)), [(1, true, 0)]);
 }
 
 #[test]
 fn what_changes_on_the_way_is_told_after() {
-    let mut ledger = Ledger::new(MANNER, at(0));
+    let mut ledger = Ledger::new("b", MANNER, at(0));
     ledger.on_change(down(1), HOLD, at(0));
-    let due = ledger.take_due(at(0));
+    let due = ledger.take_due(both(at(0)), usize::MAX);
     ledger.on_change(up(1), HOLD, at(1));
     ledger.on_delivered(&due[0], at(2));
     assert_eq!(deliver(&mut ledger, at(31)), []);
@@ -160,12 +183,12 @@ fn what_changes_on_the_way_is_told_after() {
 
 #[test]
 fn a_restart_between_down_and_up_tells_the_up() {
-    let mut ledger = Ledger::new(MANNER, at(0));
+    let mut ledger = Ledger::new("b", MANNER, at(0));
     ledger.on_change(down(1), HOLD, at(0));
-    ledger.take_due(at(0));
+    ledger.take_due(both(at(0)), usize::MAX);
     // The agent dies here, not knowing whether the message arrived.
-    let mut next = Ledger::new(MANNER, at(0));
-    next.load(ledger.records(), HOLD);
+    let mut next = Ledger::new("b", MANNER, at(0));
+    next.load(ledger.records(), HOLD, both(at(0)));
     assert_eq!(deliver(&mut next, at(0)), []);
     next.on_change(up(1), HOLD, at(1));
     assert_eq!(deliver(&mut next, at(1)), [(1, false, 0)]);
@@ -174,51 +197,51 @@ fn a_restart_between_down_and_up_tells_the_up() {
 
 #[test]
 fn a_restart_under_a_standing_alarm_is_silent() {
-    let mut ledger = Ledger::new(MANNER, at(0));
+    let mut ledger = Ledger::new("b", MANNER, at(0));
     ledger.on_change(down(1), HOLD, at(0));
     deliver(&mut ledger, at(0));
-    let mut next = Ledger::new(MANNER, at(0));
-    next.load(ledger.records(), HOLD);
+    let mut next = Ledger::new("b", MANNER, at(0));
+    next.load(ledger.records(), HOLD, both(at(0)));
     next.on_change(down(1), HOLD, at(1));
     assert_eq!(deliver(&mut next, at(1000)), []);
 }
 
 #[test]
 fn a_test_removed_while_the_agent_was_away_is_cleared() {
-    let mut ledger = Ledger::new(MANNER, at(0));
-    ledger.load([down(1), down(2)].map(|notification| ToldRecord { notification, in_doubt: false }).into(), HOLD);
-    ledger.retain(&BTreeSet::from([key(Kind::Connection, 2)]), Knowledge::Whole, WallTime::default());
+    let mut ledger = Ledger::new("b", MANNER, at(0));
+    ledger.load([down(1), down(2)].map(told).into(), HOLD, both(at(0)));
+    ledger.retain(&BTreeSet::from([key(Kind::Connection, 2)]), Knowledge::Whole, both(at(0)));
     assert_eq!(deliver(&mut ledger, at(0)), [(1, false, 0)]);
     assert_eq!(ledger.entries.len(), 1);
 }
 
 #[test]
 fn a_removed_test_that_was_never_told_is_forgotten() {
-    let mut ledger = Ledger::new(MANNER, at(0));
+    let mut ledger = Ledger::new("b", MANNER, at(0));
     ledger.on_change(up(1), HOLD, at(0));
-    ledger.retain(&BTreeSet::new(), Knowledge::Whole, WallTime::default());
+    ledger.retain(&BTreeSet::new(), Knowledge::Whole, both(at(0)));
     assert_eq!(ledger.entries.len(), 0);
 }
 
 #[test]
 fn a_sink_that_loses_its_scope_takes_back_what_it_told() {
-    let mut ledger = Ledger::new(MANNER, at(0));
+    let mut ledger = Ledger::new("b", MANNER, at(0));
     ledger.on_change(down(1), HOLD, at(0));
     deliver(&mut ledger, at(0));
-    ledger.on_manner(Manner { scope: Scope::Config, ..MANNER }, Parting::Clear, at(5), WallTime::default());
+    ledger.on_manner(Manner { scope: Scope::Config, ..MANNER }, Parting::Clear, both(at(5)));
     assert_eq!(deliver(&mut ledger, at(5)), [(1, false, 0)]);
     ledger.on_change(down(2), HOLD, at(41));
     assert_eq!(deliver(&mut ledger, at(41)), []);
 }
 
 fn plain_trap() -> Manner {
-    Manner { repeat: vec![Duration::from_secs(60), Duration::from_secs(300)], ..MANNER }
+    Manner { assurance: Assurance::Repeated(vec![Duration::from_secs(60), Duration::from_secs(300)]), ..MANNER }
 }
 
 /// Nobody knows whether a plain trap arrived: raises and clears are told again, and then left alone.
 #[test]
 fn what_is_not_acknowledged_is_told_again() {
-    let mut ledger = Ledger::new(plain_trap(), at(0));
+    let mut ledger = Ledger::new("b", plain_trap(), at(0));
     let mut told = Vec::new();
     for second in 0..2000 {
         if second == 10 {
@@ -237,8 +260,8 @@ fn what_is_not_acknowledged_is_told_again() {
 /// What changed meanwhile is told when its hold is over, and the old state not again.
 #[test]
 fn a_repeat_never_tells_what_is_no_longer_true() {
-    let mut ledger = Ledger::new(plain_trap(), at(0));
-    let long = HoldDown { hold_down: Duration::from_secs(100), ..HOLD };
+    let mut ledger = Ledger::new("b", plain_trap(), at(0));
+    let long = Damping { hold_down: Duration::from_secs(100), ..HOLD };
     ledger.on_change(down(1), long, at(0));
     assert_eq!(deliver(&mut ledger, at(0)).len(), 1);
     ledger.on_change(up(1), long, at(50));
@@ -249,14 +272,14 @@ fn a_repeat_never_tells_what_is_no_longer_true() {
 /// The clear of a removed test is repeated too, then forgotten; a restart in between tells it once more.
 #[test]
 fn the_clear_of_a_removed_test_is_told_again() {
-    let mut ledger = Ledger::new(plain_trap(), at(0));
+    let mut ledger = Ledger::new("b", plain_trap(), at(0));
     ledger.on_change(down(1), HOLD, at(0));
     deliver(&mut ledger, at(0));
-    ledger.retain(&BTreeSet::new(), Knowledge::Whole, WallTime::default());
+    ledger.retain(&BTreeSet::new(), Knowledge::Whole, both(at(0)));
     assert_eq!(deliver(&mut ledger, at(30)), [(1, false, 0)]);
-    let mut next = Ledger::new(plain_trap(), at(0));
-    next.load(ledger.records(), HOLD);
-    next.retain(&BTreeSet::new(), Knowledge::Whole, WallTime::default());
+    let mut next = Ledger::new("b", plain_trap(), at(0));
+    next.load(ledger.records(), HOLD, both(at(0)));
+    next.retain(&BTreeSet::new(), Knowledge::Whole, both(at(0)));
     assert_eq!(deliver(&mut next, at(0)).len(), 1);
     assert_eq!(deliver(&mut ledger, at(90)).len(), 1);
     assert_eq!(deliver(&mut ledger, at(330)).len(), 1);
@@ -266,21 +289,21 @@ fn the_clear_of_a_removed_test_is_told_again() {
 /// A half-edited document is no reason to tell that its test is well.
 #[test]
 fn what_an_earlier_run_told_stands_while_a_document_is_bad() {
-    let mut ledger = Ledger::new(MANNER, at(0));
-    ledger.load(vec![ToldRecord { notification: down(1), in_doubt: false }], HOLD);
-    ledger.retain(&BTreeSet::new(), Knowledge::Partial, WallTime::default());
+    let mut ledger = Ledger::new("b", MANNER, at(0));
+    ledger.load(vec![told(down(1))], HOLD, both(at(0)));
+    ledger.retain(&BTreeSet::new(), Knowledge::Partial, both(at(0)));
     assert_eq!(deliver(&mut ledger, at(0)), []);
-    ledger.retain(&BTreeSet::new(), Knowledge::Whole, WallTime::default());
+    ledger.retain(&BTreeSet::new(), Knowledge::Whole, both(at(0)));
     assert_eq!(deliver(&mut ledger, at(0)), [(1, false, 0)]);
 }
 
 /// What leaves while it is handed over is the successor's to clear.
 #[test]
 fn a_hand_over_during_a_delivery_tells_no_false_clear() {
-    let mut ledger = Ledger::new(MANNER, at(0));
+    let mut ledger = Ledger::new("b", MANNER, at(0));
     ledger.on_change(down(1), HOLD, at(0));
-    let due = ledger.take_due(at(0));
-    ledger.on_manner(Manner { scope: Scope::Nothing, ..MANNER }, Parting::HandOver, at(0), WallTime::default());
+    let due = ledger.take_due(both(at(0)), usize::MAX);
+    ledger.on_manner(Manner { scope: Scope::Nothing, ..MANNER }, Parting::HandOver, both(at(0)));
     ledger.on_delivered(&due[0], at(1));
     assert_eq!(ledger.next_deadline(at(1)), None);
 }
@@ -288,28 +311,28 @@ fn a_hand_over_during_a_delivery_tells_no_false_clear() {
 /// What an earlier run told, and nothing is known of yet, the successor cannot know.
 #[test]
 fn a_hand_over_of_what_is_not_known_yet_clears_it() {
-    let mut ledger = Ledger::new(MANNER, at(0));
-    ledger.load(vec![ToldRecord { notification: down(1), in_doubt: false }], HOLD);
-    ledger.on_manner(Manner { scope: Scope::Nothing, ..MANNER }, Parting::HandOver, at(0), WallTime::default());
+    let mut ledger = Ledger::new("b", MANNER, at(0));
+    ledger.load(vec![told(down(1))], HOLD, both(at(0)));
+    ledger.on_manner(Manner { scope: Scope::Nothing, ..MANNER }, Parting::HandOver, both(at(0)));
     assert_eq!(deliver(&mut ledger, at(0)), [(1, false, 0)]);
 }
 
 /// The successor tells what stands; what is over, and was not yet told to be, only this one can.
 #[test]
 fn a_hand_over_to_the_same_receiver_clears_only_what_is_over() {
-    let mut ledger = Ledger::new(MANNER, at(0));
+    let mut ledger = Ledger::new("b", MANNER, at(0));
     ledger.on_change(down(1), HOLD, at(0));
     ledger.on_change(down(2), HOLD, at(0));
     deliver(&mut ledger, at(0));
     ledger.on_change(up(2), HOLD, at(5));
-    ledger.on_manner(Manner { scope: Scope::Nothing, ..MANNER }, Parting::HandOver, at(6), WallTime::default());
+    ledger.on_manner(Manner { scope: Scope::Nothing, ..MANNER }, Parting::HandOver, both(at(6)));
     assert_eq!(deliver(&mut ledger, at(6)), [(2, false, 0)]);
     assert_eq!(ledger.next_deadline(at(6)), None);
 }
 
 #[test]
 fn a_console_is_told_the_first_good_news() {
-    let mut ledger = Ledger::new(Manner { first_up: FirstUp::Told, ..MANNER }, at(0));
+    let mut ledger = Ledger::new("b", Manner { first_up: FirstUp::Told, ..MANNER }, at(0));
     ledger.on_change(up(1), HOLD, at(0));
     ledger.on_change(alarm(Kind::Clock, 1, AlarmState::Cleared), HOLD, at(0));
     assert_eq!(deliver(&mut ledger, at(0)), [(1, false, 0)]);
@@ -317,114 +340,211 @@ fn a_console_is_told_the_first_good_news() {
 
 #[test]
 fn a_clear_names_the_other_alarm_of_its_test_that_stands() {
-    let mut ledger = Ledger::new(MANNER, at(0));
+    let mut ledger = Ledger::new("b", MANNER, at(0));
     ledger.on_change(down(1), HOLD, at(0));
     ledger.on_change(alarm(Kind::Latency, 1, AlarmState::Raised), HOLD, at(0));
     deliver(&mut ledger, at(0));
     ledger.on_change(up(1), HOLD, at(60));
-    let due = ledger.take_due(at(60));
+    let due = ledger.take_due(both(at(60)), usize::MAX);
     let Due::Alarm { still_raised, .. } = &due[0] else { panic!("an alarm") };
     assert_eq!(still_raised.as_ref().unwrap().key.kind, Kind::Latency);
 }
 
 #[test]
 fn the_cold_start_goes_first_and_is_repeated_until_it_leaves() {
-    let mut ledger = Ledger::new(MANNER, at(0));
+    let mut ledger = Ledger::new("b", MANNER, at(0));
     ledger.on_cold_start();
     ledger.on_change(down(1), HOLD, at(0));
-    let due = ledger.take_due(at(0));
+    let due = ledger.take_due(both(at(0)), usize::MAX);
     assert_eq!(due[0], Due::ColdStart);
-    ledger.on_failed(&due[0]);
-    assert_eq!(ledger.take_due(at(1)), [Due::ColdStart]);
+    ledger.on_failed(&due[0], at(0));
+    assert_eq!(ledger.take_due(both(at(1)), usize::MAX), [Due::ColdStart]);
 }
 
 #[test]
 fn the_first_good_news_holds_no_bad_news_back() {
-    let mut ledger = Ledger::new(Manner { first_up: FirstUp::Told, ..MANNER }, at(0));
+    let mut ledger = Ledger::new("b", Manner { first_up: FirstUp::Told, ..MANNER }, at(0));
     ledger.on_change(up(1), HOLD, at(0));
     deliver(&mut ledger, at(0));
     ledger.on_change(down(1), HOLD, at(5));
     assert_eq!(deliver(&mut ledger, at(5)), [(1, true, 0)]);
 }
 
-#[derive(Clone, Debug)]
-enum Step {
-    Wait(u64),
-    Change(u8, bool),
-    Deliver,
-    Fail,
-    Restart,
-    Remove(u8),
+/// A silence, a window, a drained host: what was told before is told over, and nothing else.
+#[test]
+fn what_is_withheld_is_not_raised_but_cleared() {
+    let mut ledger = Ledger::new("b", MANNER, at(0));
+    ledger.on_change(down(1), HOLD, at(0));
+    assert_eq!(deliver(&mut ledger, at(0)).len(), 1);
+    ledger.on_change(withheld(down(1)), HOLD, at(10));
+    ledger.on_change(withheld(down(2)), HOLD, at(10));
+    assert_eq!(deliver(&mut ledger, at(100)), []);
+    ledger.on_change(up(1), HOLD, at(101));
+    assert_eq!(deliver(&mut ledger, at(101)), [(1, false, 0)]);
+    // The end of the silence: what is still down is told.
+    ledger.on_change(down(2), HOLD, at(200));
+    assert_eq!(deliver(&mut ledger, at(200)), [(2, true, 0)]);
 }
 
-fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let step = prop_oneof![
-        4 => (0u64..100).prop_map(Step::Wait),
-        8 => (0u8..6, any::<bool>()).prop_map(|(n, raised)| Step::Change(n, raised)),
-        6 => Just(Step::Deliver),
-        2 => Just(Step::Fail),
-        1 => Just(Step::Restart),
-        1 => (0u8..6).prop_map(Step::Remove),
-    ];
-    prop::collection::vec(step, 0..120)
+/// Whoever cannot be told of groups is told of their members; a silence silences all.
+#[test]
+fn a_receiver_without_words_for_groups_is_told_each() {
+    let mut ledger = Ledger::new("b", Manner { detail: Detail::EachAlone, ..MANNER }, at(0));
+    ledger.on_change(Standing { withheld: Some(Withheld::Waiting), ..down(1) }, HOLD, at(0));
+    ledger.on_change(withheld(down(2)), HOLD, at(0));
+    assert_eq!(deliver(&mut ledger, at(0)), [(1, true, 0)]);
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 1000, ..ProptestConfig::default() })]
-
-    /// After the last change, within the longest hold, what was told equals what is true.
-    #[test]
-    fn the_receiver_converges_on_the_truth(steps in steps()) {
-        let mut now = Moment::ZERO;
-        let mut ledger = Ledger::new(MANNER, now);
-        let mut truth: BTreeMap<u8, bool> = BTreeMap::new();
-        let mut receiver: BTreeMap<u8, bool> = BTreeMap::new();
-        let state = |n: u8, raised: bool| if raised { down(n) } else { up(n) };
-        for step in steps {
-            match step {
-                Step::Wait(seconds) => now = now + Duration::from_secs(seconds),
-                Step::Change(n, raised) => {
-                    truth.insert(n, raised);
-                    ledger.on_change(state(n, raised), HOLD, now);
-                }
-                Step::Deliver => receiver.extend(deliver(&mut ledger, now).iter().map(|told| (told.0, told.1))),
-                // The message arrives, and its sender does not know.
-                Step::Fail => {
-                    for due in ledger.take_due(now) {
-                        if let Due::Alarm { notification, .. } = &due {
-                            let Subject::Test(id) = notification.key.subject else { continue };
-                            receiver.insert(id.to_bytes()[0], notification.is_raised());
-                        }
-                        ledger.on_failed(&due);
-                    }
-                }
-                Step::Restart => {
-                    let records = ledger.records();
-                    ledger = Ledger::new(MANNER, now);
-                    ledger.load(records, HOLD);
-                    let valid = truth.keys().map(|n| key(Kind::Connection, *n)).collect();
-                    ledger.retain(&valid, Knowledge::Whole, WallTime::default());
-                    for (n, raised) in &truth {
-                        ledger.on_change(state(*n, *raised), HOLD, now);
-                    }
-                }
-                Step::Remove(n) => {
-                    truth.remove(&n);
-                    let valid = truth.keys().map(|n| key(Kind::Connection, *n)).collect();
-                    ledger.retain(&valid, Knowledge::Whole, WallTime::default());
-                }
-            }
-        }
-        let quiet = now + HOLD.hold_down_max;
-        while now <= quiet {
-            receiver.extend(deliver(&mut ledger, now).iter().map(|told| (told.0, told.1)));
-            let Some(next) = ledger.next_deadline(now) else { break };
-            prop_assert!(next > now);
-            now = next;
-        }
-        for n in 0..6 {
-            let is_raised = truth.get(&n).copied().unwrap_or(false);
-            prop_assert_eq!(receiver.get(&n).copied().unwrap_or(false), is_raised, "test {}", n);
-        }
+fn states(ledger: &mut Ledger, now: Moment) -> Vec<(Kind, AlarmState, bool)> {
+    let due = ledger.take_due(both(now), usize::MAX);
+    for message in &due {
+        ledger.on_delivered(message, now);
     }
+    due.into_iter()
+        .filter_map(|message| match message {
+            Due::Alarm { notification, again, .. } => Some((notification.key.kind, notification.state, again)),
+            Due::ColdStart => None,
+        })
+        .collect()
+}
+
+/// Six changes in ten minutes are told as flapping, once; then nothing until it is calm.
+#[test]
+fn flapping_is_told_once_and_then_the_truth() {
+    let damping = Damping { flap: FLAPS, ..HOLD };
+    let mut ledger = Ledger::new("b", MANNER, at(0));
+    let mut all = Vec::new();
+    for second in 0..2000 {
+        if second % 40 == 0 && second <= 800 {
+            ledger.on_change(if second % 80 == 0 { down(1) } else { up(1) }, damping, at(second));
+        }
+        all.extend(states(&mut ledger, at(second)).into_iter().map(|(_, state, _)| (second, state)));
+    }
+    use AlarmState::{Cleared, Flapping, Raised};
+    assert_eq!(all[..2], [(0, Raised), (40, Cleared)]);
+    let flapping: Vec<_> = all.iter().filter(|told| told.1 == Flapping).collect();
+    assert_eq!(flapping, [&(200, Flapping)]);
+    // The last change, at 800, left it down; the change at 720 leaves the window at 1320.
+    assert_eq!(all.last(), Some(&(1320, Raised)));
+    assert_eq!(all.iter().filter(|told| (200..1320).contains(&told.0)).count(), 1);
+}
+
+#[test]
+fn a_storm_is_summed_up_and_its_end_is_true() {
+    use AlarmState::{Cleared, Raised};
+    let mut ledger = Ledger::new("b", Manner { storm: STORM, ..MANNER }, at(0));
+    for n in 0..100 {
+        ledger.on_change(down(n), HOLD, at(0));
+    }
+    assert_eq!(states(&mut ledger, at(0)), [(Kind::Storm, Raised, false)]);
+    assert!(ledger.counts(at(0)).storm);
+    for n in 0..70 {
+        ledger.on_change(up(n), HOLD, at(30));
+    }
+    assert_eq!(states(&mut ledger, at(30)), []);
+    assert_eq!(states(&mut ledger, at(60)), [(Kind::Storm, Raised, true)]);
+    // A calm minute later what stands is told, and what came and went is not.
+    assert_eq!(states(&mut ledger, at(89)), []);
+    let mut all = Vec::new();
+    for second in 90..100 {
+        all.extend(states(&mut ledger, at(second)));
+    }
+    assert_eq!(all[0], (Kind::Storm, Cleared, false));
+    assert_eq!(all[1..], [(Kind::Connection, Raised, false); 30]);
+    assert_eq!(ledger.next_deadline(at(100)), None);
+}
+
+/// In a storm the alarms that explain it are told.
+#[test]
+fn a_group_is_told_in_a_storm() {
+    let mut ledger = Ledger::new("b", Manner { storm: STORM, ..MANNER }, at(0));
+    for n in 0..100 {
+        ledger.on_change(down(n), HOLD, at(0));
+    }
+    let host = AlarmKey::new(Kind::Connection, Subject::Host("a".into()));
+    let group = Notification { state: AlarmState::Raised, ..blank("b", &host, Now::default()) };
+    ledger.on_change(Standing { notification: Arc::new(group), withheld: None }, HOLD, at(0));
+    let told = states(&mut ledger, at(0));
+    assert_eq!(told.iter().map(|told| told.0).collect::<Vec<_>>(), [Kind::Connection, Kind::Storm]);
+}
+
+/// An agent that ends in a storm tells of its end when it begins again.
+#[test]
+fn a_storm_does_not_outlive_its_agent() {
+    let mut ledger = Ledger::new("b", Manner { storm: STORM, ..MANNER }, at(0));
+    for n in 0..100 {
+        ledger.on_change(down(n), HOLD, at(0));
+    }
+    states(&mut ledger, at(0));
+    let mut next = Ledger::new("b", Manner { storm: STORM, ..MANNER }, at(0));
+    next.load(ledger.records(), HOLD, both(at(0)));
+    assert_eq!(states(&mut next, at(0)), [(Kind::Storm, AlarmState::Cleared, false)]);
+}
+
+#[test]
+fn what_stands_is_called_to_mind() {
+    let four_hours = Duration::from_secs(4 * 3600);
+    let mut ledger = Ledger::new("b", Manner { renotify: Some(four_hours), ..MANNER }, at(0));
+    ledger.on_change(down(1), HOLD, at(0));
+    states(&mut ledger, at(0));
+    assert_eq!(ledger.next_deadline(at(0)), Some(at(4 * 3600)));
+    assert_eq!(states(&mut ledger, at(4 * 3600)), [(Kind::Connection, AlarmState::Raised, true)]);
+    ledger.on_change(up(1), HOLD, at(5 * 3600));
+    states(&mut ledger, at(5 * 3600));
+    assert_eq!(ledger.next_deadline(at(5 * 3600)), None);
+}
+
+/// An Alertmanager forgets: what stands is told each minute, and for five minutes what is over.
+#[test]
+fn a_forgetful_receiver_is_told_again_and_again() {
+    let assurance = Assurance::Refreshed { every: Duration::from_secs(60), cleared_for: Duration::from_secs(300) };
+    let mut ledger = Ledger::new("b", Manner { assurance, ..MANNER }, at(0));
+    ledger.on_change(down(1), HOLD, at(0));
+    let mut all = Vec::new();
+    for second in 0..1000 {
+        if second == 150 {
+            ledger.on_change(withheld(down(1)), HOLD, at(second));
+        }
+        if second == 250 {
+            ledger.on_change(up(1), HOLD, at(second));
+        }
+        all.extend(states(&mut ledger, at(second)).into_iter().map(|(_, state, _)| (second, state.is_raised())));
+    }
+    let raised = [0, 60, 120, 180, 240].map(|second| (second, true));
+    let over = [250, 310, 370, 430, 490, 550].map(|second| (second, false));
+    assert_eq!(all, [&raised[..], &over[..]].concat());
+}
+
+/// Nobody knows whether the traps before a restart arrived; an acknowledgement is remembered.
+#[test]
+fn a_restart_tells_anew_what_nobody_acknowledged() {
+    for (manner, again) in [(MANNER, 0), (plain_trap(), 1)] {
+        let mut ledger = Ledger::new("b", manner.clone(), at(0));
+        ledger.on_change(down(1), HOLD, at(0));
+        deliver(&mut ledger, at(0));
+        let mut next = Ledger::new("b", manner, at(0));
+        next.load(ledger.records(), HOLD, both(at(0)));
+        next.on_change(down(1), HOLD, at(1));
+        assert_eq!(deliver(&mut next, at(1)).len(), again);
+    }
+}
+
+#[test]
+fn a_receiver_that_lost_its_state_is_told_all_that_stands() {
+    let mut ledger = Ledger::new("b", MANNER, at(0));
+    (0..3).for_each(|n| ledger.on_change(down(n), HOLD, at(0)));
+    deliver(&mut ledger, at(0));
+    ledger.on_change(up(0), HOLD, at(40));
+    deliver(&mut ledger, at(40));
+    assert_eq!(ledger.resync(at(50)), 2);
+    assert_eq!(deliver(&mut ledger, at(50)), [(1, true, 0), (2, true, 0)]);
+    assert_eq!(deliver(&mut ledger, at(60)), []);
+}
+
+#[test]
+fn a_message_of_many_alarms_costs_one_token() {
+    let mut ledger = Ledger::new("b", Manner { batch: 100, burst: 2, ..MANNER }, at(0));
+    (0..=255).for_each(|n| ledger.on_change(down(n), HOLD, at(0)));
+    assert_eq!(deliver(&mut ledger, at(0)).len(), 200);
+    assert_eq!(deliver(&mut ledger, at(1)).len(), 56);
 }

@@ -1,0 +1,183 @@
+//! Windows of maintenance, from their documents.
+
+use jiff::civil::{DateTime, Time, Weekday};
+use jiff::tz::TimeZone;
+use jiff::{Timestamp, Zoned};
+
+use super::central::{Day, MaintenanceDocument};
+use super::findings::Findings;
+use crate::pure::shelf::{Hours, Matcher, Window};
+use crate::pure::time::WallTime;
+
+/// Reads the windows of a document at `place`. `host`: it is the document of this host, and its
+/// windows are about nothing else.
+pub fn windows(
+    documents: &[MaintenanceDocument],
+    place: &str,
+    host: Option<&str>,
+    findings: &mut Findings,
+) -> Vec<Window> {
+    let read = |(n, document): (usize, &MaintenanceDocument)| {
+        let field = format!("maintenance[{n}]");
+        let hours = hours(document, &field, findings)?;
+        let name = if document.comment.is_empty() { format!("{place} {field}") } else { document.comment.clone() };
+        let matcher =
+            Matcher { hosts: document.hosts.clone(), tags: document.tags.clone(), tests: document.tests.clone() };
+        Some(Window { name, host: host.map(str::to_owned), matcher, hours })
+    };
+    documents.iter().enumerate().filter_map(read).collect()
+}
+
+fn hours(document: &MaintenanceDocument, field: &str, findings: &mut Findings) -> Option<Hours> {
+    let time_zone = match document.time_zone.as_str() {
+        "" => TimeZone::UTC,
+        name => match TimeZone::get(name) {
+            Ok(time_zone) => time_zone,
+            Err(_) => {
+                let problem = format!("`{name}` is no time zone that this host knows");
+                findings.error(
+                    &format!("{field}.time_zone"),
+                    problem,
+                    "write one such as \"Europe/Berlin\" or \"UTC\"",
+                );
+                return None;
+            }
+        },
+    };
+    let time_of_day = |text: &str| text.parse::<Time>().ok().filter(|_| !text.contains('-'));
+    let recurs = !document.days.is_empty() || time_of_day(&document.from).is_some();
+    if recurs {
+        let mut read = |name: &str, text: &str| {
+            let time = time_of_day(text);
+            if time.is_none() {
+                let problem = format!("`{text}` is no time of day");
+                findings.error(
+                    &format!("{field}.{name}"),
+                    problem,
+                    "write a time of day such as \"22:00\" in both from and to",
+                );
+            }
+            time
+        };
+        let (from, to) = (read("from", &document.from), read("to", &document.to));
+        let days = document.days.iter().map(|day| weekday(*day)).collect();
+        return Some(Hours::Recurring { days, from: from?, to: to?, time_zone });
+    }
+    let mut read = |name: &str, text: &str| {
+        let moment = moment(text, &time_zone);
+        if moment.is_none() {
+            let problem = if text.is_empty() { "missing".to_owned() } else { format!("`{text}` is no date and time") };
+            let way_out = "write a date and a time such as \"2026-11-22T22:00\", or times of day in both from and to";
+            findings.error(&format!("{field}.{name}"), problem, way_out);
+        }
+        moment
+    };
+    let (from, to) = (read("from", &document.from), read("to", &document.to));
+    let (from, to) = (from?, to?);
+    if from >= to {
+        findings.error(&format!("{field}.to"), "not after from", "write an end that comes after the begin");
+        return None;
+    }
+    Some(Hours::Once { from, to })
+}
+
+/// With an offset of its own, or in the window's time zone.
+fn moment(text: &str, time_zone: &TimeZone) -> Option<WallTime> {
+    let timestamp = match (text.parse::<Zoned>(), text.parse::<Timestamp>(), text.parse::<DateTime>()) {
+        (Ok(zoned), _, _) => zoned.timestamp(),
+        (_, Ok(timestamp), _) => timestamp,
+        // A date alone is its first moment.
+        (_, _, Ok(civil)) => civil.to_zoned(time_zone.clone()).ok()?.timestamp(),
+        _ => return None,
+    };
+    u64::try_from(timestamp.as_nanosecond()).ok().map(WallTime::from_unix_nanos)
+}
+
+fn weekday(day: Day) -> Weekday {
+    match day {
+        Day::Mon => Weekday::Monday,
+        Day::Tue => Weekday::Tuesday,
+        Day::Wed => Weekday::Wednesday,
+        Day::Thu => Weekday::Thursday,
+        Day::Fri => Weekday::Friday,
+        Day::Sat => Weekday::Saturday,
+        Day::Sun => Weekday::Sunday,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn read(json: &str) -> (Vec<Window>, Vec<String>) {
+        let documents: Vec<MaintenanceDocument> = serde_json::from_str(json).unwrap();
+        let mut findings = Findings::about("config.json");
+        let windows = windows(&documents, "config.json", None, &mut findings);
+        (windows, findings.into_vec().iter().map(ToString::to_string).collect())
+    }
+
+    fn is_open(window: &Window, at: &str) -> bool {
+        window.hours.is_open(moment(at, &TimeZone::UTC).unwrap())
+    }
+
+    #[test]
+    fn once_in_its_time_zone() {
+        let (windows, findings) = read(
+            r#"[{"from":"2026-11-22T22:00","to":"2026-11-23T02:00","time_zone":"Europe/Berlin","hosts":["db*"]}]"#,
+        );
+        assert_eq!(findings, [""; 0]);
+        assert!(!is_open(&windows[0], "2026-11-22T20:59:59Z"));
+        assert!(is_open(&windows[0], "2026-11-22T21:00:00Z"));
+        assert!(is_open(&windows[0], "2026-11-23T00:59:59Z"));
+        assert!(!is_open(&windows[0], "2026-11-23T01:00:00Z"));
+    }
+
+    /// Saturday night, over midnight, in summer and in winter time.
+    #[test]
+    fn every_saturday_night() {
+        let (windows, findings) = read(r#"[{"days":["sat"],"from":"23:00","to":"01:30","time_zone":"Europe/Berlin"}]"#);
+        assert_eq!(findings, [""; 0]);
+        for (at, open) in [
+            ("2026-11-21T21:59:59Z", false),
+            ("2026-11-21T22:00:00Z", true),
+            ("2026-11-22T00:29:59Z", true),
+            ("2026-11-22T00:30:00Z", false),
+            ("2026-11-22T22:30:00Z", false),
+            ("2026-07-18T21:00:00Z", true),
+            ("2026-07-18T23:30:00Z", false),
+            // The night in which the clock is set back: 01:30 is before that.
+            ("2026-10-24T23:29:00Z", true),
+            ("2026-10-24T23:30:00Z", false),
+        ] {
+            assert_eq!(is_open(&windows[0], at), open, "{at}");
+        }
+    }
+
+    #[test]
+    fn every_night_without_days() {
+        let (windows, _) = read(r#"[{"from":"02:00","to":"04:00"}]"#);
+        assert!(is_open(&windows[0], "2026-11-22T03:00:00Z"));
+        assert!(!is_open(&windows[0], "2026-11-22T04:00:00Z"));
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_with_its_place() {
+        let (windows, findings) = read(
+            r#"[{"from":"2026-11-22T22:00","to":"2026-11-22T21:00"},{"from":"soon","to":"later"},{"days":["mon"],"from":"25:00","to":"26:00"},
+                {"from":"22:00","to":"23:00","time_zone":"Berlin"},{}]"#,
+        );
+        assert_eq!(windows, []);
+        insta::assert_snapshot!(findings.join("\n"));
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_and_no_time_panics(from: String, to: String, zone: String, at: u64) {
+            let document = MaintenanceDocument { from, to, time_zone: zone, ..MaintenanceDocument::default() };
+            for window in windows(&[document], "x", None, &mut Findings::about("x")) {
+                window.hours.is_open(WallTime::from_unix_nanos(at));
+            }
+        }
+    }
+}

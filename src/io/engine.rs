@@ -1,0 +1,122 @@
+//! This agent as an SNMPv3 engine: how often it began.
+
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tracing::warn;
+
+use super::snmp::usm::EngineClock;
+use super::state_file::{StateFile, describe, recall};
+use super::time;
+use crate::pure::time::{Now, WallTime};
+
+/// Minutes are counted from 2020-01-01, so that an agent that lost its state begins above where it
+/// was: receivers silently drop what comes from an engine that began less often than they know.
+const COUNTED_FROM: Duration = Duration::from_secs(1_577_836_800);
+/// `snmpEngineBoots` ends here (RFC 3414 section 2.2.2).
+const MOST_BOOTS: u32 = i32::MAX as u32;
+
+/// Counts the agent's beginnings, on disk, when it is first asked.
+#[derive(Clone, Debug)]
+pub struct Engine {
+    file: StateFile,
+    role: Role,
+    boots: Arc<OnceLock<u32>>,
+}
+
+/// Who speaks as this engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// The agent: each of its starts is a beginning.
+    Agent,
+    /// A command beside it, which must not seem later or earlier than the agent: a receiver drops
+    /// what is older than the newest it has seen.
+    Guest,
+}
+
+/// As it is kept.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct Begun {
+    boots: u32,
+    at: WallTime,
+}
+
+impl Engine {
+    /// Of this agent.
+    pub fn new(state_dir: &Path, agent: &str, role: Role) -> Self {
+        Engine { file: StateFile::new(state_dir, "engine", agent), role, boots: Arc::default() }
+    }
+
+    /// Its clock. The first call reads and writes the disk.
+    pub fn clock(&self) -> EngineClock {
+        let now = time::now();
+        if self.role == Role::Guest
+            && let Some(begun) = self.kept()
+        {
+            let since = u64::try_from(now.wall.nanos_since(begun.at)).unwrap_or(0) / 1_000_000_000;
+            return EngineClock { boots: begun.boots, time: within_bounds(since) };
+        }
+        let boots = *self.boots.get_or_init(|| self.begin(now));
+        EngineClock { boots, time: within_bounds(now.moment.after_start().as_secs()) }
+    }
+
+    fn kept(&self) -> Option<Begun> {
+        let loss = "SNMPv3 receivers may drop traps silently";
+        recall(&self.file, "engine boots", loss).first().copied()
+    }
+
+    fn begin(&self, now: Now) -> u32 {
+        let boots = next_boots(self.kept().map(|begun| begun.boots), now.wall);
+        // The engine's time counts from the start of the process.
+        let at = WallTime::from_unix_nanos(
+            now.wall.unix_nanos().saturating_sub(u64::try_from(now.moment.after_start().as_nanos()).unwrap_or(0)),
+        );
+        if let Err(error) = self.file.save(&vec![Begun { boots, at }]) {
+            let loss = "SNMPv3 receivers may drop traps silently after the next start";
+            warn!(problem = describe(&error), loss, "engine boots cannot be kept");
+        }
+        boots
+    }
+}
+
+fn within_bounds(seconds: u64) -> u32 {
+    u32::try_from(seconds).unwrap_or(MOST_BOOTS).min(MOST_BOOTS)
+}
+
+fn next_boots(kept: Option<u32>, now: WallTime) -> u32 {
+    let minutes = now.unix_nanos() / 60_000_000_000;
+    let floor = minutes.saturating_sub(COUNTED_FROM.as_secs() / 60);
+    let floor = u32::try_from(floor).unwrap_or(MOST_BOOTS);
+    kept.map_or(1, |kept| kept.saturating_add(1)).max(floor).min(MOST_BOOTS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn boots_only_grow() {
+        let at = |minutes: u64| WallTime::from_unix_nanos((1_577_836_800 + minutes * 60) * 1_000_000_000);
+        assert_eq!(next_boots(None, at(0)), 1);
+        assert_eq!(next_boots(None, at(3_600_000)), 3_600_000);
+        assert_eq!(next_boots(Some(3_600_000), at(3_600_000)), 3_600_001);
+        // A clock that was set back, and one that is a century off.
+        assert_eq!(next_boots(Some(3_600_000), at(5)), 3_600_001);
+        assert_eq!(next_boots(Some(MOST_BOOTS), at(5)), MOST_BOOTS);
+    }
+
+    #[test]
+    fn each_start_counts_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let boots = |role| {
+            let engine = Engine::new(directory.path(), "a", role);
+            (engine.clock().boots, engine.clock().boots)
+        };
+        let (first, guest, second) = (boots(Role::Agent), boots(Role::Guest), boots(Role::Agent));
+        assert_eq!(first.0, first.1);
+        assert_eq!(guest, first);
+        assert!(second.0 > first.0);
+    }
+}

@@ -1,0 +1,167 @@
+//! Mail: one for all that is due at once, threaded by alarm.
+
+use std::fmt::Write as _;
+
+use lettre::message::Mailbox;
+use lettre::message::header::{ContentType, Header, HeaderName, HeaderValue};
+use lettre::transport::smtp::authentication::Credentials;
+use lettre::transport::smtp::client::{Certificate, Tls, TlsParameters};
+use lettre::{AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor};
+use sha2::{Digest, Sha256};
+
+use super::http::alarms;
+use super::{Delivered, Identity};
+use crate::config::endpoint::EndpointHost;
+use crate::config::sinks::{SinkConfig, Transport};
+use crate::io::secret;
+use crate::pure::ledger::Due;
+use crate::pure::notification::Notification;
+
+type Mailer = AsyncSmtpTransport<Tokio1Executor>;
+
+/// A mail server, and those who are written to.
+pub struct Email {
+    config: SinkConfig,
+    identity: Identity,
+    mailer: Option<Mailer>,
+}
+
+impl Email {
+    pub(super) fn new(config: &SinkConfig, identity: &Identity) -> Self {
+        Email { config: config.clone(), identity: identity.clone(), mailer: None }
+    }
+
+    pub(super) async fn deliver(&mut self, batch: Vec<Due>) -> Delivered {
+        let outcome = self.send(&batch).await;
+        if outcome.is_err() {
+            // Password and certificates are read anew.
+            self.mailer = None;
+        }
+        Delivered::all(batch, &outcome)
+    }
+
+    async fn send(&mut self, batch: &[Due]) -> Result<(), String> {
+        let alarms: Vec<&Notification> = alarms(batch).collect();
+        if alarms.is_empty() {
+            return Ok(());
+        }
+        let message = self.message(&alarms)?;
+        if self.mailer.is_none() {
+            self.mailer = Some(mailer(&self.config)?);
+        }
+        let Some(mailer) = &self.mailer else { return Err("no mailer".to_owned()) };
+        mailer.send(message).await.map(drop).map_err(|error| {
+            let cause = std::error::Error::source(&error).map_or(String::new(), |cause| format!(": {cause}"));
+            format!("{error}{cause}")
+        })
+    }
+
+    fn message(&self, alarms: &[&Notification]) -> Result<Message, String> {
+        let agent = &self.identity.agent;
+        let from: Mailbox = self.config.from.parse().map_err(|error| format!("{}: {error}", self.config.from))?;
+        let thread = format!("<{}@peerpair.{}>", thread(alarms, agent), host_part(agent));
+        let id = format!("<{:032x}@peerpair.{}>", fastrand::u128(..), host_part(agent));
+        let mut message = Message::builder()
+            .from(from)
+            .subject(subject(alarms, agent))
+            .message_id(Some(id))
+            .in_reply_to(thread.clone())
+            .references(thread)
+            // No answer from somebody who is on holiday (RFC 3834 section 5).
+            .header(AutoSubmitted)
+            .header(ContentType::TEXT_PLAIN);
+        for address in &self.config.to {
+            message = message.to(address.parse().map_err(|error| format!("{address}: {error}"))?);
+        }
+        message.body(body(alarms, &self.identity)).map_err(|error| error.to_string())
+    }
+}
+
+#[derive(Clone)]
+struct AutoSubmitted;
+
+impl Header for AutoSubmitted {
+    fn name() -> HeaderName {
+        HeaderName::new_from_ascii_str("Auto-Submitted")
+    }
+    fn parse(_: &str) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
+        Ok(AutoSubmitted)
+    }
+    fn display(&self) -> HeaderValue {
+        HeaderValue::new(Self::name(), "auto-generated".to_owned())
+    }
+}
+
+fn mailer(config: &SinkConfig) -> Result<Mailer, String> {
+    let target = config.endpoint()?;
+    let host = match &target.host {
+        EndpointHost::Name(name) => name.clone(),
+        EndpointHost::Ip(addr) => addr.to_string(),
+        EndpointHost::Any => return Err("no mail server named".to_owned()),
+    };
+    let mut builder = Mailer::builder_dangerous(&host).port(target.port).timeout(Some(config.answer_within()));
+    let parameters = || -> Result<TlsParameters, String> {
+        let mut parameters = TlsParameters::builder(host.clone());
+        if let Some(path) = &config.ca_file {
+            let failed = |error: &dyn std::fmt::Display| format!("ca_file {}: {error}", path.display());
+            let pem = std::fs::read(path).map_err(|error| failed(&error))?;
+            let certificate = Certificate::from_pem(&pem).map_err(|error| failed(&error))?;
+            parameters = parameters.add_root_certificate(certificate);
+        }
+        parameters.build_rustls().map_err(|error| error.to_string())
+    };
+    builder = builder.tls(match config.transport() {
+        Transport::Tls => Tls::Wrapper(parameters()?),
+        Transport::Starttls => Tls::Required(parameters()?),
+        Transport::Tcp | Transport::Udp => Tls::None,
+    });
+    if let Some(password) = config.password() {
+        let password = secret::read(password)?;
+        builder = builder.credentials(Credentials::new(config.user.clone(), password.reveal().to_owned()));
+    }
+    Ok(builder.build())
+}
+
+fn subject(alarms: &[&Notification], agent: &str) -> String {
+    let text = match alarms {
+        [alarm] => alarm.headline(),
+        many => {
+            let raised = many.iter().filter(|alarm| alarm.is_raised()).count();
+            format!("{} alarms: {raised} raised, {} cleared", many.len(), many.len() - raised)
+        }
+    };
+    format!("[peerpair {agent}] {text}").chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+fn body(alarms: &[&Notification], identity: &Identity) -> String {
+    let mut text = String::new();
+    for alarm in alarms {
+        let _always = writeln!(text, "{}", alarm.headline());
+        let _always = writeln!(text, "  {}", alarm.text);
+        let _always = writeln!(text, "  {} since {}, {}", alarm.state.as_str(), alarm.since, alarm.severity.as_str());
+        if let Some(test) = &alarm.test {
+            let _always = writeln!(text, "  {}, test {}", test.path(), test.id);
+        }
+        if alarm.suppressed > 0 {
+            let _always = writeln!(text, "  {} changes in between were not told", alarm.suppressed);
+        }
+        text.push('\n');
+    }
+    let _always = writeln!(text, "-- \npeerpair on {} {}", identity.agent, identity.page);
+    text
+}
+
+/// A mail about one alarm belongs to all others about it; one about many to all such.
+fn thread(alarms: &[&Notification], agent: &str) -> String {
+    let about = match alarms {
+        [alarm] => alarm.key.to_string(),
+        _ => "many".to_owned(),
+    };
+    Sha256::digest(format!("{agent} {about}")).iter().take(16).map(|octet| format!("{octet:02x}")).collect()
+}
+
+/// What a message id can bear.
+fn host_part(agent: &str) -> String {
+    let plain: String = agent.chars().filter(|c| c.is_ascii_alphanumeric() || "-.".contains(*c)).collect();
+    if plain.is_empty() { "host".to_owned() } else { plain }
+}

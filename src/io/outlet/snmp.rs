@@ -1,0 +1,345 @@
+//! SNMP receivers: traps and informs, SNMPv2c and SNMPv3.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use tokio::net::UdpSocket;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::{Delivered, Identity, not_tried};
+use crate::config::endpoint::Endpoint;
+use crate::config::secret::{Secret, SecretSource};
+use crate::config::sinks::{SinkConfig, SnmpMode, SnmpVersion};
+use crate::io::engine::Engine;
+use crate::io::secret;
+use crate::io::snmp::usm::{self, Complaint, EngineClock, Keys, Purpose, Report, SHORTEST_PASSWORD, User};
+use crate::io::snmp::{Acknowledgement, Renderer, community_answer, community_message, resolve};
+use crate::io::time;
+use crate::pure::ledger::Due;
+
+/// A receiver's name is resolved again after so long.
+const RESOLVE_EVERY: Duration = Duration::from_secs(300);
+/// A host without an SNMP receiver says so within this, if it is near and says it at all.
+const REFUSAL_WAIT: Duration = Duration::from_millis(50);
+/// The longest datagram.
+const LONGEST: usize = 65_535;
+
+/// An SNMP receiver.
+pub struct Snmp {
+    config: SinkConfig,
+    target: Result<Endpoint, String>,
+    renderer: Renderer,
+    engine: Engine,
+    agent: String,
+    security: Option<Security>,
+    connected: Option<(UdpSocket, Instant)>,
+    /// Message ids; begun anywhere, so that a stranger cannot guess them.
+    next_id: i32,
+    /// Never the same for two messages; begun anywhere, so that a restart does not repeat it.
+    next_salt: u64,
+}
+
+/// How messages are made secure.
+enum Security {
+    Community(Secret),
+    Usm {
+        user: User,
+        /// The user at this agent's engine, or at the receiver's with that one's clock.
+        keys: Option<(Keys, Option<(EngineClock, Instant)>)>,
+    },
+}
+
+/// What came of waiting for an answer.
+enum Heard {
+    Acknowledged(Acknowledgement),
+    /// The receiver's clock, or its engine, is another: once more.
+    Resynchronised,
+    Nothing(Option<Complaint>),
+}
+
+impl Snmp {
+    pub(super) fn new(config: &SinkConfig, identity: &Identity) -> Self {
+        Snmp {
+            target: config.endpoint(),
+            renderer: Renderer {
+                profile: config.profile,
+                agent: identity.agent.to_string(),
+                config_server: identity.config_server.to_string(),
+            },
+            engine: identity.engine.clone(),
+            agent: identity.agent.to_string(),
+            security: None,
+            connected: None,
+            next_id: fastrand::i32(0..=i32::MAX),
+            next_salt: fastrand::u64(..),
+            config: config.clone(),
+        }
+    }
+
+    pub(super) async fn deliver(&mut self, batch: Vec<Due>) -> Delivered {
+        let delivered = match self.config.mode {
+            SnmpMode::Trap => {
+                let outcome = self.send_traps(&batch).await;
+                Delivered::all(batch, &outcome)
+            }
+            SnmpMode::Inform => self.send_informs(batch).await,
+        };
+        if delivered.outcomes.iter().any(|(_, outcome)| outcome.is_err()) {
+            // The address, the passwords, the receiver's engine: all of it may have changed.
+            self.connected = None;
+            self.security = None;
+        }
+        delivered
+    }
+
+    /// A refusal cannot be told from the one before it, so the batch stands or falls as one.
+    async fn send_traps(&mut self, batch: &[Due]) -> Result<(), String> {
+        self.prepare().await?;
+        let mut datagrams = Vec::new();
+        for due in batch {
+            let id = self.next_id();
+            datagrams.extend(self.message(due, id)?);
+        }
+        if datagrams.is_empty() {
+            return Ok(());
+        }
+        let socket = self.connect().await?;
+        for datagram in datagrams {
+            socket.send(&datagram).await.map_err(|error| refused(&error))?;
+        }
+        let mut answer = [0; 1];
+        match timeout(REFUSAL_WAIT, socket.recv(&mut answer)).await {
+            Ok(Err(error)) => Err(refused(&error)),
+            // A trap has no answer; whatever came is ignored.
+            Ok(Ok(_)) | Err(_) => Ok(()),
+        }
+    }
+
+    async fn send_informs(&mut self, batch: Vec<Due>) -> Delivered {
+        let mut delivered = Delivered::default();
+        let mut failed: Option<String> = None;
+        for due in batch {
+            let outcome = match &failed {
+                Some(problem) => Err(not_tried(problem)),
+                None => self.send_inform(&due).await,
+            };
+            if let (Err(problem), None) = (&outcome, &failed) {
+                failed = Some(problem.clone());
+            }
+            delivered.outcomes.push((due, outcome));
+        }
+        delivered
+    }
+
+    /// Sends until it is acknowledged, as often as configured.
+    async fn send_inform(&mut self, due: &Due) -> Result<(), String> {
+        self.prepare().await?;
+        let mut complaint = None;
+        let mut ids = Vec::new();
+        let mut resynchronised = 0;
+        let mut tries = 0;
+        while tries <= self.config.retries {
+            let id = self.next_id();
+            ids.push(id);
+            let Some(datagram) = self.message(due, id)? else { return Ok(()) };
+            self.connect().await?.send(&datagram).await.map_err(|error| refused(&error))?;
+            match self.hear(&ids).await? {
+                Heard::Acknowledged(Acknowledgement::Good) => return Ok(()),
+                Heard::Acknowledged(Acknowledgement::Refused(status)) => {
+                    return Err(format!("the receiver refuses the inform with error-status {status}"));
+                }
+                // A receiver that restarts answers each message with another clock.
+                Heard::Resynchronised if resynchronised < self.config.retries => resynchronised += 1,
+                Heard::Resynchronised => tries += 1,
+                Heard::Nothing(heard) => {
+                    complaint = heard.or(complaint);
+                    tries += 1;
+                }
+            }
+        }
+        Err(self.unanswered(complaint))
+    }
+
+    fn unanswered(&self, complaint: Option<Complaint>) -> String {
+        let within = humantime::format_duration(self.config.answer_within());
+        let times = self.config.retries + 1;
+        let silence = format!("no acknowledgement, {times} times within {within}");
+        let private = self.config.privacy_protocol.is_some();
+        match (complaint, self.config.version) {
+            (Some(complaint), _) => format!("the receiver says that {complaint}"),
+            (None, SnmpVersion::V2c) => format!("{silence}: it is away, or it does not take this community"),
+            // It answered the discovery, and says nothing of what it cannot decrypt or may not take.
+            (None, SnmpVersion::V3) if private => {
+                format!("{silence}: check the privacy password and protocol, and what the receiver lets this user do")
+            }
+            (None, SnmpVersion::V3) => format!("{silence}: check what the receiver lets this user do"),
+        }
+    }
+
+    /// Waits for the answer to any of these messages.
+    async fn hear(&mut self, ids: &[i32]) -> Result<Heard, String> {
+        let deadline = Instant::now() + self.config.answer_within();
+        let mut complaint = None;
+        let mut buffer = vec![0; LONGEST];
+        loop {
+            let socket = self.connect().await?;
+            let length = match timeout_at(deadline, socket.recv(&mut buffer)).await {
+                Err(_) => return Ok(Heard::Nothing(complaint)),
+                Ok(Err(error)) => return Err(refused(&error)),
+                Ok(Ok(length)) => length,
+            };
+            let datagram = &buffer[..length];
+            match &mut self.security {
+                Some(Security::Community(community)) => {
+                    let answer = ids.iter().find_map(|id| community_answer(datagram, community, *id));
+                    if let Some(answer) = answer {
+                        return Ok(Heard::Acknowledged(answer));
+                    }
+                }
+                Some(Security::Usm { keys: Some((keys, clock)), .. }) => {
+                    let reply = ids.iter().find_map(|id| usm::reply(datagram, Some(keys), *id).ok());
+                    match reply {
+                        Some(usm::Reply::Acknowledged(answer)) => return Ok(Heard::Acknowledged(answer)),
+                        Some(usm::Reply::Reported(report)) => {
+                            if report.complaint == Complaint::NotInTimeWindow && report.signed {
+                                *clock = Some((report.clock, Instant::now()));
+                                return Ok(Heard::Resynchronised);
+                            }
+                            if report.complaint == Complaint::UnknownEngineId {
+                                self.security = None;
+                                self.prepare().await?;
+                                return Ok(Heard::Resynchronised);
+                            }
+                            // It may be forged: the answer may still come.
+                            complaint = Some(report.complaint);
+                        }
+                        None => {}
+                    }
+                }
+                Some(Security::Usm { keys: None, .. }) | None => return Ok(Heard::Nothing(None)),
+            }
+        }
+    }
+
+    /// Reads the passwords, asks for the receiver's engine if it counts, and makes the keys.
+    async fn prepare(&mut self) -> Result<(), String> {
+        if self.security.is_none() {
+            self.security = Some(match self.config.version {
+                SnmpVersion::V2c => Security::Community(self.config.community.clone()),
+                SnmpVersion::V3 => Security::Usm { user: read_user(&self.config)?, keys: None },
+            });
+        }
+        let Some(Security::Usm { user, keys: None }) = &self.security else { return Ok(()) };
+        let user = user.clone();
+        let (engine_id, clock) = match self.config.mode {
+            SnmpMode::Trap => (self.config.engine_id(&self.agent), None),
+            SnmpMode::Inform => {
+                let report = self.discover().await?;
+                (report.engine_id, Some((report.clock, Instant::now())))
+            }
+        };
+        // It takes milliseconds of hashing.
+        let made = tokio::task::spawn_blocking(move || Keys::new(&user, &engine_id)).await;
+        let made = made.map_err(|error| error.to_string())?;
+        if let Some(Security::Usm { keys, .. }) = &mut self.security {
+            *keys = Some((made, clock));
+        }
+        Ok(())
+    }
+
+    /// Asks the receiver who it is.
+    async fn discover(&mut self) -> Result<Report, String> {
+        let (within, tries) = (self.config.answer_within(), self.config.retries + 1);
+        let mut buffer = vec![0; LONGEST];
+        for _ in 0..tries {
+            let id = self.next_id();
+            let socket = self.connect().await?;
+            socket.send(&usm::discovery(id)).await.map_err(|error| refused(&error))?;
+            let deadline = Instant::now() + within;
+            while let Ok(received) = timeout_at(deadline, socket.recv(&mut buffer)).await {
+                let length = received.map_err(|error| refused(&error))?;
+                if let Ok(usm::Reply::Reported(report)) = usm::reply(&buffer[..length], None, id)
+                    && !report.engine_id.is_empty()
+                {
+                    return Ok(report);
+                }
+            }
+        }
+        let within = humantime::format_duration(within);
+        Err(format!("no answer to the question for its engine id, {tries} times within {within}"))
+    }
+
+    /// The datagram for `due`; nothing if the profile has no words for it.
+    fn message(&mut self, due: &Due, id: i32) -> Result<Option<Vec<u8>>, String> {
+        let Some(varbinds) = self.renderer.varbinds(due, time::now().moment) else { return Ok(None) };
+        let salt = self.next_salt;
+        self.next_salt = salt.wrapping_add(1);
+        match &self.security {
+            Some(Security::Community(community)) => community_message(self.config.mode, community, id, &varbinds)
+                .map(Some)
+                .map_err(|error| error.to_string()),
+            Some(Security::Usm { keys: Some((keys, receiver)), .. }) => {
+                let (purpose, clock) = match receiver {
+                    None => (Purpose::Trap, self.engine.clock()),
+                    Some((clock, read)) => {
+                        let since = u32::try_from(read.elapsed().as_secs()).unwrap_or(u32::MAX);
+                        (Purpose::Inform, EngineClock { time: clock.time.saturating_add(since), ..*clock })
+                    }
+                };
+                Ok(Some(usm::notification(purpose, keys, clock, id, &varbinds, salt)))
+            }
+            Some(Security::Usm { keys: None, .. }) | None => Err("no keys yet".to_owned()),
+        }
+    }
+
+    fn next_id(&mut self) -> i32 {
+        self.next_id = self.next_id.wrapping_add(1) & i32::MAX;
+        self.next_id
+    }
+
+    async fn connect(&mut self) -> Result<&UdpSocket, String> {
+        let fresh = self.connected.take().filter(|(_, since)| since.elapsed() < RESOLVE_EVERY);
+        let connected = match fresh {
+            Some(connected) => connected,
+            None => {
+                let target = self.target.as_ref().map_err(Clone::clone)?;
+                let addr = resolve(target).await.map_err(|problem| format!("{target}: {problem}"))?;
+                let socket = connect(addr).await.map_err(|error| format!("{addr}: {error}"))?;
+                (socket, Instant::now())
+            }
+        };
+        Ok(&self.connected.insert(connected).0)
+    }
+}
+
+fn read_user(config: &SinkConfig) -> Result<User, String> {
+    let read = |source: Option<SecretSource<'_>>, what: &str| {
+        let password = secret::read(source.ok_or_else(|| format!("no {what} password configured"))?)?;
+        match password.reveal().len() {
+            0..SHORTEST_PASSWORD => Err(format!("the {what} password is shorter than {SHORTEST_PASSWORD} octets")),
+            _ => Ok(password),
+        }
+    };
+    let auth = config.auth_protocol.map(|protocol| Ok((protocol, read(config.auth_password(), "auth")?)));
+    let privacy = config.privacy_protocol.map(|protocol| Ok((protocol, read(config.privacy_password(), "privacy")?)));
+    let (auth, privacy): (Option<Result<_, String>>, Option<Result<_, String>>) = (auth, privacy);
+    Ok(User { name: config.user.clone(), auth: auth.transpose()?, privacy: privacy.transpose()? })
+}
+
+async fn connect(target: SocketAddr) -> io::Result<UdpSocket> {
+    let any: SocketAddr = match target {
+        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+    };
+    let socket = UdpSocket::bind(any).await?;
+    socket.connect(target).await?;
+    Ok(socket)
+}
+
+fn refused(error: &io::Error) -> String {
+    if error.kind() == io::ErrorKind::ConnectionRefused {
+        return "no SNMP receiver listens there (port unreachable)".to_owned();
+    }
+    error.to_string()
+}

@@ -1,0 +1,465 @@
+//! SNMPv3 with the User-based Security Model (RFC 3412, RFC 3414, RFC 3826, RFC 7860).
+//!
+//! snmp2 reads and writes SNMPv3 for requests: its traps ask for reports, which a receiver that has
+//! not met the engine refuses; it takes over an engine's clock before it has checked the
+//! signature; and it writes into the octets that it reads. So the message is ours, with the hashes
+//! and ciphers of RustCrypto, and snmp2 reads what is inside.
+
+use aes::cipher::{
+    AsyncStreamCipher, BlockCipher, BlockDecryptMut, BlockEncrypt, BlockEncryptMut, InnerIvInit, KeyInit,
+};
+use hmac::Mac;
+use hmac::digest::Digest;
+use hmac::digest::core_api::BlockSizeUser;
+use snmp2::{AsnReader, Error, Varbinds};
+
+use super::Acknowledgement;
+use super::ber::{OCTET_STRING, SEQUENCE, integer, tlv};
+use crate::config::secret::Secret;
+use crate::config::sinks::{AuthProtocol, PrivacyProtocol};
+
+/// Flags of a message (RFC 3412 section 6.4).
+const AUTH: u8 = 1;
+const PRIVACY: u8 = 2;
+const REPORTABLE: u8 = 4;
+
+/// Kinds of PDUs (RFC 3416 section 3).
+const GET: u8 = 0xa0;
+const RESPONSE: u8 = 0xa2;
+const INFORM: u8 = 0xa6;
+const TRAP: u8 = 0xa7;
+const REPORT: u8 = 0xa8;
+
+/// What one datagram can hold; told to the receiver as the largest that is taken.
+const LONGEST_MESSAGE: i64 = 65_507;
+/// The version and the security model.
+const SNMP_V3: i64 = 3;
+const USM: i64 = 3;
+/// `snmpUsmMIB::usmStats`, in BER.
+const USM_STATS: [u8; 8] = [0x2b, 6, 1, 6, 3, 15, 1, 1];
+/// A password is repeated to this length before it is hashed (RFC 3414 section A.2).
+const EXPANDED_PASSWORD: usize = 1 << 20;
+/// A password has so many octets at least (RFC 3414 section 11.2).
+pub const SHORTEST_PASSWORD: usize = 8;
+
+/// A user, as the configuration names him.
+#[derive(Clone, Debug)]
+pub struct User {
+    /// His name.
+    pub name: String,
+    /// How he signs.
+    pub auth: Option<(AuthProtocol, Secret)>,
+    /// How he encrypts.
+    pub privacy: Option<(PrivacyProtocol, Secret)>,
+}
+
+/// A user at one authoritative engine: this agent's for traps, the receiver's for informs. Making
+/// it takes milliseconds: once for each engine.
+#[derive(Clone)]
+pub struct Keys {
+    user: Vec<u8>,
+    engine_id: Vec<u8>,
+    auth: Option<(AuthProtocol, Vec<u8>)>,
+    privacy: Option<Vec<u8>>,
+}
+
+/// The clock of an authoritative engine: how often it began, and seconds since.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EngineClock {
+    /// `snmpEngineBoots`.
+    pub boots: u32,
+    /// `snmpEngineTime`.
+    pub time: u32,
+}
+
+/// What is to be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Not to be answered, not even by a report.
+    Trap,
+    /// To be acknowledged.
+    Inform,
+}
+
+/// What came back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// The answer to an inform.
+    Acknowledged(Acknowledgement),
+    /// The receiver's engine says what it does not like.
+    Reported(Report),
+}
+
+/// A report of the receiver's engine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// What it does not like.
+    pub complaint: Complaint,
+    /// Whether it is proven to come from the receiver.
+    pub signed: bool,
+    /// The engine.
+    pub engine_id: Vec<u8>,
+    /// Its clock.
+    pub clock: EngineClock,
+}
+
+/// What an engine does not like (`usmStats`, RFC 3414 section 5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Complaint {
+    /// The user may not speak at that level.
+    UnsupportedSecurityLevel,
+    /// The clock is not the engine's.
+    NotInTimeWindow,
+    /// No such user.
+    UnknownUserName,
+    /// Not its engine id; the answer to a discovery.
+    UnknownEngineId,
+    /// Wrong password or protocol.
+    WrongDigest,
+    /// It cannot decrypt it.
+    DecryptionError,
+    /// Something else.
+    Other,
+}
+
+impl std::fmt::Display for Complaint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Complaint::UnsupportedSecurityLevel => "it does not take this user's messages at this security level",
+            Complaint::NotInTimeWindow => "it finds the message too old or too new (engine boots and time)",
+            Complaint::UnknownUserName => "it does not know this user",
+            Complaint::UnknownEngineId => "it does not know this engine id",
+            Complaint::WrongDigest => "the signature is wrong: check auth_protocol and the auth password",
+            Complaint::DecryptionError => "it cannot decrypt: check privacy_protocol and the privacy password",
+            Complaint::Other => "it reports an error of its own",
+        })
+    }
+}
+
+impl Keys {
+    /// The user's keys at this engine.
+    pub fn new(user: &User, engine_id: &[u8]) -> Self {
+        let auth =
+            user.auth.as_ref().map(|(protocol, password)| (*protocol, protocol.localized_key(password, engine_id)));
+        let privacy = user.auth.as_ref().zip(user.privacy.as_ref()).map(|((hash, _), (cipher, password))| {
+            let mut key = hash.localized_key(password, engine_id);
+            let length = match cipher {
+                PrivacyProtocol::Aes128 => 16,
+                PrivacyProtocol::Aes256 => 32,
+            };
+            // A hash that is too short is extended (draft-blumenthal-aes-usm-04 section 3.1.2.1).
+            while key.len() < length {
+                key.extend(hash.digest(&[&key]));
+            }
+            key.truncate(length);
+            key
+        });
+        Keys { user: user.name.as_bytes().to_vec(), engine_id: engine_id.to_vec(), auth, privacy }
+    }
+
+    /// Whose these are, for a discovery.
+    fn nobody() -> Self {
+        Keys { user: Vec::new(), engine_id: Vec::new(), auth: None, privacy: None }
+    }
+
+    fn flags(&self) -> u8 {
+        match (&self.auth, &self.privacy) {
+            (None, _) => 0,
+            (Some(_), None) => AUTH,
+            (Some(_), Some(_)) => AUTH | PRIVACY,
+        }
+    }
+}
+
+impl AuthProtocol {
+    fn digest(self, parts: &[&[u8]]) -> Vec<u8> {
+        fn with<D: Digest>(parts: &[&[u8]]) -> Vec<u8> {
+            parts.iter().fold(D::new(), |hash, part| hash.chain_update(part)).finalize().to_vec()
+        }
+        match self {
+            AuthProtocol::Sha1 => with::<sha1::Sha1>(parts),
+            AuthProtocol::Sha256 => with::<sha2::Sha256>(parts),
+            AuthProtocol::Sha512 => with::<sha2::Sha512>(parts),
+        }
+    }
+
+    /// RFC 3414 section A.2.
+    fn localized_key(self, password: &Secret, engine_id: &[u8]) -> Vec<u8> {
+        let expanded: Vec<u8> = password.reveal().bytes().cycle().take(EXPANDED_PASSWORD).collect();
+        let key = self.digest(&[&expanded]);
+        self.digest(&[&key, engine_id, &key])
+    }
+
+    /// How many octets of the hash are sent.
+    fn kept(self) -> usize {
+        match self {
+            AuthProtocol::Sha1 => 12,
+            AuthProtocol::Sha256 => 24,
+            AuthProtocol::Sha512 => 48,
+        }
+    }
+
+    fn signature(self, key: &[u8], message: &[u8]) -> Vec<u8> {
+        fn with<D: Digest + BlockSizeUser>(key: &[u8], message: &[u8]) -> Vec<u8> {
+            // A key of any length will do.
+            let mac = <hmac::SimpleHmac<D> as Mac>::new_from_slice(key);
+            mac.map(|mac| mac.chain_update(message).finalize().into_bytes().to_vec()).unwrap_or_default()
+        }
+        let mut signature = match self {
+            AuthProtocol::Sha1 => with::<sha1::Sha1>(key, message),
+            AuthProtocol::Sha256 => with::<sha2::Sha256>(key, message),
+            AuthProtocol::Sha512 => with::<sha2::Sha512>(key, message),
+        };
+        signature.truncate(self.kept());
+        signature
+    }
+}
+
+/// Which way.
+#[derive(Clone, Copy)]
+enum Direction {
+    Encrypt,
+    Decrypt,
+}
+
+/// CFB-128 with boots, time and salt as its vector (RFC 3826 section 3.1.2.1). Nothing if the salt
+/// has not 8 octets.
+fn crypt(key: &[u8], clock: EngineClock, salt: &[u8], text: &mut [u8], direction: Direction) -> Option<()> {
+    fn with<C>(key: &[u8], vector: &[u8], text: &mut [u8], direction: Direction) -> Option<()>
+    where
+        C: KeyInit + BlockCipher + BlockEncrypt + BlockEncryptMut + BlockDecryptMut,
+    {
+        let cipher = C::new_from_slice(key).ok()?;
+        match direction {
+            Direction::Encrypt => cfb_mode::Encryptor::<C>::inner_iv_slice_init(cipher, vector).ok()?.encrypt(text),
+            Direction::Decrypt => cfb_mode::Decryptor::<C>::inner_iv_slice_init(cipher, vector).ok()?.decrypt(text),
+        }
+        Some(())
+    }
+    let vector = [&clock.boots.to_be_bytes(), &clock.time.to_be_bytes(), salt].concat();
+    match key.len() {
+        16 => with::<aes::Aes128>(key, &vector, text, direction),
+        _ => with::<aes::Aes256>(key, &vector, text, direction),
+    }
+}
+
+/// A notification. `id` is the message's and the request's, from 0 to 2^31 - 1; `salt` is never the
+/// same twice for these keys.
+pub fn notification(purpose: Purpose, keys: &Keys, clock: EngineClock, id: i32, varbinds: &[u8], salt: u64) -> Vec<u8> {
+    let kind = match purpose {
+        Purpose::Trap => TRAP,
+        Purpose::Inform => INFORM,
+    };
+    message(kind, keys, clock, id, varbinds, salt)
+}
+
+/// A question for the receiver's engine id and clock (RFC 3414 section 4).
+pub fn discovery(id: i32) -> Vec<u8> {
+    message(GET, &Keys::nobody(), EngineClock::default(), id, &[], 0)
+}
+
+fn message(kind: u8, keys: &Keys, clock: EngineClock, id: i32, varbinds: &[u8], salt: u64) -> Vec<u8> {
+    let zero = integer(0);
+    let pdu = tlv(kind, &[integer(id.into()), zero.clone(), zero, tlv(SEQUENCE, varbinds)].concat());
+    let mut scoped = tlv(SEQUENCE, &[tlv(OCTET_STRING, &keys.engine_id), tlv(OCTET_STRING, &[]), pdu].concat());
+    let salt = salt.to_be_bytes();
+    let (salt, payload): (&[u8], _) = match &keys.privacy {
+        None => (&[], scoped),
+        Some(key) => {
+            // Key and vector have the lengths that the cipher wants.
+            let _always = crypt(key, clock, &salt, &mut scoped, Direction::Encrypt);
+            (&salt, tlv(OCTET_STRING, &scoped))
+        }
+    };
+    let flags = keys.flags() | if kind == TRAP { 0 } else { REPORTABLE };
+    let global = [integer(id.into()), integer(LONGEST_MESSAGE), tlv(OCTET_STRING, &[flags]), integer(USM)].concat();
+    let signed = |signature: &[u8]| {
+        let clock = [integer(clock.boots.into()), integer(clock.time.into())].concat();
+        let usm = [
+            tlv(OCTET_STRING, &keys.engine_id),
+            clock,
+            tlv(OCTET_STRING, &keys.user),
+            tlv(OCTET_STRING, signature),
+            tlv(OCTET_STRING, salt),
+        ];
+        let usm = tlv(OCTET_STRING, &tlv(SEQUENCE, &usm.concat()));
+        tlv(SEQUENCE, &[integer(SNMP_V3), tlv(SEQUENCE, &global), usm, payload.clone()].concat())
+    };
+    match &keys.auth {
+        None => signed(&[]),
+        Some((hash, key)) => signed(&hash.signature(key, &signed(&vec![0; hash.kept()]))),
+    }
+}
+
+/// Reads what came back for `id`; `keys` are none for a discovery. An error means: this is no
+/// answer to it, wait on.
+pub fn reply(datagram: &[u8], keys: Option<&Keys>, id: i32) -> Result<Reply, Error> {
+    let mut whole = open(&mut AsnReader::from_bytes(datagram), SEQUENCE)?;
+    if whole.read_asn_integer()? != SNMP_V3 {
+        return Err(Error::UnsupportedVersion);
+    }
+    let mut global = open(&mut whole, SEQUENCE)?;
+    if global.read_asn_integer()? != i64::from(id) {
+        return Err(Error::RequestIdMismatch);
+    }
+    let _longest = global.read_asn_integer()?;
+    let (flags, model) = (global.read_asn_octetstring()?, global.read_asn_integer()?);
+    let (&[flags], USM) = (flags, model) else { return Err(Error::ValueOutOfRange) };
+    let mut usm = open(&mut open(&mut whole, OCTET_STRING)?, SEQUENCE)?;
+    let engine_id = usm.read_asn_octetstring()?;
+    let mut number = || -> Result<u32, Error> {
+        let number = i32::try_from(usm.read_asn_integer()?).map_err(|_| Error::ValueOutOfRange)?;
+        u32::try_from(number).map_err(|_| Error::ValueOutOfRange)
+    };
+    let clock = EngineClock { boots: number()?, time: number()? };
+    let _user = usm.read_asn_octetstring()?;
+    let (signature, salt) = (usm.read_asn_octetstring()?, usm.read_asn_octetstring()?);
+    let signed = flags & AUTH != 0;
+    if signed {
+        let (hash, key) = keys.and_then(|keys| keys.auth.as_ref()).ok_or(Error::AsnWrongType)?;
+        let start = signature.as_ptr().addr() - datagram.as_ptr().addr();
+        let mut zeroed = datagram.to_vec();
+        zeroed[start..start + signature.len()].fill(0);
+        if hash.signature(key, &zeroed) != signature {
+            return Err(Error::AsnParse);
+        }
+    }
+    let mut plain;
+    if flags & PRIVACY != 0 {
+        let key = keys.and_then(|keys| keys.privacy.as_ref()).filter(|_| signed).ok_or(Error::AsnWrongType)?;
+        plain = whole.read_asn_octetstring()?.to_vec();
+        crypt(key, clock, salt, &mut plain, Direction::Decrypt).ok_or(Error::AsnInvalidLen)?;
+        whole = AsnReader::from_bytes(&plain);
+    }
+    let mut scoped = open(&mut whole, SEQUENCE)?;
+    let _context = (scoped.read_asn_octetstring()?, scoped.read_asn_octetstring()?);
+    let kind = scoped.peek_byte()?;
+    let mut pdu = open(&mut scoped, kind)?;
+    let request = pdu.read_asn_integer()?;
+    let (status, _index) = (pdu.read_asn_integer()?, pdu.read_asn_integer()?);
+    match (kind, keys) {
+        // It may be of a lower level than what it is about, and need not know the request.
+        (REPORT, _) => {
+            let (oid, _) = Varbinds::from_bytes(pdu.read_raw(SEQUENCE)?).next().ok_or(Error::AsnEof)?;
+            let complaint = complaint(oid.as_bytes());
+            Ok(Reply::Reported(Report { complaint, signed, engine_id: engine_id.to_vec(), clock }))
+        }
+        (RESPONSE, Some(keys)) => {
+            let as_secure = flags & keys.flags() == keys.flags() && engine_id == keys.engine_id;
+            match u32::try_from(status) {
+                Ok(status) if as_secure && request == i64::from(id) => Ok(Reply::Acknowledged(match status {
+                    0 => Acknowledgement::Good,
+                    status => Acknowledgement::Refused(status),
+                })),
+                _ => Err(Error::AsnWrongType),
+            }
+        }
+        _ => Err(Error::AsnWrongType),
+    }
+}
+
+fn open<'a>(octets: &mut AsnReader<'a>, tag: u8) -> Result<AsnReader<'a>, Error> {
+    Ok(AsnReader::from_bytes(octets.read_raw(tag)?))
+}
+
+fn complaint(oid: &[u8]) -> Complaint {
+    match oid.strip_prefix(&USM_STATS) {
+        Some([1, 0]) => Complaint::UnsupportedSecurityLevel,
+        Some([2, 0]) => Complaint::NotInTimeWindow,
+        Some([3, 0]) => Complaint::UnknownUserName,
+        Some([4, 0]) => Complaint::UnknownEngineId,
+        Some([5, 0]) => Complaint::WrongDigest,
+        Some([6, 0]) => Complaint::DecryptionError,
+        _ => Complaint::Other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn user(auth: Option<AuthProtocol>, privacy: Option<PrivacyProtocol>) -> User {
+        User {
+            name: "joe".into(),
+            auth: auth.map(|protocol| (protocol, Secret::new("maplesyrup"))),
+            privacy: privacy.map(|protocol| (protocol, Secret::new("maplesyrup"))),
+        }
+    }
+
+    /// The example of RFC 3414 section A.3.2.
+    #[test]
+    fn the_rfcs_localized_key() {
+        let engine_id = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2];
+        let key = AuthProtocol::Sha1.localized_key(&Secret::new("maplesyrup"), &engine_id);
+        let hex: String = key.iter().map(|octet| format!("{octet:02x}")).collect();
+        assert_eq!(hex, "6695febc9288e36282235fc7151f128497b38f3f");
+    }
+
+    /// What a receiver would answer: the same message as a response.
+    fn answer(keys: &Keys, id: i32) -> Vec<u8> {
+        message(RESPONSE, keys, EngineClock { boots: 7, time: 99 }, id, &[], 5)
+    }
+
+    #[test]
+    fn answers_are_taken_at_every_level() {
+        for (auth, privacy) in [
+            (None, None),
+            (Some(AuthProtocol::Sha1), None),
+            (Some(AuthProtocol::Sha256), Some(PrivacyProtocol::Aes128)),
+            (Some(AuthProtocol::Sha1), Some(PrivacyProtocol::Aes256)),
+            (Some(AuthProtocol::Sha512), Some(PrivacyProtocol::Aes256)),
+        ] {
+            let keys = Keys::new(&user(auth, privacy), b"engine");
+            let datagram = answer(&keys, 42);
+            assert_eq!(reply(&datagram, Some(&keys), 42).unwrap(), Reply::Acknowledged(Acknowledgement::Good));
+            assert!(reply(&datagram, Some(&keys), 43).is_err());
+            assert!(reply(&datagram, None, 42).is_err());
+        }
+    }
+
+    /// Whoever does not know the password cannot acknowledge.
+    #[test]
+    fn a_forged_acknowledgement_is_none() {
+        let keys = Keys::new(&user(Some(AuthProtocol::Sha256), None), b"engine");
+        let forger = Keys::new(&user(None, None), b"engine");
+        assert!(reply(&answer(&forger, 42), Some(&keys), 42).is_err());
+        let mut datagram = answer(&keys, 42);
+        for at in 0..datagram.len() {
+            datagram[at] ^= 1;
+            assert!(reply(&datagram, Some(&keys), 42).is_err(), "octet {at}");
+            datagram[at] ^= 1;
+        }
+    }
+
+    /// A trap asks for no report (RFC 3412 section 6.4); everything else does.
+    #[test]
+    fn a_trap_is_not_reportable() {
+        let keys = Keys::new(&user(None, None), b"engine");
+        let flags = |datagram: &[u8]| {
+            let mut whole = open(&mut AsnReader::from_bytes(datagram), SEQUENCE).unwrap();
+            whole.read_asn_integer().unwrap();
+            let mut global = open(&mut whole, SEQUENCE).unwrap();
+            global.read_asn_integer().unwrap();
+            global.read_asn_integer().unwrap();
+            global.read_asn_octetstring().unwrap()[0]
+        };
+        let clock = EngineClock::default();
+        assert_eq!(flags(&notification(Purpose::Trap, &keys, clock, 1, &[], 0)), 0);
+        assert_eq!(flags(&notification(Purpose::Inform, &keys, clock, 1, &[], 0)), REPORTABLE);
+        assert_eq!(flags(&discovery(1)), REPORTABLE);
+    }
+
+    proptest! {
+        #[test]
+        fn no_datagram_panics(octets: Vec<u8>, at in 0usize..200, to: u8) {
+            let keys = Keys { user: b"joe".to_vec(), engine_id: b"engine".to_vec(), auth: None, privacy: None };
+            let _ = reply(&octets, Some(&keys), 42);
+            let mut datagram = answer(&keys, 42);
+            let at = at % datagram.len();
+            datagram[at] = to;
+            let _ = reply(&datagram, Some(&keys), 42);
+            let _ = reply(&datagram[..at], Some(&keys), 42);
+        }
+    }
+}

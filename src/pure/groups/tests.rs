@@ -1,0 +1,141 @@
+use super::*;
+
+const SETTINGS: GroupSettings = GroupSettings { group_wait: Duration::from_secs(5), group_min: 3, group_ratio: 0.8 };
+
+fn id(n: u8) -> TestId {
+    TestId::from_bytes([n; 16])
+}
+
+fn at(seconds: u64) -> Moment {
+    Moment::new(Duration::from_secs(seconds))
+}
+
+fn host(n: u8) -> Subject {
+    Subject::Host(format!("h{n}"))
+}
+
+/// Tests 0.. of these hosts, all at one listener; `per_host` from each.
+fn groups(hosts: u8, per_host: u8) -> Groups {
+    let membership = |n: u8| Membership {
+        shares: vec![host(n / per_host), Subject::Listener("127.0.0.1:8620".into())],
+        fresh_after: Duration::from_secs(8),
+        description: format!("test {n}"),
+    };
+    let mut groups = Groups::new(SETTINGS);
+    let tests = (0..hosts * per_host).map(|n| (id(n), membership(n))).collect();
+    assert_eq!(groups.on_tests(SETTINGS, tests, at(0)), Outcome::default());
+    (0..hosts * per_host).for_each(|n| {
+        groups.on_up(id(n), at(0));
+    });
+    groups
+}
+
+/// What was raised and cleared, in order.
+fn shown(changes: &[GroupChange]) -> Vec<String> {
+    changes
+        .iter()
+        .map(|change| match change {
+            GroupChange::Raised(key, shared) => format!("{key}: {shared}"),
+            GroupChange::Cleared(key) => format!("{key}: over"),
+        })
+        .collect()
+}
+
+#[test]
+fn a_host_that_goes_away_is_one_alarm() {
+    let mut groups = groups(3, 4);
+    for n in 4..8 {
+        assert_eq!(groups.on_down(id(n), at(100 + u64::from(n % 4))).changes, []);
+        assert_eq!(groups.withheld(id(n)), Some(Withheld::Waiting));
+    }
+    assert_eq!(groups.next_deadline(), Some(at(105)));
+    let outcome = groups.on_time(at(105));
+    let expected = ["connection host h1: all 4 tests from host h1 went down together, among them \"test 4\""];
+    assert_eq!(shown(&outcome.changes), expected);
+    assert_eq!(groups.withheld(id(7)), Some(Withheld::Group { group: "connection host h1".into() }));
+    assert_eq!(groups.next_deadline(), None);
+    // Three come up again: the group is over, and the fourth is seen once more before it is told.
+    assert_eq!(groups.on_up(id(4), at(200)).changes, []);
+    assert_eq!(groups.on_up(id(5), at(200)).changes, []);
+    assert_eq!(shown(&groups.on_up(id(6), at(200)).changes), ["connection host h1: over"]);
+    assert_eq!(groups.withheld(id(7)), Some(Withheld::Waiting));
+    assert_eq!(groups.on_time(at(207)), Outcome::default());
+    let released = groups.on_time(at(208));
+    assert_eq!((released.changes.len(), released.affected), (0, BTreeSet::from([id(7)])));
+    assert_eq!(groups.withheld(id(7)), None);
+}
+
+#[test]
+fn two_of_a_kind_are_told_themselves() {
+    let mut groups = groups(3, 4);
+    groups.on_down(id(0), at(100));
+    groups.on_down(id(1), at(101));
+    let outcome = groups.on_time(at(105));
+    assert_eq!((outcome.changes.len(), outcome.affected.len()), (0, 1));
+    assert_eq!((groups.withheld(id(0)), groups.withheld(id(1))), (None, Some(Withheld::Waiting)));
+    assert_eq!(groups.on_time(at(106)).affected, BTreeSet::from([id(1)]));
+}
+
+#[test]
+fn a_test_that_shares_too_little_is_told_at_once() {
+    let mut groups = groups(1, 2);
+    assert_eq!(groups.on_down(id(0), at(100)).affected, BTreeSet::from([id(0)]));
+    assert_eq!(groups.withheld(id(0)), None);
+}
+
+/// All at once: it is this agent that is cut off, not three hosts that died.
+#[test]
+fn everything_down_is_isolation() {
+    let mut groups = groups(3, 4);
+    let changes: Vec<_> = (0..12).flat_map(|n| groups.on_down(id(n), at(100)).changes).collect();
+    let expected = ["isolated agent: all 12 tests that end on this host went down together, among them \"test 0\""];
+    assert_eq!(shown(&changes), expected);
+    assert!((0..12).all(|n| groups.withheld(id(n)).is_some()));
+}
+
+#[test]
+fn everything_down_from_one_host_is_that_host() {
+    let mut groups = groups(1, 4);
+    let changes: Vec<_> = (0..4).flat_map(|n| groups.on_down(id(n), at(100)).changes).collect();
+    assert!(shown(&changes)[0].starts_with("connection host h0: all 4 tests"), "{changes:?}");
+}
+
+/// Members that were told before the group keep what was told; later ones join.
+#[test]
+fn a_group_takes_in_whoever_follows() {
+    let mut groups = groups(3, 5);
+    groups.on_down(id(0), at(0));
+    groups.on_time(at(5));
+    assert_eq!(groups.withheld(id(0)), None);
+    (1..4).for_each(|n| {
+        groups.on_down(id(n), at(60));
+    });
+    assert_eq!(groups.on_time(at(65)).changes.len(), 1);
+    assert!(matches!(groups.withheld(id(0)), Some(Withheld::Group { .. })));
+    let joined = groups.on_down(id(4), at(70));
+    assert_eq!((joined.changes.len(), groups.next_deadline()), (0, None));
+    assert!(matches!(groups.withheld(id(4)), Some(Withheld::Group { .. })));
+}
+
+/// What an earlier run told of a group has to be taken back, though it is never raised in this one.
+#[test]
+fn a_group_that_cannot_be_is_denied_once() {
+    let mut groups = Groups::new(SETTINGS);
+    let membership = Membership { shares: vec![host(0)], fresh_after: Duration::ZERO, description: String::new() };
+    groups.on_tests(SETTINGS, (0..4).map(|n| (id(n), membership.clone())).collect(), at(0));
+    let mut said = shown(&groups.on_up(id(0), at(1)).changes);
+    (1..4).for_each(|n| said.extend(shown(&groups.on_up(id(n), at(1)).changes)));
+    said.sort();
+    assert_eq!(said, ["connection host h0: over", "isolated agent: over"]);
+}
+
+#[test]
+fn a_group_whose_tests_are_gone_is_over() {
+    let mut groups = groups(3, 4);
+    (0..4).for_each(|n| {
+        groups.on_down(id(n), at(100));
+    });
+    groups.on_time(at(105));
+    assert_eq!(shown(&groups.on_tests(SETTINGS, BTreeMap::new(), at(200)).changes), ["connection host h0: over"]);
+    assert_eq!(groups.next_deadline(), None);
+}

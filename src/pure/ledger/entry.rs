@@ -1,0 +1,212 @@
+//! One alarm in a receiver's book.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::super::alarm::Subject;
+use super::super::notification::{AlarmState, Notification, Standing, Withheld};
+use super::super::time::{Moment, WallTime};
+use super::flaps::Flaps;
+use super::{Assurance, Damping, Detail, FirstUp, Manner};
+
+/// One alarm in a receiver's book.
+#[derive(Debug)]
+pub(super) struct Entry {
+    /// The current state; nothing if it was told before this agent began and is not known yet.
+    pub wanted: Option<Standing>,
+    /// What the receiver has.
+    pub told: Option<Arc<Notification>>,
+    /// What is on its way.
+    pub in_flight: Option<Arc<Notification>>,
+    /// What failed to be delivered, and may have arrived all the same. Whatever the truth is then,
+    /// it has to be told.
+    pub in_doubt: Option<Arc<Notification>>,
+    /// It is to be told again, though nothing changed.
+    pub again: bool,
+    pub damping: Damping,
+    /// The hold that the last telling set.
+    pub hold: Duration,
+    pub held_until: Moment,
+    /// When the receiver was told of this state first, and last, and how often again.
+    pub told_at: Moment,
+    pub sent_at: Moment,
+    pub repeats: usize,
+    /// Whether the last change came while the alarm was calm.
+    pub calm: bool,
+    /// Changes of state since the last telling began.
+    pub changes: u64,
+    pub flaps: Flaps,
+    /// Another sink tells it: forget it when what is on its way has left.
+    pub handed_over: bool,
+    /// Its subject is gone: forget it once nothing is left to tell.
+    pub retired: bool,
+    /// Where the ledger has noted it down.
+    pub noted: Noted,
+}
+
+/// Where the ledger has noted an entry down.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Noted {
+    pub place: Place,
+    /// Counted among those that wait to be told.
+    pub waiting: bool,
+}
+
+/// When an entry wants something done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Place {
+    /// Never, as it stands.
+    #[default]
+    Nowhere,
+    /// Then.
+    Later(Moment),
+    /// Now, in this order.
+    Ready(Rank),
+}
+
+/// The order of telling: what explains others, downs, the worse, the older; what is told again
+/// comes last.
+pub(super) type Rank = (Class, bool, super::super::alarm::Severity, WallTime);
+
+/// What may be told during a storm, and what comes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Class {
+    /// Alarms about more than one test: they are few, and explain.
+    Wide,
+    /// One test's.
+    Single,
+    /// Told again, though nothing changed.
+    Again,
+}
+
+impl Entry {
+    pub fn new(damping: Damping) -> Self {
+        Entry {
+            wanted: None,
+            told: None,
+            in_flight: None,
+            in_doubt: None,
+            again: false,
+            damping,
+            hold: Duration::ZERO,
+            held_until: Moment::ZERO,
+            told_at: Moment::ZERO,
+            sent_at: Moment::ZERO,
+            repeats: usize::MAX,
+            calm: true,
+            changes: 0,
+            flaps: Flaps::default(),
+            handed_over: false,
+            retired: false,
+            noted: Noted::default(),
+        }
+    }
+
+    /// The state that the receiver should be told; nothing if there is none, or if it is kept back.
+    pub fn target(&self, manner: &Manner) -> Option<AlarmState> {
+        let wanted = self.wanted.as_ref()?;
+        let state = if self.flaps.is_flapping() { AlarmState::Flapping } else { wanted.notification.state };
+        let kept_back = match (&wanted.withheld, manner.detail) {
+            (None, _) | (Some(Withheld::Waiting | Withheld::Group { .. }), Detail::EachAlone) => false,
+            (Some(_), _) => true,
+        };
+        (!(kept_back && state.is_raised())).then_some(state)
+    }
+
+    /// Whether the receiver has to be told something, sooner or later.
+    pub fn is_dirty(&self, manner: &Manner) -> bool {
+        let Some(target) = self.target(manner) else { return false };
+        if self.in_flight.is_some() {
+            return false;
+        }
+        if self.in_doubt.is_some() {
+            return true;
+        }
+        match &self.told {
+            Some(told) => told.state != target,
+            None => {
+                let good_news = manner.first_up == FirstUp::Told && self.wanted_is_connection() && !self.retired;
+                target.is_raised() || good_news
+            }
+        }
+    }
+
+    /// When to tell again what was told, if it still is so.
+    pub fn repeat_at(&self, manner: &Manner) -> Option<Moment> {
+        let (told, wanted) = (self.told.as_ref()?, self.wanted.as_ref()?);
+        if self.in_flight.is_some() || self.in_doubt.is_some() {
+            return None;
+        }
+        let refreshed = match manner.assurance {
+            // It forgets what it is not told, kept back or not.
+            Assurance::Refreshed { every, .. } if told.is_raised() && wanted.notification.is_raised() => {
+                Some(self.sent_at + every)
+            }
+            Assurance::Refreshed { .. } | Assurance::Acknowledged | Assurance::Repeated(_) => None,
+        };
+        if self.target(manner) != Some(told.state) {
+            return refreshed;
+        }
+        let nag = manner.renotify.filter(|_| told.is_raised()).map(|every| self.sent_at + every);
+        [refreshed, nag, self.repeat_unacknowledged_at(manner)].into_iter().flatten().min()
+    }
+
+    /// When to tell again what nobody has acknowledged.
+    pub fn repeat_unacknowledged_at(&self, manner: &Manner) -> Option<Moment> {
+        let told = self.told.as_ref()?;
+        match &manner.assurance {
+            Assurance::Acknowledged => None,
+            Assurance::Repeated(after) => Some(self.told_at + *after.get(self.repeats)?),
+            Assurance::Refreshed { every, cleared_for } => {
+                let next = self.sent_at + *every;
+                let repeats = !told.is_raised() && self.repeats != usize::MAX && next <= self.told_at + *cleared_for;
+                repeats.then_some(next)
+            }
+        }
+    }
+
+    /// When and in which order it wants to be told; or only looked at again.
+    pub fn place(&self, manner: &Manner, now: Moment) -> Place {
+        if self.in_flight.is_some() || self.wanted.is_none() {
+            return Place::Nowhere;
+        }
+        let told_again = if self.again { Some(now) } else { self.repeat_at(manner) };
+        let (class, at) = match self.is_dirty(manner) {
+            true => (self.class(), Some(self.held_until)),
+            // A reminder of one test waits for the end of a storm; a summary is one.
+            false => (if self.class() == Class::Wide { Class::Wide } else { Class::Again }, told_again),
+        };
+        let calm = self.flaps.calm_at(self.damping.flap);
+        match (at, calm) {
+            // Calm has to be noted first: it changes what is to be told.
+            (_, Some(calm)) if calm <= now => Place::Later(calm),
+            (Some(at), _) if at <= now => Place::Ready(self.rank(class)),
+            (Some(at), Some(calm)) => Place::Later(at.min(calm)),
+            (Some(at), None) | (None, Some(at)) => Place::Later(at),
+            (None, None) => Place::Nowhere,
+        }
+    }
+
+    pub fn wanted_is_raised(&self) -> bool {
+        self.wanted.as_ref().is_some_and(|wanted| wanted.notification.is_raised())
+    }
+
+    pub fn told_is_raised(&self) -> bool {
+        self.told.as_ref().is_some_and(|told| told.is_raised())
+    }
+
+    fn wanted_is_connection(&self) -> bool {
+        self.wanted.as_ref().is_some_and(|wanted| wanted.notification.is_connection())
+    }
+
+    fn class(&self) -> Class {
+        let single = |wanted: &Standing| matches!(wanted.notification.key.subject, Subject::Test(_));
+        if self.wanted.as_ref().is_some_and(single) { Class::Single } else { Class::Wide }
+    }
+
+    fn rank(&self, class: Class) -> Rank {
+        let wanted = self.wanted.as_ref().map(|wanted| &wanted.notification);
+        let severity = wanted.map_or(super::super::alarm::Severity::Warning, |wanted| wanted.severity);
+        (class, !self.wanted_is_raised(), severity, wanted.map_or(WallTime::default(), |wanted| wanted.since))
+    }
+}

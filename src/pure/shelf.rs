@@ -1,0 +1,234 @@
+//! What is known to be away and raises no alarm: windows of maintenance, silences, drained hosts.
+//!
+//! They keep raises back. What was told before, and ends meanwhile, is told.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use jiff::civil::{Time, Weekday};
+use jiff::tz::TimeZone;
+use jiff::{Span, Timestamp, Zoned};
+use serde::{Deserialize, Serialize};
+use wildmatch::WildMatch;
+
+use super::alarm::Subject;
+use super::notification::Notification;
+use super::time::WallTime;
+
+/// Which alarms. Lists that are empty match everything; `*` stands for anything.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Matcher {
+    /// Names of hosts: of either end of a test, of the host that an alarm is about, of the agent
+    /// where it is about nothing else.
+    pub hosts: Vec<String>,
+    /// Tags of tests.
+    pub tags: Vec<String>,
+    /// Ids or descriptions of tests.
+    pub tests: Vec<String>,
+}
+
+impl Matcher {
+    /// Whether this alarm is meant.
+    pub fn matches(&self, alarm: &Notification) -> bool {
+        let any = |patterns: &[String], names: &[&str]| {
+            patterns.is_empty()
+                || patterns
+                    .iter()
+                    .map(|pattern| WildMatch::new(pattern))
+                    .any(|p| names.iter().any(|name| p.matches(name)))
+        };
+        let (mut hosts, mut tags, mut tests, mut id) = (Vec::new(), Vec::new(), Vec::new(), String::new());
+        match (&alarm.test, &alarm.key.subject) {
+            (_, Subject::Host(host)) => hosts.push(host.as_str()),
+            (Some(test), _) => {
+                hosts.extend([test.from_host.as_str(), test.to_host.as_str()]);
+                tags.extend(test.tags.iter().map(String::as_str));
+                id = test.id.to_string();
+                tests.push(test.description.as_str());
+            }
+            (None, Subject::Tag(tag)) => {
+                tags.push(tag.as_str());
+                hosts.push(alarm.agent.as_str());
+            }
+            (None, _) => hosts.push(alarm.agent.as_str()),
+        }
+        tests.push(&id);
+        any(&self.hosts, &hosts) && any(&self.tags, &tags) && any(&self.tests, &tests)
+    }
+}
+
+/// When a window is open.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Hours {
+    /// Once.
+    Once {
+        /// From this on.
+        from: WallTime,
+        /// Until this.
+        to: WallTime,
+    },
+    /// Again and again.
+    Recurring {
+        /// On these days, by their begin; empty: every day.
+        days: Vec<Weekday>,
+        /// From this time of day on.
+        from: Time,
+        /// Until this one; if it is not later than `from`, on the day after.
+        to: Time,
+        /// In this time zone.
+        time_zone: TimeZone,
+    },
+}
+
+impl Hours {
+    /// Whether it is open.
+    pub fn is_open(&self, now: WallTime) -> bool {
+        match self {
+            Hours::Once { from, to } => (*from..*to).contains(&now),
+            Hours::Recurring { days, from, to, time_zone } => {
+                let Ok(now) = Timestamp::from_nanosecond(now.unix_nanos().into()) else { return false };
+                let now = now.to_zoned(time_zone.clone());
+                // One that began yesterday may still be open.
+                let yesterday = now.checked_sub(Span::new().days(1));
+                [Some(now.clone()), yesterday.ok()].into_iter().flatten().any(|day| {
+                    let listed = days.is_empty() || days.contains(&day.weekday());
+                    listed && opened(&day, *from, *to).is_some_and(|(from, to)| from <= now && now < to)
+                })
+            }
+        }
+    }
+}
+
+/// The window that begins on this day. A time that the clock skips is the one after the gap.
+fn opened(day: &Zoned, from: Time, to: Time) -> Option<(Zoned, Zoned)> {
+    let zone = day.time_zone();
+    let last_day = if to > from { day.date() } else { day.date().tomorrow().ok()? };
+    Some((
+        day.date().to_datetime(from).to_zoned(zone.clone()).ok()?,
+        last_day.to_datetime(to).to_zoned(zone.clone()).ok()?,
+    ))
+}
+
+/// A window of maintenance, from the documents.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Window {
+    /// Which document it is from, and what it says of itself.
+    pub name: String,
+    /// The host in whose document it is: only alarms about that one.
+    pub host: Option<String>,
+    /// Which alarms.
+    pub matcher: Matcher,
+    /// When.
+    pub hours: Hours,
+}
+
+/// A silence, made by hand.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Silence {
+    /// Its name.
+    pub id: String,
+    /// Which alarms.
+    #[serde(flatten)]
+    pub matcher: Matcher,
+    /// Since when.
+    pub from: WallTime,
+    /// Until when.
+    pub until: WallTime,
+    /// Why, for people.
+    pub comment: String,
+    /// Who made it.
+    pub author: String,
+}
+
+/// A line of `peerpair silence list`.
+impl fmt::Display for Silence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Matcher { hosts, tags, tests } = &self.matcher;
+        write!(f, "{} until {}", self.id, self.until)?;
+        for (name, list) in [("host", hosts), ("tag", tags), ("test", tests)] {
+            if !list.is_empty() {
+                write!(f, ", {name} {}", list.join(" or "))?;
+            }
+        }
+        write!(f, "; {} {}", self.author, self.comment)
+    }
+}
+
+/// All that keeps raises back.
+#[derive(Debug, Default)]
+pub struct Shelf {
+    windows: Vec<Window>,
+    drained: BTreeSet<String>,
+    silences: BTreeMap<String, Silence>,
+    /// Which windows are open, and which silences.
+    open: (Vec<bool>, BTreeSet<String>),
+    /// Something was added or taken away since time last passed.
+    touched: bool,
+}
+
+impl Shelf {
+    /// Other documents.
+    pub fn on_documents(&mut self, windows: Vec<Window>, drained: BTreeSet<String>) {
+        self.windows = windows;
+        self.drained = drained;
+        self.touched = true;
+    }
+
+    /// The silences of an earlier run.
+    pub fn load(&mut self, silences: Vec<Silence>) {
+        self.silences = silences.into_iter().map(|silence| (silence.id.clone(), silence)).collect();
+        self.touched = true;
+    }
+
+    /// A new silence, or another of the same id.
+    pub fn add(&mut self, silence: Silence) {
+        self.silences.insert(silence.id.clone(), silence);
+        self.touched = true;
+    }
+
+    /// Ends a silence.
+    pub fn expire(&mut self, id: &str) -> Option<Silence> {
+        self.touched = true;
+        self.silences.remove(id)
+    }
+
+    /// The silences that have not ended.
+    pub fn silences(&self) -> impl Iterator<Item = &Silence> {
+        self.silences.values()
+    }
+
+    /// Time has passed. Says whether anything opened or ended, so that alarms have to be looked at.
+    pub fn on_time(&mut self, now: WallTime) -> bool {
+        self.silences.retain(|_, silence| silence.until > now);
+        let begun = self.silences.values().filter(|silence| silence.from <= now);
+        let silences = begun.map(|silence| silence.id.clone()).collect();
+        let open = (self.windows.iter().map(|window| window.hours.is_open(now)).collect(), silences);
+        let changed = open != self.open || self.touched;
+        self.open = open;
+        self.touched = false;
+        changed
+    }
+
+    /// What keeps this alarm back.
+    pub fn shelves(&self, alarm: &Notification, now: WallTime) -> Option<String> {
+        let of_host = |host: &str| Matcher { hosts: vec![escape(host)], ..Matcher::default() }.matches(alarm);
+        if let Some(host) = self.drained.iter().find(|host| of_host(host)) {
+            return Some(format!("host {host} is drained"));
+        }
+        let window = self.windows.iter().zip(&self.open.0).find(|(window, open)| {
+            **open && window.host.as_deref().is_none_or(of_host) && window.matcher.matches(alarm)
+        });
+        if let Some((window, _)) = window {
+            return Some(format!("maintenance {}", window.name));
+        }
+        let open = |silence: &&Silence| (silence.from..silence.until).contains(&now);
+        let silence = self.silences.values().filter(open).find(|silence| silence.matcher.matches(alarm))?;
+        Some(format!("silence {} until {}", silence.id, silence.until))
+    }
+}
+
+/// A host's name means itself.
+fn escape(host: &str) -> String {
+    host.replace('\\', "\\\\").replace('*', "\\*").replace('?', "\\?")
+}

@@ -1,0 +1,513 @@
+//! The whole of telling, from conditions to what a receiver believes: the invariant, and a storm.
+
+use super::*;
+use crate::pure::alarm::Silence as FellSilent;
+use crate::pure::condition::{Change, Condition, Sample, Thresholds};
+use crate::pure::ledger::{
+    Assurance, Detail, Due, FirstUp, FlapSettings, Knowledge, Ledger, Manner, Scope, StormSettings,
+};
+use crate::pure::shelf::Matcher;
+use crate::pure::test::TestFacts;
+use crate::pure::time::WallTime;
+use proptest::prelude::*;
+use std::time::Duration;
+
+const SECOND: Duration = Duration::from_secs(1);
+const FLAPS: FlapSettings = FlapSettings { flap_high: 6, flap_low: 2, flap_window: Duration::from_secs(600) };
+const DAMPING: Damping =
+    Damping { hold_down: Duration::from_secs(30), hold_down_max: Duration::from_secs(600), flap: FLAPS };
+const STORM: StormSettings = StormSettings {
+    storm_on: 20,
+    storm_calm: 30,
+    summary_interval: Duration::from_secs(60),
+    storm_hold_max: Duration::from_secs(600),
+};
+const GROUPS: GroupSettings = GroupSettings { group_wait: Duration::from_secs(5), group_min: 3, group_ratio: 0.8 };
+
+fn manner(assurance: Assurance) -> Manner {
+    Manner {
+        rate: 10.0,
+        burst: 50,
+        batch: 1,
+        scope: Scope::All,
+        first_up: FirstUp::Silent,
+        detail: Detail::Summed,
+        assurance,
+        renotify: Some(Duration::from_secs(4 * 3600)),
+        storm: STORM,
+    }
+}
+
+fn id(n: usize) -> TestId {
+    TestId::from_bytes((n as u128).to_be_bytes())
+}
+
+/// Test `n` comes from host `n / per_host`.
+fn facts(n: usize, per_host: usize) -> Arc<TestFacts> {
+    Arc::new(TestFacts {
+        id: id(n),
+        description: format!("test {n}"),
+        from_host: format!("h{}", n / per_host),
+        from: String::new(),
+        to_host: "b".into(),
+        to: String::new(),
+        tags: BTreeSet::new(),
+    })
+}
+
+fn rules(tests: usize, per_host: usize, group: GroupSettings) -> Rules {
+    let membership = |n: usize| Membership {
+        shares: vec![Subject::Host(format!("h{}", n / per_host)), Subject::Listener("127.0.0.1:8620".into())],
+        fresh_after: Duration::from_secs(8),
+        description: format!("test {n}"),
+    };
+    Rules {
+        damping: DAMPING,
+        dampings: (0..tests).map(|n| (id(n), DAMPING)).collect(),
+        group,
+        members: (0..tests).map(|n| (id(n), membership(n))).collect(),
+        windows: Vec::new(),
+        drained: BTreeSet::new(),
+    }
+}
+
+fn changed(test: &Arc<TestFacts>, raised: bool, at: Now) -> ConditionChange {
+    let key = AlarmKey::new(Kind::Connection, Subject::Test(test.id));
+    let silence =
+        FellSilent { silent_for: SECOND, last_probe: None, expect_every: SECOND, announced_stop: false, dropped: 0 };
+    let verdict = if raised { Verdict::Violated(Cause::Silence(silence)) } else { Verdict::Cleared };
+    ConditionChange { key, reporter: Subject::Test(test.id), at, verdict, test: Some(test.clone()) }
+}
+
+/// What a receiver believes: the last that it was told of each alarm.
+#[derive(Default)]
+struct Receiver {
+    believes: BTreeMap<AlarmKey, bool>,
+    messages: usize,
+}
+
+impl Receiver {
+    fn hear(&mut self, due: &Due) {
+        self.messages += 1;
+        if let Due::Alarm { notification, .. } = due {
+            self.believes.insert(notification.key.clone(), notification.is_raised());
+        }
+    }
+
+    fn believes(&self, key: &AlarmKey) -> bool {
+        self.believes.get(key).copied().unwrap_or(false)
+    }
+}
+
+/// An agent with one receiver.
+struct World {
+    now: Now,
+    tests: Vec<Arc<TestFacts>>,
+    rules: Rules,
+    is_down: BTreeMap<TestId, bool>,
+    situation: Situation,
+    ledger: Ledger,
+    manner: Manner,
+    receiver: Receiver,
+    silences: Vec<Silence>,
+}
+
+impl World {
+    fn new(tests: usize, per_host: usize, group: GroupSettings, assurance: Assurance) -> Self {
+        let rules = rules(tests, per_host, group);
+        let now = Now { moment: Moment::ZERO, wall: WallTime::from_unix_nanos(1_700_000_000_000_000_000) };
+        let manner = manner(assurance);
+        let mut world = World {
+            now,
+            tests: (0..tests).map(|n| facts(n, per_host)).collect(),
+            situation: Situation::new("b".into(), Rules { members: BTreeMap::new(), ..rules.clone() }),
+            rules,
+            is_down: BTreeMap::new(),
+            ledger: Ledger::new("b", manner.clone(), Moment::ZERO),
+            manner,
+            receiver: Receiver::default(),
+            silences: Vec::new(),
+        };
+        let standing = world.situation.on_rules(world.rules.clone(), now);
+        world.learn(standing);
+        world
+    }
+
+    fn learn(&mut self, standing: Vec<Standing>) {
+        for standing in standing {
+            let damping = self.situation.damping(&standing.notification.key);
+            self.ledger.on_change(standing, damping, self.now.moment);
+        }
+    }
+
+    fn set(&mut self, n: usize, down: bool) {
+        let test = self.tests[n].clone();
+        self.is_down.insert(test.id, down);
+        let standing = self.situation.on_change(&changed(&test, down, self.now), self.now);
+        self.learn(standing);
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.now = Now { moment: self.now.moment + time, wall: self.now.wall + time };
+        let standing = self.situation.on_time(self.now);
+        self.learn(standing);
+    }
+
+    fn possible(&self) -> BTreeSet<AlarmKey> {
+        let tests = self.is_down.keys().map(|id| AlarmKey::new(Kind::Connection, Subject::Test(*id)));
+        tests.chain(self.situation.group_keys()).collect()
+    }
+
+    fn reporters(&self) -> BTreeSet<Subject> {
+        self.is_down.keys().map(|id| Subject::Test(*id)).collect()
+    }
+
+    fn retain(&mut self) {
+        self.rules.members.retain(|id, _| self.is_down.contains_key(id));
+        let standing = self.situation.on_rules(self.rules.clone(), self.now);
+        self.learn(standing);
+        let (possible, reporters) = (self.possible(), self.reporters());
+        let standing = self.situation.retain(&possible, &reporters, self.now);
+        self.learn(standing);
+        self.ledger.retain(&possible, Knowledge::Whole, self.now);
+    }
+
+    /// A new agent on the same state.
+    fn restart(&mut self) {
+        let records = self.ledger.records();
+        self.situation = Situation::new("b".into(), Rules { members: BTreeMap::new(), ..self.rules.clone() });
+        self.situation.load_silences(self.silences.clone());
+        self.ledger = Ledger::new("b", self.manner.clone(), self.now.moment);
+        self.ledger.load(records, DAMPING, self.now);
+        self.retain();
+        let known: Vec<(usize, bool)> =
+            self.tests.iter().enumerate().filter_map(|(n, test)| Some((n, *self.is_down.get(&test.id)?))).collect();
+        known.into_iter().for_each(|(n, down)| self.set(n, down));
+    }
+
+    fn deliver(&mut self) {
+        for due in self.ledger.take_due(self.now, usize::MAX) {
+            self.receiver.hear(&due);
+            self.ledger.on_delivered(&due, self.now.moment);
+        }
+    }
+
+    /// Every alarm that the receiver knows, or should, against what is true.
+    fn assert_converged(&self) {
+        for standing in self.situation.all(self.now) {
+            let (alarm, believed) = (&standing.notification, self.receiver.believes(&standing.notification.key));
+            match (alarm.is_raised(), &standing.withheld) {
+                // It may have been told before it was withheld.
+                (true, Some(_)) => {}
+                (raised, _) => assert_eq!(believed, raised, "{alarm:?}"),
+            }
+        }
+        let known: BTreeSet<AlarmKey> =
+            self.situation.all(self.now).map(|alarm| alarm.notification.key.clone()).collect();
+        for (key, believed) in &self.receiver.believes {
+            assert!(known.contains(key) || !believed, "{key} is gone and believed to stand");
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Wait(u64),
+    Change(usize, bool),
+    /// All tests of a host.
+    ChangeHost(usize, bool),
+    Deliver,
+    /// The messages arrive, and the sender does not know.
+    LostAcknowledgement,
+    /// They do not arrive, and the sender knows.
+    Away,
+    Restart,
+    Remove(usize),
+    SetClock(i64),
+    Silence(usize, u64),
+    Expire,
+    Drain(usize),
+    Resync,
+}
+
+const TESTS: usize = 24;
+const PER_HOST: usize = 4;
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        6 => (0u64..100).prop_map(Step::Wait),
+        10 => (0..TESTS, any::<bool>()).prop_map(|(n, down)| Step::Change(n, down)),
+        4 => (0..TESTS / PER_HOST, any::<bool>()).prop_map(|(host, down)| Step::ChangeHost(host, down)),
+        8 => Just(Step::Deliver),
+        2 => Just(Step::LostAcknowledgement),
+        2 => Just(Step::Away),
+        1 => Just(Step::Restart),
+        1 => (0..TESTS).prop_map(Step::Remove),
+        1 => (-4000i64..4000).prop_map(Step::SetClock),
+        1 => (0..TESTS / PER_HOST, 1u64..2000).prop_map(|(host, seconds)| Step::Silence(host, seconds)),
+        1 => Just(Step::Expire),
+        1 => (0..TESTS / PER_HOST).prop_map(Step::Drain),
+        1 => Just(Step::Resync),
+    ];
+    prop::collection::vec(step, 0..100)
+}
+
+fn carry_out(world: &mut World, step: Step) {
+    match step {
+        Step::Wait(seconds) => (0..seconds).for_each(|_| world.pass(SECOND)),
+        Step::Change(n, down) => world.set(n, down),
+        Step::ChangeHost(host, down) => {
+            (0..PER_HOST).for_each(|n| world.set(host * PER_HOST + n, down));
+        }
+        Step::Deliver => world.deliver(),
+        Step::LostAcknowledgement => {
+            for due in world.ledger.take_due(world.now, usize::MAX) {
+                world.receiver.hear(&due);
+                world.ledger.on_failed(&due, world.now.moment);
+            }
+        }
+        Step::Away => {
+            for due in world.ledger.take_due(world.now, usize::MAX) {
+                world.ledger.on_failed(&due, world.now.moment);
+            }
+        }
+        Step::Restart => world.restart(),
+        Step::Remove(n) => {
+            world.is_down.remove(&id(n));
+            world.retain();
+            // The others are as they were; a test that comes back is a new one.
+            world.rules.members = rules(TESTS, PER_HOST, GROUPS).members;
+            world.rules.members.retain(|id, _| world.is_down.contains_key(id));
+        }
+        Step::SetClock(seconds) => {
+            let nanos = (world.now.wall.unix_nanos() as i64).saturating_add(seconds * 1_000_000_000);
+            world.now.wall = WallTime::from_unix_nanos(nanos as u64);
+        }
+        Step::Silence(host, seconds) => {
+            let silence = Silence {
+                id: format!("{}", world.silences.len()),
+                matcher: Matcher { hosts: vec![format!("h{host}")], ..Matcher::default() },
+                from: world.now.wall,
+                until: world.now.wall + Duration::from_secs(seconds),
+                comment: String::new(),
+                author: String::new(),
+            };
+            world.silences.push(silence.clone());
+            let standing = world.situation.on_silence(silence, world.now);
+            world.learn(standing);
+        }
+        Step::Expire => {
+            if let Some(silence) = world.silences.pop()
+                && let Some((_, standing)) = world.situation.on_expired(&silence.id, world.now)
+            {
+                world.learn(standing);
+            }
+        }
+        Step::Drain(host) => {
+            let host = format!("h{host}");
+            if !world.rules.drained.remove(&host) {
+                world.rules.drained.insert(host);
+            }
+            let standing = world.situation.on_rules(world.rules.clone(), world.now);
+            world.learn(standing);
+        }
+        Step::Resync => {
+            world.ledger.resync(world.now.moment);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+
+    /// After the last change, within the longest hold, storm and flapping, what was told equals
+    /// what is true, for every alarm; and what is kept back was not told anything false.
+    #[test]
+    fn the_receiver_converges_on_the_truth(steps in steps(), plain_traps: bool) {
+        let assurance = match plain_traps {
+            true => Assurance::Repeated(vec![Duration::from_secs(60), Duration::from_secs(300)]),
+            false => Assurance::Acknowledged,
+        };
+        let mut world = World::new(TESTS, PER_HOST, GROUPS, assurance);
+        steps.into_iter().for_each(|step| carry_out(&mut world, step));
+        // hold_down_max + storm_hold_max + flap_window, a burst's worth of tokens, and every wait.
+        let quiet = world.now.moment + Duration::from_secs(600 + 600 + 600 + 60);
+        while world.now.moment < quiet {
+            world.pass(SECOND * 5);
+            world.deliver();
+        }
+        world.assert_converged();
+    }
+
+    /// What `next_deadline` promises: between two deadlines nothing becomes due.
+    #[test]
+    fn nothing_is_due_before_its_deadline(steps in steps()) {
+        let mut world = World::new(TESTS, PER_HOST, GROUPS, Assurance::Acknowledged);
+        for step in steps {
+            carry_out(&mut world, step);
+            world.deliver();
+            let Some(deadline) = world.ledger.next_deadline(world.now.moment) else { continue };
+            prop_assert!(deadline > world.now.moment);
+            let before = Now { moment: deadline - Duration::from_nanos(1), ..world.now };
+            prop_assert_eq!(world.ledger.take_due(before, usize::MAX), []);
+        }
+    }
+}
+
+/// The run of `cargo test simulation -- --nocapture`: 500 tests that flap for three minutes, one
+/// sample a second, then 30 % of them stay down. `loss` of the messages are lost on the way.
+fn simulate(assurance: Assurance, loss: f64, seed: u64) -> (usize, usize, u64) {
+    const ALL: usize = 500;
+    const STORM_SECONDS: u64 = 180;
+    const LATER: u64 = 36 * 60;
+    let acknowledged = assurance == Assurance::Acknowledged;
+    let no_groups = GroupSettings { group_min: 0, ..GROUPS };
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut world = World::new(ALL, 1, no_groups, assurance);
+    let mut conditions: Vec<(Condition, bool, u64)> = vec![(Condition::default(), true, 0); ALL];
+    let stay_down: Vec<bool> = (0..ALL).map(|n| n % 10 < 3).collect();
+    let mut converged_at = 0;
+    for second in 0..STORM_SECONDS + LATER {
+        for n in 0..ALL {
+            let (condition, good, until) = &mut conditions[n];
+            if second >= STORM_SECONDS {
+                *good = !stay_down[n];
+            } else if second >= *until {
+                *good = !*good;
+                *until = second + random.u64(3..=20);
+            }
+            let sample = if *good { Sample::Good } else { Sample::Bad };
+            let change = condition.on_sample(sample, Thresholds::in_a_row(3, 3), world.now);
+            if let Some(change) = change {
+                world.set(n, change == Change::Raised);
+            }
+        }
+        for _ in 0..10 {
+            world.pass(Duration::from_millis(100));
+            for due in world.ledger.take_due(world.now, usize::MAX) {
+                let lost = random.f64() < loss;
+                if lost {
+                    world.receiver.messages += 1;
+                } else {
+                    world.receiver.hear(&due);
+                }
+                match lost && acknowledged {
+                    true => world.ledger.on_failed(&due, world.now.moment),
+                    false => world.ledger.on_delivered(&due, world.now.moment),
+                }
+            }
+        }
+        if second >= STORM_SECONDS && wrong(&world, &stay_down) > 0 {
+            converged_at = second - STORM_SECONDS + 1;
+        }
+    }
+    (world.receiver.messages, wrong(&world, &stay_down), converged_at)
+}
+
+fn wrong(world: &World, stay_down: &[bool]) -> usize {
+    let believed = |n: usize| world.receiver.believes(&AlarmKey::new(Kind::Connection, Subject::Test(id(n))));
+    stay_down.iter().enumerate().filter(|(n, down)| believed(*n) != **down).count()
+}
+
+#[test]
+#[expect(clippy::print_stdout, reason = "the figures are what it is run for")]
+fn simulation_of_a_storm() {
+    let traps = || Assurance::Repeated(vec![Duration::from_secs(60), Duration::from_secs(300)]);
+    println!("500 tests flap for 3 minutes, then 150 stay down");
+    println!("{:32} {:>5} {:>9} {:>6} {:>10}", "receiver", "seed", "messages", "wrong", "true after");
+    for seed in 0..5 {
+        for (name, assurance, loss, most) in [
+            ("acknowledged", Assurance::Acknowledged, 0.0, 200),
+            ("acknowledged, 2 % loss", Assurance::Acknowledged, 0.02, 210),
+            ("plain traps with repeats", traps(), 0.0, 600),
+            ("plain traps, 2 % loss", traps(), 0.02, 600),
+        ] {
+            let plain = matches!(assurance, Assurance::Repeated(_));
+            let (messages, wrong, converged) = simulate(assurance, loss, seed);
+            println!("{name:32} {seed:>5} {messages:>9} {wrong:>6} {converged:>8} s");
+            assert_eq!(wrong, 0, "{name}");
+            assert!(messages <= most, "{name}: {messages} messages");
+            // A lost trap is made good by its repeats, 60 and 300 s later.
+            let within = if plain && loss > 0.0 { 120 + 300 } else { 120 };
+            assert!(converged <= within, "{name}: true after {converged} s");
+        }
+    }
+}
+
+fn told(world: &mut World) -> Vec<String> {
+    let due = world.ledger.take_due(world.now, usize::MAX);
+    due.iter()
+        .map(|due| {
+            world.receiver.hear(due);
+            world.ledger.on_delivered(due, world.now.moment);
+            match due {
+                Due::Alarm { notification, .. } => format!("{}: {}", notification.headline(), notification.text),
+                Due::ColdStart => "cold start".to_owned(),
+            }
+        })
+        .collect()
+}
+
+/// One dead host of many: one message, and one when it is back.
+#[test]
+fn a_dead_host_is_one_alarm_and_one_clear() {
+    let mut world = World::new(40, 8, GROUPS, Assurance::Acknowledged);
+    (0..40).for_each(|n| world.set(n, false));
+    world.pass(SECOND * 100);
+    (8..16).for_each(|n| world.set(n, true));
+    assert_eq!(told(&mut world), [""; 0]);
+    world.pass(SECOND * 5);
+    let expected = ["DOWN connection: host h1: all 8 tests from host h1 went down together, among them \"test 8\""];
+    assert_eq!(told(&mut world), expected);
+    world.pass(SECOND * 60);
+    (8..16).for_each(|n| world.set(n, false));
+    assert_eq!(told(&mut world).len(), 1);
+    world.pass(SECOND * 600);
+    assert_eq!(told(&mut world), [""; 0]);
+    world.assert_converged();
+}
+
+/// The cause is pointed at: other tests from the same host, and what this host's own probes meet.
+#[test]
+fn a_single_silence_says_what_else_is_known() {
+    let mut world = World::new(8, 2, GROUPS, Assurance::Acknowledged);
+    (0..8).for_each(|n| world.set(n, false));
+    world.set(2, true);
+    world.pass(SECOND * 6);
+    let text = told(&mut world).remove(0);
+    assert!(text.ends_with("; 1 of 1 other tests from h1 get through"), "{text}");
+    let back =
+        Arc::new(TestFacts { from_host: "b".into(), to_host: "h1".into(), id: id(99), ..facts(2, 2).as_ref().clone() });
+    let sender = ConditionChange {
+        key: AlarmKey::new(Kind::Sender, Subject::Test(back.id)),
+        reporter: Subject::Test(back.id),
+        at: world.now,
+        verdict: Verdict::Violated(Cause::NotSent("no route to host (EHOSTUNREACH)".into())),
+        test: Some(back),
+    };
+    let standing = world.situation.on_change(&sender, world.now);
+    world.learn(standing);
+    world.set(3, true);
+    world.pass(SECOND * 6);
+    let text = told(&mut world).into_iter().find(|text| text.starts_with("DOWN connection: test 3")).unwrap();
+    let expected = "; no other test from h1 gets through; from here to h1: no route to host (EHOSTUNREACH)";
+    assert!(text.ends_with(expected), "{text}");
+}
+
+#[test]
+fn a_drained_host_raises_nothing_and_is_told_afterwards() {
+    let mut world = World::new(8, 2, GROUPS, Assurance::Acknowledged);
+    (0..8).for_each(|n| world.set(n, false));
+    world.rules.drained.insert("h1".into());
+    let standing = world.situation.on_rules(world.rules.clone(), world.now);
+    world.learn(standing);
+    world.set(2, true);
+    world.set(4, true);
+    world.pass(SECOND * 6);
+    let all = told(&mut world);
+    assert!(all.len() == 1 && all[0].starts_with("DOWN connection: test 4"), "{all:?}");
+    world.rules.drained.clear();
+    let standing = world.situation.on_rules(world.rules.clone(), world.now);
+    world.learn(standing);
+    assert!(told(&mut world)[0].starts_with("DOWN connection: test 2"));
+}

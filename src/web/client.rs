@@ -1,0 +1,61 @@
+//! The other end of the API: what `peerpair silence` asks of a running agent.
+
+use reqwest::{Client, Method, StatusCode};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::config::secret::Secret;
+use crate::pure::order::NewSilence;
+use crate::pure::shelf::Silence;
+
+/// A running agent.
+pub struct Agent {
+    client: Client,
+    url: String,
+    token: Option<Secret>,
+}
+
+impl Agent {
+    /// The one whose page is at `url`.
+    pub fn new(url: &str, token: Option<Secret>) -> anyhow::Result<Self> {
+        // Installing it twice is no fault.
+        let _already_installed = rustls::crypto::ring::default_provider().install_default();
+        let client = Client::builder().no_proxy().timeout(std::time::Duration::from_secs(15)).build()?;
+        Ok(Agent { client, url: url.trim_end_matches('/').to_owned(), token })
+    }
+
+    /// The silences that have not ended.
+    pub async fn silences(&self) -> anyhow::Result<Vec<Silence>> {
+        self.ask(Method::GET, "/api/silences", None).await
+    }
+
+    /// Makes a silence.
+    pub async fn add_silence(&self, new: &NewSilence) -> anyhow::Result<Silence> {
+        self.ask(Method::POST, "/api/silences", Some(serde_json::to_value(new)?)).await
+    }
+
+    /// Ends a silence.
+    pub async fn expire_silence(&self, id: &str) -> anyhow::Result<Silence> {
+        self.ask(Method::DELETE, &format!("/api/silences/{id}"), None).await
+    }
+
+    async fn ask<T: DeserializeOwned>(&self, method: Method, path: &str, body: Option<Value>) -> anyhow::Result<T> {
+        let url = format!("{}{path}", self.url);
+        let mut request = self.client.request(method, &url);
+        if let Some(token) = &self.token {
+            request = request.bearer_auth(token.reveal());
+        }
+        if let Some(body) = body {
+            request = request.json(&body);
+        }
+        let response = request.send().await.map_err(|error| anyhow::anyhow!("ask the agent at {url}: {error}"))?;
+        let status = response.status();
+        let body = response.text().await.unwrap_or_default();
+        if status == StatusCode::OK {
+            return serde_json::from_str(&body).map_err(|error| anyhow::anyhow!("{url}: unreadable answer: {error}"));
+        }
+        let said: Value = serde_json::from_str(&body).unwrap_or_default();
+        let problem = said["error"].as_str().unwrap_or("no reason given").to_owned();
+        anyhow::bail!("the agent at {} refuses: {problem} (HTTP status {status})", self.url)
+    }
+}
