@@ -124,12 +124,16 @@ impl Groups {
             group.told = earlier.is_some_and(|earlier| earlier.told);
             group.denied = earlier.is_some_and(|earlier| earlier.denied);
         }
-        let gone: Vec<Subject> = before
-            .iter()
-            .filter(|(subject, group)| group.told && !self.groups.contains_key(subject))
-            .map(|(subject, _)| subject.clone())
-            .collect();
-        outcome.changes.extend(gone.iter().map(|subject| GroupChange::Cleared(key(subject))));
+        for (subject, group) in before.iter().filter(|(_, group)| group.told) {
+            if !self.groups.contains_key(subject) {
+                outcome.changes.push(GroupChange::Cleared(key(subject)));
+            }
+            // Whoever is no member any more was never told himself.
+            let left = |id: &&TestId| !self.shares_of(**id).any(|(share, _)| share == subject);
+            let leavers: Vec<TestId> =
+                group.members.iter().filter(left).filter(|id| self.down.contains_key(id)).copied().collect();
+            leavers.into_iter().for_each(|id| self.look_again(id, now));
+        }
         let over: Vec<Subject> =
             self.groups.iter().filter(|(_, group)| group.told && self.is_over(group)).map(|(s, _)| s.clone()).collect();
         over.into_iter().for_each(|subject| self.end(&subject, now, &mut outcome));
@@ -307,10 +311,15 @@ impl Groups {
         let members: Vec<TestId> = group.members.iter().filter(|id| self.down.contains_key(id)).copied().collect();
         for id in members {
             outcome.affected.insert(id);
-            if self.told_for(id).is_none() {
-                let fresh_after = self.tests.get(&id).map_or(Duration::ZERO, |test| test.fresh_after);
-                self.wait(id, now + fresh_after.max(self.settings.group_wait));
-            }
+            self.look_again(id, now);
+        }
+    }
+
+    /// A test that was down as one of a group is to be seen again before it is told itself.
+    fn look_again(&mut self, id: TestId, now: Moment) {
+        if self.told_for(id).is_none() {
+            let fresh_after = self.tests.get(&id).map_or(Duration::ZERO, |test| test.fresh_after);
+            self.wait(id, now + fresh_after.max(self.settings.group_wait));
         }
     }
 

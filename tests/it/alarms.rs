@@ -15,7 +15,7 @@ use crate::support::{Agent, Etcd, Trapd, address, alone, id, stays, test_documen
 const QUICK: &str = r#","hold_down":"100ms""#;
 
 /// A probe of test `n` as its sender would send it now, moved by `age`.
-fn probe(n: u8, sequence: u32, age: Duration) -> [u8; 108] {
+pub fn probe(n: u8, sequence: u32, age: Duration) -> [u8; 108] {
     let now = WallTime::from(std::time::SystemTime::now());
     Probe {
         sequence,

@@ -10,6 +10,8 @@ mod listeners;
 mod mib;
 mod quickstart;
 mod senders;
+mod sinks;
 mod storage;
 mod structure;
 mod support;
+mod telling;

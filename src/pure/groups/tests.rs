@@ -139,3 +139,20 @@ fn a_group_whose_tests_are_gone_is_over() {
     assert_eq!(shown(&groups.on_tests(SETTINGS, BTreeMap::new(), at(200)).changes), ["connection host h0: over"]);
     assert_eq!(groups.next_deadline(), None);
 }
+
+/// A test that is moved out of a group that is told was never told itself: it is seen again first.
+#[test]
+fn whoever_leaves_a_told_group_is_seen_again() {
+    let mut groups = groups(3, 4);
+    (0..4).for_each(|n| {
+        groups.on_down(id(n), at(100));
+    });
+    groups.on_time(at(105));
+    let mut tests = groups.tests.clone();
+    tests.get_mut(&id(0)).unwrap().shares[0] = host(9);
+    groups.on_tests(SETTINGS, tests, at(110));
+    assert_eq!(groups.withheld(id(0)), Some(Withheld::Waiting));
+    assert!(matches!(groups.withheld(id(1)), Some(Withheld::Group { .. })));
+    assert_eq!(groups.on_time(at(118)).affected, BTreeSet::from([id(0)]));
+    assert_eq!(groups.withheld(id(0)), None);
+}

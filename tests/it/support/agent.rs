@@ -30,6 +30,19 @@ impl Agent {
         Self::start(directory, host, "[store]\nkind = \"dir\"\npath = \"documents\"\n", more)
     }
 
+    /// The same with more files beside the bootstrap file. One that is called `token` is the page's.
+    pub fn with_files(host: &str, documents: &[(&str, String)], more: &str, files: &[(&str, &str)]) -> Agent {
+        let directory = tempfile::tempdir().expect("a directory");
+        std::fs::create_dir_all(directory.path().join("documents")).expect("create directory");
+        for (path, text) in documents {
+            write(&directory.path().join("documents").join(path), text);
+        }
+        for (name, text) in files {
+            write(&directory.path().join(name), text);
+        }
+        Self::start(directory, host, "[store]\nkind = \"dir\"\npath = \"documents\"\n", more)
+    }
+
     /// Starts an agent of `host` with an etcd at `port`.
     pub fn with_etcd(host: &str, port: u16, more: &str) -> Agent {
         let store =
@@ -39,8 +52,9 @@ impl Agent {
 
     fn start(directory: TempDir, host: &str, store: &str, more: &str) -> Agent {
         let web_port = tcp_port();
+        let token = if directory.path().join("token").exists() { "token_file = \"token\"\n" } else { "" };
         let text = format!(
-            "host = \"{host}\"\nstate_dir = \"state\"\n{store}[web]\nlisten = \"127.0.0.1:{web_port}\"\n\
+            "host = \"{host}\"\nstate_dir = \"state\"\n{store}[web]\nlisten = \"127.0.0.1:{web_port}\"\n{token}\
              [[sink]]\nname = \"console\"\nkind = \"log\"\n{more}"
         );
         write(&directory.path().join("peerpair.toml"), &text);
@@ -56,6 +70,11 @@ impl Agent {
 
     pub fn web_port(&self) -> u16 {
         self.web_port
+    }
+
+    /// Writes a file beside the bootstrap file.
+    pub fn file(&self, name: &str, text: &str) {
+        write(&self.path(name), text);
     }
 
     /// Writes a document of a `dir` store.

@@ -2,6 +2,7 @@
 
 mod agent;
 mod etcd;
+mod receivers;
 mod trapd;
 
 use std::io::{Read, Write};
@@ -17,6 +18,7 @@ use nix::unistd::Pid;
 
 pub use agent::Agent;
 pub use etcd::Etcd;
+pub use receivers::{HttpReceiver, MailReceiver, Request, Rsyslog};
 pub use trapd::Trapd;
 
 /// Nothing here takes longer unless it is broken.
@@ -74,12 +76,17 @@ pub fn tcp_port() -> u16 {
 
 /// One HTTP request to 127.0.0.1: the status and the body.
 pub fn http(port: u16, method: &str, path: &str, body: &str) -> std::io::Result<(u16, String)> {
+    http_as(port, method, path, body, "")
+}
+
+/// The same with more header lines.
+pub fn http_as(port: u16, method: &str, path: &str, body: &str, more: &str) -> std::io::Result<(u16, String)> {
     let mut stream = TcpStream::connect(("127.0.0.1", port))?;
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
     let kind = "application/x-www-form-urlencoded";
     write!(
         stream,
-        "{method} {path} HTTP/1.0\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n{body}",
+        "{method} {path} HTTP/1.0\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n{more}\r\n{body}",
         body.len()
     )?;
     let mut answer = String::new();

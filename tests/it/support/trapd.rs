@@ -12,6 +12,8 @@ pub struct Trapd {
     directory: TempDir,
     process: Process,
     port: u16,
+    /// What its configuration says.
+    configuration: String,
 }
 
 /// One trap as snmptrapd renders it.
@@ -31,18 +33,33 @@ impl Trap {
             found.ends_with(name).then_some(value)
         });
         let found = found.unwrap_or_else(|| panic!("no {name} in {self:?}"));
-        found.trim_start_matches("STRING: ").trim_start_matches("INTEGER: ").trim_matches('"')
+        found
+            .trim_start_matches("STRING: ")
+            .trim_start_matches("INTEGER: ")
+            .trim_start_matches("Gauge32: ")
+            .trim_matches('"')
     }
 }
 
 impl Trapd {
     pub fn start() -> Trapd {
+        Self::with("authCommunity log public\n")
+    }
+
+    /// One that is configured so. `DIR` stands for its directory.
+    pub fn with(configuration: &str) -> Trapd {
         let port = udp_port("127.0.0.1");
         let directory = tempfile::tempdir().expect("a directory");
-        let process = run(directory.path(), port);
-        let trapd = Trapd { directory, process, port };
+        let configuration = configuration.replace("DIR", &directory.path().display().to_string());
+        let process = run(directory.path(), port, &configuration);
+        let trapd = Trapd { directory, process, port, configuration };
         trapd.wait_until_it_listens();
         trapd
+    }
+
+    /// A file in its directory.
+    pub fn path(&self, name: &str) -> std::path::PathBuf {
+        self.directory.path().join(name)
     }
 
     pub fn port(&self) -> u16 {
@@ -84,7 +101,7 @@ impl Trapd {
     }
 
     pub fn restart(&mut self) {
-        self.process = run(self.directory.path(), self.port);
+        self.process = run(self.directory.path(), self.port, &self.configuration);
         self.wait_until_it_listens();
     }
 
@@ -108,10 +125,10 @@ impl Drop for Trapd {
     }
 }
 
-fn run(directory: &Path, port: u16) -> Process {
+fn run(directory: &Path, port: u16, text: &str) -> Process {
     let root = env!("CARGO_MANIFEST_DIR");
     let configuration = directory.join("snmptrapd.conf");
-    std::fs::write(&configuration, "authCommunity log public\n").expect("write configuration");
+    std::fs::write(&configuration, text).expect("write configuration");
     let traps = File::options().create(true).append(true).open(directory.join("traps")).expect("a file for traps");
     let mut command = Command::new("snmptrapd");
     command

@@ -1,0 +1,352 @@
+//! Every kind of sink against a receiver of its kind: away, wrong, busy and back.
+
+use std::process::Command;
+
+use hmac::{Hmac, Mac};
+use sha2::Sha256;
+
+use super::support::{
+    Agent, HttpReceiver, MailReceiver, Request, Rsyslog, Trapd, address, test_document, udp_port, wait_for,
+};
+
+/// A test that ends on b and that nobody sends: it goes down a second after its beginning.
+fn dead(n: u8) -> (String, String) {
+    let to = format!("{}:{}", address(), udp_port("127.0.0.1"));
+    (format!("tests/b/{n}.json"), test_document(n, ("a", "127.0.0.2:0"), ("b", &to), r#","hold_down":"200ms""#))
+}
+
+/// The same sent by b itself: it comes up.
+fn mend(agent: &Agent, (path, document): &(String, String)) {
+    agent.document(path, &document.replacen("\"from_host\":\"a\"", "\"from_host\":\"b\"", 1));
+}
+
+fn agent(test: &(String, String), sink: &str, files: &[(&str, &str)]) -> Agent {
+    Agent::with_files("b", &[(test.0.as_str(), test.1.clone())], sink, files)
+}
+
+fn sink(agent: &Agent, name: &str) -> Option<serde_json::Value> {
+    agent.status()["sinks"].as_array()?.iter().find(|sink| sink["name"] == name).cloned()
+}
+
+fn wait_error(agent: &Agent, name: &str, text: &str) {
+    wait_for(&format!("{name} to fail with: {text}"), || {
+        sink(agent, name)?["last_error"].as_str()?.contains(text).then_some(())
+    });
+}
+
+/// What `peerpair` prints, and its exit code.
+fn peerpair(arguments: &[&str]) -> (i32, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_peerpair")).args(arguments).output().unwrap();
+    let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    (output.status.code().unwrap(), text)
+}
+
+const V3: &str = "version = \"v3\"\nuser = \"joe\"\nauth_protocol = \"sha256\"\nauth_password_file = \"auth\"\n\
+                  privacy_protocol = \"aes128\"\nprivacy_password_file = \"privacy\"\n";
+const PASSWORDS: [(&str, &str); 2] = [("auth", "authpass12345\n"), ("privacy", "privpass12345\n")];
+/// The engine id that an agent of host b makes of its name.
+const ENGINE_B: &str = "0x8000c44f0462";
+
+/// snmptrapd has never seen this engine: the first trap counts. After a restart of the agent the
+/// engine has begun once more, and the next trap counts too.
+#[test]
+fn v3_traps_are_taken_by_a_receiver_that_never_met_the_engine() {
+    let levels = [
+        ("SHA-256", "AES", "priv", V3.to_owned()),
+        ("SHA", "AES-256", "priv", V3.replace("sha256", "sha1").replace("aes128", "aes256")),
+        ("SHA-512", "AES-256", "priv", V3.replace("sha256", "sha512").replace("aes128", "aes256")),
+        ("SHA-512", "AES", "auth", V3.replace("sha256", "sha512").split("privacy").next().unwrap().to_owned()),
+        ("SHA-256", "AES", "noauth", "version = \"v3\"\nuser = \"joe\"\n".to_owned()),
+    ];
+    for (hash, cipher, level, keys) in levels {
+        let user = match level {
+            "noauth" => "joe".to_owned(),
+            _ => format!("joe {hash} authpass12345 {cipher} privpass12345"),
+        };
+        let trapd = Trapd::with(&format!("createUser -e {ENGINE_B} {user}\nauthUser log joe {level}\n"));
+        let test = dead(1);
+        let mut agent = agent(&test, &format!("{}{keys}", trapd.sink("standard")), &PASSWORDS);
+        trapd.wait_trap("coldStart", 0);
+        trapd.wait_trap("ConnectionDown", 0);
+        agent.kill();
+        agent.restart();
+        trapd.wait_trap("coldStart", 1);
+        // Nobody acknowledged it: it is told again.
+        trapd.wait_trap("ConnectionDown", 1);
+        mend(&agent, &test);
+        trapd.wait_trap("ConnectionUp", 0);
+    }
+}
+
+/// An inform that is not acknowledged stays to be told: nothing is lost while the receiver is away.
+#[test]
+fn informs_wait_for_a_receiver_that_is_away() {
+    let v2c = ("authCommunity log public\n", String::new());
+    let v3 = ("createUser joe SHA-256 authpass12345 AES privpass12345\nauthUser log joe priv\n", V3.to_owned());
+    for (configuration, keys) in [v2c, v3] {
+        let mut trapd = Trapd::with(configuration);
+        let test = dead(1);
+        let inform = format!("{}mode = \"inform\"\ntimeout = \"300ms\"\nretries = 1\n{keys}", trapd.sink("standard"));
+        let agent = agent(&test, &inform, &PASSWORDS);
+        trapd.wait_trap("ConnectionDown", 0);
+        wait_for("the acknowledgement", || {
+            let sink = sink(&agent, "noc")?;
+            (sink["told"] == 1 && sink["dirty"] == 0 && sink["last_error"].is_null()).then_some(())
+        });
+        trapd.kill();
+        mend(&agent, &test);
+        wait_for("the sink to notice", || sink(&agent, "noc")?["last_error"].is_string().then_some(()));
+        // With another engine id, since it keeps none.
+        trapd.restart();
+        trapd.wait_trap("ConnectionUp", 0);
+        wait_for("the acknowledgement", || (sink(&agent, "noc")?["dirty"] == 0).then_some(()));
+        // Acknowledged: told once.
+        assert_eq!(trapd.notifications(&["ConnectionDown"]).len(), 1);
+    }
+}
+
+#[test]
+fn an_inform_that_is_refused_says_why_and_is_told_once_it_is_not() {
+    let mut trapd = Trapd::with("createUser joe SHA-256 authpass12345 AES privpass12345\nauthUser log joe priv\n");
+    let test = dead(1);
+    let inform = format!("{}mode = \"inform\"\ntimeout = \"300ms\"\nretries = 1\n{V3}", trapd.sink("standard"));
+    let wrong = [("auth", "another password"), PASSWORDS[1]];
+    let agent = agent(&test, &inform, &wrong);
+    wait_error(&agent, "noc", "the signature is wrong: check auth_protocol and the auth password");
+    agent.file("auth", "short");
+    wait_error(&agent, "noc", "the auth password is shorter than 8 octets");
+    std::fs::remove_file(agent.path("auth")).unwrap();
+    wait_error(&agent, "noc", "No such file");
+    agent.file("auth", PASSWORDS[0].1);
+    agent.file("privacy", "another password");
+    wait_error(&agent, "noc", "check the privacy password");
+    agent.file("privacy", PASSWORDS[1].1);
+    trapd.wait_trap("ConnectionDown", 0);
+    let log = agent.log();
+    for secret in ["authpass12345", "privpass12345", "another password"] {
+        assert!(!log.contains(secret) && !agent.status().to_string().contains(secret), "{secret} is shown");
+    }
+    trapd.kill();
+}
+
+#[test]
+fn a_test_notification_says_whether_it_was_acknowledged() {
+    let trapd = Trapd::with(&format!(
+        "authCommunity log public\ncreateUser joe SHA-256 authpass12345 AES privpass12345\nauthUser log joe priv\n\
+         createUser -e {ENGINE_B} joe SHA-256 authpass12345 AES privpass12345\n"
+    ));
+    let test = dead(1);
+    let (target, away) = (format!("127.0.0.1:{}", trapd.port()), udp_port("127.0.0.1"));
+    let sinks = format!(
+        "[[sink]]\nname = \"v2c\"\nkind = \"snmp\"\ntarget = \"{target}\"\n\
+         [[sink]]\nname = \"v3-trap\"\nkind = \"snmp\"\ntarget = \"{target}\"\n{V3}\
+         [[sink]]\nname = \"v3-inform\"\nkind = \"snmp\"\nmode = \"inform\"\ntarget = \"{target}\"\n{V3}\
+         [[sink]]\nname = \"away\"\nkind = \"snmp\"\nmode = \"inform\"\ntarget = \"127.0.0.1:{away}\"\n"
+    );
+    let agent = agent(&test, &sinks, &PASSWORDS);
+    let file = agent.path("peerpair.toml");
+    let send = |sink: &str| peerpair(&["send-test-notification", "--sink", sink, "--config", file.to_str().unwrap()]);
+    for (n, (sink, code, said)) in [
+        ("v2c", 0, "nobody acknowledges that"),
+        ("v3-trap", 0, "nobody acknowledges that"),
+        ("v3-inform", 0, ", and acknowledged"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let (exit, text) = send(sink);
+        assert!(exit == code && text.contains(said), "{sink}: {exit} {text}");
+        let trap = trapd.wait_trap("TestNotification", n);
+        assert_eq!(trap.value("peerpairText.0"), "a test notification of peerpair: nothing is wrong");
+    }
+    let (exit, text) = send("away");
+    assert!(exit == 1 && text.contains("not delivered") && text.contains("no SNMP receiver listens there"), "{text}");
+    let (exit, text) = send("nobody");
+    assert!(exit == 1 && text.contains("there is no sink `nobody`; there are: console, v2c,"), "{text}");
+    // The agent's own traps are not older than the command's.
+    for name in ["ConnectionDown", "ConnectionUp"] {
+        wait_for("word by all three", || (trapd.notifications(&[name]).len() >= 3).then_some(()));
+        mend(&agent, &test);
+    }
+}
+
+/// The newest state of the alarm of test 1 in what was taken.
+fn newest(requests: &[Request], of: impl Fn(&Request) -> Vec<serde_json::Value>) -> Option<serde_json::Value> {
+    let alerts = requests.iter().flat_map(of);
+    alerts.filter(|alert| alert["labels"]["alertname"] == "PeerpairConnection").last()
+}
+
+/// Away, busy, and unwilling: the final state arrives all the same.
+#[test]
+fn an_alertmanager_is_told_through_outages() {
+    let receiver = HttpReceiver::start();
+    receiver.answer(503, "Retry-After: 1\r\n");
+    let test = dead(1);
+    let agent =
+        agent(&test, &format!("[[sink]]\nname = \"am\"\nkind = \"alertmanager\"\nurl = \"{}\"\n", receiver.url()), &[]);
+    wait_error(&agent, "am", "HTTP status 503");
+    receiver.answer(429, "Retry-After: 1\r\n");
+    wait_error(&agent, "am", "HTTP status 429");
+    receiver.answer(200, "");
+    let alerts = |request: &Request| request.json().as_array().cloned().unwrap_or_default();
+    let alert = wait_for("the alert", || newest(&receiver.taken(), alerts));
+    assert_eq!(receiver.taken()[0].line, "POST /api/v2/alerts HTTP/1.1");
+    let labels = serde_json::json!({
+        "alertname": "PeerpairConnection", "agent": "b", "kind": "connection", "severity": "critical",
+        "subject": format!("test {}", super::support::id(1)),
+    });
+    assert_eq!(alert["labels"], labels);
+    assert_eq!(alert["annotations"]["summary"], "DOWN connection: test 1");
+    assert!(alert["endsAt"].as_str() > alert["startsAt"].as_str(), "{alert}");
+
+    receiver.answer(500, "");
+    mend(&agent, &test);
+    wait_error(&agent, "am", "HTTP status 500");
+    receiver.answer(200, "");
+    let over = wait_for("the end", || {
+        newest(&receiver.taken(), alerts).filter(|alert| alert["annotations"]["state"] == "cleared")
+    });
+    assert_eq!(over["labels"], labels);
+    let ended: std::time::SystemTime = humantime::parse_rfc3339(over["endsAt"].as_str().unwrap()).unwrap();
+    assert!(ended <= std::time::SystemTime::now());
+}
+
+#[test]
+fn a_webhook_is_signed_and_told_through_outages() {
+    let receiver = HttpReceiver::start();
+    receiver.answer(503, "");
+    let test = dead(1);
+    let config = format!(
+        "[[sink]]\nname = \"hook\"\nkind = \"webhook\"\nurl = \"{}/hook?key=hidden\"\nsecret_file = \"hook-secret\"\n\
+         token_file = \"token\"\n",
+        receiver.url()
+    );
+    let agent = agent(&test, &config, &[("hook-secret", "shared secret\n"), ("token", "bearer-token")]);
+    wait_error(&agent, "hook", "HTTP status 503");
+    receiver.answer(200, "");
+    let alerts = |request: &Request| request.json()["alerts"].as_array().cloned().unwrap_or_default();
+    wait_for("the alert", || newest(&receiver.taken(), alerts).filter(|alert| alert["status"] == "firing"));
+    mend(&agent, &test);
+    wait_for("its end", || newest(&receiver.taken(), alerts).filter(|alert| alert["status"] == "resolved"));
+    for request in receiver.requests() {
+        assert_eq!(request.line, "POST /hook?key=hidden HTTP/1.1");
+        assert_eq!(request.headers["authorization"], "Bearer bearer-token");
+        let code = Hmac::<Sha256>::new_from_slice(b"shared secret").unwrap().chain_update(&request.body);
+        let code: String = code.finalize().into_bytes().iter().map(|octet| format!("{octet:02x}")).collect();
+        assert_eq!(request.headers["x-peerpair-signature"], format!("sha256={code}"));
+        let message = request.json();
+        assert_eq!((message["version"].as_str(), message["receiver"].as_str()), (Some("4"), Some("hook")));
+        assert_eq!(message["commonLabels"]["agent"], "b");
+    }
+    let shown = agent.log() + &agent.status().to_string();
+    for secret in ["hidden", "shared secret", "bearer-token"] {
+        assert!(!shown.contains(secret), "{secret} is shown");
+    }
+}
+
+/// One alarm that the receiver does not like does not hold up the others.
+#[test]
+fn a_receiver_that_is_away_holds_up_no_other() {
+    let (receiver, away) = (HttpReceiver::start(), udp_port("127.0.0.1"));
+    let test = dead(1);
+    let sinks = format!(
+        "[[sink]]\nname = \"away\"\nkind = \"snmp\"\nmode = \"inform\"\ntarget = \"127.0.0.1:{away}\"\n\
+         [[sink]]\nname = \"hook\"\nkind = \"webhook\"\nurl = \"{}\"\n",
+        receiver.url()
+    );
+    let agent = agent(&test, &sinks, &[]);
+    wait_error(&agent, "away", "no SNMP receiver listens there");
+    wait_for("the other's alarm", || receiver.taken().first().cloned());
+}
+
+#[test]
+fn syslog_in_datagrams_in_a_stream_and_with_tls() {
+    let rsyslog = Rsyslog::start();
+    for (n, transport, port) in [(1, "udp", rsyslog.udp), (2, "tcp", rsyslog.tcp), (3, "tls", rsyslog.tls)] {
+        let test = dead(n);
+        let ca = if transport == "tls" {
+            format!("ca_file = \"{}\"\n", rsyslog.certificate().display())
+        } else {
+            String::new()
+        };
+        let config = format!(
+            "[[sink]]\nname = \"log-host\"\nkind = \"syslog\"\ntarget = \"127.0.0.1:{port}\"\ntransport = \"{transport}\"\n{ca}"
+        );
+        let agent = agent(&test, &config, &[]);
+        let find = |what: &str, text: &str| {
+            wait_for(&format!("{what} over {transport}"), || {
+                rsyslog.messages().into_iter().find(|line| line.contains(text) && line.contains(&format!("test {n}")))
+            })
+        };
+        let down = find("the alarm", "DOWN connection");
+        assert!(down.starts_with("daemon.alert|b|peerpair|connection|[alarm resource=\"test "), "{down}");
+        assert!(
+            down.contains(
+                "probableCause=\"lossOfSignal\" perceivedSeverity=\"critical\" eventType=\"communicationsAlarm\"]"
+            ),
+            "{down}"
+        );
+        assert!(down.contains("[peerpair@50255 agent=\"b\" kind=\"connection\" state=\"raised\""), "{down}");
+        mend(&agent, &test);
+        let up = find("its end", "UP connection");
+        assert!(up.starts_with("daemon.notice|b|") && up.contains("perceivedSeverity=\"cleared\""), "{up}");
+    }
+}
+
+#[test]
+fn mail_is_threaded() {
+    let receiver = MailReceiver::start();
+    let test = dead(1);
+    let config = format!(
+        "[[sink]]\nname = \"mail\"\nkind = \"email\"\ntarget = \"127.0.0.1:{}\"\ntransport = \"tcp\"\n\
+         from = \"peerpair@example.org\"\nto = [\"noc@example.org\", \"me@example.org\"]\n",
+        receiver.port()
+    );
+    let agent = agent(&test, &config, &[]);
+    let field = |mail: &str, name: &str| {
+        let line = mail.lines().find(|line| line.starts_with(&format!("{name}: ")));
+        line.unwrap_or_else(|| panic!("no {name} in {mail}")).to_owned()
+    };
+    let down = wait_for("a mail", || receiver.mails().first().cloned());
+    assert_eq!(field(&down, "Subject"), "Subject: [peerpair b] DOWN connection: test 1");
+    assert_eq!(field(&down, "Auto-Submitted"), "Auto-Submitted: auto-generated");
+    assert!(down.contains("no probe ever came, expected every 200ms"), "{down}");
+    mend(&agent, &test);
+    let up = wait_for("another", || receiver.mails().get(1).cloned());
+    assert_eq!(field(&up, "Subject"), "Subject: [peerpair b] UP connection: test 1");
+    assert_eq!(field(&up, "References"), field(&down, "References"));
+    assert_ne!(field(&up, "Message-ID"), field(&down, "Message-ID"));
+}
+
+/// JSON on standard input, no shell, an end to it all.
+#[test]
+fn a_program_is_run() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let test = dead(1);
+    let directory = tempfile::tempdir().unwrap();
+    let program = directory.path().join("page");
+    std::fs::write(&program, "#!/bin/sh\ntest -e \"$1.broken\" && { echo no pager >&2; exit 3; }\ntest -e \"$1.hangs\" && exec sleep 60\ncat >> \"$1\"\n").unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let out = directory.path().join("out; rm -rf $HOME");
+    let config = format!(
+        "[[sink]]\nname = \"pager\"\nkind = \"exec\"\ncommand = [\"{}\", \"{}\"]\ntimeout = \"1s\"\n",
+        program.display(),
+        out.display()
+    );
+    std::fs::write(directory.path().join("out; rm -rf $HOME.broken"), "").unwrap();
+    let agent = agent(&test, &config, &[]);
+    wait_error(&agent, "pager", "exit status: 3: no pager");
+    std::fs::write(directory.path().join("out; rm -rf $HOME.hangs"), "").unwrap();
+    std::fs::remove_file(directory.path().join("out; rm -rf $HOME.broken")).unwrap();
+    wait_error(&agent, "pager", "did not end within 1s");
+    std::fs::remove_file(directory.path().join("out; rm -rf $HOME.hangs")).unwrap();
+    let alarms = || -> Vec<serde_json::Value> {
+        let text = std::fs::read_to_string(&out).unwrap_or_default();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let down = wait_for("the alarm", || alarms().pop());
+    assert_eq!((down["kind"].as_str(), down["state"].as_str()), (Some("connection"), Some("raised")));
+    assert_eq!(down["test"]["description"], "test 1");
+    mend(&agent, &test);
+    wait_for("its end", || alarms().pop().filter(|alarm| alarm["state"] == "cleared"));
+}

@@ -1,0 +1,218 @@
+//! Receivers of webhooks and of mail, as small as they can be, and a real rsyslog.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::{Process, spawn, tcp_port, udp_port, wait_for};
+
+/// One HTTP request.
+#[derive(Clone, Debug)]
+pub struct Request {
+    pub line: String,
+    pub headers: BTreeMap<String, String>,
+    pub body: String,
+    /// What it was answered.
+    pub status: u16,
+}
+
+impl Request {
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.body).expect("JSON")
+    }
+}
+
+/// An HTTP receiver that answers as it is told to.
+pub struct HttpReceiver {
+    port: u16,
+    answer: Arc<Mutex<(u16, &'static str)>>,
+    requests: Arc<Mutex<Vec<Request>>>,
+}
+
+impl HttpReceiver {
+    pub fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        let receiver = HttpReceiver { port, answer: Arc::new(Mutex::new((200, ""))), requests: Arc::default() };
+        let (answer, requests) = (receiver.answer.clone(), receiver.requests.clone());
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let (answer, requests) = (answer.clone(), requests.clone());
+                std::thread::spawn(move || while serve_one(&stream, &answer, &requests).is_some() {});
+            }
+        });
+        receiver
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// Answers so from now on, with these header lines.
+    pub fn answer(&self, status: u16, headers: &'static str) {
+        *self.answer.lock().expect("the answer") = (status, headers);
+    }
+
+    pub fn requests(&self) -> Vec<Request> {
+        self.requests.lock().expect("the requests").clone()
+    }
+
+    /// Those that were taken.
+    pub fn taken(&self) -> Vec<Request> {
+        self.requests().into_iter().filter(|request| request.status == 200).collect()
+    }
+}
+
+fn serve_one(stream: &TcpStream, answer: &Mutex<(u16, &'static str)>, requests: &Mutex<Vec<Request>>) -> Option<()> {
+    let mut reader = BufReader::new(stream);
+    let mut line = String::new();
+    reader.read_line(&mut line).ok().filter(|read| *read > 0)?;
+    let mut headers = BTreeMap::new();
+    loop {
+        let mut header = String::new();
+        reader.read_line(&mut header).ok()?;
+        let Some((name, value)) = header.trim_end().split_once(": ") else { break };
+        headers.insert(name.to_ascii_lowercase(), value.to_owned());
+    }
+    let length: usize = headers.get("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).ok()?;
+    let (status, more) = *answer.lock().expect("the answer");
+    requests.lock().expect("the requests").push(Request {
+        line: line.trim_end().to_owned(),
+        headers,
+        body: String::from_utf8_lossy(&body).into_owned(),
+        status,
+    });
+    let mut stream = stream;
+    write!(stream, "HTTP/1.1 {status} x\r\n{more}Content-Length: 2\r\n\r\n{{}}").ok()
+}
+
+/// A mail server that takes everything.
+pub struct MailReceiver {
+    port: u16,
+    mails: Arc<Mutex<Vec<String>>>,
+}
+
+impl MailReceiver {
+    pub fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        let receiver = MailReceiver { port, mails: Arc::default() };
+        let mails = receiver.mails.clone();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let mails = mails.clone();
+                std::thread::spawn(move || take_mail(&stream, &mails));
+            }
+        });
+        receiver
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub fn mails(&self) -> Vec<String> {
+        self.mails.lock().expect("the mails").clone()
+    }
+}
+
+/// RFC 5321, the words that are said in an ordinary delivery.
+fn take_mail(mut stream: &TcpStream, mails: &Mutex<Vec<String>>) -> Option<()> {
+    let mut reader = BufReader::new(stream);
+    stream.write_all(b"220 mail\r\n").ok()?;
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line).ok().filter(|read| *read > 0)?;
+        match line.get(..4).unwrap_or_default().to_ascii_uppercase().as_str() {
+            "DATA" => {
+                stream.write_all(b"354 go on\r\n").ok()?;
+                let mut mail = String::new();
+                loop {
+                    let mut line = String::new();
+                    reader.read_line(&mut line).ok().filter(|read| *read > 0)?;
+                    if line == ".\r\n" {
+                        break;
+                    }
+                    mail += line.strip_prefix('.').unwrap_or(&line);
+                }
+                mails.lock().expect("the mails").push(mail);
+                stream.write_all(b"250 taken\r\n").ok()?;
+            }
+            "QUIT" => {
+                stream.write_all(b"221 bye\r\n").ok()?;
+                return Some(());
+            }
+            _ => stream.write_all(b"250 good\r\n").ok()?,
+        }
+    }
+}
+
+/// A real rsyslogd with a port for datagrams, one for streams, and one for TLS.
+pub struct Rsyslog {
+    directory: TempDir,
+    _process: Process,
+    pub udp: u16,
+    pub tcp: u16,
+    pub tls: u16,
+}
+
+impl Rsyslog {
+    pub fn start() -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = |name: &str| directory.path().join(name);
+        let certified = rcgen::generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()]);
+        let certified = certified.expect("a certificate");
+        std::fs::write(path("cert.pem"), certified.cert.pem()).expect("write certificate");
+        std::fs::write(path("key.pem"), certified.signing_key.serialize_pem()).expect("write key");
+        let (udp, tcp, tls) = (udp_port("127.0.0.1"), tcp_port(), tcp_port());
+        let place = directory.path().display();
+        let configuration = format!(
+            r#"global(workDirectory="{place}" defaultNetstreamDriverCAFile="{place}/cert.pem"
+                      defaultNetstreamDriverCertFile="{place}/cert.pem" defaultNetstreamDriverKeyFile="{place}/key.pem")
+            module(load="imudp")
+            module(load="imtcp")
+            template(name="whole" type="string" string="%pri-text%|%hostname%|%app-name%|%msgid%|%structured-data%|%msg%\n")
+            action(type="omfile" file="{place}/messages" template="whole")
+            input(type="imudp" address="127.0.0.1" port="{udp}")
+            input(type="imtcp" address="127.0.0.1" port="{tcp}")
+            input(type="imtcp" address="127.0.0.1" port="{tls}"
+                  streamDriver.name="gtls" streamDriver.mode="1" streamDriver.authMode="anon")
+            "#
+        );
+        std::fs::write(path("rsyslog.conf"), configuration).expect("write configuration");
+        let mut command = Command::new("rsyslogd");
+        command
+            .args(["-n", "-f"])
+            .arg(path("rsyslog.conf"))
+            .arg("-i")
+            .arg(path("pid"))
+            .stdin(Stdio::null())
+            .stderr(Stdio::null());
+        let process = spawn(&mut command, "rsyslog rsyslog-gnutls");
+        for port in [tcp, tls] {
+            wait_for("rsyslogd (is rsyslog-gnutls installed?)", || TcpStream::connect(("127.0.0.1", port)).ok());
+        }
+        Rsyslog { directory, _process: process, udp, tcp, tls }
+    }
+
+    pub fn certificate(&self) -> PathBuf {
+        self.directory.path().join("cert.pem")
+    }
+
+    /// What it has written.
+    pub fn messages(&self) -> Vec<String> {
+        lines(&self.directory.path().join("messages"))
+    }
+}
+
+fn lines(path: &Path) -> Vec<String> {
+    std::fs::read_to_string(path).unwrap_or_default().lines().map(str::to_owned).collect()
+}

@@ -1,0 +1,267 @@
+//! What people are spared, and what they can ask: storms, silences, the API.
+
+use std::collections::BTreeMap;
+use std::net::UdpSocket;
+use std::process::Command;
+use std::time::Duration;
+
+use super::support::{Agent, Trapd, address, alone, http, http_as, id, stays, test_document, udp_port, wait_for};
+
+fn dead(n: u8, to: &str) -> (String, String) {
+    (format!("tests/b/{n}.json"), test_document(n, ("a", "127.0.0.2:0"), ("b", to), r#","hold_down":"200ms""#))
+}
+
+fn destination() -> String {
+    let addr = address();
+    format!("{addr}:{}", udp_port(&addr))
+}
+
+fn files(documents: &[(String, String)]) -> Vec<(&str, String)> {
+    documents.iter().map(|(path, text)| (path.as_str(), text.clone())).collect()
+}
+
+/// Four tests from one host: one notification names the host, and one its end.
+#[test]
+fn a_dead_host_is_one_trap() {
+    let trapd = Trapd::start();
+    let to = destination();
+    let mut documents: Vec<_> = (1..=4).map(|n| dead(n, &to)).collect();
+    documents.push(("config.json".into(), r#"{"alarm":{"group_wait":"1s","hold_down":"200ms"}}"#.into()));
+    let agent = Agent::with_dir("b", &files(&documents), &trapd.sink("standard"));
+    let trap = trapd.wait_trap("GroupDown", 0);
+    assert_eq!(trap.value("peerpairSubject.0"), "host a");
+    assert_eq!((trap.value("peerpairTallyDown.0"), trap.value("peerpairTallyOf.0")), ("4", "4"));
+    assert!(trap.value("peerpairText.0").starts_with("all 4 tests from host a went down together"), "{trap:?}");
+    for (path, document) in &documents[..4] {
+        agent.document(path, &document.replacen("\"from_host\":\"a\"", "\"from_host\":\"b\"", 1));
+    }
+    trapd.wait_trap("GroupUp", 0);
+    wait_for("all up", || agent.status()["alarms"].as_array()?.is_empty().then_some(()));
+    assert_eq!(trapd.notifications(&["ConnectionDown", "ConnectionUp"]), [""; 0]);
+    assert_eq!(agent.logged("alarm raised"), 1);
+}
+
+fn silence(agent: &Agent, arguments: &[&str]) -> (i32, String) {
+    let file = agent.path("peerpair.toml");
+    let output = Command::new(env!("CARGO_BIN_EXE_peerpair"))
+        .arg("silence")
+        .args(arguments)
+        .args(["--config", file.to_str().unwrap()])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    (output.status.code().unwrap(), text)
+}
+
+/// A silence keeps raises back over a restart, never a clear; its end tells what still stands.
+#[test]
+fn a_silence_withholds_raises_and_nothing_else() {
+    let trapd = Trapd::start();
+    let documents = [dead(1, &destination()), dead(2, &destination())];
+    let later = documents[1].1.replace("\"startup_grace\":\"1s\"", "\"startup_grace\":\"3s\"");
+    let files = [(documents[0].0.as_str(), documents[0].1.clone()), (documents[1].0.as_str(), later)];
+    let mut agent = Agent::with_files("b", &files, &trapd.sink("standard"), &[("token", "the token")]);
+    trapd.wait_trap("ConnectionDown", 0);
+
+    let (code, said) =
+        silence(&agent, &["add", "--host", "a", "--for", "1h", "--comment", "moving racks", "--author", "me"]);
+    assert!(code == 0 && said.starts_with("silence "), "{said}");
+    let name = said.split(' ').nth(1).unwrap().to_owned();
+    let (_, listed) = silence(&agent, &["list"]);
+    assert!(listed.contains(&name) && listed.contains("host a; me moving racks"), "{listed}");
+    agent.wait_condition(2, "receiver", "down");
+    agent.kill();
+    agent.restart();
+    agent.wait_condition(2, "receiver", "down");
+    // Nobody acknowledged the first, but a raise it still is: it is told once more after the silence.
+    let down = |trapd: &Trapd, n: u8| {
+        trapd
+            .traps()
+            .iter()
+            .filter(|trap| trap.notification.ends_with("ConnectionDown") && trap.value("TestId.0") == id(n))
+            .count()
+    };
+    stays("the second is silenced", Duration::from_secs(1), || down(&trapd, 2) == 0);
+    // The end of what was told before is told.
+    agent.document(&documents[0].0, &documents[0].1.replacen("\"from_host\":\"a\"", "\"from_host\":\"b\"", 1));
+    let up = trapd.wait_trap("ConnectionUp", 0);
+    assert_eq!(up.value("peerpairTestId.0"), id(1));
+
+    let (code, said) = silence(&agent, &["expire", &name]);
+    assert!(code == 0 && said.contains("is over"), "{said}");
+    wait_for("what still stands", || (down(&trapd, 2) == 1).then_some(()));
+    let (code, said) = silence(&agent, &["expire", &name]);
+    assert!(code == 1 && said.contains("there is no silence"), "{said}");
+    let (code, said) = silence(&agent, &["add", "--host", "a", "--until", "2020-01-01 00:00:00"]);
+    assert!(code == 1 && said.contains("has to be a time to come"), "{said}");
+}
+
+/// Windows of maintenance and drained hosts, also in another host's document.
+#[test]
+fn maintenance_and_drained_hosts_raise_nothing() {
+    let trapd = Trapd::start();
+    let test = dead(1, &destination());
+    let window = r#"{"maintenance":[{"from":"2020-01-01T00:00","to":"2099-01-01T00:00","time_zone":"Europe/Berlin","comment":"new racks"}]}"#;
+    let documents = [test.clone(), ("hosts/a.json".into(), window.into())];
+    let agent = Agent::with_dir("b", &files(&documents), &trapd.sink("standard"));
+    agent.wait_condition(1, "receiver", "down");
+    let withheld = || agent.status()["alarms"][0]["withheld"].clone();
+    assert_eq!(withheld(), serde_json::json!({"reason": "shelved", "by": "maintenance new racks"}));
+    agent.document("hosts/a.json", r#"{"drained":true}"#);
+    wait_for("the host to be drained", || (withheld()["by"] == "host a is drained").then_some(()));
+    stays("nothing is told", Duration::from_secs(1), || trapd.notifications(&["ConnectionDown"]).is_empty());
+    agent.document("hosts/a.json", r#"{"drained":false}"#);
+    trapd.wait_trap("ConnectionDown", 0);
+}
+
+#[test]
+fn the_api_says_what_each_receiver_knows_and_wants_a_token_for_changes() {
+    let trapd = Trapd::start();
+    let test = dead(1, &destination());
+    let agent = Agent::with_files("b", &files(&[test]), &trapd.sink("standard"), &[("token", "the token")]);
+    trapd.wait_trap("ConnectionDown", 0);
+    let alarm = wait_for("the alarm as it was told", || {
+        let (_, body) = http(agent.web_port(), "GET", "/api/alarms", "").ok()?;
+        let answer: serde_json::Value = serde_json::from_str(&body).ok()?;
+        let alarm = answer["alarms"].as_array()?.first()?.clone();
+        // The condition is as old as the snapshot.
+        (alarm["sinks"]["noc"]["told"] == "raised" && alarm["condition"] == "down").then_some(alarm)
+    });
+    for (pointer, value) in [
+        ("/kind", "connection"),
+        ("/state", "raised"),
+        ("/condition", "down"),
+        ("/test/id", id(1).as_str()),
+        ("/sinks/console/told", "raised"),
+    ] {
+        assert_eq!(alarm.pointer(pointer).and_then(|value| value.as_str()), Some(value), "{pointer}: {alarm}");
+    }
+    assert_eq!(alarm["withheld"], serde_json::Value::Null);
+
+    let ask = |method: &str, path: &str, body: &str, more: &str| {
+        let (code, body) = http_as(agent.web_port(), method, path, body, more).unwrap();
+        (code, body)
+    };
+    let good = "Authorization: Bearer the token\r\n";
+    for (method, path) in [("POST", "/api/resync?sink=noc"), ("POST", "/api/silences"), ("DELETE", "/api/silences/x")] {
+        assert_eq!(ask(method, path, "{}", "").0, 401, "{path}");
+        assert_eq!(ask(method, path, "{}", "Authorization: Bearer another\r\n").0, 401, "{path}");
+    }
+    assert_eq!(ask("POST", "/api/resync?sink=noc", "", good), (200, r#"{"resent":1}"#.to_owned()));
+    trapd.wait_trap("ConnectionDown", 1);
+    let (code, body) = ask("POST", "/api/resync?sink=nobody", "", good);
+    assert!(code == 404 && body.contains("there is no sink nobody"), "{body}");
+    assert_eq!(ask("POST", "/api/resync", "", good).0, 400);
+    for bad in ["", "{}", r#"{"hosts":["*"],"until":"2020-01-01T00:00:00Z"}"#, r#"{"host":"a"}"#, "[[[["] {
+        assert_eq!(ask("POST", "/api/silences", bad, good).0, 400, "{bad}");
+    }
+
+    // Without a token of its own the agent lets nobody change anything.
+    let closed = Agent::with_dir("c", &[], "");
+    let (code, body) = http_as(closed.web_port(), "POST", "/api/resync?sink=console", "", good).unwrap();
+    assert!(code == 403 && body.contains("token_file is not set"), "{code} {body}");
+}
+
+/// A sender that says that it stops is paused, not down, until that has lasted.
+#[test]
+fn a_planned_stop_is_a_pause() {
+    let to = destination();
+    let document = test_document(1, ("a", "127.0.0.2:0"), ("b", &to), r#","max_pause":"4s""#);
+    let receiver = Agent::with_dir("b", &[("tests/b/1.json", document.clone())], "");
+    let mut sender = Agent::with_dir("a", &[("tests/a/1.json", document)], "");
+    receiver.wait_condition(1, "receiver", "up");
+    sender.signal(nix::sys::signal::Signal::SIGTERM);
+    sender.wait_exit();
+    receiver.wait_condition(1, "receiver", "paused");
+    stays("no alarm", Duration::from_secs(2), || receiver.logged("alarm raised") == 0);
+    receiver.wait_condition(1, "receiver", "down");
+    assert_eq!(receiver.logged("the sender announced its stop"), 1);
+}
+
+/// 1,000 tests go down at once and 700 come back, with a receiver that runs a handler for each
+/// trap: what it has written, read from its beginning, gives exactly the true state.
+#[test]
+fn a_storm_ends_in_the_truth() {
+    const TESTS: u32 = 1000;
+    const BACK: u32 = 700;
+    let _alone = alone();
+    let trapd = Trapd::with("authCommunity log,execute public\ntraphandle default /bin/sh DIR/handle DIR/handled\n");
+    std::fs::write(trapd.path("handle"), "tr '\\n' '|' >> \"$1\"; echo >> \"$1\"\n").unwrap();
+    let to = destination();
+    let settings = r#"{"alarm":{"storm_hold_max":"12s","summary_interval":"3s","hold_down":"1s"}}"#;
+    let mut documents: Vec<(String, String)> = (0..TESTS)
+        .map(|n| {
+            // Two tests from each host: they are too few to be a group.
+            let document = test_document(0, (&format!("h{}", n / 2), "127.0.0.2:0"), ("b", &to), "")
+                .replace(&id(0), &format!("00000000-0000-4000-8000-{n:012x}"))
+                .replace("\"100ms\",\"expect_every\":\"200ms\"", "\"500ms\",\"expect_every\":\"1200ms\"")
+                .replace("\"startup_grace\":\"1s\"", "\"startup_grace\":\"20s\"");
+            (format!("tests/b/{n}.json"), document)
+        })
+        .collect();
+    documents.push(("config.json".into(), settings.into()));
+    let agent = Agent::with_dir("b", &files(&documents), &format!("{}rate = 50\n", trapd.sink("standard")));
+    agent.wait_status("all tests", |status| (status["tests"].as_array()?.len() == TESTS as usize).then_some(()));
+
+    let source = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let send = |sequence: u32, tests: std::ops::Range<u32>| {
+        for n in tests {
+            let mut octets = super::alarms::probe(0, 0, Duration::ZERO);
+            octets[..4].copy_from_slice(&sequence.to_be_bytes());
+            octets[68..72].copy_from_slice(&n.to_be_bytes());
+            source.send_to(&octets, &to).unwrap();
+        }
+    };
+    let count = |condition: &str| {
+        let status = agent.status();
+        status["tests"].as_array().unwrap().iter().filter(|test| test["condition"] == condition).count()
+    };
+    send(0, 0..TESTS);
+    wait_for("all up", || (count("up") == TESTS as usize).then_some(()));
+    wait_for("all down", || (count("down") == TESTS as usize).then_some(()));
+    let isolated = trapd.wait_trap("Isolated", 0);
+    assert_eq!(isolated.value("peerpairTallyDown.0"), "1000");
+    let mut sequence = 0;
+    let mut probes = || {
+        sequence += 1;
+        send(sequence, 0..BACK);
+    };
+    wait_for("most of them up again", || {
+        probes();
+        std::thread::sleep(Duration::from_millis(300));
+        (count("up") == BACK as usize).then_some(())
+    });
+    let told = |trapd: &Trapd| -> BTreeMap<String, bool> {
+        let handled = std::fs::read_to_string(trapd.path("handled")).unwrap_or_default();
+        let mut told = BTreeMap::new();
+        for line in handled.lines() {
+            let raised = line.contains("peerpairConnectionDown");
+            let test = line.split('|').find_map(|varbind| varbind.split_once("peerpairTestId.0 "));
+            if let Some((_, test)) = test {
+                told.insert(test.trim_matches('"').to_owned(), raised);
+            }
+        }
+        told
+    };
+    let truth: BTreeMap<String, bool> =
+        (BACK..TESTS).map(|n| (format!("00000000-0000-4000-8000-{n:012x}"), true)).collect();
+    let down =
+        |told: BTreeMap<String, bool>| told.into_iter().filter(|(_, raised)| *raised).collect::<BTreeMap<_, _>>();
+    wait_for("the receiver to know the truth", || {
+        probes();
+        std::thread::sleep(Duration::from_millis(300));
+        let settled =
+            agent.status()["sinks"].as_array()?.iter().any(|sink| sink["name"] == "noc" && sink["dirty"] == 0);
+        (settled && down(told(&trapd)) == truth).then_some(())
+    });
+    let wide = trapd.notifications(&["Isolated", "IsolatedOver", "StormBegan", "StormOver"]);
+    assert_eq!(
+        wide.iter().filter(|name| *name == "Isolated").count(),
+        wide.iter().filter(|name| *name == "IsolatedOver").count()
+    );
+    assert_eq!(
+        wide.iter().filter(|name| *name == "StormBegan").count(),
+        wide.iter().filter(|name| *name == "StormOver").count()
+    );
+    assert!(trapd.traps().len() < 320 + 20, "{} traps", trapd.traps().len());
+}
