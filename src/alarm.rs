@@ -16,17 +16,18 @@ use tracing::{Span, error, info, info_span, warn};
 
 use crate::config::plan::AlarmPlan;
 use crate::config::receivers::{SinkPlan, parting};
+use crate::config::sinks::SinkConfig;
 use crate::io::outlet::Identity;
-use crate::io::state_file::{StateFile, recall};
+use crate::io::state_file::{StateFile, describe, recall};
 use crate::io::time;
 use crate::messages::{
     Account, Adopt, AlarmFact, AlarmStatus, Carry, Generation, Learn, Observe, Resync, Retain, SinkFact, Stop, TakeIn,
-    Tell,
+    TakeOver, Tell,
 };
 use crate::pure::alarm::AlarmKey;
-use crate::pure::ledger::{Manner, Scope, ToldState};
+use crate::pure::ledger::{Manner, Scope, ToldRecord, ToldState};
 use crate::pure::notification::Standing;
-use crate::pure::order::{ActiveAlarm, Answer, Refusal, Request};
+use crate::pure::order::{ActiveAlarm, Answer, NewSilence, Refusal, Request};
 use crate::pure::shelf::Silence;
 use crate::pure::situation::Situation;
 use crate::pure::status::SinkStatus;
@@ -42,6 +43,8 @@ const MOST_SHOWN: usize = 1000;
 const ACCOUNT_WAIT: Duration = Duration::from_secs(2);
 /// What the file of silences is called.
 const SILENCES: &str = "silences";
+/// A disk that takes longer to keep a silence hangs.
+const KEEP_WITHIN: Duration = Duration::from_secs(5);
 
 /// See the module.
 pub struct Alarm {
@@ -158,7 +161,7 @@ impl Alarm {
         let gone: Vec<String> = self.adopted.keys().filter(|name| !names.contains(name.as_str())).cloned().collect();
         for name in gone {
             self.observed.remove(&name);
-            self.part_from(&name);
+            self.part_from(&name, ctx);
         }
         for sink in planned {
             let name = sink.config.name.clone();
@@ -166,7 +169,7 @@ impl Alarm {
                 Some(before) if *before == sink => {}
                 // Another receiver under the same name knows nothing of what this one was told.
                 Some(before) if before.config.receiver() != sink.config.receiver() => {
-                    self.part_from(&name);
+                    self.part_from(&name, ctx);
                     self.start_sink(sink, ctx);
                 }
                 // One that waits to be rebuilt will be rebuilt as it is planned then.
@@ -199,7 +202,11 @@ impl Alarm {
     }
 
     /// A sink that is taken away tells its receiver the last of it, and ends by itself.
-    fn part_from(&mut self, name: &str) {
+    fn part_from(&mut self, name: &str, ctx: &mut Context<Self>) {
+        // One that waits to be rebuilt is rebuilt for it: its file knows what was told.
+        if let Some(plan) = self.adopted.get(name).filter(|_| !self.sinks.contains(&name.to_owned())).cloned() {
+            self.start_sink(plan, ctx);
+        }
         let (sink, before) = (self.sinks.release(&name.to_owned()), self.adopted.remove(name));
         let Some(((sink, generation), before)) = sink.zip(before) else { return };
         self.leaving.insert(before.config.receiver(), (sink.clone(), generation));
@@ -207,6 +214,15 @@ impl Alarm {
         let parting = parting(&before.config, others);
         let manner = Manner { scope: Scope::Nothing, ..before.manner };
         sink.do_send(Adopt(SinkPlan { manner, parting, config: before.config }));
+    }
+
+    /// What one sink has told, another of the same receiver has to know.
+    fn hand_over(&self, before: &SinkConfig, records: Vec<ToldRecord>) {
+        let heirs = self.plan.sinks.iter().filter(|sink| sink.manner.scope == Scope::All);
+        let heir = heirs.map(|sink| &sink.config).find(|config| config.tells_the_same_as(before));
+        if let Some(sink) = heir.and_then(|heir| self.sinks.get(&heir.name)) {
+            sink.do_send(TakeOver(records, self.plan.rules.damping));
+        }
     }
 
     fn start_sink(&mut self, plan: SinkPlan, ctx: &mut Context<Self>) {
@@ -260,54 +276,83 @@ impl Alarm {
     }
 }
 
+/// Whom an answer goes to; nobody may be waiting any more.
+type Reply = oneshot::Sender<Result<Answer, Refusal>>;
+
 impl Alarm {
-    fn carry_out(&mut self, request: Request, ctx: &mut Context<Self>) -> Result<Answer, Refusal> {
+    fn add_silence(&mut self, new: NewSilence, reply: Reply, ctx: &mut Context<Self>) {
         let now = time::now();
-        match request {
-            Request::Alarms | Request::Resync(_) => Err(Refusal::Unavailable("asked of the sinks".to_owned())),
-            Request::Silences => Ok(Answer::Silences(self.situation.silences().cloned().collect())),
-            Request::AddSilence(new) => {
-                let silence = new.begin(format!("{:08x}", fastrand::u32(..)), now.wall)?;
-                info!(id = silence.id, until = %silence.until, author = silence.author, comment = silence.comment, "silence made");
-                let changed = self.situation.on_silence(silence.clone(), now);
-                self.keep_silences()?;
-                self.spread(changed, ctx);
-                Ok(Answer::Silence(silence))
+        let silence = match new.begin(format!("{:08x}", fastrand::u32(..)), now.wall) {
+            Ok(silence) => silence,
+            Err(refusal) => {
+                let _nobody_waits = reply.send(Err(refusal));
+                return;
             }
-            Request::ExpireSilence(id) => {
-                let Some((silence, changed)) = self.situation.on_expired(&id, now) else {
-                    return Err(Refusal::NotFound(format!("there is no silence {id}")));
-                };
-                info!(id, "silence ended by hand");
-                self.keep_silences()?;
-                self.spread(changed, ctx);
-                Ok(Answer::Silence(silence))
-            }
-        }
+        };
+        let Silence { id, until, author, comment, .. } = &silence;
+        info!(id, %until, author, comment, "silence made");
+        let changed = self.situation.on_silence(silence.clone(), now);
+        self.spread(changed, ctx);
+        self.keep_silences(silence, reply, ctx);
     }
 
-    /// Who made a silence has to know whether it outlives a restart.
-    fn keep_silences(&self) -> Result<(), Refusal> {
-        let silences: Vec<Silence> = self.situation.silences().cloned().collect();
-        self.silences.save(&silences).map_err(|error| {
-            warn!(problem = %error, "silences cannot be kept");
-            Refusal::Unavailable(format!("in force until the agent stops, but not kept: {error}"))
-        })
+    fn expire_silence(&mut self, id: &str, reply: Reply, ctx: &mut Context<Self>) {
+        let Some((silence, changed)) = self.situation.on_expired(id, time::now()) else {
+            let _nobody_waits = reply.send(Err(Refusal::NotFound(format!("there is no silence {id}"))));
+            return;
+        };
+        info!(id, "silence ended by hand");
+        self.spread(changed, ctx);
+        self.keep_silences(silence, reply, ctx);
     }
 
-    /// Every alarm that stands or that a receiver believes to stand, with what each receiver knows.
-    fn list(&self, reply: oneshot::Sender<Result<Answer, Refusal>>, ctx: &mut Context<Self>) {
-        let names: Vec<String> = self.sinks.names().cloned().collect();
-        let accounts = join_all(self.sinks.iter().map(|sink| sink.send(Account).timeout(ACCOUNT_WAIT)));
-        ctx.spawn(accounts.into_actor(self).map(move |accounts, alarm, _| {
-            let accounts: Vec<_> =
-                names.into_iter().zip(accounts).filter_map(|(name, account)| Some((name, account.ok()?))).collect();
-            let listed = alarm.situation.all(time::now()).filter_map(|standing| active(standing, &accounts)).collect();
-            let _nobody_waits = reply.send(Ok(Answer::Alarms(listed)));
+    /// Whoever made or ended a silence has to know whether that outlives a restart.
+    fn keep_silences(&self, changed: Silence, reply: Reply, ctx: &mut Context<Self>) {
+        let silences: Vec<Silence> = self.situation.silences(time::now()).cloned().collect();
+        let file = self.silences.clone();
+        let saved = tokio::task::spawn_blocking(move || file.save(&silences));
+        let kept = async move {
+            match tokio::time::timeout(KEEP_WITHIN, saved).await {
+                Ok(Ok(saved)) => saved.map_err(|error| describe(&error)),
+                Ok(Err(error)) => Err(error.to_string()),
+                Err(_) => Err("state_dir does not answer".to_owned()),
+            }
+        };
+        ctx.spawn(kept.into_actor(self).map(|kept, _, _| {
+            let answer = kept.map(|()| Answer::Silence(changed)).map_err(|problem| {
+                warn!(problem, "silences cannot be kept");
+                Refusal::Unavailable(format!("done, but it will not outlive a restart of the agent: {problem}"))
+            });
+            let _nobody_waits = reply.send(answer);
         }));
     }
 
-    fn resync(&self, name: &String, reply: oneshot::Sender<Result<Answer, Refusal>>, ctx: &mut Context<Self>) {
+    /// Every alarm that stands or that a receiver believes to stand, with what each receiver knows.
+    fn list(&self, reply: Reply, ctx: &mut Context<Self>) {
+        let names: Vec<String> = self.sinks.names().cloned().collect();
+        let accounts = join_all(self.sinks.iter().map(|sink| sink.send(Account).timeout(ACCOUNT_WAIT)));
+        ctx.spawn(accounts.into_actor(self).map(move |accounts, alarm, _| {
+            let known = alarm.situation.all(time::now()).map(|standing| {
+                let Standing { notification, withheld } = standing;
+                (notification.key.clone(), ActiveAlarm { notification, withheld, sinks: BTreeMap::new() })
+            });
+            let mut listed: BTreeMap<AlarmKey, ActiveAlarm> = known.collect();
+            for (name, account) in names.into_iter().zip(accounts) {
+                for (notification, told) in account.unwrap_or_default() {
+                    // What an earlier run told, and storms, only the sink knows of.
+                    let of_sink =
+                        || ActiveAlarm { notification: notification.clone(), withheld: None, sinks: BTreeMap::new() };
+                    let active = listed.entry(notification.key.clone()).or_insert_with(of_sink);
+                    active.sinks.insert(name.clone(), told);
+                }
+            }
+            let believed = |told: &ToldState| told.in_doubt || told.told.is_some_and(|told| told.is_raised());
+            let active = |alarm: &ActiveAlarm| alarm.notification.is_raised() || alarm.sinks.values().any(believed);
+            let _nobody_waits = reply.send(Ok(Answer::Alarms(listed.into_values().filter(active).collect())));
+        }));
+    }
+
+    fn resync(&self, name: &String, reply: Reply, ctx: &mut Context<Self>) {
         let Some(sink) = self.sinks.get(name) else {
             let _nobody_waits = reply.send(Err(Refusal::NotFound(format!("there is no sink {name}"))));
             return;
@@ -318,15 +363,6 @@ impl Alarm {
             let _nobody_waits = reply.send(answer.map_err(|error| Refusal::Unavailable(error.to_string())));
         }));
     }
-}
-
-fn active(standing: Standing, accounts: &[(String, BTreeMap<AlarmKey, ToldState>)]) -> Option<ActiveAlarm> {
-    let key = &standing.notification.key;
-    let known = accounts.iter().filter_map(|(name, account)| Some((name.clone(), account.get(key)?.clone())));
-    let sinks: BTreeMap<String, ToldState> = known.collect();
-    let believed = |state: &ToldState| state.in_doubt || state.told.is_some_and(|told| told.is_raised());
-    let stands = standing.notification.is_raised() || sinks.values().any(believed);
-    stands.then_some(ActiveAlarm { notification: standing.notification, withheld: standing.withheld, sinks })
 }
 
 impl Actor for Alarm {
@@ -379,8 +415,11 @@ impl Handler<Carry> for Alarm {
         match request {
             Request::Alarms => self.list(reply, ctx),
             Request::Resync(name) => self.resync(&name, reply, ctx),
-            Request::Silences | Request::AddSilence(_) | Request::ExpireSilence(_) => {
-                let _nobody_waits = reply.send(self.carry_out(request, ctx));
+            Request::AddSilence(new) => self.add_silence(new, reply, ctx),
+            Request::ExpireSilence(id) => self.expire_silence(&id, reply, ctx),
+            Request::Silences => {
+                let silences = self.situation.silences(time::now()).cloned().collect();
+                let _nobody_waits = reply.send(Ok(Answer::Silences(silences)));
             }
         }
     }
@@ -397,6 +436,7 @@ impl Handler<SinkFact> for Alarm {
                     self.observed.insert(status.name.clone(), *status);
                 }
             }
+            SinkFact::HandedOver(before, records) => self.hand_over(&before, records),
             SinkFact::Down(name, generation) => self.on_sink_down(name, generation, ctx),
         }
     }
@@ -410,7 +450,7 @@ impl Handler<Observe> for Alarm {
         ctx.run_later(OBSERVE_WAIT, |alarm, _| {
             alarm.parent.do_send(AlarmFact::Observed(Box::new(AlarmStatus {
                 alarms: worst(&alarm.situation),
-                silences: alarm.situation.silences().cloned().collect(),
+                silences: alarm.situation.silences(time::now()).cloned().collect(),
                 raised: alarm.situation.raised().count(),
                 sinks: alarm.observed.values().cloned().collect(),
                 restarts: alarm.sinks.restarts(),

@@ -1,6 +1,6 @@
 //! What actors say to each other: facts go up in the past tense, commands go down as imperatives.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use actix::Message;
@@ -10,12 +10,13 @@ use crate::config::bootstrap::Bootstrap;
 use crate::config::load::Loader;
 use crate::config::plan::{AlarmPlan, Names, SenderPlan};
 use crate::config::receivers::SinkPlan;
+use crate::config::sinks::SinkConfig;
 use crate::io::store::Snapshot;
 use crate::io::udp::Socket;
 use crate::pure::alarm::{AlarmKey, ConditionChange, Subject};
 use crate::pure::expectation::Expected;
-use crate::pure::ledger::{Damping, Knowledge, ToldState};
-use crate::pure::notification::Standing;
+use crate::pure::ledger::{Damping, Knowledge, ToldRecord, ToldState};
+use crate::pure::notification::{Notification, Standing};
 use crate::pure::order::{Answer, Refusal, Request};
 use crate::pure::shelf::Silence;
 use crate::pure::status::{ClockStatus, ListenerStatus, SenderStatus, SinkStatus, StoreStatus, TestStatus};
@@ -134,6 +135,9 @@ pub struct AlarmStatus {
 pub enum SinkFact {
     /// How it stands.
     Observed(Box<SinkStatus>),
+    /// This sink is not to tell any more what its receiver was told; another one of the same
+    /// receiver has to know it.
+    HandedOver(Box<SinkConfig>, Vec<ToldRecord>),
     /// It is gone, asked or not.
     Down(String, Generation),
 }
@@ -219,9 +223,14 @@ pub struct Carry(pub Request, pub oneshot::Sender<Result<Answer, Refusal>>);
 #[rtype(result = "()")]
 pub struct Learn(pub Standing, pub Damping);
 
+/// To a sink: your receiver was told this by another.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct TakeOver(pub Vec<ToldRecord>, pub Damping);
+
 /// To a sink: say what your receiver knows of each alarm.
 #[derive(Clone, Copy, Debug, Message)]
-#[rtype(result = "BTreeMap<AlarmKey, ToldState>")]
+#[rtype(result = "Vec<(Arc<Notification>, ToldState)>")]
 pub struct Account;
 
 /// To a sink: tell all that stands once more.

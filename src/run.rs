@@ -13,13 +13,13 @@ use crate::cli::{self, CheckConfig, OutputFormat, Run, SendTestNotification};
 use crate::config::bootstrap::{Bootstrap, Overrides, StoreKind};
 use crate::config::check::Report;
 use crate::config::findings::{Finding, Findings, Level};
-use crate::config::load::Loader;
+use crate::config::load::{Documents, Loader};
 use crate::config::plan;
 use crate::config::receivers::{self, SinkPlan};
 use crate::config::secret::SecretSource;
 use crate::io::engine::Role;
 use crate::io::hostname::short_hostname;
-use crate::io::outlet::{Identity, Outlet};
+use crate::io::outlet::{Identity, Outcome, Outlet};
 use crate::io::resolve::resolve;
 use crate::io::store::{self, Store};
 use crate::io::{log, secret, state_file, time};
@@ -149,15 +149,20 @@ pub fn silence(arguments: &cli::Silence) -> anyhow::Result<i32> {
 
 /// The running agent that is meant.
 fn agent(of: &cli::OfAgent) -> anyhow::Result<Agent> {
-    let mut web = None;
-    if of.url.is_none() || of.token_file.is_none() {
-        let (bootstrap, _) = parse_bootstrap(&of.config, &Overrides::default());
-        web = of.config.exists().then_some(bootstrap.web);
-    }
-    let configured = web.as_ref().map(|web| format!("http://{}", web.listen));
-    let url =
-        of.url.clone().or(configured).context("which agent? Name its file with --config or its page with --url")?;
-    let path = of.token_file.clone().or(web.and_then(|web| web.token_file));
+    let (url, path) = match &of.url {
+        // A token goes to the agent that it is of, and to no other.
+        Some(url) => (url.clone(), of.token_file.clone()),
+        None => {
+            let (bootstrap, findings) = parse_bootstrap(&of.config, &Overrides::default());
+            if let Some(finding) = findings.iter().find(|finding| finding.level == Level::Error) {
+                anyhow::bail!("{finding}; or name the agent's page with --url");
+            }
+            // One that is served at every address is at this host's own, too.
+            let url = bootstrap.web.url("127.0.0.1");
+            let url = url.context("[web] listen of that file is empty: the agent cannot be asked")?;
+            (url, of.token_file.clone().or(bootstrap.web.token_file))
+        }
+    };
     let token = match &path {
         Some(path) => Some(secret::read(SecretSource::File(path)).map_err(anyhow::Error::msg)?),
         None => None,
@@ -177,11 +182,13 @@ pub fn send_test_notification(arguments: &SendTestNotification) -> anyhow::Resul
         }
         return Ok(EXIT_CONFIG);
     }
+    log::to_stderr();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start")?;
-    let plans = runtime.block_on(known_sinks(&bootstrap));
+    let (plans, unread) = runtime.block_on(known_sinks(&bootstrap));
     let Some(plan) = plans.iter().find(|plan| plan.config.name == arguments.sink) else {
         let names = plans.iter().map(|plan| plan.config.name.as_str()).collect::<Vec<_>>().join(", ");
-        anyhow::bail!("there is no sink `{}`; there are: {names}", arguments.sink);
+        let unread = unread.map_or(String::new(), |problem| format!("; the documents cannot be read: {problem}"));
+        anyhow::bail!("there is no sink `{}`; there are: {names}{unread}", arguments.sink);
     };
     let identity = Identity::of(&bootstrap, Role::Guest);
     let due = test_notification(&bootstrap.host, time::now());
@@ -190,13 +197,16 @@ pub fn send_test_notification(arguments: &SendTestNotification) -> anyhow::Resul
     let target = plan.config.describe(&bootstrap.host);
     for (_, outcome) in delivered.outcomes {
         match (outcome, &plan.manner.assurance) {
-            (Ok(()), Assurance::Repeated(_)) => {
+            (Outcome::Nothing, _) => {
+                writeln!(stdout, "{target} has no words for a test notification: nothing was sent")?
+            }
+            (Outcome::Delivered, Assurance::Repeated(_)) => {
                 writeln!(stdout, "sent by {target}; nobody acknowledges that: look whether it arrived")?;
             }
-            (Ok(()), Assurance::Acknowledged | Assurance::Refreshed { .. }) => {
+            (Outcome::Delivered, Assurance::Acknowledged | Assurance::Refreshed { .. }) => {
                 writeln!(stdout, "sent by {target}, and acknowledged")?;
             }
-            (Err(problem), _) => {
+            (Outcome::Refused(problem) | Outcome::Unreachable(problem), _) => {
                 writeln!(stdout, "not delivered by {target}: {problem}")?;
                 return Ok(EXIT_FAILURE);
             }
@@ -205,15 +215,18 @@ pub fn send_test_notification(arguments: &SendTestNotification) -> anyhow::Resul
     Ok(EXIT_GOOD)
 }
 
-/// The sinks of the bootstrap file, and those of the documents if they can be read.
-async fn known_sinks(bootstrap: &Bootstrap) -> Vec<SinkPlan> {
+/// The sinks of the bootstrap file, and those of the documents if they can be read; else why not.
+async fn known_sinks(bootstrap: &Bootstrap) -> (Vec<SinkPlan>, Option<String>) {
     let listed = match Store::new(&bootstrap.store, &bootstrap.host) {
         Ok(mut store) => store.list().await,
         Err(error) => Err(error),
     };
-    let documents = listed.map(|snapshot| snapshot.documents).unwrap_or_default();
+    let (documents, unread) = match listed {
+        Ok(snapshot) => (snapshot.documents, None),
+        Err(error) => (Documents::new(), Some(error.to_string())),
+    };
     let loaded = Loader::new(bootstrap.host.clone()).load(&documents);
-    receivers::choose(&loaded.sinks, &bootstrap.sink, &loaded.telling)
+    (receivers::choose(&loaded.sinks, &bootstrap.sink, &loaded.telling), unread)
 }
 
 fn test_notification(host: &str, now: Now) -> Due {

@@ -4,7 +4,6 @@
 //! so, after what is due was tried once more, or when it panics; the alarm actor rebuilds it, and
 //! it knows from disk what its receiver was told.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -13,13 +12,12 @@ use tracing::{Span, info, info_span, warn};
 
 use crate::config::receivers::SinkPlan;
 use crate::config::sinks::{SinkConfig, SinkKind};
-use crate::io::outlet::{Delivered, Identity, Outlet};
+use crate::io::outlet::{Delivered, Identity, Outcome, Outlet};
 use crate::io::state_file::{Found, StateFile, describe, recall};
 use crate::io::time;
-use crate::messages::{Account, Adopt, Generation, Learn, Observe, Resync, Retain, SinkFact, Stop};
-use crate::pure::alarm::AlarmKey;
+use crate::messages::{Account, Adopt, Generation, Learn, Observe, Resync, Retain, SinkFact, Stop, TakeOver};
 use crate::pure::backoff::Backoff;
-use crate::pure::ledger::{Damping, Ledger, Scope, ToldRecord, ToldState};
+use crate::pure::ledger::{Damping, Ledger, Scope, ToldRecord};
 use crate::pure::status::SinkStatus;
 use crate::pure::time::Moment;
 
@@ -54,6 +52,8 @@ pub struct Sink {
     next_outlet: Option<Outlet>,
     /// The ledger changed since it was last kept.
     unsaved: bool,
+    /// A disk that failed is left alone until then.
+    save_not_before: Moment,
     retry: Backoff,
     not_before: Moment,
     timer: Option<(Moment, SpawnHandle)>,
@@ -62,6 +62,8 @@ pub struct Sink {
     sent: u64,
     failed: u64,
     last_error: Option<String>,
+    /// Why the receiver, though it is there, did not take a message.
+    refusal: Option<String>,
     span: Span,
 }
 
@@ -120,6 +122,7 @@ impl Sink {
             state_broken: false,
             next_outlet: None,
             unsaved: false,
+            save_not_before: Moment::ZERO,
             retry: RETRY,
             not_before: Moment::ZERO,
             timer: None,
@@ -128,6 +131,7 @@ impl Sink {
             sent: 0,
             failed: 0,
             last_error: None,
+            refusal: None,
             span: span.clone(),
         }
     }
@@ -140,7 +144,8 @@ impl Sink {
         let most = if self.last_error.is_some() { 1 } else { MOST_IN_A_BATCH };
         let due = if now < self.not_before { Vec::new() } else { self.ledger.take_due(full, most) };
         let keep = self.plan.config.kind != SinkKind::Log;
-        if due.is_empty() && !(keep && self.unsaved) {
+        let overdue = keep && self.unsaved && now >= self.save_not_before;
+        if due.is_empty() && !overdue {
             self.outlet = Some(outlet);
             if self.stopping || (self.leaving && self.ledger.is_settled()) {
                 ctx.stop();
@@ -170,7 +175,9 @@ impl Sink {
     }
 
     fn arm(&mut self, now: Moment, ctx: &mut Context<Self>) {
-        let Some(next) = self.ledger.next_deadline(now).map(|next| next.max(self.not_before)) else { return };
+        let due = self.ledger.next_deadline(now).map(|next| next.max(self.not_before));
+        let unsaved = self.plan.config.kind != SinkKind::Log && self.unsaved;
+        let Some(next) = due.into_iter().chain(unsaved.then_some(self.save_not_before)).min() else { return };
         match self.timer {
             Some((set, _)) if set <= next => return,
             Some((_, handle)) => {
@@ -193,26 +200,42 @@ impl Sink {
         }
         self.unsaved = true;
         let now = time::now().moment;
-        let mut failure = None;
+        let (mut away, mut refused, mut reached) = (None, None, false);
         for (due, outcome) in delivered.outcomes {
             match outcome {
-                Ok(()) => {
+                Outcome::Delivered => {
                     self.sent += 1;
+                    reached = true;
                     self.ledger.on_delivered(&due, now);
                 }
-                Err(problem) => {
+                Outcome::Nothing => self.ledger.on_delivered(&due, now),
+                Outcome::Refused(problem) => {
+                    self.failed += 1;
+                    reached = true;
+                    self.ledger.on_refused(&due, now);
+                    refused.get_or_insert(problem);
+                }
+                Outcome::Unreachable(problem) => {
                     self.failed += 1;
                     self.ledger.on_failed(&due, now);
-                    failure.get_or_insert(problem);
+                    away.get_or_insert(problem);
                 }
             }
         }
-        match failure {
+        if let Some(problem) = &refused
+            && self.refusal.as_ref() != Some(problem)
+        {
+            warn!(target = self.plan.config.place(), problem, "refused by the receiver, to be tried again");
+        }
+        if reached {
+            self.refusal = refused;
+        }
+        match away {
             None => {
-                if self.last_error.take().is_some() {
+                if reached && self.last_error.take().is_some() {
                     info!(target = self.plan.config.place(), "receiver reached again");
+                    self.retry.on_success();
                 }
-                self.retry.on_success();
                 self.not_before = now + rest;
             }
             Some(problem) => {
@@ -233,6 +256,9 @@ impl Sink {
         match kept {
             Ok(()) => self.state_broken = false,
             Err(problem) => {
+                // To be tried again with the next batch, or by itself.
+                self.unsaved = true;
+                self.save_not_before = time::now().moment + SAVE_WITHIN;
                 if !self.state_broken {
                     let way_out = "make state_dir writable";
                     warn!(problem, way_out, "told states cannot be kept; a restart may lose a clear");
@@ -280,7 +306,7 @@ impl Actor for Sink {
 
     fn stopped(&mut self, _: &mut Self::Context) {
         if self.plan.config.kind != SinkKind::Log
-            && let Err(error) = self.state.save_unless_busy(&self.ledger.records())
+            && let Err(error) = self.state.save(&self.ledger.records())
         {
             warn!(problem = describe(&error), "told states cannot be kept; a restart may lose a clear");
         }
@@ -320,7 +346,10 @@ impl Handler<Adopt> for Sink {
             self.not_before = now.moment;
         }
         self.plan = plan;
-        self.ledger.on_manner(self.plan.manner.clone(), self.plan.parting, now);
+        let handed_over = self.ledger.on_manner(self.plan.manner.clone(), self.plan.parting, now);
+        if !handed_over.is_empty() {
+            self.parent.do_send(SinkFact::HandedOver(Box::new(self.plan.config.clone()), handed_over));
+        }
         // One that is to tell nothing any more ends when that is settled.
         self.leaving = self.plan.manner.scope == Scope::Nothing;
         self.pump(ctx);
@@ -338,17 +367,24 @@ impl Handler<Observe> for Sink {
             counts: self.ledger.counts(time::now().moment),
             sent: self.sent,
             failed: self.failed,
-            last_error: self.last_error.clone(),
+            last_error: self.last_error.clone().or_else(|| self.refusal.clone()),
         })));
+    }
+}
+
+impl Handler<TakeOver> for Sink {
+    type Result = ();
+    fn handle(&mut self, TakeOver(records, damping): TakeOver, ctx: &mut Self::Context) {
+        self.ledger.take_over(records, damping, time::now().moment);
+        self.unsaved = true;
+        self.pump(ctx);
     }
 }
 
 impl Handler<Account> for Sink {
     type Result = MessageResult<Account>;
     fn handle(&mut self, _: Account, _: &mut Self::Context) -> Self::Result {
-        let known: BTreeMap<AlarmKey, ToldState> =
-            self.ledger.told(time::now()).map(|(key, told)| (key.clone(), told)).collect();
-        MessageResult(known)
+        MessageResult(self.ledger.told(time::now()).collect())
     }
 }
 

@@ -66,7 +66,7 @@ impl Web {
 /// Binds and gives the server to be run. It handles no signals: the supervisor does.
 fn bind(setting: &Setting) -> io::Result<Server> {
     let status = setting.status.clone();
-    let access = api::Access { parent: setting.parent.clone(), token_file: setting.token_file.clone() };
+    let access = api::Access::new(setting.parent.clone(), setting.token_file.clone());
     let server = HttpServer::new(move || {
         App::new()
             .app_data(web::Data::new(status.clone()))

@@ -3,7 +3,9 @@ use crate::config::plan::Plan;
 use crate::config::sinks::SinkConfig;
 use crate::io::engine::{Engine, Role};
 use crate::pure::alarm::{Cause, Kind, Subject, Verdict, condition_change};
+use crate::pure::groups::Membership;
 use crate::pure::ledger::Assurance;
+use crate::pure::test::TestId;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::timeout;
 
@@ -54,6 +56,79 @@ fn change(verdict: Verdict) -> TakeIn {
     TakeIn(condition_change(AlarmKey::new(Kind::Config, Subject::Store), Subject::Store, time::now(), verdict))
 }
 
+fn setting(directory: &std::path::Path, parent: Recipient<AlarmFact>, greeted: BTreeSet<String>) -> Setting {
+    Setting {
+        identity: Identity {
+            agent: "a".into(),
+            config_server: "dir".into(),
+            page: "".into(),
+            engine: Engine::new(directory, "a", Role::Agent),
+        },
+        plan: Plan::of_bootstrap(&[], "a").alarms,
+        state_dir: directory.to_owned(),
+        parent,
+        generation: 1,
+        greeted,
+    }
+}
+
+/// 100,000 alarms go down and come up at once, with a receiver that takes ten a second: the actor
+/// goes on to say how it stands, and what it keeps is bounded by the number of alarms.
+#[actix::test]
+async fn a_hundred_thousand_alarms_do_not_stop_it() {
+    const ALARMS: u128 = 100_000;
+    const CHUNK: usize = 5_000;
+    let directory = tempfile::tempdir().unwrap();
+    let receiver = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let sink = SinkConfig {
+        name: "noc".into(),
+        kind: crate::config::sinks::SinkKind::Snmp,
+        target: receiver.local_addr().unwrap().to_string(),
+        ..SinkConfig::default()
+    };
+    let (sent, mut facts) = unbounded_channel();
+    let parent = Parent(sent).start().recipient();
+    let alarm = Alarm::new(setting(directory.path(), parent, BTreeSet::from([sink.receiver()]))).start();
+    let id = |n: u128| TestId::from_bytes(n.to_be_bytes());
+    let mut plan = Plan::of_bootstrap(&[sink], "a").alarms;
+    plan.sinks.retain(|sink| sink.config.name == "noc");
+    // Two tests from each host, and tests of several listeners: no group explains them all at first.
+    plan.rules.members = (0..ALARMS)
+        .map(|n| {
+            let shares = vec![Subject::Host(format!("h{}", n / 2)), Subject::Listener(format!("l{}", n % 7))];
+            (id(n), Membership { shares, fresh_after: Duration::from_secs(8), description: String::new() })
+        })
+        .collect();
+    alarm.do_send(Tell(plan));
+    let mut slowest = Duration::ZERO;
+    for round in 0..4 {
+        let changes: Vec<TakeIn> = (0..ALARMS)
+            .map(|n| {
+                let verdict = match round % 2 {
+                    0 => Verdict::Violated(Cause::Config("down".into())),
+                    _ => Verdict::Cleared,
+                };
+                let subject = Subject::Test(id(n));
+                TakeIn(condition_change(
+                    AlarmKey::new(Kind::Connection, subject.clone()),
+                    subject,
+                    time::now(),
+                    verdict,
+                ))
+            })
+            .collect();
+        for chunk in changes.chunks(CHUNK) {
+            chunk.iter().for_each(|TakeIn(change)| alarm.do_send(TakeIn(change.clone())));
+            let asked = tokio::time::Instant::now();
+            until(&alarm, &mut facts, |_| true).await;
+            slowest = slowest.max(asked.elapsed());
+        }
+    }
+    // The page answers from its snapshot meanwhile; this is how old that may be, without optimisation.
+    assert!(slowest < DEADLINE, "answered after {slowest:?}");
+    until(&alarm, &mut facts, |status| status.raised == 0 && status.alarms.is_empty()).await;
+}
+
 /// The receiver is told while the sink is healthy; what changes while it is gone is told after.
 #[actix::test]
 async fn a_sink_that_fails_comes_back_and_knows_what_it_told() {
@@ -66,20 +141,8 @@ async fn a_sink_that_fails_comes_back_and_knows_what_it_told() {
         ..SinkConfig::default()
     };
     let (sent, mut facts) = unbounded_channel();
-    let alarm = Alarm::new(Setting {
-        identity: Identity {
-            agent: "a".into(),
-            config_server: "dir".into(),
-            page: "".into(),
-            engine: Engine::new(directory.path(), "a", Role::Agent),
-        },
-        plan: Plan::of_bootstrap(&[], "a").alarms,
-        state_dir: directory.path().to_owned(),
-        parent: Parent(sent).start().recipient(),
-        generation: 1,
-        greeted: BTreeSet::from([sink.receiver()]),
-    })
-    .start();
+    let parent = Parent(sent).start().recipient();
+    let alarm = Alarm::new(setting(directory.path(), parent, BTreeSet::from([sink.receiver()]))).start();
     let mut plan = Plan::of_bootstrap(&[sink], "a").alarms;
     plan.sinks.retain(|sink| sink.config.name == "noc");
     plan.sinks[0].manner.assurance = Assurance::Acknowledged;

@@ -121,6 +121,17 @@ impl Default for WebConfig {
     }
 }
 
+impl WebConfig {
+    /// Where the page is, as seen from elsewhere: one that is served at every address is at `host`.
+    pub fn url(&self, host: &str) -> Option<String> {
+        let listen: std::net::SocketAddr = self.listen.parse().ok()?;
+        Some(match listen.ip().is_unspecified() {
+            true => format!("http://{host}:{}/", listen.port()),
+            false => format!("http://{listen}/"),
+        })
+    }
+}
+
 /// The log.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]

@@ -204,12 +204,10 @@ impl Loader {
             let key = host_key(&name);
             let other = match name == self.host {
                 true => Some(own.clone()),
-                false => {
-                    match self.read(&key, documents, &mut aside, |value, findings| read_host(value, None, findings)) {
-                        Outcome::Good(Good::Host(other)) => Some(other),
-                        Outcome::Absent | Outcome::Good(_) | Outcome::Bad => None,
-                    }
-                }
+                false => match self.read(&key, documents, &mut aside, |value, _| read_other_host(value)) {
+                    Outcome::Good(Good::Host(other)) => Some(other),
+                    Outcome::Absent | Outcome::Good(_) | Outcome::Bad => None,
+                },
             };
             let Some(document) = other else { continue };
             windows.extend(maintenance::windows(&document.maintenance, &key, Some(&name), &mut nowhere));
@@ -303,6 +301,15 @@ fn read_host(value: Value, directory: Option<&Path>, findings: &mut Findings) ->
     Good::Host(host)
 }
 
+/// Of another host only its maintenance counts. What is wrong with the rest of its document, or with
+/// one window, that host says.
+fn read_other_host(value: Value) -> Good {
+    match legacy::is_host(&value) {
+        true => Good::Host(HostDocument::default()),
+        false => Good::Host(read::typed(value, Level::Warning, &mut Findings::about(""))),
+    }
+}
+
 fn read_test(value: Value, context: &Context<'_>, findings: &mut Findings) -> Good {
     let document: TestDocument = if legacy::is_test(&value) {
         legacy::test(value, findings)
@@ -314,6 +321,8 @@ fn read_test(value: Value, context: &Context<'_>, findings: &mut Findings) -> Go
     Good::Test(document)
 }
 
+/// What is told in sum is not told one by one in the same breath.
+const SHORTEST_STORM: Duration = Duration::from_secs(10);
 /// Each flapping alarm remembers so many changes at each receiver.
 const MOST_FLAPS: u32 = 1000;
 
@@ -328,6 +337,10 @@ fn check_alarm(field: &str, alarm: &AlarmSettings, findings: &mut Findings) {
         if value == Some(0) {
             findings.error(&format!("{field}{name}"), "zero samples cannot decide", "write 1 or more");
         }
+        if value.is_some_and(|value| value > MOST_SAMPLES) {
+            let way_out = format!("write {MOST_SAMPLES} or less, or test less often");
+            findings.error(&format!("{field}{name}"), "more samples than are remembered", way_out);
+        }
     }
     for (name, of, least) in [
         ("raise_out_of", alarm.raise_out_of, alarm.raise_after.unwrap_or(1)),
@@ -337,6 +350,13 @@ fn check_alarm(field: &str, alarm: &AlarmSettings, findings: &mut Findings) {
             let way_out = format!("write {least} to {MOST_SAMPLES}, or leave it out for samples in a row");
             findings.error(&format!("{field}{name}"), "fewer than have to be bad or good, or too many", way_out);
         }
+    }
+    if alarm.storm_hold_max.is_some_and(|most| most < SHORTEST_STORM) {
+        findings.error(
+            &format!("{field}storm_hold_max"),
+            "shorter than 10s",
+            "write \"10s\" or more; storm_on = 0 switches storms off",
+        );
     }
     if alarm.group_ratio.is_some_and(|ratio| !(ratio > 0.0 && ratio <= 1.0)) {
         findings.error(

@@ -99,7 +99,7 @@ pub fn plan(loaded: &Loaded, names: &Names, host: &str, bootstrap_sinks: &[SinkC
             sinks: receivers::choose(&loaded.sinks, bootstrap_sinks, &loaded.telling),
             rules: Rules {
                 damping: loaded.damping,
-                dampings: loaded.tests.values().map(|test| (test.facts.id, test.damping)).collect(),
+                tests: loaded.tests.values().map(|test| (test.facts.id, (test.facts.clone(), test.damping))).collect(),
                 group: loaded.group,
                 members: BTreeMap::new(),
                 windows: loaded.windows.clone(),

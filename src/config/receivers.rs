@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::central::AlarmSettings;
-use super::sinks::{SinkConfig, SinkKind, SnmpMode, SnmpProfile, Transport};
+use super::sinks::{SinkConfig, SinkKind, SnmpMode, SnmpProfile};
 use crate::pure::ledger::{Assurance, Detail, FirstUp, Manner, Parting, Scope, StormSettings};
 
 /// One receiver.
@@ -71,21 +71,15 @@ impl Default for Telling {
 impl SinkPlan {
     /// How a receiver of this kind is told.
     pub fn new(config: SinkConfig, scope: Scope, parting: Parting, telling: &Telling) -> Self {
-        let assurance = match (config.kind, config.mode, config.transport()) {
-            (SinkKind::Snmp, SnmpMode::Trap, _) | (SinkKind::Syslog, _, Transport::Udp) => {
+        let assurance = match (config.kind, config.mode) {
+            // That a stream took a line does not say that its reader did.
+            (SinkKind::Snmp, SnmpMode::Trap) | (SinkKind::Syslog, _) => {
                 Assurance::Repeated(telling.trap_repeat.clone())
             }
-            (SinkKind::Alertmanager, _, _) => Assurance::Refreshed { every: REFRESH_EVERY, cleared_for: CLEARED_FOR },
-            (
-                SinkKind::Log
-                | SinkKind::Snmp
-                | SinkKind::Webhook
-                | SinkKind::Syslog
-                | SinkKind::Email
-                | SinkKind::Exec,
-                _,
-                _,
-            ) => Assurance::Acknowledged,
+            (SinkKind::Alertmanager, _) => Assurance::Refreshed { every: REFRESH_EVERY, cleared_for: CLEARED_FOR },
+            (SinkKind::Log | SinkKind::Snmp | SinkKind::Webhook | SinkKind::Email | SinkKind::Exec, _) => {
+                Assurance::Acknowledged
+            }
         };
         let batch = match config.kind {
             SinkKind::Alertmanager | SinkKind::Webhook => ALARMS_IN_A_REQUEST,

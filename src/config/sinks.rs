@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
+use sha2::{Digest, Sha256};
 
 use super::duration;
 use super::endpoint::{Endpoint, EndpointHost};
@@ -27,6 +28,10 @@ const MIN_RATE: f64 = 0.001;
 const RATE: (f64, u32) = (10.0, 50);
 /// A person does not read more mail than this.
 const MAIL_RATE: (f64, u32) = (1.0 / 30.0, 10);
+/// Nobody waits longer for one answer, nor asks more often.
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(60);
+const MOST_RETRIES: u32 = 10;
+const MOST_PARALLEL: u32 = 64;
 /// An engine id of SNMP has 5 to 32 octets (RFC 3411 section 5).
 const ENGINE_ID_OCTETS: std::ops::RangeInclusive<usize> = 5..=32;
 /// Enterprise 50255 with the mark for "an enterprise's own", then "text follows" (RFC 3411 section 5).
@@ -305,8 +310,12 @@ impl SinkConfig {
         if burst == 0 {
             findings.error(&format!("{field}.burst"), "zero would send nothing ever", "write 1 or more");
         }
-        if self.timeout.is_some_and(|timeout| timeout.is_zero()) {
-            findings.error(&format!("{field}.timeout"), "zero", "write a time such as \"2s\"");
+        if self.timeout.is_some_and(|timeout| timeout.is_zero() || timeout > LONGEST_TIMEOUT) {
+            findings.error(&format!("{field}.timeout"), "zero, or longer than a minute", "write a time such as \"2s\"");
+        }
+        if self.retries > MOST_RETRIES {
+            let way_out = "write 10 or less: what is not acknowledged is told again anyway";
+            findings.error(&format!("{field}.retries"), "too many", way_out);
         }
         self.check_fields_of_other_kinds(field, findings);
         match self.kind {
@@ -329,8 +338,8 @@ impl SinkConfig {
                         "write the program's absolute path and its arguments: [\"/usr/local/bin/page\", \"--db\"]";
                     findings.error(&format!("{field}.command"), "no program named by its absolute path", way_out);
                 }
-                if self.parallel == 0 {
-                    findings.error(&format!("{field}.parallel"), "zero would run nothing ever", "write 1 or more");
+                if self.parallel == 0 || self.parallel > MOST_PARALLEL {
+                    findings.error(&format!("{field}.parallel"), "zero, or very many", "write 1 to 64");
                 }
             }
         }
@@ -540,7 +549,7 @@ impl SinkConfig {
             SinkKind::Snmp | SinkKind::Syslog | SinkKind::Email => {
                 self.endpoint().map_or_else(|_| self.target.clone(), |target| target.to_string())
             }
-            SinkKind::Alertmanager | SinkKind::Webhook => without_credentials(&self.url),
+            SinkKind::Alertmanager | SinkKind::Webhook => without_secrets(&self.url),
             SinkKind::Exec => self.command.first().cloned().unwrap_or_default(),
         }
     }
@@ -561,21 +570,22 @@ impl SinkConfig {
         match self.kind {
             SinkKind::Email => format!(" {}", self.to.join(",")),
             SinkKind::Exec => format!(" {}", self.command.join(" ")),
-            SinkKind::Log | SinkKind::Snmp | SinkKind::Alertmanager | SinkKind::Webhook | SinkKind::Syslog => {
-                String::new()
+            // The place does not show all of it.
+            SinkKind::Alertmanager | SinkKind::Webhook => {
+                let digest = Sha256::digest(&self.url);
+                format!(" {}", digest.iter().take(8).map(|octet| format!("{octet:02x}")).collect::<String>())
             }
+            SinkKind::Log | SinkKind::Snmp | SinkKind::Syslog => String::new(),
         }
     }
 }
 
-/// A URL may carry a password, or a token in what is asked for.
-fn without_credentials(url: &str) -> String {
-    match reqwest::Url::parse(url) {
-        Ok(url) => {
-            format!("{}://{}{}", url.scheme(), url.authority().rsplit('@').next().unwrap_or_default(), url.path())
-        }
-        Err(_) => "a URL that cannot be read".to_owned(),
-    }
+/// A URL may carry a password, or a token in its path or behind it.
+fn without_secrets(url: &str) -> String {
+    let Ok(url) = reqwest::Url::parse(url) else { return "a URL that cannot be read".to_owned() };
+    let place = url.authority().rsplit('@').next().unwrap_or_default();
+    let more = if url.path() == "/" && url.query().is_none() { "" } else { "/…" };
+    format!("{}://{place}{more}", url.scheme())
 }
 
 fn hex(text: &str) -> Option<Vec<u8>> {
@@ -624,7 +634,8 @@ mod tests {
     fn a_url_shows_no_credentials() {
         let place =
             |url: &str| SinkConfig { kind: SinkKind::Webhook, url: url.into(), ..SinkConfig::default() }.place();
-        assert_eq!(place("https://me:hidden@hook.example:9/a/b?token=hidden"), "https://hook.example:9/a/b");
+        assert_eq!(place("https://me:hidden@hook.example:9/a/b?token=hidden"), "https://hook.example:9/…");
+        assert_eq!(place("http://127.0.0.1:9093"), "http://127.0.0.1:9093");
         assert!(!place("http//hidden@x").contains("hidden"));
     }
 

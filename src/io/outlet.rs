@@ -1,6 +1,7 @@
 //! The way out to one receiver of alarms.
 
 mod alertmanager;
+mod datagrams;
 mod email;
 mod exec;
 mod http;
@@ -12,6 +13,8 @@ mod webhook;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::timeout;
+
 use self::alertmanager::Alertmanager;
 use self::email::Email;
 use self::exec::Exec;
@@ -21,8 +24,12 @@ use self::webhook::Webhook;
 use super::engine::{Engine, Role};
 use super::store;
 use crate::config::bootstrap::Bootstrap;
+
 use crate::config::sinks::{SinkConfig, SinkKind};
 use crate::pure::ledger::Due;
+
+/// A disk that takes longer hangs.
+const DISK_WITHIN: Duration = Duration::from_secs(5);
 
 /// Who speaks to receivers.
 #[derive(Clone, Debug)]
@@ -73,16 +80,44 @@ pub enum Outlet {
 #[derive(Debug, Default)]
 pub struct Delivered {
     /// Of each.
-    pub outcomes: Vec<(Due, Result<(), String>)>,
+    pub outcomes: Vec<(Due, Outcome)>,
     /// The receiver asks not to be asked again before.
     pub retry_after: Option<Duration>,
 }
 
+/// What became of a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The receiver has it, as far as its protocol can tell.
+    Delivered,
+    /// There are no words for it: nothing was sent.
+    Nothing,
+    /// The receiver is there and does not take this one; others may fare better.
+    Refused(String),
+    /// The receiver is away.
+    Unreachable(String),
+}
+
 impl Delivered {
     /// All of them fared alike.
-    fn all(batch: Vec<Due>, outcome: &Result<(), String>) -> Self {
-        let outcomes = batch.into_iter().map(|due| (due, outcome.clone())).collect();
-        Delivered { outcomes, retry_after: None }
+    fn all(batch: Vec<Due>, outcome: &Outcome) -> Self {
+        let mut delivered = Delivered::default();
+        delivered.add(batch, outcome);
+        delivered
+    }
+
+    /// These fared so.
+    fn add(&mut self, batch: Vec<Due>, outcome: &Outcome) {
+        self.outcomes.extend(batch.into_iter().map(|due| (due, outcome.clone())));
+    }
+}
+
+/// Work that may wait for a disk, or take milliseconds of hashing: not on the actors' thread.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, String> + Send + 'static) -> Result<T, String> {
+    match timeout(DISK_WITHIN, tokio::task::spawn_blocking(work)).await {
+        Ok(Ok(done)) => done,
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(format!("no answer from the disk within {}", humantime::format_duration(DISK_WITHIN))),
     }
 }
 
@@ -108,7 +143,7 @@ impl Outlet {
         match self {
             Outlet::Log => {
                 batch.iter().for_each(log::write);
-                Delivered::all(batch, &Ok(()))
+                Delivered::all(batch, &Outcome::Delivered)
             }
             Outlet::Snmp(snmp) => snmp.deliver(batch).await,
             Outlet::Alertmanager(alertmanager) => alertmanager.deliver(batch).await,

@@ -1,11 +1,12 @@
 //! From names to addresses.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use futures_util::future::join_all;
 
+use crate::config::endpoint::{Endpoint, EndpointHost};
 use crate::config::plan::Names;
 
 /// A name service that takes longer is away.
@@ -29,4 +30,18 @@ async fn lookup(name: &str) -> Result<Vec<IpAddr>, String> {
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err(format!("no answer within {}", humantime::format_duration(TIMEOUT))),
     }
+}
+
+/// Where an endpoint is; of several addresses the lowest, IPv4 before IPv6.
+pub async fn resolve_endpoint(target: &Endpoint) -> Result<SocketAddr, String> {
+    let addresses = match &target.host {
+        EndpointHost::Ip(addr) => vec![*addr],
+        EndpointHost::Any => Vec::new(),
+        EndpointHost::Name(name) => {
+            let mut names = resolve([name.clone()].into()).await;
+            names.remove(name).unwrap_or_else(|| Err("no answer".to_owned()))?
+        }
+    };
+    let lowest = addresses.into_iter().min().ok_or_else(|| "it has no address".to_owned())?;
+    Ok(SocketAddr::new(lowest, target.port))
 }

@@ -8,7 +8,6 @@ use std::time::Duration;
 use snmp2::{MessageType, Pdu, Varbinds, Version};
 
 use self::ber::{Value, varbind};
-use crate::config::endpoint::Endpoint;
 use crate::config::secret::Secret;
 use crate::config::sinks::{SnmpMode, SnmpProfile};
 use crate::pure::alarm::{Kind, Severity, Subject};
@@ -142,14 +141,14 @@ impl Renderer {
     fn standard_trap(&self, notification: &Notification, again: bool) -> Trap {
         let raised = notification.is_raised();
         let of_pair = |first: u32| if raised { first } else { first + 1 };
-        let n = match (notification.key.kind, &notification.test) {
-            (Kind::Connection, Some(_)) => of_pair(1),
+        let n = match (notification.key.kind, &notification.key.subject) {
+            (Kind::Connection, Subject::Test(_)) => of_pair(1),
             (Kind::Latency, _) => of_pair(3),
             (Kind::Sender, _) => of_pair(5),
             (Kind::Clock, _) => of_pair(7),
             (Kind::Config, _) => of_pair(9),
             (Kind::UnknownPacket, _) => of_pair(11),
-            (Kind::Connection, None) => of_pair(13),
+            (Kind::Connection, _) => of_pair(13),
             (Kind::Isolated, _) => of_pair(15),
             (Kind::Storm, _) if raised && again => 18,
             (Kind::Storm, _) => {
@@ -244,21 +243,6 @@ pub fn community_answer(datagram: &[u8], community: &Secret, id: i32) -> Option<
         0 => Acknowledgement::Good,
         status => Acknowledgement::Refused(status),
     })
-}
-
-/// Resolves the receiver; the lowest address, IPv4 before IPv6.
-pub async fn resolve(target: &Endpoint) -> Result<std::net::SocketAddr, String> {
-    use crate::config::endpoint::EndpointHost;
-    let addresses = match &target.host {
-        EndpointHost::Ip(addr) => vec![*addr],
-        EndpointHost::Any => Vec::new(),
-        EndpointHost::Name(name) => {
-            let mut names = super::resolve::resolve([name.clone()].into()).await;
-            names.remove(name).unwrap_or_else(|| Err("no answer".to_owned()))?
-        }
-    };
-    let lowest = addresses.into_iter().min().ok_or_else(|| "it has no address".to_owned())?;
-    Ok(std::net::SocketAddr::new(lowest, target.port))
 }
 
 /// TimeTicks wrap after 497 days (RFC 2578 section 7.1.8).

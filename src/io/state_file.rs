@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, TryLockError};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -36,6 +36,9 @@ pub enum StateError {
         #[source]
         source: io::Error,
     },
+    /// It is still being written by somebody.
+    #[error("{0} is still being written")]
+    Busy(PathBuf),
     /// The state cannot be written as JSON.
     #[error("write state as JSON")]
     Encode(#[from] serde_json::Error),
@@ -63,21 +66,15 @@ impl StateFile {
         StateFile { path: directory.join(name), writing: Arc::default() }
     }
 
-    /// Writes the state unless somebody is just doing so: for a moment that cannot wait.
-    pub fn save_unless_busy<T: Serialize>(&self, state: &T) -> Result<(), StateError> {
-        match self.writing.try_lock() {
-            Ok(alone) => drop(alone),
-            Err(TryLockError::WouldBlock) => return Ok(()),
-            Err(TryLockError::Poisoned(_)) => {}
-        }
-        self.save(state)
-    }
-
     /// Writes the state: a temporary file, made durable, takes the place of the one before, which
-    /// is kept beside it.
+    /// is kept beside it. Nobody waits for an earlier writer that hangs: what he writes is older.
     pub fn save<T: Serialize>(&self, state: &T) -> Result<(), StateError> {
         let body = serde_json::to_vec(state)?;
-        let _alone = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _alone = match self.writing.try_lock() {
+            Ok(alone) => alone,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return Err(StateError::Busy(self.path.clone())),
+        };
         let temporary = self.beside("tmp");
         let failed = |action, path: &Path| {
             let path = path.to_owned();

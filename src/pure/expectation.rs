@@ -175,6 +175,7 @@ impl Expectation {
         let now = incoming.received;
         let mut changes = Vec::new();
         self.on_silence(now, incoming.dropped, &mut changes);
+        let reordered_before = self.counters.reordered;
         match self.admit(incoming) {
             Acceptance::Accepted => {}
             refused @ (Acceptance::Duplicate | Acceptance::TooOld | Acceptance::StaleEpoch) => {
@@ -182,6 +183,10 @@ impl Expectation {
             }
         }
         self.counters.received += 1;
+        // A probe that was overtaken by the goodbye does not take it back.
+        if self.connection.condition.state() == State::Paused && self.counters.reordered > reordered_before {
+            return (Acceptance::Accepted, changes);
+        }
         self.last_probe = Some(now);
         self.announced_stop = incoming.stops;
         self.dropped = incoming.dropped;

@@ -48,7 +48,7 @@ pub enum GroupChange {
 pub struct Outcome {
     /// In order.
     pub changes: Vec<GroupChange>,
-    /// Tests that are down and may be told or kept back otherwise than before.
+    /// Tests that are down and are kept back now, or no longer.
     pub affected: BTreeSet<TestId>,
 }
 
@@ -64,17 +64,27 @@ impl Outcome {
 #[derive(Debug)]
 pub struct Groups {
     settings: GroupSettings,
-    tests: BTreeMap<TestId, Membership>,
-    groups: BTreeMap<Subject, Group>,
+    tests: BTreeMap<TestId, Member>,
+    /// By number, since each test is in several and names are long.
+    groups: Vec<Group>,
     down: BTreeMap<TestId, Down>,
     up: BTreeSet<TestId>,
     /// When waiting ends, by test.
     waits: BTreeSet<(Moment, TestId)>,
 }
 
-#[derive(Debug, Default)]
+/// A test, and the numbers of its groups.
+#[derive(Debug)]
+struct Member {
+    groups: Vec<usize>,
+    fresh_after: Duration,
+    description: String,
+}
+
+#[derive(Debug)]
 struct Group {
-    members: BTreeSet<TestId>,
+    subject: Subject,
+    members: Vec<TestId>,
     /// How many of them are down, and how many are known to be up.
     down: usize,
     up: usize,
@@ -95,7 +105,7 @@ impl Groups {
         Groups {
             settings,
             tests: BTreeMap::new(),
-            groups: BTreeMap::new(),
+            groups: Vec::new(),
             down: BTreeMap::new(),
             up: BTreeSet::new(),
             waits: BTreeSet::new(),
@@ -105,38 +115,57 @@ impl Groups {
     /// Other settings, other tests. What was told stays told as far as it still can be.
     pub fn on_tests(&mut self, settings: GroupSettings, tests: BTreeMap<TestId, Membership>, now: Moment) -> Outcome {
         self.settings = settings;
-        self.tests = tests;
         let before = std::mem::take(&mut self.groups);
-        for (id, membership) in &self.tests {
-            for subject in membership.shares.iter().chain([&Subject::Agent]) {
-                self.groups.entry(subject.clone()).or_default().members.insert(*id);
+        let mut numbers: BTreeMap<Subject, usize> = BTreeMap::new();
+        self.tests.clear();
+        for (id, membership) in tests {
+            let mut groups = Vec::new();
+            for subject in membership.shares.into_iter().chain([Subject::Agent]) {
+                let number = *numbers.entry(subject.clone()).or_insert_with(|| {
+                    self.groups.push(Group::new(subject));
+                    self.groups.len() - 1
+                });
+                self.groups[number].members.push(id);
+                groups.push(number);
             }
+            let Membership { fresh_after, description, .. } = membership;
+            self.tests.insert(id, Member { groups, fresh_after, description });
         }
         let known = &self.tests;
         self.down.retain(|id, _| known.contains_key(id));
         self.up.retain(|id| known.contains_key(id));
         self.waits.retain(|(_, id)| known.contains_key(id));
-        let mut outcome = Outcome::default();
-        for (subject, group) in &mut self.groups {
+        for group in &mut self.groups {
             group.down = group.members.iter().filter(|id| self.down.contains_key(id)).count();
             group.up = group.members.iter().filter(|id| self.up.contains(id)).count();
-            let earlier = before.get(subject);
-            group.told = earlier.is_some_and(|earlier| earlier.told);
-            group.denied = earlier.is_some_and(|earlier| earlier.denied);
         }
-        for (subject, group) in before.iter().filter(|(_, group)| group.told) {
-            if !self.groups.contains_key(subject) {
-                outcome.changes.push(GroupChange::Cleared(key(subject)));
+        let mut outcome = Outcome::default();
+        for earlier in before {
+            match numbers.get(&earlier.subject) {
+                Some(number) => {
+                    let group = &mut self.groups[*number];
+                    (group.told, group.denied) = (earlier.told, earlier.denied);
+                }
+                None if earlier.told => outcome.changes.push(GroupChange::Cleared(key(&earlier.subject))),
+                None => {}
             }
-            // Whoever is no member any more was never told himself.
-            let left = |id: &&TestId| !self.shares_of(**id).any(|(share, _)| share == subject);
-            let leavers: Vec<TestId> =
-                group.members.iter().filter(left).filter(|id| self.down.contains_key(id)).copied().collect();
-            leavers.into_iter().for_each(|id| self.look_again(id, now));
+            if earlier.told {
+                // Whoever is no member any more was never told himself.
+                let number = numbers.get(&earlier.subject);
+                let left = |id: &TestId| {
+                    let groups = self.tests.get(id).map(|test| &test.groups);
+                    self.down.contains_key(id)
+                        && groups.is_some_and(|groups| number.is_none_or(|n| !groups.contains(n)))
+                };
+                let leavers: Vec<TestId> = earlier.members.into_iter().filter(left).collect();
+                leavers.into_iter().for_each(|id| self.look_again(id, now));
+            }
         }
-        let over: Vec<Subject> =
-            self.groups.iter().filter(|(_, group)| group.told && self.is_over(group)).map(|(s, _)| s.clone()).collect();
-        over.into_iter().for_each(|subject| self.end(&subject, now, &mut outcome));
+        for number in 0..self.groups.len() {
+            if self.groups[number].told && self.is_over(&self.groups[number]) {
+                self.end(number, now, &mut outcome);
+            }
+        }
         outcome.affected.extend(self.down.keys());
         outcome
     }
@@ -150,7 +179,7 @@ impl Groups {
         }
         self.each_group(id, |group| group.down += 1);
         outcome.affected.insert(id);
-        if self.shares_of(id).any(|(_, group)| self.is_candidate(group)) && self.told_for(id).is_none() {
+        if self.groups_of(id).any(|group| self.is_candidate(group)) && self.told_for(id).is_none() {
             self.wait(id, now + self.settings.group_wait);
         }
         if self.settings.group_wait.is_zero() || self.all_are_down() {
@@ -172,14 +201,12 @@ impl Groups {
         if self.up.insert(id) {
             self.each_group(id, |group| group.up += 1);
         }
-        let shares: Vec<Subject> = self.shares_of(id).map(|(subject, _)| subject.clone()).collect();
-        for subject in shares {
-            let Some(group) = self.groups.get(&subject) else { continue };
+        for number in self.numbers_of(id) {
+            let group = &self.groups[number];
             if group.told && self.is_over(group) {
-                self.end(&subject, now, &mut outcome);
-            } else if !group.told && !group.denied && !self.can_be(group) {
-                outcome.changes.push(GroupChange::Cleared(key(&subject)));
-                self.groups.entry(subject).or_default().denied = true;
+                self.end(number, now, &mut outcome);
+            } else if !self.can_be(group) {
+                self.deny(number, &mut outcome);
             }
         }
         outcome
@@ -190,6 +217,23 @@ impl Groups {
         let outcome = self.on_up(id, now);
         self.up_no_longer(id);
         outcome
+    }
+
+    /// A test that is down is kept back for another reason, and counts for no group. One that is
+    /// part of a group that is told stays: its end would be a false one.
+    pub fn set_aside(&mut self, id: TestId) {
+        if self.told_for(id).is_some() {
+            return;
+        }
+        if let Some(down) = self.down.remove(&id) {
+            self.stop_waiting(id, down);
+            self.each_group(id, |group| group.down -= 1);
+        }
+    }
+
+    /// Whether a test counts as down.
+    pub fn is_down(&self, id: TestId) -> bool {
+        self.down.contains_key(&id)
     }
 
     /// Time has passed.
@@ -210,53 +254,51 @@ impl Groups {
     pub fn withheld(&self, id: TestId) -> Option<Withheld> {
         let down = self.down.get(&id)?;
         match self.told_for(id) {
-            Some(subject) => Some(Withheld::Group { group: key(subject).to_string() }),
+            Some(group) => Some(Withheld::Group { group: key(&group.subject).to_string() }),
             None => down.waits_until.map(|_| Withheld::Waiting),
         }
     }
 
     /// Of the other tests that come from the same host: how many get through, and how many there are.
     pub fn others_from_host(&self, id: TestId) -> Option<(usize, usize)> {
-        let host = self.tests.get(&id)?.shares.iter().find(|subject| matches!(subject, Subject::Host(_)))?;
-        let group = self.groups.get(host)?;
+        let group = self.groups_of(id).find(|group| matches!(group.subject, Subject::Host(_)))?;
         let own = usize::from(self.up.contains(&id));
         Some((group.up - own, group.members.len() - 1))
     }
 
     /// The alarms that groups can be.
     pub fn keys(&self) -> impl Iterator<Item = AlarmKey> {
-        self.groups.iter().filter(|(_, group)| self.is_candidate(group)).map(|(subject, _)| key(subject))
+        self.groups.iter().filter(|group| self.is_candidate(group)).map(|group| key(&group.subject))
     }
 
     /// Tells the fewest groups that explain what went down, and lets the others be told themselves.
     fn decide(&mut self, now: Moment, outcome: &mut Outcome) {
         // Those that wait were not told; so were those that began to wait a moment later.
-        let mut unexplained: BTreeSet<TestId> = self.waits.iter().map(|(_, id)| *id).collect();
-        let considered = unexplained.clone();
-        while let Some(subject) = self.best(&unexplained) {
-            let Some(group) = self.groups.get_mut(&subject) else { break };
+        let considered: BTreeSet<TestId> = self.waits.iter().map(|(_, id)| *id).collect();
+        for number in self.explanation(&considered) {
+            let group = &mut self.groups[number];
             group.told = true;
             group.denied = false;
             let members: Vec<TestId> = group.members.iter().filter(|id| self.down.contains_key(id)).copied().collect();
+            let example = members.first().and_then(|id| self.tests.get(id));
             let shared = Shared {
-                what: subject.clone(),
+                what: group.subject.clone(),
                 down: members.len() as u64,
                 of: group.members.len() as u64,
-                example: members
-                    .first()
-                    .and_then(|id| self.tests.get(id))
-                    .map_or(String::new(), |test| test.description.clone()),
+                example: example.map_or(String::new(), |test| test.description.clone()),
             };
-            outcome.changes.push(GroupChange::Raised(key(&subject), shared));
+            outcome.changes.push(GroupChange::Raised(key(&shared.what), shared));
             for id in members {
-                unexplained.remove(&id);
-                outcome.affected.insert(id);
+                // One that waited is kept back as before.
+                if self.down.get(&id).is_some_and(|down| down.waits_until.is_none()) {
+                    outcome.affected.insert(id);
+                }
                 self.let_go(id);
             }
         }
         // A group that an earlier run told may be explained by a wider one now.
         for id in considered {
-            self.deny(id, outcome);
+            self.numbers_of(id).into_iter().for_each(|number| self.deny(number, outcome));
         }
         let over: Vec<TestId> = self.waits.iter().take_while(|(until, _)| *until <= now).map(|(_, id)| *id).collect();
         for id in over {
@@ -265,15 +307,20 @@ impl Groups {
         }
     }
 
-    /// The group that explains the most of what waits; of two that explain the same, the narrower
-    /// in meaning: a host, this agent, a listener, a tag.
-    fn best(&self, unexplained: &BTreeSet<TestId>) -> Option<Subject> {
-        let hosts = self.groups.keys().filter(|subject| matches!(subject, Subject::Host(_))).count();
-        let meaning = |subject: &Subject| match subject {
-            Subject::Host(_) => 3,
-            Subject::Agent => 2,
+    /// Everything down, from more than one host, is this agent, whatever was told before. Else the
+    /// group that explains the most of what waits, and again of what is left; of two that explain
+    /// the same, the narrower in meaning: a host, a listener, a tag.
+    fn explanation(&self, waiting: &BTreeSet<TestId>) -> Vec<usize> {
+        let hosts = self.groups.iter().filter(|group| matches!(group.subject, Subject::Host(_))).take(2).count();
+        let agent = self.groups.iter().position(|group| group.subject == Subject::Agent);
+        if let Some(agent) = agent.filter(|_| hosts > 1 && self.all_are_down() && !waiting.is_empty()) {
+            return vec![agent];
+        }
+        let meaning = |group: &Group| match group.subject {
+            Subject::Host(_) => 2,
             Subject::Listener(_) => 1,
-            Subject::Tag(_)
+            Subject::Agent
+            | Subject::Tag(_)
             | Subject::Store
             | Subject::Test(_)
             | Subject::Source(_)
@@ -281,37 +328,54 @@ impl Groups {
             | Subject::Document(_)
             | Subject::Web(_) => 0,
         };
-        let mut counts: BTreeMap<&Subject, usize> = BTreeMap::new();
-        for id in unexplained {
-            for (subject, _) in self.shares_of(*id) {
-                *counts.entry(subject).or_default() += 1;
+        let mut left = waiting.clone();
+        // How many of those that are left each group would explain.
+        let mut explains: BTreeMap<usize, usize> = BTreeMap::new();
+        for id in waiting {
+            for number in self.numbers_of(*id) {
+                if self.may_be_told(&self.groups[number]) {
+                    *explains.entry(number).or_default() += 1;
+                }
             }
         }
-        counts
-            .into_iter()
-            .filter(|(_, explained)| *explained >= self.settings.group_min.max(1) as usize)
-            .filter_map(|(subject, explained)| Some((subject, explained, self.groups.get(subject)?)))
-            .filter(|(_, _, group)| self.is_candidate(group) && !group.told)
-            .filter(|(subject, _, group)| {
-                let share = group.down as f64 / group.members.len() as f64;
-                // With tests from one host only, it may as well be that host.
-                let isolated = hosts > 1 && group.down == group.members.len();
-                if **subject == Subject::Agent { isolated } else { share >= self.settings.group_ratio }
-            })
-            .max_by_key(|(subject, explained, _)| (*explained, meaning(subject)))
-            .map(|(subject, _, _)| subject.clone())
+        let least = self.settings.group_min.max(1) as usize;
+        let mut chosen = Vec::new();
+        let most = |explains: &BTreeMap<usize, usize>| {
+            let enough = explains.iter().filter(|(_, explained)| **explained >= least);
+            enough.max_by_key(|(number, explained)| (**explained, meaning(&self.groups[**number]))).map(|(n, _)| *n)
+        };
+        while let Some(number) = most(&explains) {
+            chosen.push(number);
+            explains.remove(&number);
+            for id in self.groups[number].members.iter().filter(|id| left.remove(id)).copied().collect::<Vec<_>>() {
+                for share in self.numbers_of(id) {
+                    if let Some(explained) = explains.get_mut(&share) {
+                        *explained -= 1;
+                    }
+                }
+            }
+        }
+        chosen
+    }
+
+    fn may_be_told(&self, group: &Group) -> bool {
+        let enough = group.down as f64 >= self.settings.group_ratio * group.members.len() as f64;
+        group.subject != Subject::Agent && self.is_candidate(group) && !group.told && enough
     }
 
     /// A told group is over. Its members that are down are to be seen again before they are told.
-    fn end(&mut self, subject: &Subject, now: Moment, outcome: &mut Outcome) {
-        let Some(group) = self.groups.get_mut(subject) else { return };
+    fn end(&mut self, number: usize, now: Moment, outcome: &mut Outcome) {
+        let group = &mut self.groups[number];
         group.told = false;
         group.denied = true;
-        outcome.changes.push(GroupChange::Cleared(key(subject)));
+        outcome.changes.push(GroupChange::Cleared(key(&group.subject)));
         let members: Vec<TestId> = group.members.iter().filter(|id| self.down.contains_key(id)).copied().collect();
         for id in members {
-            outcome.affected.insert(id);
             self.look_again(id, now);
+            // One that waits from now on is kept back as before.
+            if self.withheld(id).is_none() {
+                outcome.affected.insert(id);
+            }
         }
     }
 
@@ -323,14 +387,13 @@ impl Groups {
         }
     }
 
-    /// Says of this test's groups that they are not told, if that was not said yet.
-    fn deny(&mut self, id: TestId, outcome: &mut Outcome) {
-        let shares: Vec<Subject> = self.shares_of(id).map(|(subject, _)| subject.clone()).collect();
-        for subject in shares {
-            if let Some(group) = self.groups.get_mut(&subject).filter(|group| !group.told && !group.denied) {
-                group.denied = true;
-                outcome.changes.push(GroupChange::Cleared(key(&subject)));
-            }
+    /// Says of a group that it is not told, if that was not said yet. Nobody was told of one that is
+    /// too small to be one.
+    fn deny(&mut self, number: usize, outcome: &mut Outcome) {
+        let group = &self.groups[number];
+        if !group.told && !group.denied && self.is_candidate(group) {
+            outcome.changes.push(GroupChange::Cleared(key(&group.subject)));
+            self.groups[number].denied = true;
         }
     }
 
@@ -361,25 +424,25 @@ impl Groups {
     }
 
     fn each_group(&mut self, id: TestId, change: impl Fn(&mut Group)) {
-        let Some(test) = self.tests.get(&id) else { return };
-        for subject in test.shares.iter().chain([&Subject::Agent]) {
-            if let Some(group) = self.groups.get_mut(subject) {
-                change(group);
-            }
+        if let Some(test) = self.tests.get(&id) {
+            test.groups.iter().for_each(|number| change(&mut self.groups[*number]));
         }
     }
 
-    fn shares_of(&self, id: TestId) -> impl Iterator<Item = (&Subject, &Group)> {
-        let shares = self.tests.get(&id).into_iter().flat_map(|test| test.shares.iter().chain([&Subject::Agent]));
-        shares.filter_map(|subject| Some((subject, self.groups.get(subject)?)))
+    fn numbers_of(&self, id: TestId) -> Vec<usize> {
+        self.tests.get(&id).map_or(Vec::new(), |test| test.groups.clone())
     }
 
-    fn told_for(&self, id: TestId) -> Option<&Subject> {
-        self.shares_of(id).find(|(_, group)| group.told).map(|(subject, _)| subject)
+    fn groups_of(&self, id: TestId) -> impl Iterator<Item = &Group> {
+        self.tests.get(&id).into_iter().flat_map(|test| &test.groups).map(|number| &self.groups[*number])
+    }
+
+    fn told_for(&self, id: TestId) -> Option<&Group> {
+        self.groups_of(id).find(|group| group.told)
     }
 
     fn all_are_down(&self) -> bool {
-        self.groups.get(&Subject::Agent).is_some_and(|all| all.down == all.members.len() && self.is_candidate(all))
+        self.down.len() == self.tests.len() && self.settings.group_min as usize <= self.tests.len()
     }
 
     fn is_candidate(&self, group: &Group) -> bool {
@@ -392,10 +455,19 @@ impl Groups {
         self.is_candidate(group) && not_up as f64 >= self.settings.group_ratio * group.members.len() as f64
     }
 
-    /// Half of what raised it is left.
+    /// Half of what raised it is left; nobody is isolated who hears anybody.
     fn is_over(&self, group: &Group) -> bool {
+        if group.subject == Subject::Agent {
+            return group.down < group.members.len() || !self.is_candidate(group);
+        }
         let few = (group.down as f64) < self.settings.group_ratio * group.members.len() as f64 / 2.0;
         group.down == 0 || few || !self.is_candidate(group)
+    }
+}
+
+impl Group {
+    fn new(subject: Subject) -> Self {
+        Group { subject, members: Vec::new(), down: 0, up: 0, told: false, denied: false }
     }
 }
 

@@ -20,7 +20,7 @@ pub use self::storm::StormSettings;
 use self::storm::{Storm, Turn};
 use super::alarm::{AlarmKey, Kind, Subject};
 use super::bucket::Bucket;
-use super::notification::{AlarmState, Notification, Standing, Tally};
+use super::notification::{AlarmState, Notification, Standing, Tally, Withheld};
 use super::time::{Moment, Now, WallTime};
 use super::truth::{NO_LONGER_WATCHED, blank, retired};
 
@@ -236,6 +236,22 @@ impl Ledger {
                 entry.wanted = Some(over.clone());
             }
             self.note(&key, now.moment);
+            // A scope that was narrowed since.
+            if !self.in_scope(&key) {
+                self.retire(&key, OTHERS, now);
+            }
+        }
+    }
+
+    /// Takes in what the receiver was told by another. It may still be on its way.
+    pub fn take_over(&mut self, records: Vec<ToldRecord>, damping: Damping, now: Moment) {
+        for record in records {
+            let key = record.notification.key.clone();
+            let entry = self.entry(&key, damping);
+            if entry.told.is_none() && entry.in_flight.is_none() && entry.in_doubt.is_none() {
+                entry.in_doubt = Some(record.notification);
+            }
+            self.note(&key, now);
         }
     }
 
@@ -245,13 +261,15 @@ impl Ledger {
     }
 
     /// The receiver wants to be told in another manner. What it will not be told any more is
-    /// settled with it at once, hold or no hold, so that it comes before the word of a successor.
-    pub fn on_manner(&mut self, manner: Manner, parting: Parting, now: Now) {
+    /// settled with it at once, hold or no hold, so that it comes before the word of a successor; or
+    /// it is handed over, and given back here.
+    pub fn on_manner(&mut self, manner: Manner, parting: Parting, now: Now) -> Vec<ToldRecord> {
         if (manner.rate, manner.burst) != (self.manner.rate, self.manner.burst) {
             self.bucket = Bucket::new(manner.rate, manner.burst, now.moment);
         }
         self.manner = manner;
         self.storm.on_settings(self.manner.storm);
+        let mut handed_over = Vec::new();
         let keys: Vec<_> = self.entries.keys().cloned().collect();
         for key in keys {
             let in_scope = self.in_scope(&key);
@@ -261,15 +279,17 @@ impl Ledger {
                 continue;
             }
             entry.held_until = now.moment;
-            if parting == Parting::HandOver && entry.wanted_is_raised() {
+            if parting == Parting::HandOver && key.kind != Kind::Storm {
+                handed_over.extend(entry.record(&self.manner));
                 entry.handed_over = true;
                 if entry.in_flight.is_none() {
                     self.remove(&key);
                 }
             } else {
-                self.retire(&key, "told to other receivers from now on", now);
+                self.retire(&key, OTHERS, now);
             }
         }
+        handed_over
     }
 
     /// An alarm is in this state now.
@@ -290,7 +310,10 @@ impl Ledger {
             // Calm means: since the last hold ended, another such time has passed without change.
             entry.calm = now >= entry.held_until + entry.hold;
             entry.changes = if entry.calm { 1 } else { entry.changes + 1 };
-            if news && !rages {
+            // What keeps it back keeps back that it flaps; who waits for others may flap.
+            if matches!(standing.withheld, Some(Withheld::Shelved { .. } | Withheld::Group { .. })) {
+                entry.flaps.forget();
+            } else if news && !rages {
                 let was_flapping = entry.flaps.is_flapping();
                 entry.flaps.on_change(damping.flap, now);
                 if entry.flaps.is_flapping() && !was_flapping {
@@ -334,6 +357,7 @@ impl Ledger {
     /// became of it.
     pub fn take_due(&mut self, now: Now, most: usize) -> Vec<Due> {
         let mut due = Vec::new();
+        self.look_up(now.moment);
         if self.cold_start == ColdStart::Due {
             if self.bucket.take(now.moment).is_err() {
                 return due;
@@ -342,7 +366,6 @@ impl Ledger {
             due.push(Due::ColdStart);
         }
         self.on_weather(now);
-        self.look_up(now.moment);
         let singles_wait = self.storm.rages();
         let (mut keys, mut room) = (Vec::new(), 0);
         for ((class, ..), key) in &self.ready {
@@ -361,8 +384,9 @@ impl Ledger {
         for key in keys {
             let still_raised = self.sibling_raised(&key);
             let Some(entry) = self.entries.get_mut(&key) else { continue };
-            let Some(wanted) = entry.wanted.clone() else { continue };
-            let mut notification = wanted.notification;
+            let wanted = entry.wanted.as_ref().map(|wanted| wanted.notification.clone());
+            // What is not known yet is called to mind as it was told.
+            let Some(mut notification) = wanted.or_else(|| entry.told.clone()) else { continue };
             let suppressed = entry.changes.saturating_sub(1);
             let flapping = entry.flaps.is_flapping();
             if notification.suppressed != suppressed || flapping {
@@ -401,6 +425,7 @@ impl Ledger {
         entry.told = entry.in_flight.take();
         entry.in_doubt = None;
         entry.again = false;
+        entry.refusals = 0;
         entry.sent_at = now;
         if again {
             entry.repeats = entry.repeats.saturating_add(1);
@@ -421,12 +446,28 @@ impl Ledger {
         match due {
             Due::ColdStart => self.cold_start = ColdStart::Due,
             Due::Alarm { notification, .. } => {
-                if let Some(entry) = self.entries.get_mut(&notification.key) {
-                    entry.in_doubt = entry.in_flight.take();
-                    self.note(&notification.key, now);
+                let Some(entry) = self.entries.get_mut(&notification.key) else { return };
+                if entry.handed_over {
+                    self.remove(&notification.key);
+                    return;
                 }
+                entry.in_doubt = entry.in_flight.take();
+                self.note(&notification.key, now);
             }
         }
+    }
+
+    /// The receiver is there and did not take it: it is tried again ever later, after all others.
+    pub fn on_refused(&mut self, due: &Due, now: Moment) {
+        if let Due::Alarm { notification, .. } = due
+            && let Some(entry) = self.entries.get_mut(&notification.key)
+        {
+            entry.refusals = entry.refusals.saturating_add(1);
+            let wait = REFUSED_FOR.saturating_mul(1 << entry.refusals.min(10)).min(REFUSED_FOR_MAX);
+            entry.held_until = entry.held_until.max(now + wait);
+            entry.again = false;
+        }
+        self.on_failed(due, now);
     }
 
     /// When `take_due` may have something, if nothing changes before.
@@ -448,24 +489,16 @@ impl Ledger {
     /// What must be on disk before the messages of `take_due` leave: every alarm that the receiver
     /// was told, or is about to be told, and not yet told over.
     pub fn records(&self) -> Vec<ToldRecord> {
-        let record =
-            |notification: &Arc<Notification>, in_doubt| ToldRecord { notification: notification.clone(), in_doubt };
-        self.entries
-            .values()
-            .filter_map(|entry| match (entry.in_flight.as_ref().or(entry.in_doubt.as_ref()), &entry.told) {
-                (Some(unsure), _) => Some(record(unsure, true)),
-                (None, Some(told)) if told.is_raised() => Some(record(told, false)),
-                (None, Some(told)) if entry.repeat_unacknowledged_at(&self.manner).is_some() => {
-                    Some(record(told, true))
-                }
-                (None, _) => None,
-            })
-            .collect()
+        self.entries.values().filter_map(|entry| entry.record(&self.manner)).collect()
     }
 
-    /// What the receiver knows of each alarm.
-    pub fn told(&self, now: Now) -> impl Iterator<Item = (&AlarmKey, ToldState)> {
-        self.entries.iter().map(move |(key, entry)| (key, self.told_state(entry, now)))
+    /// What the receiver knows of each alarm, and the alarm as it is or as it was told.
+    pub fn told(&self, now: Now) -> impl Iterator<Item = (Arc<Notification>, ToldState)> {
+        self.entries.values().filter_map(move |entry| {
+            let wanted = entry.wanted.as_ref().map(|wanted| &wanted.notification);
+            let known = [wanted, entry.told.as_ref(), entry.in_doubt.as_ref(), entry.in_flight.as_ref()];
+            Some((known.into_iter().flatten().next()?.clone(), self.told_state(entry, now)))
+        })
     }
 
     fn told_state(&self, entry: &Entry, now: Now) -> ToldState {
@@ -495,6 +528,9 @@ impl Ledger {
 
     /// A storm begins, goes on or is over: its receiver is told.
     fn on_weather(&mut self, now: Now) {
+        if self.manner.scope != Scope::All {
+            return;
+        }
         let since = self.storm.since();
         let Some(turn) = self.storm.on_time(self.waiting, now.moment) else { return };
         if turn == Turn::Opened {
@@ -574,9 +610,7 @@ impl Ledger {
     /// Notes down when an entry wants something done. To be called after every change to it.
     fn note(&mut self, key: &AlarmKey, now: Moment) {
         let Some(entry) = self.entries.get_mut(key) else { return };
-        // Good news that nobody waits for makes no storm.
-        let bad = entry.wanted_is_raised() || entry.told_is_raised() || entry.in_doubt.is_some();
-        let waiting = matches!(key.subject, Subject::Test(_)) && bad && entry.is_dirty(&self.manner);
+        let waiting = matches!(key.subject, Subject::Test(_)) && entry.has_news(&self.manner);
         let noted = Noted { place: entry.place(&self.manner, now), waiting };
         let before = std::mem::replace(&mut entry.noted, noted);
         self.strike_out(key, before);
@@ -656,9 +690,10 @@ impl Ledger {
     /// Another alarm that stands and that the original had no notification of its own for: it told
     /// a test's latency as its connection, and all faults of the configuration as one.
     fn sibling_raised(&self, key: &AlarmKey) -> Option<Arc<Notification>> {
+        // One that the receiver was not told of has its own word to come.
         let raised = |entry: &Entry| {
             let wanted = entry.wanted.as_ref().map(|wanted| wanted.notification.clone());
-            wanted.filter(|wanted| wanted.is_raised())
+            wanted.filter(|wanted| wanted.is_raised() && entry.told_is_raised())
         };
         let sibling = match key.kind {
             Kind::Connection => Kind::Latency,
@@ -677,24 +712,18 @@ impl Ledger {
     }
 }
 
+/// Why what stands is told over to a receiver that is not told any more.
+const OTHERS: &str = "told to other receivers from now on";
+/// What a receiver refuses is tried again after twice this, and then ever later.
+const REFUSED_FOR: Duration = Duration::from_secs(1);
+const REFUSED_FOR_MAX: Duration = Duration::from_secs(600);
+
 /// A storm has its own rhythm.
 const STORM_DAMPING: Damping = Damping {
     hold_down: Duration::ZERO,
     hold_down_max: Duration::ZERO,
     flap: FlapSettings { flap_high: 0, flap_low: 0, flap_window: Duration::ZERO },
 };
-
-impl Entry {
-    /// It was told: it is left alone for a while, ever longer while it keeps changing.
-    fn hold_down(&mut self, suppressed: u64, now: Moment) {
-        let (shortest, longest) = (self.damping.hold_down, self.damping.hold_down_max.max(self.damping.hold_down));
-        self.hold = if self.calm { shortest } else { self.hold.saturating_mul(2).clamp(shortest, longest) };
-        self.held_until = now + self.hold;
-        self.changes = self.changes.saturating_sub(suppressed + 1);
-        // What changed while it was on its way is a change in the new hold, not in a calm.
-        self.calm = false;
-    }
-}
 
 #[cfg(test)]
 mod tests;

@@ -59,6 +59,9 @@ pub struct Notification {
     pub severity: Severity,
     /// Since when it has been in this state.
     pub since: WallTime,
+    /// When it was raised last.
+    #[serde(default)]
+    pub raised_at: WallTime,
     /// Why, for people.
     pub text: String,
     /// Why, in the original's words.

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::time::Duration;
 
 use jiff::civil::{Time, Weekday};
 use jiff::tz::TimeZone;
@@ -38,23 +39,16 @@ impl Matcher {
                     .map(|pattern| WildMatch::new(pattern))
                     .any(|p| names.iter().any(|name| p.matches(name)))
         };
-        let (mut hosts, mut tags, mut tests, mut id) = (Vec::new(), Vec::new(), Vec::new(), String::new());
-        match (&alarm.test, &alarm.key.subject) {
-            (_, Subject::Host(host)) => hosts.push(host.as_str()),
-            (Some(test), _) => {
-                hosts.extend([test.from_host.as_str(), test.to_host.as_str()]);
-                tags.extend(test.tags.iter().map(String::as_str));
-                id = test.id.to_string();
-                tests.push(test.description.as_str());
-            }
-            (None, Subject::Tag(tag)) => {
-                tags.push(tag.as_str());
-                hosts.push(alarm.agent.as_str());
-            }
-            (None, _) => hosts.push(alarm.agent.as_str()),
+        let (mut tags, mut tests, mut id) = (Vec::new(), Vec::new(), String::new());
+        if let Some(test) = &alarm.test {
+            tags.extend(test.tags.iter().map(String::as_str));
+            id = test.id.to_string();
+            tests.push(test.description.as_str());
+        } else if let Subject::Tag(tag) = &alarm.key.subject {
+            tags.push(tag.as_str());
         }
         tests.push(&id);
-        any(&self.hosts, &hosts) && any(&self.tags, &tags) && any(&self.tests, &tests)
+        any(&self.hosts, &hosts_of(alarm)) && any(&self.tags, &tags) && any(&self.tests, &tests)
     }
 }
 
@@ -155,6 +149,9 @@ impl fmt::Display for Silence {
     }
 }
 
+/// A silence that has ended is forgotten after so long.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(3600);
+
 /// All that keeps raises back.
 #[derive(Debug, Default)]
 pub struct Shelf {
@@ -193,16 +190,16 @@ impl Shelf {
         self.silences.remove(id)
     }
 
-    /// The silences that have not ended.
-    pub fn silences(&self) -> impl Iterator<Item = &Silence> {
-        self.silences.values()
+    /// The silences that have not ended. They begin when they are made, whatever the clock said.
+    pub fn silences(&self, now: WallTime) -> impl Iterator<Item = &Silence> {
+        self.silences.values().filter(move |silence| silence.until > now)
     }
 
     /// Time has passed. Says whether anything opened or ended, so that alarms have to be looked at.
     pub fn on_time(&mut self, now: WallTime) -> bool {
-        self.silences.retain(|_, silence| silence.until > now);
-        let begun = self.silences.values().filter(|silence| silence.from <= now);
-        let silences = begun.map(|silence| silence.id.clone()).collect();
+        // A clock that was set forward by mistake is set back.
+        self.silences.retain(|_, silence| silence.until + FORGOTTEN_AFTER > now);
+        let silences = self.silences(now).map(|silence| silence.id.clone()).collect();
         let open = (self.windows.iter().map(|window| window.hours.is_open(now)).collect(), silences);
         let changed = open != self.open || self.touched;
         self.open = open;
@@ -212,8 +209,9 @@ impl Shelf {
 
     /// What keeps this alarm back.
     pub fn shelves(&self, alarm: &Notification, now: WallTime) -> Option<String> {
-        let of_host = |host: &str| Matcher { hosts: vec![escape(host)], ..Matcher::default() }.matches(alarm);
-        if let Some(host) = self.drained.iter().find(|host| of_host(host)) {
+        let hosts = hosts_of(alarm);
+        let of_host = |host: &str| hosts.contains(&host);
+        if let Some(host) = hosts.iter().find(|host| self.drained.contains(**host)) {
             return Some(format!("host {host} is drained"));
         }
         let window = self.windows.iter().zip(&self.open.0).find(|(window, open)| {
@@ -222,13 +220,16 @@ impl Shelf {
         if let Some((window, _)) = window {
             return Some(format!("maintenance {}", window.name));
         }
-        let open = |silence: &&Silence| (silence.from..silence.until).contains(&now);
-        let silence = self.silences.values().filter(open).find(|silence| silence.matcher.matches(alarm))?;
+        let silence = self.silences(now).find(|silence| silence.matcher.matches(alarm))?;
         Some(format!("silence {} until {}", silence.id, silence.until))
     }
 }
 
-/// A host's name means itself.
-fn escape(host: &str) -> String {
-    host.replace('\\', "\\\\").replace('*', "\\*").replace('?', "\\?")
+/// Either end of a test, the host that an alarm is about, or else the agent.
+fn hosts_of(alarm: &Notification) -> Vec<&str> {
+    match (&alarm.test, &alarm.key.subject) {
+        (_, Subject::Host(host)) => vec![host],
+        (Some(test), _) => vec![&test.from_host, &test.to_host],
+        (None, _) => vec![&alarm.agent],
+    }
 }

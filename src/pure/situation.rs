@@ -8,7 +8,7 @@ use super::groups::{GroupChange, GroupSettings, Groups, Membership, Outcome};
 use super::ledger::Damping;
 use super::notification::{Notification, Standing, Withheld};
 use super::shelf::{Shelf, Silence, Window};
-use super::test::TestId;
+use super::test::{TestFacts, TestId};
 use super::time::{Moment, Now};
 use super::truth::Truth;
 
@@ -17,8 +17,8 @@ use super::truth::Truth;
 pub struct Rules {
     /// For alarms that are not about one test.
     pub damping: Damping,
-    /// For the alarms of tests.
-    pub dampings: BTreeMap<TestId, Damping>,
+    /// The tests of this host, and how their alarms are damped.
+    pub tests: BTreeMap<TestId, (Arc<TestFacts>, Damping)>,
     /// When a group is told instead of its members.
     pub group: GroupSettings,
     /// The tests that end here, and what they share.
@@ -45,57 +45,91 @@ impl Situation {
             truth: Truth::new(agent),
             groups: Groups::new(rules.group),
             shelf: Shelf::default(),
-            rules: Rules { members: BTreeMap::new(), ..rules },
+            rules: Rules { members: BTreeMap::new(), windows: Vec::new(), drained: BTreeSet::new(), ..rules },
         }
     }
 
     /// A condition changed. Gives what has to be told or kept back otherwise than before.
     pub fn on_change(&mut self, change: &ConditionChange, now: Now) -> Vec<Standing> {
         let Some(notification) = self.truth.on_change(change) else { return Vec::new() };
-        let outcome = match (notification.key.kind, &notification.key.subject) {
-            (Kind::Connection, Subject::Test(id)) if notification.is_raised() => self.groups.on_down(*id, now.moment),
-            (Kind::Connection, Subject::Test(id)) => self.groups.on_up(*id, now.moment),
-            (
-                Kind::Connection
-                | Kind::Latency
-                | Kind::Sender
-                | Kind::Clock
-                | Kind::Config
-                | Kind::UnknownPacket
-                | Kind::Isolated
-                | Kind::Storm
-                | Kind::Test,
-                _,
-            ) => Outcome::default(),
+        let outcome = match connection_of(&notification) {
+            Some(id) => self.count(id, &notification, now),
+            None => Outcome::default(),
         };
         self.apply(outcome, [notification.key.clone()].into(), now)
+    }
+
+    /// Lets a test count for its groups; or not, while it is shelved.
+    fn count(&mut self, id: TestId, notification: &Arc<Notification>, now: Now) -> Outcome {
+        if !notification.is_raised() {
+            return self.groups.on_up(id, now.moment);
+        }
+        if self.shelf.shelves(notification, now.wall).is_none() {
+            return self.groups.on_down(id, now.moment);
+        }
+        self.groups.set_aside(id);
+        Outcome::default()
+    }
+
+    /// Something was shelved, or is no longer: gives every alarm that stands as it is now.
+    fn on_shelf(&mut self, mut outcome: Outcome, now: Now) -> Vec<Standing> {
+        let raised: Vec<Arc<Notification>> = self.truth.raised().cloned().collect();
+        for notification in &raised {
+            if let Some(id) = connection_of(notification) {
+                outcome.join(self.count(id, notification, now));
+            }
+        }
+        self.apply(outcome, raised.iter().map(|notification| notification.key.clone()).collect(), now)
     }
 
     /// The documents say something else.
     pub fn on_rules(&mut self, rules: Rules, now: Now) -> Vec<Standing> {
         let before = std::mem::replace(&mut self.rules, rules);
         let mut keys = BTreeSet::new();
+        let mut shelved = false;
+        for (id, (facts, _)) in &self.rules.tests {
+            if before.tests.get(id).is_none_or(|(before, _)| before != facts) {
+                keys.extend(self.truth.on_facts(facts));
+            }
+        }
         if (&before.windows, &before.drained) != (&self.rules.windows, &self.rules.drained) {
             self.shelf.on_documents(self.rules.windows.clone(), self.rules.drained.clone());
             self.shelf.on_time(now.wall);
-            keys.extend(self.raised_keys());
+            shelved = true;
         }
         let mut outcome = Outcome::default();
         if (&before.group, &before.members) != (&self.rules.group, &self.rules.members) {
             outcome = self.groups.on_tests(self.rules.group, self.rules.members.clone(), now.moment);
             let new = self.rules.members.keys().filter(|id| !before.members.contains_key(id));
             for id in new {
-                match self.truth.get(&AlarmKey::new(Kind::Connection, Subject::Test(*id))) {
+                let known = self.truth.get(&AlarmKey::new(Kind::Connection, Subject::Test(*id))).cloned();
+                match known {
+                    Some(known) if known.is_raised() && self.shelf.shelves(&known, now.wall).is_some() => {}
                     Some(known) if known.is_raised() => outcome.join(self.groups.on_down(*id, now.moment)),
                     Some(_) => outcome.join(self.groups.on_up(*id, now.moment)),
                     None => {}
                 }
             }
         }
-        if before.dampings != self.rules.dampings || before.damping != self.rules.damping {
+        if before.damping != self.rules.damping {
             keys.extend(self.raised_keys());
         }
-        self.apply(outcome, keys, now)
+        let damped = self
+            .rules
+            .tests
+            .iter()
+            .filter(|(id, (_, damping))| before.tests.get(id).is_some_and(|(_, before)| before != damping));
+        keys.extend(damped.flat_map(|(id, _)| Kind::ALL.map(|kind| AlarmKey::new(kind, Subject::Test(*id)))));
+        // What is removed is taken back in a moment, and not told before.
+        let mut standing = self.apply(outcome, keys, now);
+        if shelved {
+            standing.extend(self.on_shelf(Outcome::default(), now));
+        }
+        standing.retain(|standing| match standing.notification.key.subject {
+            Subject::Test(id) => self.rules.tests.contains_key(&id),
+            _ => true,
+        });
+        standing
     }
 
     /// Only these alarms can still be, and only these tests and listeners can still report.
@@ -104,8 +138,8 @@ impl Situation {
         let gone = self.truth.retain(&possible, reporters, now);
         let mut outcome = Outcome::default();
         for notification in &gone {
-            if let (Kind::Connection, Subject::Test(id)) = (notification.key.kind, &notification.key.subject) {
-                outcome.join(self.groups.on_gone(*id, now.moment));
+            if let Some(id) = connection_of(notification) {
+                outcome.join(self.groups.on_gone(id, now.moment));
             }
         }
         let mut standing = self.apply(outcome, BTreeSet::new(), now);
@@ -116,8 +150,10 @@ impl Situation {
     /// Time has passed.
     pub fn on_time(&mut self, now: Now) -> Vec<Standing> {
         let outcome = self.groups.on_time(now.moment);
-        let keys = if self.shelf.on_time(now.wall) { self.raised_keys() } else { BTreeSet::new() };
-        self.apply(outcome, keys, now)
+        match self.shelf.on_time(now.wall) {
+            true => self.on_shelf(outcome, now),
+            false => self.apply(outcome, BTreeSet::new(), now),
+        }
     }
 
     /// When `on_time` has something to do. Windows and silences go by the wall's clock: they are
@@ -135,19 +171,19 @@ impl Situation {
     pub fn on_silence(&mut self, silence: Silence, now: Now) -> Vec<Standing> {
         self.shelf.add(silence);
         self.shelf.on_time(now.wall);
-        self.apply(Outcome::default(), self.raised_keys(), now)
+        self.on_shelf(Outcome::default(), now)
     }
 
     /// A silence was ended; nothing if there is none of this id.
     pub fn on_expired(&mut self, id: &str, now: Now) -> Option<(Silence, Vec<Standing>)> {
         let silence = self.shelf.expire(id)?;
         self.shelf.on_time(now.wall);
-        Some((silence, self.apply(Outcome::default(), self.raised_keys(), now)))
+        Some((silence, self.on_shelf(Outcome::default(), now)))
     }
 
     /// The silences that have not ended.
-    pub fn silences(&self) -> impl Iterator<Item = &Silence> {
-        self.shelf.silences()
+    pub fn silences(&self, now: Now) -> impl Iterator<Item = &Silence> {
+        self.shelf.silences(now.wall)
     }
 
     /// Every alarm as it is.
@@ -168,7 +204,7 @@ impl Situation {
     /// How an alarm that keeps changing is damped.
     pub fn damping(&self, key: &AlarmKey) -> Damping {
         let own = match &key.subject {
-            Subject::Test(id) => self.rules.dampings.get(id),
+            Subject::Test(id) => self.rules.tests.get(id).map(|(_, damping)| damping),
             Subject::Agent
             | Subject::Store
             | Subject::Host(_)
@@ -199,8 +235,12 @@ impl Situation {
             }
         }
         keys.extend(outcome.affected.into_iter().map(|id| AlarmKey::new(Kind::Connection, Subject::Test(id))));
+        if keys.is_empty() {
+            return standing;
+        }
+        let refused = self.refused_hosts();
         for key in keys {
-            self.annotate(&key);
+            self.annotate(&key, &refused);
             standing.extend(self.truth.get(&key).map(|notification| self.standing(notification, now)));
         }
         standing
@@ -225,8 +265,14 @@ impl Situation {
         }
     }
 
+    /// The hosts that this host cannot send to, and why.
+    fn refused_hosts(&self) -> BTreeMap<String, String> {
+        let refused = self.truth.raised_of(Kind::Sender);
+        refused.filter_map(|alarm| Some((alarm.test.as_ref()?.to_host.clone(), alarm.text.clone()))).collect()
+    }
+
     /// Says with a silence what else is known that points to its cause.
-    fn annotate(&mut self, key: &AlarmKey) {
+    fn annotate(&mut self, key: &AlarmKey, refused: &BTreeMap<String, String>) {
         let Some(notification) = self.truth.get(key).filter(|alarm| alarm.is_raised()) else { return };
         let (Kind::Connection, Some(from_host)) = (key.kind, from_host(notification)) else { return };
         let mut remark = String::new();
@@ -237,16 +283,20 @@ impl Situation {
                 Some((up, others)) => format!("; {up} of {others} other tests from {from_host} get through"),
             };
         }
-        let own = |alarm: &&Arc<Notification>| {
-            let to_host = alarm.test.as_ref().map(|test| test.to_host.as_str());
-            alarm.key.kind == Kind::Sender && to_host == Some(from_host.as_str())
-        };
-        if let Some(refused) = self.truth.raised_of(Kind::Sender).find(own) {
-            remark += &format!("; from here to {from_host}: {}", refused.text);
+        if let Some(problem) = refused.get(&from_host) {
+            remark += &format!("; from here to {from_host}: {problem}");
         }
         if !remark.is_empty() {
             self.truth.annotate(key, &remark);
         }
+    }
+}
+
+/// The test whose connection this is about.
+fn connection_of(notification: &Notification) -> Option<TestId> {
+    match (notification.key.kind, &notification.key.subject) {
+        (Kind::Connection, Subject::Test(id)) => Some(*id),
+        _ => None,
     }
 }
 

@@ -69,6 +69,7 @@ impl Truth {
         match &change.verdict {
             Verdict::Violated(cause) => {
                 shown.state = AlarmState::Raised;
+                shown.raised_at = alarm.since;
                 shown.text = cause.to_string();
                 alarm.cause.clone_from(&shown.text);
                 shown.legacy_text = cause.legacy_text();
@@ -98,6 +99,21 @@ impl Truth {
             }
         }
         Some(alarm.shown.clone())
+    }
+
+    /// The documents say something else of a test. Gives its alarms that are shown otherwise now.
+    pub fn on_facts(&mut self, facts: &Arc<TestFacts>) -> Vec<AlarmKey> {
+        let mut changed = Vec::new();
+        for kind in Kind::ALL {
+            let key = AlarmKey::new(kind, Subject::Test(facts.id));
+            let Some(alarm) = self.alarms.get_mut(&key) else { continue };
+            if alarm.test.as_ref().is_some_and(|test| test != facts) {
+                alarm.test = Some(facts.clone());
+                Arc::make_mut(&mut alarm.shown).test = Some(facts.clone());
+                changed.push(key);
+            }
+        }
+        changed
     }
 
     /// What else is known of why an alarm stands, beside its cause.
@@ -177,6 +193,7 @@ pub fn blank(agent: &str, key: &AlarmKey, at: Now) -> Notification {
         state: AlarmState::Cleared,
         severity: key.kind.severity(),
         since: at.wall,
+        raised_at: at.wall,
         tally: None,
         text: String::new(),
         legacy_text: String::new(),

@@ -1,6 +1,7 @@
 //! `/healthz`, `/status.json`, and what people ask of the agent below `/api`.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use actix::Recipient;
@@ -9,18 +10,20 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Deserialize;
 use serde_json::json;
 use sha2::{Digest, Sha256};
-use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::sync::{Mutex, oneshot};
+use tokio::time::{Instant, timeout};
 
 use super::Snapshot;
 use crate::config::secret::SecretSource;
 use crate::io::secret;
 use crate::messages::WebFact;
-use crate::pure::order::{Answer, NewSilence, Refusal, Request};
+use crate::pure::order::{ActiveAlarm, Answer, NewSilence, Refusal, Request};
 use crate::pure::time::{WallTime, seconds};
 
 /// A snapshot older than this, in seconds, was not renewed: the tree is stuck.
 const STUCK: f64 = 10.0;
+/// The alarms are listed no more often than this, whoever asks.
+const LISTED_EVERY: Duration = Duration::from_millis(500);
 /// The tree answers within this, or not at all.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
@@ -31,7 +34,11 @@ pub struct Access {
     pub parent: Recipient<WebFact>,
     /// Whoever changes something has to show what is in it.
     pub token_file: Option<PathBuf>,
+    /// The alarms as they were listed last: all sinks take part in that.
+    listed: Arc<Mutex<Option<(Instant, Listed)>>>,
 }
+
+type Listed = Arc<Vec<ActiveAlarm>>;
 
 /// Whether the agent works. A store that is away is no reason to restart it, so it is only named.
 pub async fn healthz(snapshot: web::Data<Snapshot>) -> HttpResponse {
@@ -57,9 +64,8 @@ pub async fn status(snapshot: web::Data<Snapshot>) -> HttpResponse {
 
 /// The alarms that stand, with the condition of their tests and what each receiver knows of them.
 pub async fn alarms(snapshot: web::Data<Snapshot>, access: web::Data<Access>) -> HttpResponse {
-    let listed = match ask(&access, Request::Alarms).await {
-        Ok(Answer::Alarms(listed)) => listed,
-        Ok(other) => return HttpResponse::Ok().json(other),
+    let listed = match access.alarms().await {
+        Ok(listed) => listed,
         Err(refusal) => return refused(&refusal),
     };
     let status = snapshot.borrow().clone();
@@ -69,7 +75,7 @@ pub async fn alarms(snapshot: web::Data<Snapshot>, access: web::Data<Access>) ->
         .filter(|test| !test.conditions.is_empty())
         .map(|test| (test.test.id, &test.conditions))
         .collect();
-    let with_condition = |alarm: &crate::pure::order::ActiveAlarm| {
+    let with_condition = |alarm: &ActiveAlarm| {
         let conditions = alarm.notification.test.as_ref().and_then(|test| conditions.get(&test.id));
         let condition = conditions.and_then(|conditions| conditions.get(&alarm.notification.key.kind));
         let mut shown = serde_json::to_value(alarm).unwrap_or_default();
@@ -128,6 +134,23 @@ pub async fn resync(
 }
 
 impl Access {
+    /// A way in through `parent`.
+    pub fn new(parent: Recipient<WebFact>, token_file: Option<PathBuf>) -> Self {
+        Access { parent, token_file, listed: Arc::default() }
+    }
+
+    /// Many who ask at once are given one list.
+    async fn alarms(&self) -> Result<Listed, Refusal> {
+        let mut listed = self.listed.lock().await;
+        if let Some((_, listed)) = listed.as_ref().filter(|(at, _)| at.elapsed() < LISTED_EVERY) {
+            return Ok(listed.clone());
+        }
+        let Answer::Alarms(alarms) = ask(self, Request::Alarms).await? else { return Ok(Listed::default()) };
+        let alarms = Listed::new(alarms);
+        *listed = Some((Instant::now(), alarms.clone()));
+        Ok(alarms)
+    }
+
     /// Whoever changes something has to show the token. A page in a browser cannot: it knows none.
     fn allows(&self, request: &HttpRequest) -> Result<(), Refusal> {
         let forbidden = |problem: &str| Refusal::Forbidden(problem.to_owned());
@@ -139,7 +162,8 @@ impl Access {
             forbidden("nothing can be changed here: the agent cannot read its [web] token_file")
         })?;
         let shown = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let shown = shown.strip_prefix("Bearer ").unwrap_or_default();
+        let (scheme, shown) = shown.split_once(' ').unwrap_or_default();
+        let shown = if scheme.eq_ignore_ascii_case("bearer") { shown.trim() } else { "" };
         // Hashes are compared, so that the time it takes tells nothing of the token.
         match Sha256::digest(shown) == Sha256::digest(token.reveal()) {
             true => Ok(()),

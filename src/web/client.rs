@@ -5,6 +5,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::config::secret::Secret;
+use crate::io::tls;
 use crate::pure::order::NewSilence;
 use crate::pure::shelf::Silence;
 
@@ -18,9 +19,12 @@ pub struct Agent {
 impl Agent {
     /// The one whose page is at `url`.
     pub fn new(url: &str, token: Option<Secret>) -> anyhow::Result<Self> {
-        // Installing it twice is no fault.
-        let _already_installed = rustls::crypto::ring::default_provider().install_default();
-        let client = Client::builder().no_proxy().timeout(std::time::Duration::from_secs(15)).build()?;
+        let tls = tls::for_url(url, None).map_err(anyhow::Error::msg)?;
+        let client = Client::builder()
+            .tls_backend_preconfigured(tls)
+            .no_proxy()
+            .timeout(std::time::Duration::from_secs(15))
+            .build()?;
         Ok(Agent { client, url: url.trim_end_matches('/').to_owned(), token })
     }
 
@@ -36,6 +40,8 @@ impl Agent {
 
     /// Ends a silence.
     pub async fn expire_silence(&self, id: &str) -> anyhow::Result<Silence> {
+        let plain = id.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+        anyhow::ensure!(plain && !id.is_empty(), "`{id}` is no id of a silence: `peerpair silence list` shows them");
         self.ask(Method::DELETE, &format!("/api/silences/{id}"), None).await
     }
 

@@ -3,57 +3,63 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use reqwest::header::HeaderMap;
 use serde_json::{Value, json};
 
-use super::http::{self, Http};
+use super::http::{self, Http, Message};
 use super::{Delivered, Identity};
 use crate::config::sinks::SinkConfig;
 use crate::io::time;
+use crate::pure::alarm::Kind;
+use crate::pure::ledger::Due;
 use crate::pure::notification::Notification;
 use crate::pure::time::WallTime;
 
-/// A firing alert that is not told again ends by itself after so long: four times what it is told
-/// again by, as Prometheus does it.
-const ENDS_AFTER: Duration = Duration::from_secs(240);
+/// A test notification fires for so long.
+const TEST_FIRES: Duration = Duration::from_secs(60);
 
 /// An Alertmanager.
 pub struct Alertmanager {
     http: Http,
+    alerts: Alerts,
+}
+
+struct Alerts {
     page: Arc<str>,
 }
 
 impl Alertmanager {
     pub(super) fn new(config: &SinkConfig, identity: &Identity) -> Self {
         let url = format!("{}/api/v2/alerts", config.url.trim_end_matches('/'));
-        Alertmanager { http: Http::new(config, url), page: identity.page.clone() }
+        Alertmanager { http: Http::new(config, url), alerts: Alerts { page: identity.page.clone() } }
     }
 
-    pub(super) async fn deliver(&self, batch: Vec<super::Due>) -> Delivered {
-        http::deliver(batch, &|part| {
-            async move {
-                let now = time::now().wall;
-                let alerts: Vec<Value> = http::alarms(&part).map(|alarm| alert(alarm, &self.page, now)).collect();
-                if alerts.is_empty() {
-                    return Ok(());
-                }
-                self.http.post(Value::Array(alerts).to_string().into_bytes(), HeaderMap::new()).await
-            }
-            .boxed()
-        })
-        .await
+    pub(super) async fn deliver(&mut self, batch: Vec<Due>) -> Delivered {
+        self.http.deliver(batch, &self.alerts).await
     }
 }
 
+impl Message for Alerts {
+    fn of(&self, alarms: &[&Notification]) -> Result<(Vec<u8>, HeaderMap), String> {
+        let now = time::now().wall;
+        let alerts: Vec<Value> = alarms.iter().map(|alarm| alert(alarm, &self.page, now)).collect();
+        Ok((Value::Array(alerts).to_string().into_bytes(), HeaderMap::new()))
+    }
+}
+
+/// One that fires names no end: the Alertmanager counts its `resolve_timeout` by its own clock,
+/// whatever ours says.
 fn alert(alarm: &Notification, page: &str, now: WallTime) -> Value {
-    // One that ends has to have begun, and not later.
-    let ends = if alarm.is_raised() { now + ENDS_AFTER } else { alarm.since };
-    json!({
+    let mut alert = json!({
         "labels": http::labels(alarm),
         "annotations": http::annotations(alarm),
-        "startsAt": alarm.since.min(ends),
-        "endsAt": ends,
+        "startsAt": alarm.raised_at,
         "generatorURL": page,
-    })
+    });
+    match (alarm.key.kind, alarm.is_raised()) {
+        (Kind::Test, _) => alert["endsAt"] = json!(now + TEST_FIRES),
+        (_, false) => alert["endsAt"] = json!(alarm.since.max(alarm.raised_at)),
+        (_, true) => {}
+    }
+    alert
 }

@@ -6,14 +6,18 @@ use lettre::message::Mailbox;
 use lettre::message::header::{ContentType, Header, HeaderName, HeaderValue};
 use lettre::transport::smtp::authentication::Credentials;
 use lettre::transport::smtp::client::{Certificate, Tls, TlsParameters};
+use lettre::transport::smtp::extension::ClientId;
 use lettre::{AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor};
 use sha2::{Digest, Sha256};
+use tokio::time::timeout;
+use tracing::warn;
 
 use super::http::alarms;
-use super::{Delivered, Identity};
+use super::{Delivered, Identity, Outcome, blocking};
 use crate::config::endpoint::EndpointHost;
 use crate::config::sinks::{SinkConfig, Transport};
 use crate::io::secret;
+use crate::io::state_file::describe;
 use crate::pure::ledger::Due;
 use crate::pure::notification::Notification;
 
@@ -32,31 +36,53 @@ impl Email {
     }
 
     pub(super) async fn deliver(&mut self, batch: Vec<Due>) -> Delivered {
-        let outcome = self.send(&batch).await;
-        if outcome.is_err() {
+        let within = self.config.answer_within();
+        // The library's own limit is for connecting only.
+        let sent = timeout(within, self.send(&batch)).await;
+        let late = || format!("no answer within {}", humantime::format_duration(within));
+        let outcome = sent.unwrap_or_else(|_| Outcome::Unreachable(late()));
+        if matches!(outcome, Outcome::Unreachable(_)) {
             // Password and certificates are read anew.
             self.mailer = None;
         }
         Delivered::all(batch, &outcome)
     }
 
-    async fn send(&mut self, batch: &[Due]) -> Result<(), String> {
+    async fn send(&mut self, batch: &[Due]) -> Outcome {
         let alarms: Vec<&Notification> = alarms(batch).collect();
         if alarms.is_empty() {
-            return Ok(());
+            return Outcome::Nothing;
         }
-        let message = self.message(&alarms)?;
         if self.mailer.is_none() {
-            self.mailer = Some(mailer(&self.config)?);
+            let (config, agent) = (self.config.clone(), self.identity.agent.to_string());
+            match blocking(move || mailer(&config, &agent)).await {
+                Ok(mailer) => self.mailer = Some(mailer),
+                Err(problem) => return Outcome::Unreachable(problem),
+            }
         }
-        let Some(mailer) = &self.mailer else { return Err("no mailer".to_owned()) };
-        mailer.send(message).await.map(drop).map_err(|error| {
-            let cause = std::error::Error::source(&error).map_or(String::new(), |cause| format!(": {cause}"));
-            format!("{error}{cause}")
-        })
+        let Some(mailer) = &self.mailer else { return Outcome::Unreachable("no mailer".to_owned()) };
+        let whole = match self.message(&alarms, &self.config.to) {
+            Ok(message) => mailer.send(message).await,
+            Err(problem) => return Outcome::Refused(problem),
+        };
+        let refusal = match whole {
+            Ok(_) => return Outcome::Delivered,
+            Err(error) if !error.is_permanent() => return Outcome::Unreachable(describe(&error)),
+            Err(error) => describe(&error),
+        };
+        // One address that is refused refuses the mail to all: each is written to by itself.
+        let mut reached = 0;
+        for address in &self.config.to {
+            let Ok(message) = self.message(&alarms, std::slice::from_ref(address)) else { continue };
+            match mailer.send(message).await {
+                Ok(_) => reached += 1,
+                Err(error) => warn!(address, problem = describe(&error), "mail is refused"),
+            }
+        }
+        if reached > 0 { Outcome::Delivered } else { Outcome::Refused(refusal) }
     }
 
-    fn message(&self, alarms: &[&Notification]) -> Result<Message, String> {
+    fn message(&self, alarms: &[&Notification], to: &[String]) -> Result<Message, String> {
         let agent = &self.identity.agent;
         let from: Mailbox = self.config.from.parse().map_err(|error| format!("{}: {error}", self.config.from))?;
         let thread = format!("<{}@peerpair.{}>", thread(alarms, agent), host_part(agent));
@@ -70,7 +96,7 @@ impl Email {
             // No answer from somebody who is on holiday (RFC 3834 section 5).
             .header(AutoSubmitted)
             .header(ContentType::TEXT_PLAIN);
-        for address in &self.config.to {
+        for address in to {
             message = message.to(address.parse().map_err(|error| format!("{address}: {error}"))?);
         }
         message.body(body(alarms, &self.identity)).map_err(|error| error.to_string())
@@ -92,14 +118,15 @@ impl Header for AutoSubmitted {
     }
 }
 
-fn mailer(config: &SinkConfig) -> Result<Mailer, String> {
+fn mailer(config: &SinkConfig, agent: &str) -> Result<Mailer, String> {
     let target = config.endpoint()?;
     let host = match &target.host {
         EndpointHost::Name(name) => name.clone(),
         EndpointHost::Ip(addr) => addr.to_string(),
         EndpointHost::Any => return Err("no mail server named".to_owned()),
     };
-    let mut builder = Mailer::builder_dangerous(&host).port(target.port).timeout(Some(config.answer_within()));
+    let hello = ClientId::Domain(host_part(agent));
+    let mut builder = Mailer::builder_dangerous(&host).port(target.port).hello_name(hello);
     let parameters = || -> Result<TlsParameters, String> {
         let mut parameters = TlsParameters::builder(host.clone());
         if let Some(path) = &config.ca_file {

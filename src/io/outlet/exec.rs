@@ -1,18 +1,25 @@
 //! A program that is given each alarm as JSON on its standard input.
 
 use std::process::Stdio;
+use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt};
-use tokio::io::AsyncWriteExt;
-use tokio::process::Command;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::process::{Child, ChildStderr, Command};
 use tokio::time::timeout;
 
-use super::Delivered;
+use super::{Delivered, Outcome};
 use crate::config::sinks::SinkConfig;
 use crate::pure::ledger::Due;
 
-/// So much of what it complains about is shown.
+/// So much of what it complains about is read and shown.
 const SHOWN: usize = 200;
+/// What it complained about is there soon after its end, or it is not from it.
+const LAST_WORDS: Duration = Duration::from_millis(100);
+/// What it is given of the agent's environment: none of the agent's secrets.
+const ENVIRONMENT: [&str; 5] = ["PATH", "HOME", "LANG", "TZ", "USER"];
 
 /// A program.
 pub struct Exec {
@@ -34,38 +41,84 @@ impl Exec {
     }
 
     /// Runs it once, without a shell. It has taken the alarm if it ends with exit code 0 in time.
-    async fn run(&self, due: &Due) -> Result<(), String> {
-        let Due::Alarm { notification, .. } = due else { return Ok(()) };
-        let input = serde_json::to_vec(notification).map_err(|error| error.to_string())?;
-        let Some((program, arguments)) = self.config.command.split_first() else {
-            return Err("no program configured".to_owned());
+    async fn run(&self, due: &Due) -> Outcome {
+        let Due::Alarm { notification, .. } = due else { return Outcome::Nothing };
+        let (mut child, program) = match self.start() {
+            Ok(started) => started,
+            Err(problem) => return Outcome::Unreachable(problem),
         };
-        let mut child = Command::new(program)
-            .args(arguments)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(|error| format!("start {program}: {error}"))?;
-        let within = self.config.answer_within();
-        let stdin = child.stdin.take();
+        let mut input = serde_json::to_vec(notification).unwrap_or_default();
+        input.push(b'\n');
+        let (stdin, stderr) = (child.stdin.take(), child.stderr.take());
         let feed = async move {
             if let Some(mut stdin) = stdin {
                 // One that does not read it may still do its work.
                 let _not_read = stdin.write_all(&input).await;
-                let _not_read = stdin.write_all(b"\n").await;
             }
         };
-        let run = async { tokio::join!(feed, child.wait_with_output()).1 };
-        let Ok(ended) = timeout(within, run).await else {
-            return Err(format!("{program} did not end within {}", humantime::format_duration(within)));
+        let (words, mut said) = tokio::sync::oneshot::channel();
+        let listen = tokio::spawn(async move {
+            let _nobody_asks = words.send(last_words(stderr).await);
+        });
+        let within = self.config.answer_within();
+        let ended = timeout(within, async { tokio::join!(feed, child.wait()).1 }).await;
+        let outcome = match ended {
+            Ok(Ok(status)) if status.success() => Outcome::Delivered,
+            Ok(Ok(status)) => {
+                let said = timeout(LAST_WORDS, &mut said).await;
+                let said = said.ok().and_then(Result::ok).unwrap_or_default();
+                Outcome::Refused(format!("{program}: {status}: {}", said.lines().next().unwrap_or_default()))
+            }
+            Ok(Err(error)) => Outcome::Unreachable(format!("{program}: {error}")),
+            Err(_) => {
+                end_all_of(&mut child).await;
+                let within = humantime::format_duration(within);
+                Outcome::Refused(format!("{program} did not end within {within}"))
+            }
         };
-        let output = ended.map_err(|error| format!("{program}: {error}"))?;
-        if output.status.success() {
-            return Ok(());
-        }
-        let said: String = String::from_utf8_lossy(&output.stderr).chars().take(SHOWN).collect();
-        Err(format!("{program}: {}: {}", output.status, said.lines().next().unwrap_or_default()))
+        // What it left running in the background is its own affair.
+        listen.abort();
+        outcome
     }
+
+    fn start(&self) -> Result<(Child, String), String> {
+        let Some((program, arguments)) = self.config.command.split_first() else {
+            return Err("no program configured".to_owned());
+        };
+        let environment = ENVIRONMENT.iter().filter_map(|name| Some((name, std::env::var_os(name)?)));
+        let child = Command::new(program)
+            .args(arguments)
+            .env_clear()
+            .envs(environment)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(|error| format!("start {program}: {error}"))?;
+        Ok((child, program.clone()))
+    }
+}
+
+/// Ends it and whatever it has started.
+async fn end_all_of(child: &mut Child) {
+    if let Some(id) = child.id().and_then(|id| i32::try_from(id).ok()) {
+        let _gone_already = killpg(Pid::from_raw(id), Signal::SIGKILL);
+    }
+    let _gone_already = child.kill().await;
+}
+
+/// The beginning of what it says; the rest is read and dropped, so that it is not held up.
+async fn last_words(stderr: Option<ChildStderr>) -> String {
+    let Some(mut stderr) = stderr else { return String::new() };
+    let (mut said, mut buffer) = (Vec::new(), [0; 4096]);
+    while let Ok(read) = stderr.read(&mut buffer).await {
+        if read == 0 {
+            break;
+        }
+        let room = SHOWN.saturating_sub(said.len());
+        said.extend(&buffer[..read.min(room)]);
+    }
+    String::from_utf8_lossy(&said).chars().map(|c| if c == '\n' || !c.is_control() { c } else { ' ' }).collect()
 }

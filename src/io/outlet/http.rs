@@ -1,31 +1,41 @@
 //! What Alertmanagers and webhooks have in common: alarms as alerts, and a POST that says what became of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, SystemTime};
 
-use futures_util::future::BoxFuture;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, RETRY_AFTER};
-use reqwest::{Client, StatusCode};
+use reqwest::{Client, Response, StatusCode};
 use sha2::{Digest, Sha256};
 
-use super::{Delivered, not_tried};
+use super::{Delivered, Outcome, blocking, not_tried};
 use crate::config::sinks::SinkConfig;
 use crate::io::{secret, tls};
 use crate::pure::ledger::Due;
 use crate::pure::notification::Notification;
 
-/// So much of a refusal is shown.
+/// So much of a refusal is read and shown.
 const SHOWN: usize = 200;
+/// Alarms in one request.
+const IN_A_REQUEST: usize = 100;
+/// A receiver that refuses what it is sent, part by part, is sent no more than so many parts at once.
+const MOST_REQUESTS: usize = 40;
 
-/// A client for one URL.
+/// A client for one URL. Its token and certificates are read when it is needed, and anew after a
+/// failure: they may have been changed.
 pub struct Http {
+    config: SinkConfig,
     url: String,
-    client: Result<Client, String>,
-    timeout: Duration,
+    client: Option<Client>,
+}
+
+/// What is posted: the body of a request about these alarms, and headers of its own.
+pub trait Message {
+    /// Nothing if there is nothing to say.
+    fn of(&self, alarms: &[&Notification]) -> Result<(Vec<u8>, HeaderMap), String>;
 }
 
 /// Why a request failed.
-pub enum Failure {
+enum Failure {
     /// The receiver does not like what it was sent: a part of it may fare better.
     Content(String),
     /// It is away, or busy, until then.
@@ -34,25 +44,66 @@ pub enum Failure {
 
 impl Http {
     pub fn new(config: &SinkConfig, url: String) -> Self {
-        Http { url, client: client(config), timeout: config.answer_within() }
+        Http { config: config.clone(), url, client: None }
     }
 
-    /// Posts JSON.
-    pub async fn post(&self, body: Vec<u8>, headers: HeaderMap) -> Result<(), Failure> {
+    /// Delivers in requests of no more than a hundred alarms. What the receiver does not like is
+    /// halved, so that one alarm cannot hold up all others.
+    pub async fn deliver(&mut self, batch: Vec<Due>, message: &impl Message) -> Delivered {
+        let (alarms, silent): (Vec<Due>, Vec<Due>) =
+            batch.into_iter().partition(|due| matches!(due, Due::Alarm { .. }));
+        let mut delivered = Delivered::all(silent, &Outcome::Nothing);
+        let mut parts: VecDeque<Vec<Due>> = alarms.chunks(IN_A_REQUEST).map(<[Due]>::to_vec).collect();
+        let mut requests = 0;
+        while let Some(part) = parts.pop_front() {
+            requests += 1;
+            let posted = match requests > MOST_REQUESTS {
+                true => Err(Failure::Receiver("the receiver refuses nearly all that it is sent".to_owned(), None)),
+                false => self.post(&part, message).await,
+            };
+            match posted {
+                Ok(()) => delivered.add(part, &Outcome::Delivered),
+                Err(Failure::Content(problem)) if part.len() < 2 => delivered.add(part, &Outcome::Refused(problem)),
+                Err(Failure::Content(_)) => {
+                    let (first, second) = part.split_at(part.len() / 2);
+                    parts.push_front(second.to_vec());
+                    parts.push_front(first.to_vec());
+                }
+                Err(Failure::Receiver(problem, retry_after)) => {
+                    self.client = None;
+                    delivered.retry_after = retry_after;
+                    let rest = Outcome::Unreachable(not_tried(&problem));
+                    delivered.add(part, &Outcome::Unreachable(problem));
+                    parts.drain(..).for_each(|part| delivered.add(part, &rest));
+                }
+            }
+        }
+        delivered
+    }
+
+    async fn post(&mut self, part: &[Due], message: &impl Message) -> Result<(), Failure> {
         let away = |problem: String| Failure::Receiver(problem, None);
-        let client = self.client.as_ref().map_err(|problem| away(problem.clone()))?;
+        let alarms: Vec<&Notification> = alarms(part).collect();
+        let (body, headers) = message.of(&alarms).map_err(away)?;
+        let client = match &self.client {
+            Some(client) => client.clone(),
+            None => {
+                let (config, url) = (self.config.clone(), self.url.clone());
+                let client = blocking(move || client(&config, &url)).await.map_err(away)?;
+                self.client.insert(client).clone()
+            }
+        };
         let json = HeaderValue::from_static("application/json");
-        let request = client.post(&self.url).headers(headers).header("Content-Type", json).timeout(self.timeout);
+        let request = client.post(&self.url).headers(headers).header("Content-Type", json);
+        let request = request.timeout(self.config.answer_within()).body(body).send();
         // The error's own text would name the URL with whatever secrets are in it.
-        let response = request.body(body).send().await.map_err(|error| away(reason(error.without_url())))?;
+        let response = request.await.map_err(|error| away(reason(error.without_url())))?;
         let status = response.status();
         if status.is_success() {
             return Ok(());
         }
         let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| wait(value.to_str().ok()?));
-        let said = response.text().await.unwrap_or_default();
-        let said: String = said.chars().take(SHOWN).map(|c| if c.is_control() { ' ' } else { c }).collect();
-        let problem = format!("HTTP status {status}: {}", said.trim());
+        let problem = format!("HTTP status {status}: {}", beginning(response).await.trim());
         Err(match status {
             StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE | StatusCode::UNPROCESSABLE_ENTITY => {
                 Failure::Content(problem)
@@ -62,33 +113,16 @@ impl Http {
     }
 }
 
-/// Delivers a batch by `post`. What the receiver does not like is halved, so that one alarm cannot
-/// hold up all others.
-pub fn deliver<'a, P>(batch: Vec<Due>, post: &'a P) -> BoxFuture<'a, Delivered>
-where
-    P: Fn(Vec<Due>) -> BoxFuture<'a, Result<(), Failure>> + Sync,
-{
-    Box::pin(async move {
-        match post(batch.clone()).await {
-            Ok(()) => Delivered::all(batch, &Ok(())),
-            Err(Failure::Receiver(problem, retry_after)) => {
-                Delivered { retry_after, ..Delivered::all(batch, &Err(problem)) }
-            }
-            Err(Failure::Content(problem)) if batch.len() < 2 => Delivered::all(batch, &Err(problem)),
-            Err(Failure::Content(_)) => {
-                let (first, second) = batch.split_at(batch.len() / 2);
-                let mut delivered = deliver(first.to_vec(), post).await;
-                if let Some(wait) = delivered.retry_after {
-                    let rest = Delivered::all(second.to_vec(), &Err(not_tried("the receiver asks to wait")));
-                    delivered.outcomes.extend(rest.outcomes);
-                    return Delivered { retry_after: Some(wait), ..delivered };
-                }
-                let rest = deliver(second.to_vec(), post).await;
-                delivered.outcomes.extend(rest.outcomes);
-                Delivered { retry_after: rest.retry_after, ..delivered }
-            }
+/// The beginning of what the receiver says, however much it is.
+async fn beginning(mut response: Response) -> String {
+    let mut said = Vec::new();
+    while let Ok(Some(chunk)) = response.chunk().await {
+        said.extend(&chunk[..chunk.len().min(SHOWN)]);
+        if said.len() >= SHOWN {
+            break;
         }
-    })
+    }
+    String::from_utf8_lossy(&said).chars().take(SHOWN).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 /// The alarms among these messages.
@@ -144,8 +178,7 @@ fn capitalised(word: &str) -> String {
     letters.next().map_or(String::new(), |first| first.to_uppercase().chain(letters).collect())
 }
 
-fn client(config: &SinkConfig) -> Result<Client, String> {
-    let tls = tls::client(config.ca_file.as_deref())?;
+fn client(config: &SinkConfig, url: &str) -> Result<Client, String> {
     let mut headers = HeaderMap::new();
     if let Some(token) = config.token() {
         let token = secret::read(token)?;
@@ -155,7 +188,7 @@ fn client(config: &SinkConfig) -> Result<Client, String> {
         headers.insert(AUTHORIZATION, value);
     }
     Client::builder()
-        .tls_backend_preconfigured(tls)
+        .tls_backend_preconfigured(tls::for_url(url, config.ca_file.as_deref())?)
         .default_headers(headers)
         .user_agent(concat!("peerpair/", env!("CARGO_PKG_VERSION")))
         // Whoever is redirected tells somebody else than was configured.

@@ -1,39 +1,29 @@
 //! SNMP receivers: traps and informs, SNMPv2c and SNMPv3.
 
-use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::time::Duration;
+use tokio::time::{Instant, timeout_at};
 
-use tokio::net::UdpSocket;
-use tokio::time::{Instant, timeout, timeout_at};
-
-use super::{Delivered, Identity, not_tried};
-use crate::config::endpoint::Endpoint;
+use super::datagrams::{Datagrams, refused};
+use super::{Delivered, Identity, Outcome, blocking, not_tried};
 use crate::config::secret::{Secret, SecretSource};
 use crate::config::sinks::{SinkConfig, SnmpMode, SnmpVersion};
 use crate::io::engine::Engine;
 use crate::io::secret;
 use crate::io::snmp::usm::{self, Complaint, EngineClock, Keys, Purpose, Report, SHORTEST_PASSWORD, User};
-use crate::io::snmp::{Acknowledgement, Renderer, community_answer, community_message, resolve};
+use crate::io::snmp::{Acknowledgement, Renderer, community_answer, community_message};
 use crate::io::time;
 use crate::pure::ledger::Due;
 
-/// A receiver's name is resolved again after so long.
-const RESOLVE_EVERY: Duration = Duration::from_secs(300);
-/// A host without an SNMP receiver says so within this, if it is near and says it at all.
-const REFUSAL_WAIT: Duration = Duration::from_millis(50);
 /// The longest datagram.
 const LONGEST: usize = 65_535;
 
 /// An SNMP receiver.
 pub struct Snmp {
     config: SinkConfig,
-    target: Result<Endpoint, String>,
     renderer: Renderer,
     engine: Engine,
     agent: String,
     security: Option<Security>,
-    connected: Option<(UdpSocket, Instant)>,
+    datagrams: Datagrams,
     /// Message ids; begun anywhere, so that a stranger cannot guess them.
     next_id: i32,
     /// Never the same for two messages; begun anywhere, so that a restart does not repeat it.
@@ -61,7 +51,6 @@ enum Heard {
 impl Snmp {
     pub(super) fn new(config: &SinkConfig, identity: &Identity) -> Self {
         Snmp {
-            target: config.endpoint(),
             renderer: Renderer {
                 profile: config.profile,
                 agent: identity.agent.to_string(),
@@ -70,7 +59,7 @@ impl Snmp {
             engine: identity.engine.clone(),
             agent: identity.agent.to_string(),
             security: None,
-            connected: None,
+            datagrams: Datagrams::new(config.endpoint()),
             next_id: fastrand::i32(0..=i32::MAX),
             next_salt: fastrand::u64(..),
             config: config.clone(),
@@ -80,21 +69,20 @@ impl Snmp {
     pub(super) async fn deliver(&mut self, batch: Vec<Due>) -> Delivered {
         let delivered = match self.config.mode {
             SnmpMode::Trap => {
-                let outcome = self.send_traps(&batch).await;
+                let outcome = self.send_traps(&batch).await.unwrap_or_else(Outcome::Unreachable);
                 Delivered::all(batch, &outcome)
             }
             SnmpMode::Inform => self.send_informs(batch).await,
         };
-        if delivered.outcomes.iter().any(|(_, outcome)| outcome.is_err()) {
+        if delivered.outcomes.iter().any(|(_, outcome)| matches!(outcome, Outcome::Unreachable(_))) {
             // The address, the passwords, the receiver's engine: all of it may have changed.
-            self.connected = None;
+            self.datagrams.forget();
             self.security = None;
         }
         delivered
     }
 
-    /// A refusal cannot be told from the one before it, so the batch stands or falls as one.
-    async fn send_traps(&mut self, batch: &[Due]) -> Result<(), String> {
+    async fn send_traps(&mut self, batch: &[Due]) -> Result<Outcome, String> {
         self.prepare().await?;
         let mut datagrams = Vec::new();
         for due in batch {
@@ -102,18 +90,10 @@ impl Snmp {
             datagrams.extend(self.message(due, id)?);
         }
         if datagrams.is_empty() {
-            return Ok(());
+            return Ok(Outcome::Nothing);
         }
-        let socket = self.connect().await?;
-        for datagram in datagrams {
-            socket.send(&datagram).await.map_err(|error| refused(&error))?;
-        }
-        let mut answer = [0; 1];
-        match timeout(REFUSAL_WAIT, socket.recv(&mut answer)).await {
-            Ok(Err(error)) => Err(refused(&error)),
-            // A trap has no answer; whatever came is ignored.
-            Ok(Ok(_)) | Err(_) => Ok(()),
-        }
+        self.datagrams.send(&datagrams).await?;
+        Ok(Outcome::Delivered)
     }
 
     async fn send_informs(&mut self, batch: Vec<Due>) -> Delivered {
@@ -121,10 +101,10 @@ impl Snmp {
         let mut failed: Option<String> = None;
         for due in batch {
             let outcome = match &failed {
-                Some(problem) => Err(not_tried(problem)),
-                None => self.send_inform(&due).await,
+                Some(problem) => Outcome::Unreachable(not_tried(problem)),
+                None => self.send_inform(&due).await.unwrap_or_else(Outcome::Unreachable),
             };
-            if let (Err(problem), None) = (&outcome, &failed) {
+            if let (Outcome::Unreachable(problem), None) = (&outcome, &failed) {
                 failed = Some(problem.clone());
             }
             delivered.outcomes.push((due, outcome));
@@ -133,7 +113,7 @@ impl Snmp {
     }
 
     /// Sends until it is acknowledged, as often as configured.
-    async fn send_inform(&mut self, due: &Due) -> Result<(), String> {
+    async fn send_inform(&mut self, due: &Due) -> Result<Outcome, String> {
         self.prepare().await?;
         let mut complaint = None;
         let mut ids = Vec::new();
@@ -142,12 +122,12 @@ impl Snmp {
         while tries <= self.config.retries {
             let id = self.next_id();
             ids.push(id);
-            let Some(datagram) = self.message(due, id)? else { return Ok(()) };
-            self.connect().await?.send(&datagram).await.map_err(|error| refused(&error))?;
+            let Some(datagram) = self.message(due, id)? else { return Ok(Outcome::Nothing) };
+            self.datagrams.socket().await?.send(&datagram).await.map_err(|error| refused(&error))?;
             match self.hear(&ids).await? {
-                Heard::Acknowledged(Acknowledgement::Good) => return Ok(()),
+                Heard::Acknowledged(Acknowledgement::Good) => return Ok(Outcome::Delivered),
                 Heard::Acknowledged(Acknowledgement::Refused(status)) => {
-                    return Err(format!("the receiver refuses the inform with error-status {status}"));
+                    return Ok(Outcome::Refused(format!("the receiver answers the inform with error-status {status}")));
                 }
                 // A receiver that restarts answers each message with another clock.
                 Heard::Resynchronised if resynchronised < self.config.retries => resynchronised += 1,
@@ -183,7 +163,7 @@ impl Snmp {
         let mut complaint = None;
         let mut buffer = vec![0; LONGEST];
         loop {
-            let socket = self.connect().await?;
+            let socket = self.datagrams.socket().await?;
             let length = match timeout_at(deadline, socket.recv(&mut buffer)).await {
                 Err(_) => return Ok(Heard::Nothing(complaint)),
                 Ok(Err(error)) => return Err(refused(&error)),
@@ -225,9 +205,10 @@ impl Snmp {
     /// Reads the passwords, asks for the receiver's engine if it counts, and makes the keys.
     async fn prepare(&mut self) -> Result<(), String> {
         if self.security.is_none() {
+            let config = self.config.clone();
             self.security = Some(match self.config.version {
                 SnmpVersion::V2c => Security::Community(self.config.community.clone()),
-                SnmpVersion::V3 => Security::Usm { user: read_user(&self.config)?, keys: None },
+                SnmpVersion::V3 => Security::Usm { user: blocking(move || read_user(&config)).await?, keys: None },
             });
         }
         let Some(Security::Usm { user, keys: None }) = &self.security else { return Ok(()) };
@@ -240,8 +221,13 @@ impl Snmp {
             }
         };
         // It takes milliseconds of hashing.
-        let made = tokio::task::spawn_blocking(move || Keys::new(&user, &engine_id)).await;
-        let made = made.map_err(|error| error.to_string())?;
+        let engine = self.engine.clone();
+        let made = blocking(move || {
+            // Reads and writes the disk, once.
+            engine.clock();
+            Ok(Keys::new(&user, &engine_id))
+        });
+        let made = made.await?;
         if let Some(Security::Usm { keys, .. }) = &mut self.security {
             *keys = Some((made, clock));
         }
@@ -254,7 +240,7 @@ impl Snmp {
         let mut buffer = vec![0; LONGEST];
         for _ in 0..tries {
             let id = self.next_id();
-            let socket = self.connect().await?;
+            let socket = self.datagrams.socket().await?;
             socket.send(&usm::discovery(id)).await.map_err(|error| refused(&error))?;
             let deadline = Instant::now() + within;
             while let Ok(received) = timeout_at(deadline, socket.recv(&mut buffer)).await {
@@ -297,20 +283,6 @@ impl Snmp {
         self.next_id = self.next_id.wrapping_add(1) & i32::MAX;
         self.next_id
     }
-
-    async fn connect(&mut self) -> Result<&UdpSocket, String> {
-        let fresh = self.connected.take().filter(|(_, since)| since.elapsed() < RESOLVE_EVERY);
-        let connected = match fresh {
-            Some(connected) => connected,
-            None => {
-                let target = self.target.as_ref().map_err(Clone::clone)?;
-                let addr = resolve(target).await.map_err(|problem| format!("{target}: {problem}"))?;
-                let socket = connect(addr).await.map_err(|error| format!("{addr}: {error}"))?;
-                (socket, Instant::now())
-            }
-        };
-        Ok(&self.connected.insert(connected).0)
-    }
 }
 
 fn read_user(config: &SinkConfig) -> Result<User, String> {
@@ -325,21 +297,4 @@ fn read_user(config: &SinkConfig) -> Result<User, String> {
     let privacy = config.privacy_protocol.map(|protocol| Ok((protocol, read(config.privacy_password(), "privacy")?)));
     let (auth, privacy): (Option<Result<_, String>>, Option<Result<_, String>>) = (auth, privacy);
     Ok(User { name: config.user.clone(), auth: auth.transpose()?, privacy: privacy.transpose()? })
-}
-
-async fn connect(target: SocketAddr) -> io::Result<UdpSocket> {
-    let any: SocketAddr = match target {
-        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
-        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
-    };
-    let socket = UdpSocket::bind(any).await?;
-    socket.connect(target).await?;
-    Ok(socket)
-}
-
-fn refused(error: &io::Error) -> String {
-    if error.kind() == io::ErrorKind::ConnectionRefused {
-        return "no SNMP receiver listens there (port unreachable)".to_owned();
-    }
-    error.to_string()
 }

@@ -4,14 +4,15 @@ use std::sync::Arc;
 
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpStream, UdpSocket};
+use tokio::net::TcpStream;
 use tokio::time::{Duration, timeout};
 use tokio_rustls::TlsConnector;
 
-use super::{Delivered, Identity};
+use super::datagrams::Datagrams;
+use super::{Delivered, Identity, Outcome, blocking};
 use crate::config::endpoint::EndpointHost;
 use crate::config::sinks::{SinkConfig, Transport};
-use crate::io::snmp::resolve;
+use crate::io::resolve::resolve_endpoint;
 use crate::io::tls;
 use crate::pure::alarm::{Kind, Severity};
 use crate::pure::ledger::Due;
@@ -22,105 +23,96 @@ use crate::pure::time::WallTime;
 const DAEMON: u8 = 3;
 /// Our parameters, under our enterprise's number.
 const OWN: &str = "peerpair@50255";
-/// A host without a receiver, or one that closed the stream, says so within this if it is near.
-const REFUSAL_WAIT: Duration = Duration::from_millis(50);
+/// A receiver that closed the stream says so within this if it is near.
+const CLOSE_WAIT: Duration = Duration::from_millis(50);
+/// A message is cut to this: what receivers take at least in practice (RFC 5424 section 6.1 asks
+/// for 2,048 octets).
+const LONGEST: usize = 8 * 1024;
 
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
-
-enum Connection {
-    Datagrams(UdpSocket),
-    Stream(Box<dyn Stream>),
-}
 
 /// A syslog receiver.
 pub struct Syslog {
     config: SinkConfig,
     agent: Arc<str>,
-    connection: Option<Connection>,
+    datagrams: Datagrams,
+    stream: Option<Box<dyn Stream>>,
 }
 
 impl Syslog {
     pub(super) fn new(config: &SinkConfig, identity: &Identity) -> Self {
-        Syslog { config: config.clone(), agent: identity.agent.clone(), connection: None }
+        let datagrams = Datagrams::new(config.endpoint());
+        Syslog { config: config.clone(), agent: identity.agent.clone(), datagrams, stream: None }
     }
 
     pub(super) async fn deliver(&mut self, batch: Vec<Due>) -> Delivered {
-        let within = self.config.answer_within();
-        let outcome = match timeout(within, self.send_all(&batch)).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(format!("no answer within {}", humantime::format_duration(within))),
-        };
-        if outcome.is_err() {
-            self.connection = None;
-        }
-        Delivered::all(batch, &outcome)
-    }
-
-    async fn send_all(&mut self, batch: &[Due]) -> Result<(), String> {
         let now = crate::io::time::now().wall;
         let lines: Vec<String> = batch.iter().map(|due| line(due, &self.agent, now)).collect();
-        let failed = |error: std::io::Error| error.to_string();
-        if let Some(Connection::Stream(stream)) = &mut self.connection
-            && closed(stream.as_mut(), Duration::ZERO).await
-        {
-            self.connection = None;
-        }
-        if self.connection.is_none() {
-            self.connection = Some(self.connect().await?);
-        }
-        match &mut self.connection {
-            Some(Connection::Datagrams(socket)) => {
-                for line in lines {
-                    socket.send(line.as_bytes()).await.map_err(failed)?;
-                }
-                let mut nothing = [0; 1];
-                match timeout(REFUSAL_WAIT, socket.recv(&mut nothing)).await {
-                    Ok(Err(error)) => Err(failed(error)),
-                    Ok(Ok(_)) | Err(_) => Ok(()),
-                }
+        let within = self.config.answer_within();
+        let sent = match self.config.transport() {
+            Transport::Udp => {
+                let datagrams: Vec<Vec<u8>> = lines.into_iter().map(String::into_bytes).collect();
+                self.datagrams.send(&datagrams).await
             }
-            Some(Connection::Stream(stream)) => {
-                // Each message with its length before it (RFC 5425 section 4.3, RFC 6587 section 3.4.1).
-                let frames: String = lines.iter().map(|line| format!("{} {line}", line.len())).collect();
-                stream.write_all(frames.as_bytes()).await.map_err(failed)?;
-                stream.flush().await.map_err(failed)?;
-                // What was written into a stream that the other end had closed is lost.
-                match closed(stream.as_mut(), REFUSAL_WAIT).await {
-                    true => Err("the receiver closed the stream".to_owned()),
-                    false => Ok(()),
-                }
+            Transport::Tcp | Transport::Starttls | Transport::Tls => {
+                let late = || format!("no answer within {}", humantime::format_duration(within));
+                timeout(within, self.write(&lines)).await.unwrap_or_else(|_| Err(late()))
             }
-            None => Err("not connected".to_owned()),
+        };
+        match sent {
+            Ok(()) => Delivered::all(batch, &Outcome::Delivered),
+            Err(problem) => {
+                self.stream = None;
+                self.datagrams.forget();
+                Delivered::all(batch, &Outcome::Unreachable(problem))
+            }
         }
     }
 
-    async fn connect(&self) -> Result<Connection, String> {
-        let target = self.config.endpoint()?;
-        let addr = resolve(&target).await.map_err(|problem| format!("{target}: {problem}"))?;
-        let failed = |error: std::io::Error| format!("{addr}: {error}");
-        match self.config.transport() {
-            Transport::Udp => {
-                let any = if addr.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
-                let socket = UdpSocket::bind(any).await.map_err(failed)?;
-                socket.connect(addr).await.map_err(failed)?;
-                Ok(Connection::Datagrams(socket))
-            }
-            Transport::Tcp | Transport::Starttls => {
-                Ok(Connection::Stream(Box::new(TcpStream::connect(addr).await.map_err(failed)?)))
-            }
-            Transport::Tls => {
-                let client = TlsConnector::from(Arc::new(tls::client(self.config.ca_file.as_deref())?));
-                let name = match &target.host {
-                    EndpointHost::Name(name) => {
-                        ServerName::try_from(name.clone()).map_err(|error| format!("{target}: {error}"))?
-                    }
-                    EndpointHost::Ip(_) | EndpointHost::Any => ServerName::from(addr.ip()),
-                };
-                let stream = TcpStream::connect(addr).await.map_err(failed)?;
-                Ok(Connection::Stream(Box::new(client.connect(name, stream).await.map_err(failed)?)))
-            }
+    async fn write(&mut self, lines: &[String]) -> Result<(), String> {
+        let failed = |error: std::io::Error| error.to_string();
+        if let Some(stream) = &mut self.stream
+            && closed(stream.as_mut(), Duration::ZERO).await
+        {
+            self.stream = None;
         }
+        let mut stream = match self.stream.take() {
+            Some(stream) => stream,
+            None => self.connect().await?,
+        };
+        // Each message with its length before it (RFC 5425 section 4.3, RFC 6587 section 3.4.1).
+        let frames: String = lines.iter().map(|line| format!("{} {line}", line.len())).collect();
+        stream.write_all(frames.as_bytes()).await.map_err(failed)?;
+        stream.flush().await.map_err(failed)?;
+        // What was written into a stream that the other end had closed is lost.
+        if closed(stream.as_mut(), CLOSE_WAIT).await {
+            return Err("the receiver closed the stream".to_owned());
+        }
+        self.stream = Some(stream);
+        Ok(())
+    }
+
+    async fn connect(&self) -> Result<Box<dyn Stream>, String> {
+        let target = self.config.endpoint()?;
+        let addr = resolve_endpoint(&target).await.map_err(|problem| format!("{target}: {problem}"))?;
+        let failed = |error: std::io::Error| format!("{addr}: {error}");
+        let stream = TcpStream::connect(addr).await.map_err(failed)?;
+        // A path that goes dead is found when what was sent is not acknowledged in time.
+        let within = Some(self.config.answer_within());
+        socket2::SockRef::from(&stream).set_tcp_user_timeout(within).map_err(failed)?;
+        if self.config.transport() != Transport::Tls {
+            return Ok(Box::new(stream));
+        }
+        let ca_file = self.config.ca_file.clone();
+        let client = TlsConnector::from(Arc::new(blocking(move || tls::client(ca_file.as_deref())).await?));
+        let name = match &target.host {
+            EndpointHost::Name(name) => {
+                ServerName::try_from(name.clone()).map_err(|error| format!("{target}: {error}"))?
+            }
+            EndpointHost::Ip(_) | EndpointHost::Any => ServerName::from(addr.ip()),
+        };
+        Ok(Box::new(client.connect(name, stream).await.map_err(failed)?))
     }
 }
 
@@ -172,7 +164,13 @@ fn line(due: &Due, agent: &str, now: WallTime) -> String {
             let text = format!("{}: {}", notification.headline(), notification.text);
             let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
             let priority = DAEMON * 8 + severity;
-            format!("<{priority}>1 {now} {} peerpair {pid} {} {elements} {text}", word(agent), notification.key.kind)
+            let mut line = format!(
+                "<{priority}>1 {now} {} peerpair {pid} {} {elements} {text}",
+                word(agent),
+                notification.key.kind
+            );
+            line.truncate(line.floor_char_boundary(LONGEST));
+            line
         }
     }
 }
@@ -188,16 +186,15 @@ fn severities(alarm: &Notification) -> (u8, &'static str) {
     }
 }
 
-/// The words of ITU-T X.733 (IANA-ITU-ALARM-TC-MIB).
+/// The words of ITU-T X.733, as IANA-ITU-ALARM-TC-MIB spells them.
 fn probable_cause(kind: Kind) -> &'static str {
     match kind {
         Kind::Connection | Kind::Isolated => "lossOfSignal",
-        Kind::Latency => "responseTimeExcessive",
+        Kind::Latency => "responseTimeExecessive",
         Kind::Sender => "localNodeTransmissionError",
         Kind::Clock => "timingProblem",
         Kind::Config => "configurationOrCustomizationError",
-        Kind::Storm => "congestion",
-        Kind::UnknownPacket | Kind::Test => "other",
+        Kind::UnknownPacket | Kind::Storm | Kind::Test => "other",
     }
 }
 
@@ -207,7 +204,7 @@ fn event_type(kind: Kind) -> &'static str {
         Kind::Latency | Kind::Storm => "qualityOfServiceAlarm",
         Kind::Clock => "equipmentAlarm",
         Kind::Config => "processingErrorAlarm",
-        Kind::Test => "otherAlarm",
+        Kind::Test => "other",
     }
 }
 

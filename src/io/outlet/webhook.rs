@@ -1,18 +1,16 @@
 //! HTTP POST in the JSON of Alertmanager's webhooks, version 4.
 
-use std::sync::Arc;
-
-use futures_util::FutureExt;
 use hmac::{Hmac, Mac};
 use reqwest::header::{HeaderMap, HeaderValue};
 use serde_json::{Map, Value, json};
 use sha2::Sha256;
 
-use super::http::{self, Failure, Http};
-use super::{Delivered, Identity};
+use super::http::{self, Http, Message};
+use super::{Delivered, Identity, Outcome, blocking};
 use crate::config::secret::Secret;
 use crate::config::sinks::SinkConfig;
 use crate::io::secret;
+use crate::pure::ledger::Due;
 use crate::pure::notification::Notification;
 
 /// Carries `sha256=` and the HMAC-SHA-256 of the body with the shared secret, in hex.
@@ -23,51 +21,52 @@ const NO_END: &str = "0001-01-01T00:00:00Z";
 /// A webhook.
 pub struct Webhook {
     http: Http,
-    name: String,
+    config: SinkConfig,
     identity: Identity,
-    secret: Option<Result<Secret, String>>,
+}
+
+struct Signed {
+    receiver: String,
+    identity: Identity,
+    secret: Option<Secret>,
 }
 
 impl Webhook {
     pub(super) fn new(config: &SinkConfig, identity: &Identity) -> Self {
-        Webhook {
-            http: Http::new(config, config.url.clone()),
-            name: config.name.clone(),
-            identity: identity.clone(),
-            secret: config.secret().map(secret::read),
-        }
+        let http = Http::new(config, config.url.clone());
+        Webhook { http, config: config.clone(), identity: identity.clone() }
     }
 
-    pub(super) async fn deliver(&self, batch: Vec<super::Due>) -> Delivered {
-        http::deliver(batch, &|part| {
-            async move {
-                let alarms: Vec<&Notification> = http::alarms(&part).collect();
-                if alarms.is_empty() {
-                    return Ok(());
-                }
-                let body = self.message(&alarms).to_string().into_bytes();
-                let headers = self.signature(&body).map_err(|problem| Failure::Receiver(problem, None))?;
-                self.http.post(body, headers).await
-            }
-            .boxed()
-        })
-        .await
+    pub(super) async fn deliver(&mut self, batch: Vec<Due>) -> Delivered {
+        let config = self.config.clone();
+        // Read each time: it may have been changed.
+        let secret = match blocking(move || config.secret().map(secret::read).transpose()).await {
+            Ok(secret) => secret,
+            Err(problem) => return Delivered::all(batch, &Outcome::Unreachable(problem)),
+        };
+        let message = Signed { receiver: self.config.name.clone(), identity: self.identity.clone(), secret };
+        self.http.deliver(batch, &message).await
     }
+}
 
-    fn signature(&self, body: &[u8]) -> Result<HeaderMap, String> {
+impl Message for Signed {
+    fn of(&self, alarms: &[&Notification]) -> Result<(Vec<u8>, HeaderMap), String> {
+        let body = self.json(alarms).to_string().into_bytes();
         let mut headers = HeaderMap::new();
-        let Some(secret) = &self.secret else { return Ok(headers) };
-        let secret = secret.as_ref().map_err(Clone::clone)?;
-        let mac = Hmac::<Sha256>::new_from_slice(secret.reveal().as_bytes()).map_err(|error| error.to_string())?;
-        let code = mac.chain_update(body).finalize().into_bytes();
-        let hex: String = code.iter().map(|octet| format!("{octet:02x}")).collect();
-        let value = HeaderValue::from_str(&format!("sha256={hex}")).map_err(|error| error.to_string())?;
-        headers.insert(SIGNATURE, value);
-        Ok(headers)
+        if let Some(secret) = &self.secret {
+            let mac = Hmac::<Sha256>::new_from_slice(secret.reveal().as_bytes()).map_err(|error| error.to_string())?;
+            let code = mac.chain_update(&body).finalize().into_bytes();
+            let hex: String = code.iter().map(|octet| format!("{octet:02x}")).collect();
+            let value = HeaderValue::from_str(&format!("sha256={hex}")).map_err(|error| error.to_string())?;
+            headers.insert(SIGNATURE, value);
+        }
+        Ok((body, headers))
     }
+}
 
-    fn message(&self, alarms: &[&Notification]) -> Value {
-        let agent: Arc<str> = self.identity.agent.clone();
+impl Signed {
+    fn json(&self, alarms: &[&Notification]) -> Value {
+        let agent = self.identity.agent.as_ref();
         let alerts: Vec<Value> = alarms.iter().map(|alarm| self.alert(alarm)).collect();
         let firing = alarms.iter().any(|alarm| alarm.is_raised());
         json!({
@@ -75,8 +74,8 @@ impl Webhook {
             "groupKey": format!("{{}}:{{agent=\"{agent}\"}}"),
             "truncatedAlerts": 0,
             "status": status(firing),
-            "receiver": self.name,
-            "groupLabels": { "agent": agent.as_ref() },
+            "receiver": self.receiver,
+            "groupLabels": { "agent": agent },
             "commonLabels": common(&alerts, "labels"),
             "commonAnnotations": common(&alerts, "annotations"),
             "externalURL": self.identity.page.as_ref(),
@@ -91,7 +90,7 @@ impl Webhook {
             "status": status(alarm.is_raised()),
             "labels": labels,
             "annotations": http::annotations(alarm),
-            "startsAt": alarm.since,
+            "startsAt": alarm.raised_at,
             "endsAt": ends,
             "generatorURL": self.identity.page.as_ref(),
             "fingerprint": http::fingerprint(&labels),

@@ -36,6 +36,7 @@ fn notification(kind: Kind, state: AlarmState) -> Notification {
         delay_seconds: Some(0.0093),
         source: Some("127.0.0.9:4000".into()),
         tally: None,
+        raised_at: WallTime::from_unix_nanos(1_499_907_723_456_789_000),
         count: 3,
         suppressed: 2,
     }

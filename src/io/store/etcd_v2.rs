@@ -11,6 +11,7 @@ use super::{Snapshot, StoreError, Watched};
 use crate::config::bootstrap::StoreConfig;
 use crate::config::load::{Documents, GLOBAL_KEY, HOSTS_PREFIX, RawDocument, tests_prefix};
 use crate::config::read::Format;
+use crate::io::tls;
 
 /// etcd ends no long poll by itself; a server that hangs or a path that lost its state is found by
 /// a small request that often, on a connection of its own.
@@ -87,9 +88,9 @@ impl EtcdV2 {
         if endpoints.is_empty() {
             return Err(refuse("store.endpoints", "no endpoint".to_owned()));
         }
-        // Installing it twice is no fault.
-        let _already_installed = rustls::crypto::ring::default_provider().install_default();
+        let plain = tls::for_url("http:", None).map_err(|problem| refuse("HTTP client", problem))?;
         let client = Client::builder()
+            .tls_backend_preconfigured(plain)
             .connect_timeout(config.request_timeout)
             .redirect(reqwest::redirect::Policy::none())
             .tcp_keepalive(ALIVE_EVERY)

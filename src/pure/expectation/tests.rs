@@ -404,3 +404,14 @@ fn what_this_host_dropped_is_named() {
     let text = &shown(&changes)[0].2;
     assert!(text.ends_with("; this host's socket dropped 7 datagrams meanwhile"), "{text}");
 }
+
+#[test]
+fn a_probe_that_the_goodbye_overtook_does_not_take_it_back() {
+    let mut expectation = Expectation::new(expected(), at(0));
+    expectation.on_probe(&probe(1000, 0));
+    expectation.on_probe(&Incoming { stops: true, ..probe(1100, 2) });
+    expectation.on_probe(&probe(1101, 1));
+    assert_eq!(expectation.connection().state(), State::Paused);
+    assert_eq!(expectation.counters().received, 3);
+    assert_eq!(silence(&mut expectation, 10_000), []);
+}

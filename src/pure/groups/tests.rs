@@ -14,16 +14,19 @@ fn host(n: u8) -> Subject {
     Subject::Host(format!("h{n}"))
 }
 
-/// Tests 0.. of these hosts, all at one listener; `per_host` from each.
-fn groups(hosts: u8, per_host: u8) -> Groups {
+fn memberships(hosts: u8, per_host: u8) -> BTreeMap<TestId, Membership> {
     let membership = |n: u8| Membership {
         shares: vec![host(n / per_host), Subject::Listener("127.0.0.1:8620".into())],
         fresh_after: Duration::from_secs(8),
         description: format!("test {n}"),
     };
+    (0..hosts * per_host).map(|n| (id(n), membership(n))).collect()
+}
+
+/// Tests 0.. of these hosts, all at one listener; `per_host` from each.
+fn groups(hosts: u8, per_host: u8) -> Groups {
     let mut groups = Groups::new(SETTINGS);
-    let tests = (0..hosts * per_host).map(|n| (id(n), membership(n))).collect();
-    assert_eq!(groups.on_tests(SETTINGS, tests, at(0)), Outcome::default());
+    assert_eq!(groups.on_tests(SETTINGS, memberships(hosts, per_host), at(0)), Outcome::default());
     (0..hosts * per_host).for_each(|n| {
         groups.on_up(id(n), at(0));
     });
@@ -148,7 +151,7 @@ fn whoever_leaves_a_told_group_is_seen_again() {
         groups.on_down(id(n), at(100));
     });
     groups.on_time(at(105));
-    let mut tests = groups.tests.clone();
+    let mut tests = memberships(3, 4);
     tests.get_mut(&id(0)).unwrap().shares[0] = host(9);
     groups.on_tests(SETTINGS, tests, at(110));
     assert_eq!(groups.withheld(id(0)), Some(Withheld::Waiting));

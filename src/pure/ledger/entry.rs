@@ -7,7 +7,7 @@ use super::super::alarm::Subject;
 use super::super::notification::{AlarmState, Notification, Standing, Withheld};
 use super::super::time::{Moment, WallTime};
 use super::flaps::Flaps;
-use super::{Assurance, Damping, Detail, FirstUp, Manner};
+use super::{Assurance, Damping, Detail, FirstUp, Manner, ToldRecord};
 
 /// One alarm in a receiver's book.
 #[derive(Debug)]
@@ -31,6 +31,8 @@ pub(super) struct Entry {
     pub told_at: Moment,
     pub sent_at: Moment,
     pub repeats: usize,
+    /// How often in a row the receiver did not take it.
+    pub refusals: u32,
     /// Whether the last change came while the alarm was calm.
     pub calm: bool,
     /// Changes of state since the last telling began.
@@ -93,6 +95,7 @@ impl Entry {
             told_at: Moment::ZERO,
             sent_at: Moment::ZERO,
             repeats: usize::MAX,
+            refusals: 0,
             calm: true,
             changes: 0,
             flaps: Flaps::default(),
@@ -133,22 +136,25 @@ impl Entry {
 
     /// When to tell again what was told, if it still is so.
     pub fn repeat_at(&self, manner: &Manner) -> Option<Moment> {
-        let (told, wanted) = (self.told.as_ref()?, self.wanted.as_ref()?);
-        if self.in_flight.is_some() || self.in_doubt.is_some() {
+        let told = self.told.as_ref().filter(|_| self.in_flight.is_none())?;
+        if self.in_doubt.is_some() || self.target(manner) != Some(told.state) {
             return None;
         }
-        let refreshed = match manner.assurance {
-            // It forgets what it is not told, kept back or not.
-            Assurance::Refreshed { every, .. } if told.is_raised() && wanted.notification.is_raised() => {
+        let nag = manner.renotify.filter(|_| told.is_raised()).map(|every| self.sent_at + every);
+        [nag, self.repeat_unacknowledged_at(manner)].into_iter().flatten().min()
+    }
+
+    /// When to tell a receiver that forgets what it was told: all that is not known to be over.
+    fn refresh_at(&self, manner: &Manner) -> Option<Moment> {
+        if !self.told_is_raised() || self.in_flight.is_some() {
+            return None;
+        }
+        match manner.assurance {
+            Assurance::Refreshed { every, .. } if self.target(manner) != Some(AlarmState::Cleared) => {
                 Some(self.sent_at + every)
             }
             Assurance::Refreshed { .. } | Assurance::Acknowledged | Assurance::Repeated(_) => None,
-        };
-        if self.target(manner) != Some(told.state) {
-            return refreshed;
         }
-        let nag = manner.renotify.filter(|_| told.is_raised()).map(|every| self.sent_at + every);
-        [refreshed, nag, self.repeat_unacknowledged_at(manner)].into_iter().flatten().min()
     }
 
     /// When to tell again what nobody has acknowledged.
@@ -167,23 +173,64 @@ impl Entry {
 
     /// When and in which order it wants to be told; or only looked at again.
     pub fn place(&self, manner: &Manner, now: Moment) -> Place {
-        if self.in_flight.is_some() || self.wanted.is_none() {
+        if self.in_flight.is_some() {
             return Place::Nowhere;
         }
-        let told_again = if self.again { Some(now) } else { self.repeat_at(manner) };
-        let (class, at) = match self.is_dirty(manner) {
-            true => (self.class(), Some(self.held_until)),
-            // A reminder of one test waits for the end of a storm; a summary is one.
-            false => (if self.class() == Class::Wide { Class::Wide } else { Class::Again }, told_again),
+        let own = self.class();
+        // A reminder of one test waits for the end of a storm; a summary is one, and whoever forgets
+        // is told in every weather.
+        let reminder = if own == Class::Wide { Class::Wide } else { Class::Again };
+        let told_again = match &self.wanted {
+            Some(_) if self.again => Some(now),
+            Some(_) => self.repeat_at(manner),
+            None => None,
         };
+        let wishes = [
+            (own, self.is_dirty(manner).then_some(self.held_until)),
+            (reminder, told_again),
+            (Class::Wide, self.refresh_at(manner)),
+        ];
+        let wish = wishes.into_iter().filter_map(|(class, at)| Some((at?, class))).min();
         let calm = self.flaps.calm_at(self.damping.flap);
-        match (at, calm) {
+        match (wish, calm) {
             // Calm has to be noted first: it changes what is to be told.
             (_, Some(calm)) if calm <= now => Place::Later(calm),
-            (Some(at), _) if at <= now => Place::Ready(self.rank(class)),
-            (Some(at), Some(calm)) => Place::Later(at.min(calm)),
-            (Some(at), None) | (None, Some(at)) => Place::Later(at),
+            (Some((at, class)), _) if at <= now => Place::Ready(self.rank(class)),
+            (Some((at, _)), Some(calm)) => Place::Later(at.min(calm)),
+            (Some((at, _)), None) | (None, Some(at)) => Place::Later(at),
             (None, None) => Place::Nowhere,
+        }
+    }
+
+    /// It was told: it is left alone for a while, ever longer while it keeps changing.
+    pub fn hold_down(&mut self, suppressed: u64, now: Moment) {
+        let (shortest, longest) = (self.damping.hold_down, self.damping.hold_down_max.max(self.damping.hold_down));
+        self.hold = if self.calm { shortest } else { self.hold.saturating_mul(2).clamp(shortest, longest) };
+        self.held_until = now + self.hold;
+        self.changes = self.changes.saturating_sub(suppressed + 1);
+        // What changed while it was on its way is a change in the new hold, not in a calm.
+        self.calm = false;
+    }
+
+    /// What must be on disk: what the receiver was told, or is about to be told, and not yet told over.
+    pub fn record(&self, manner: &Manner) -> Option<ToldRecord> {
+        let record =
+            |notification: &Arc<Notification>, in_doubt| ToldRecord { notification: notification.clone(), in_doubt };
+        match (self.in_flight.as_ref().or(self.in_doubt.as_ref()), &self.told) {
+            (Some(unsure), _) => Some(record(unsure, true)),
+            (None, Some(told)) if told.is_raised() => Some(record(told, false)),
+            (None, Some(told)) if self.repeat_unacknowledged_at(manner).is_some() => Some(record(told, true)),
+            (None, _) => None,
+        }
+    }
+
+    /// Whether what should be told differs from what the receiver has, or may have. Good news that
+    /// nobody waits for is none.
+    pub fn has_news(&self, manner: &Manner) -> bool {
+        let Some(target) = self.target(manner).filter(|_| self.in_flight.is_none()) else { return false };
+        match self.in_doubt.as_ref().or(self.told.as_ref()) {
+            Some(believed) => believed.state != target,
+            None => target.is_raised(),
         }
     }
 

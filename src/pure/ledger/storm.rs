@@ -14,7 +14,7 @@ pub struct StormSettings {
     pub storm_calm: u32,
     /// It is summed up this often.
     pub summary_interval: Duration,
-    /// Single alarms wait for its end no longer than this.
+    /// Single alarms wait for its end no longer than this; 10 s at least.
     pub storm_hold_max: Duration,
 }
 
@@ -50,9 +50,9 @@ enum Phase {
         since: Moment,
         summary_at: Moment,
     },
-    /// The alarms that waited are told one by one.
+    /// The alarms that waited are told one by one. There is no other storm before.
     Settling {
-        until: Moment,
+        not_before: Moment,
     },
 }
 
@@ -82,7 +82,9 @@ impl Storm {
             Phase::Calm if many => self.open(now),
             Phase::Calm => None,
             Phase::Raging { since, .. } if self.closes_at(since) <= now => {
-                self.phase = Phase::Settling { until: now + self.settings.storm_hold_max };
+                // What waits has its time, unless it is calm.
+                let time = if self.calm_at() > now { self.hold_max() } else { Duration::ZERO };
+                self.phase = Phase::Settling { not_before: now + time };
                 Some(Turn::Closed)
             }
             Phase::Raging { since, summary_at } if summary_at <= now => {
@@ -94,8 +96,13 @@ impl Storm {
                 self.phase = Phase::Calm;
                 None
             }
-            // What waits has had its time; if all still changes, it is summed up again.
-            Phase::Settling { until } if until <= now && self.calm_at() > now => self.open(now),
+            Phase::Settling { not_before } if not_before <= now => {
+                if self.calm_at() > now {
+                    return self.open(now);
+                }
+                self.phase = Phase::Settling { not_before: now };
+                None
+            }
             Phase::Settling { .. } => None,
         }
     }
@@ -118,7 +125,7 @@ impl Storm {
         match self.phase {
             Phase::Calm => None,
             Phase::Raging { since, summary_at } => Some(self.closes_at(since).min(summary_at)),
-            Phase::Settling { until } => (self.calm_at() > until).then_some(until),
+            Phase::Settling { not_before } => (self.calm_at() > not_before).then_some(not_before),
         }
     }
 
@@ -127,12 +134,16 @@ impl Storm {
         Some(Turn::Opened)
     }
 
+    fn hold_max(&self) -> Duration {
+        self.settings.storm_hold_max.max(SHORTEST)
+    }
+
     fn interval(&self) -> Duration {
         self.settings.summary_interval.max(Duration::from_secs(1))
     }
 
     fn closes_at(&self, since: Moment) -> Moment {
-        self.calm_at().max(since + SHORTEST).min(since + self.settings.storm_hold_max)
+        self.calm_at().max(since + SHORTEST).min(since + self.hold_max())
     }
 
     /// When the last minute will have seen too few changes, if none comes.
