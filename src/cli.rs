@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::bootstrap::Overrides;
+use crate::config::maintenance;
 use crate::io::log;
+use crate::pure::time::WallTime;
 use crate::run::{self, EXIT_FAILURE};
 
 /// Tests the network between the hosts of a fleet, one way at a time: the receiver is the judge.
@@ -73,9 +75,9 @@ pub struct AddSilence {
     /// How long
     #[arg(long = "for", value_name = "DURATION", value_parser = humantime::parse_duration, required_unless_present = "until")]
     pub duration: Option<std::time::Duration>,
-    /// Until when, in UTC, instead
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_rfc3339_weak, conflicts_with = "duration")]
-    pub until: Option<std::time::SystemTime>,
+    /// Until when, instead: 2026-11-23T06:00 in UTC, or with an offset as in 2026-11-23T06:00+01:00
+    #[arg(long, value_name = "TIME", value_parser = parse_time, conflicts_with = "duration")]
+    pub until: Option<WallTime>,
     /// Why
     #[arg(long, value_name = "TEXT", default_value = "")]
     pub comment: String,
@@ -140,6 +142,10 @@ pub struct CheckConfig {
     /// What goes over the file.
     #[command(flatten)]
     pub overrides: OverrideArguments,
+}
+
+fn parse_time(text: &str) -> Result<WallTime, &'static str> {
+    maintenance::moment_in_utc(text).ok_or("write a date and a time, such as 2026-11-23T06:00")
 }
 
 /// How `check-config` prints.

@@ -19,12 +19,12 @@ use crate::config::receivers::{self, SinkPlan};
 use crate::config::secret::SecretSource;
 use crate::io::engine::Role;
 use crate::io::hostname::short_hostname;
-use crate::io::outlet::{Identity, Outcome, Outlet};
+use crate::io::outlet::{self, Identity, Outcome, Outlet};
 use crate::io::resolve::resolve;
 use crate::io::store::{self, Store};
 use crate::io::{log, secret, state_file, time};
 use crate::pure::alarm::{AlarmKey, Kind, Subject};
-use crate::pure::ledger::{Assurance, Due};
+use crate::pure::ledger::{Assurance, Due, Occasion};
 use crate::pure::notification::Notification;
 use crate::pure::order::NewSilence;
 use crate::pure::time::{Now, WallTime};
@@ -64,15 +64,12 @@ pub fn run(arguments: &Run) -> anyhow::Result<i32> {
     );
     let _in_use = match state_file::lock(&bootstrap.state_dir, &bootstrap.host) {
         Ok(Some(lock)) => Some(lock),
+        // Both would tell the same receivers, and each would take the other's word for its own.
         Ok(None) => {
-            let (state_dir, way_out) =
-                (bootstrap.state_dir.display().to_string(), "give each its own host or state_dir");
-            tracing::error!(
-                state_dir,
-                way_out,
-                "another agent of this host name runs here: receivers may be told wrong"
-            );
-            None
+            let state_dir = bootstrap.state_dir.display().to_string();
+            let way_out = "stop it, or give each its own host or state_dir";
+            tracing::error!(state_dir, way_out, "another agent of this host name runs here");
+            return Ok(EXIT_FAILURE);
         }
         // Told states cannot be kept there; the sinks say so when they try.
         Err(_) => None,
@@ -115,7 +112,7 @@ pub fn silence(arguments: &cli::Silence) -> anyhow::Result<i32> {
         cli::Silence::Add(add) => {
             let until = match (add.duration, add.until) {
                 (Some(duration), _) => WallTime::from(SystemTime::now()) + duration,
-                (None, Some(until)) => WallTime::from(until),
+                (None, Some(until)) => until,
                 (None, None) => anyhow::bail!("a silence needs an end: --for or --until"),
             };
             let user = || std::env::var("USER").unwrap_or_default();
@@ -225,7 +222,7 @@ async fn known_sinks(bootstrap: &Bootstrap) -> (Vec<SinkPlan>, Option<String>) {
         Ok(snapshot) => (snapshot.documents, None),
         Err(error) => (Documents::new(), Some(error.to_string())),
     };
-    let loaded = Loader::new(bootstrap.host.clone()).load(&documents);
+    let loaded = Loader::of(bootstrap).load(&documents);
     (receivers::choose(&loaded.sinks, &bootstrap.sink, &loaded.telling), unread)
 }
 
@@ -233,12 +230,13 @@ fn test_notification(host: &str, now: Now) -> Due {
     let key = AlarmKey::new(Kind::Test, Subject::Agent);
     let text = "a test notification of peerpair: nothing is wrong".to_owned();
     let notification = Notification { legacy_text: text.clone(), text, ..truth::blank(host, &key, now) };
-    Due::Alarm { notification: Arc::new(notification), again: false, still_raised: None }
+    Due::Alarm { notification: Arc::new(notification), occasion: Occasion::First, still_raised: None }
 }
 
 /// The load path of `run`, up to the plan. False: the store could not be read.
 async fn check(path: &Path, overrides: &Overrides) -> (Report, bool) {
     let (bootstrap, findings) = parse_bootstrap(path, overrides);
+    let configured_host = parse_bootstrap(path, &Overrides::default()).0.host;
     let place = store::place(&bootstrap.store);
     let broken = findings.iter().any(|finding| finding.level == Level::Error);
     let report = Report::of_findings(&bootstrap.host, place.clone(), findings);
@@ -262,10 +260,20 @@ async fn check(path: &Path, overrides: &Overrides) -> (Report, bool) {
             return (Report::of_findings(&bootstrap.host, place, found), false);
         }
     };
-    let loaded = Loader::new(bootstrap.host.clone()).load(&snapshot.documents);
+    let loaded = Loader::of(&bootstrap).load(&snapshot.documents);
     let names = resolve(plan::names_to_resolve(&loaded, &bootstrap.host)).await;
     let plan = plan::plan(&loaded, &names, &bootstrap.host, &bootstrap.sink);
-    (report.with_plan(snapshot.revision, &loaded, &names, &plan), true)
+    let report = report.with_plan(snapshot.revision, &loaded, &names, &plan);
+    // What lies on another host is not seen from here.
+    let here = bootstrap.host == configured_host;
+    let lacking = plan.alarms.sinks.iter().filter(|_| here).flat_map(|sink| {
+        let mut findings = Findings::about(format!("sink {}", sink.config.name));
+        for problem in outlet::lacking(&sink.config) {
+            findings.warning("", problem, "put it there before the sink is needed");
+        }
+        findings.into_vec()
+    });
+    (report.with_findings(lacking.collect()), true)
 }
 
 /// Reads the bootstrap file; all its findings if it has an error.

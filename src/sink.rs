@@ -11,7 +11,7 @@ use actix::prelude::*;
 use tracing::{Span, info, info_span, warn};
 
 use crate::config::receivers::SinkPlan;
-use crate::config::sinks::{SinkConfig, SinkKind};
+use crate::config::sinks::SinkConfig;
 use crate::io::outlet::{Delivered, Identity, Outcome, Outlet};
 use crate::io::state_file::{Found, StateFile, describe, recall};
 use crate::io::time;
@@ -104,10 +104,7 @@ impl Sink {
         let agent = &beginning.identity.agent;
         let state = state_file(beginning.state_dir, agent, &beginning.plan.config);
         let mut ledger = Ledger::new(agent.as_ref(), beginning.plan.manner.clone(), now.moment);
-        // A log forgets nothing and corrects nothing: it is told all anew.
-        if beginning.plan.config.kind != SinkKind::Log {
-            ledger.load(recall(&state, "told states", "receivers may keep old alarms"), beginning.damping, now);
-        }
+        ledger.load(recall(&state, "told states", "receivers may keep old alarms"), beginning.damping, now);
         if beginning.greeting == Greeting::ColdStart {
             ledger.on_cold_start();
         }
@@ -143,8 +140,7 @@ impl Sink {
         let now = full.moment;
         let most = if self.last_error.is_some() { 1 } else { MOST_IN_A_BATCH };
         let due = if now < self.not_before { Vec::new() } else { self.ledger.take_due(full, most) };
-        let keep = self.plan.config.kind != SinkKind::Log;
-        let overdue = keep && self.unsaved && now >= self.save_not_before;
+        let overdue = self.unsaved && now >= self.save_not_before;
         if due.is_empty() && !overdue {
             self.outlet = Some(outlet);
             if self.stopping || (self.leaving && self.ledger.is_settled()) {
@@ -159,7 +155,7 @@ impl Sink {
         let delivery = async move {
             // Kept before it is sent: after a crash in between it is told again, never forgotten.
             let began = Instant::now();
-            let kept = if keep { save(state, records).await } else { Ok(()) };
+            let kept = save(state, records).await;
             let rest = began.elapsed().saturating_mul(SAVE_REST).clamp(BATCH_EVERY, SAVE_WITHIN);
             let delivered = outlet.deliver(due).await;
             (kept, rest, outlet, delivered)
@@ -176,8 +172,7 @@ impl Sink {
 
     fn arm(&mut self, now: Moment, ctx: &mut Context<Self>) {
         let due = self.ledger.next_deadline(now).map(|next| next.max(self.not_before));
-        let unsaved = self.plan.config.kind != SinkKind::Log && self.unsaved;
-        let Some(next) = due.into_iter().chain(unsaved.then_some(self.save_not_before)).min() else { return };
+        let Some(next) = due.into_iter().chain(self.unsaved.then_some(self.save_not_before)).min() else { return };
         match self.timer {
             Some((set, _)) if set <= next => return,
             Some((_, handle)) => {
@@ -280,10 +275,11 @@ pub fn warn_of_forgotten(directory: &Path, agent: &str, plans: &[SinkPlan]) {
     let known = plans.iter().map(|plan| state_file(directory, agent, &plan.config).path().to_owned()).collect();
     for forgotten in StateFile::others(directory, TOLD, &format!("{agent} "), &known) {
         let Ok(Found::State(records)) = forgotten.load::<Vec<ToldRecord>>() else { continue };
-        if !records.is_empty() {
+        let raised = records.iter().filter(|record| record.notification.is_raised()).count();
+        if raised > 0 {
             let path = forgotten.path().display().to_string();
             let way_out = "configure that sink once more to have them cleared there, or remove the file";
-            warn!(path, alarms = records.len(), way_out, "a receiver that is no longer configured was told of alarms");
+            warn!(path, alarms = raised, way_out, "a receiver that is no longer configured was told of alarms");
         }
     }
 }
@@ -305,9 +301,7 @@ impl Actor for Sink {
     }
 
     fn stopped(&mut self, _: &mut Self::Context) {
-        if self.plan.config.kind != SinkKind::Log
-            && let Err(error) = self.state.save(&self.ledger.records())
-        {
+        if let Err(error) = self.state.save(&self.ledger.records()) {
             warn!(problem = describe(&error), "told states cannot be kept; a restart may lose a clear");
         }
         self.parent.do_send(SinkFact::Down(self.plan.config.name.clone(), self.generation));

@@ -108,7 +108,7 @@ impl Watcher {
     pub fn new(beginning: Beginning) -> Self {
         let Beginning { bootstrap, gauges, parent, generation, .. } = beginning;
         Watcher {
-            loader: Loader::new(bootstrap.host.clone()),
+            loader: Loader::of(&bootstrap),
             store: store_status(&bootstrap),
             gauges,
             parent,

@@ -19,6 +19,9 @@ pub struct Bootstrap {
     pub host: String,
     /// Where told states are kept. Relative to the file.
     pub state_dir: PathBuf,
+    /// Whether documents may name programs to run as sinks of kind `exec`, beside those in this file:
+    /// whoever can write the store can then run programs on this host.
+    pub allow_exec: bool,
     /// Where the documents are.
     pub store: StoreConfig,
     /// Receivers of alarms, until the documents name others, and for faults of the configuration.
@@ -34,6 +37,7 @@ impl Default for Bootstrap {
         Bootstrap {
             host: String::new(),
             state_dir: "/var/lib/peerpair".into(),
+            allow_exec: false,
             store: StoreConfig::default(),
             sink: Vec::new(),
             web: WebConfig::default(),

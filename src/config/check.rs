@@ -30,6 +30,10 @@ pub struct Report {
     pub senders: Vec<Sender>,
     /// Receivers it would tell.
     pub sinks: Vec<Sink>,
+    /// Hosts about which nothing is raised.
+    pub drained: Vec<String>,
+    /// Windows in which nothing is raised, in words.
+    pub maintenance: Vec<String>,
     /// Probes per second that it would take in.
     pub packets_per_second_in: f64,
     /// Probes per second that it would send.
@@ -90,6 +94,8 @@ impl Report {
             listeners: Vec::new(),
             senders: Vec::new(),
             sinks: Vec::new(),
+            drained: Vec::new(),
+            maintenance: Vec::new(),
             packets_per_second_in: 0.0,
             packets_per_second_out: 0.0,
         };
@@ -144,8 +150,18 @@ impl Report {
                 burst: sink.manner.burst,
             })
             .collect();
+        self.drained = loaded.drained.iter().cloned().collect();
+        self.maintenance = loaded.windows.iter().map(ToString::to_string).collect();
         self.packets_per_second_in = plan::packets_in(loaded, plan);
         self.packets_per_second_out = plan.packets_out();
+        self
+    }
+
+    /// Adds what else was found.
+    #[must_use]
+    pub fn with_findings(mut self, found: Vec<Finding>) -> Self {
+        self.findings.extend(found);
+        self.findings.sort();
         self
     }
 
@@ -200,6 +216,12 @@ impl fmt::Display for Report {
             let scope = if sink.scope == Scope::Config { ", only faults of the configuration" } else { "" };
             let (rate, burst) = (sink.rate, sink.burst);
             writeln!(f, "    {}: {}, {rate}/s, burst {burst}{scope}", sink.name, sink.target)?;
+        }
+        if !self.drained.is_empty() {
+            writeln!(f, "  raise nothing about drained hosts: {}", self.drained.join(", "))?;
+        }
+        for window in &self.maintenance {
+            writeln!(f, "  raise nothing in maintenance: {window}")?;
         }
         let (incoming, outgoing) = (self.packets_per_second_in, self.packets_per_second_out);
         writeln!(f, "  probes per second: {incoming:.1} in, {outgoing:.1} out")

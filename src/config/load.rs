@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::bootstrap::check_sinks;
+use super::bootstrap::{Bootstrap, check_sinks};
 use super::central::{AlarmSettings, Global, HostDocument, TestDefaults, TestDocument};
 use super::findings::{Finding, Findings, Level};
 use super::legacy;
 use super::maintenance;
 use super::read::{self, Format};
 use super::receivers::Telling;
-use super::sinks::SinkConfig;
+use super::sinks::{SinkConfig, SinkKind};
 use super::test::{Context, Test, check_intervals, damping, intervals};
 use crate::pure::condition::MOST_SAMPLES;
 use crate::pure::groups::GroupSettings;
@@ -87,6 +87,8 @@ pub struct Loaded {
 #[derive(Clone, Debug)]
 pub struct Loader {
     host: String,
+    /// Whether this host runs programs that documents name.
+    allow_exec: bool,
     last_good: BTreeMap<String, Good>,
 }
 
@@ -102,7 +104,12 @@ const GROUPS: GroupSettings = GroupSettings { group_wait: Duration::from_secs(5)
 impl Loader {
     /// For this host.
     pub fn new(host: impl Into<String>) -> Self {
-        Loader { host: host.into(), last_good: BTreeMap::new() }
+        Loader { host: host.into(), allow_exec: false, last_good: BTreeMap::new() }
+    }
+
+    /// For the host of this bootstrap file.
+    pub fn of(bootstrap: &Bootstrap) -> Self {
+        Loader { allow_exec: bootstrap.allow_exec, ..Loader::new(bootstrap.host.clone()) }
     }
 
     /// Loads the documents. One that is bad rejects itself: its last good version stays in force.
@@ -165,6 +172,17 @@ impl Loader {
                 sinks.push(sink.clone());
             }
         }
+        sinks.retain(|sink| {
+            let allowed = self.allow_exec || sink.kind != SinkKind::Exec;
+            if !allowed {
+                let mut findings = Findings::about("documents");
+                let problem = "left out: this host runs no programs that documents name";
+                let way_out = "set allow_exec = true in its bootstrap file, or name the sink there";
+                findings.warning(&format!("sinks: {}", sink.name), problem, way_out);
+                run.findings.extend(findings.into_vec());
+            }
+            allowed
+        });
         let alarm = context.alarm(AlarmSettings::default());
         let enabled = global.enabled && host.enabled;
         Loaded {
@@ -304,10 +322,19 @@ fn read_host(value: Value, directory: Option<&Path>, findings: &mut Findings) ->
 /// Of another host only its maintenance counts. What is wrong with the rest of its document, or with
 /// one window, that host says.
 fn read_other_host(value: Value) -> Good {
-    match legacy::is_host(&value) {
-        true => Good::Host(HostDocument::default()),
-        false => Good::Host(read::typed(value, Level::Warning, &mut Findings::about(""))),
+    if legacy::is_host(&value) {
+        return Good::Host(HostDocument::default());
     }
+    let mut findings = Findings::about("");
+    let mut host: HostDocument = read::typed(value, Level::Warning, &mut findings);
+    let found = findings.into_vec();
+    let mut n = 0;
+    host.maintenance.retain(|_| {
+        let field = format!("maintenance[{n}]");
+        n += 1;
+        !found.iter().any(|finding| finding.place.contains(&field))
+    });
+    Good::Host(host)
 }
 
 fn read_test(value: Value, context: &Context<'_>, findings: &mut Findings) -> Good {
@@ -321,6 +348,10 @@ fn read_test(value: Value, context: &Context<'_>, findings: &mut Findings) -> Go
     Good::Test(document)
 }
 
+/// More often is a storm of its own.
+const SHORTEST_RENOTIFY: Duration = Duration::from_secs(60);
+const SHORTEST_SUMMARY: Duration = Duration::from_secs(1);
+const MOST_REPEATS: usize = 10;
 /// What is told in sum is not told one by one in the same breath.
 const SHORTEST_STORM: Duration = Duration::from_secs(10);
 /// Each flapping alarm remembers so many changes at each receiver.
@@ -350,6 +381,25 @@ fn check_alarm(field: &str, alarm: &AlarmSettings, findings: &mut Findings) {
             let way_out = format!("write {least} to {MOST_SAMPLES}, or leave it out for samples in a row");
             findings.error(&format!("{field}{name}"), "fewer than have to be bad or good, or too many", way_out);
         }
+    }
+    if alarm.renotify.is_some_and(|every| !every.is_zero() && every < SHORTEST_RENOTIFY) {
+        findings.error(&format!("{field}renotify"), "shorter than 1m", "write \"1m\" or more, or \"0s\" for never");
+    }
+    if alarm.summary_interval.is_some_and(|every| every < SHORTEST_SUMMARY) {
+        findings.error(&format!("{field}summary_interval"), "shorter than 1s", "write \"1s\" or more");
+    }
+    if alarm.flap_window.is_some_and(|window| window.is_zero()) {
+        findings.error(
+            &format!("{field}flap_window"),
+            "zero",
+            "write a time such as \"10m\"; flap_high = 0 switches it off",
+        );
+    }
+    if alarm.flap_high == Some(1) {
+        findings.error(&format!("{field}flap_high"), "one change is no flapping", "write 2 or more, or 0 for never");
+    }
+    if alarm.trap_repeat.as_ref().is_some_and(|repeats| repeats.len() > MOST_REPEATS) {
+        findings.error(&format!("{field}trap_repeat"), "more repeats than anybody bears", "write 10 or fewer");
     }
     if alarm.storm_hold_max.is_some_and(|most| most < SHORTEST_STORM) {
         findings.error(

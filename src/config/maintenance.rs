@@ -81,6 +81,11 @@ fn hours(document: &MaintenanceDocument, field: &str, findings: &mut Findings) -
     Some(Hours::Once { from, to })
 }
 
+/// A date and time with an offset of its own, or in UTC.
+pub fn moment_in_utc(text: &str) -> Option<WallTime> {
+    moment(text, &TimeZone::UTC)
+}
+
 /// With an offset of its own, or in the window's time zone.
 fn moment(text: &str, time_zone: &TimeZone) -> Option<WallTime> {
     let timestamp = match (text.parse::<Zoned>(), text.parse::<Timestamp>(), text.parse::<DateTime>()) {

@@ -76,10 +76,10 @@ impl SinkPlan {
             (SinkKind::Snmp, SnmpMode::Trap) | (SinkKind::Syslog, _) => {
                 Assurance::Repeated(telling.trap_repeat.clone())
             }
+            // A new log does not know what stood in the old one.
+            (SinkKind::Log, _) => Assurance::Repeated(Vec::new()),
             (SinkKind::Alertmanager, _) => Assurance::Refreshed { every: REFRESH_EVERY, cleared_for: CLEARED_FOR },
-            (SinkKind::Log | SinkKind::Snmp | SinkKind::Webhook | SinkKind::Email | SinkKind::Exec, _) => {
-                Assurance::Acknowledged
-            }
+            (SinkKind::Snmp | SinkKind::Webhook | SinkKind::Email | SinkKind::Exec, _) => Assurance::Acknowledged,
         };
         let batch = match config.kind {
             SinkKind::Alertmanager | SinkKind::Webhook => ALARMS_IN_A_REQUEST,

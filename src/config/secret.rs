@@ -50,11 +50,25 @@ impl<'a> SecretSource<'a> {
     }
 }
 
+impl SecretSource<'_> {
+    /// Whether it names a place, and is not the secret itself by mistake.
+    pub fn is_named_well(self) -> bool {
+        match self {
+            SecretSource::File(_) => true,
+            SecretSource::Env(name) => {
+                let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+                plain && name.starts_with(|c: char| !c.is_ascii_digit())
+            }
+        }
+    }
+}
+
 impl fmt::Display for SecretSource<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             SecretSource::File(path) => write!(f, "{}", path.display()),
-            SecretSource::Env(name) => write!(f, "the environment variable {name}"),
+            SecretSource::Env(name) if self.is_named_well() => write!(f, "the environment variable {name}"),
+            SecretSource::Env(_) => f.write_str("an environment variable with an impossible name"),
         }
     }
 }

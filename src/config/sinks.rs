@@ -28,6 +28,10 @@ const MIN_RATE: f64 = 0.001;
 const RATE: (f64, u32) = (10.0, 50);
 /// A person does not read more mail than this.
 const MAIL_RATE: (f64, u32) = (1.0 / 30.0, 10);
+/// RFC 3414 section 5.
+const LONGEST_USER: usize = 32;
+/// Faster than this is no rate.
+const MAX_RATE: f64 = 10_000.0;
 /// Nobody waits longer for one answer, nor asks more often.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(60);
 const MOST_RETRIES: u32 = 10;
@@ -303,9 +307,15 @@ impl SinkConfig {
             findings.error(&format!("{field}.name"), "a sink without a name", "give it one, such as \"noc\"");
         }
         let (rate, burst) = self.pace();
-        if !(rate.is_finite() && rate >= MIN_RATE) {
+        if !(rate.is_finite() && (MIN_RATE..=MAX_RATE).contains(&rate)) {
+            let problem =
+                if rate > MAX_RATE { "more than 10,000 a second" } else { "zero, negative or next to nothing" };
             let way_out = "write messages per second, such as 10, or 0.1 for one in ten seconds";
-            findings.error(&format!("{field}.rate"), "zero, negative or next to nothing", way_out);
+            findings.error(&format!("{field}.rate"), problem, way_out);
+        }
+        if self.secrets().any(|source| !source.is_named_well()) {
+            let problem = "one of its *_env fields is no name of an environment variable";
+            findings.error(field, problem, "write the variable's name there, never the secret itself");
         }
         if burst == 0 {
             findings.error(&format!("{field}.burst"), "zero would send nothing ever", "write 1 or more");
@@ -357,7 +367,22 @@ impl SinkConfig {
 
     fn check_usm(&self, field: &str, findings: &mut Findings) {
         if self.version == SnmpVersion::V2c {
+            let usm = !self.user.is_empty() || self.auth_protocol.is_some() || self.privacy_protocol.is_some();
+            if usm || self.engine_id.is_some() {
+                let problem = "v2c has no users and no passwords: what is set for them would not be used";
+                findings.error(&format!("{field}.version"), problem, "write version = \"v3\", or remove them");
+            }
             return;
+        }
+        if self.community != SinkConfig::default().community {
+            findings.error(
+                &format!("{field}.community"),
+                "SNMPv3 has no community",
+                "remove it, or write version = \"v2c\"",
+            );
+        }
+        if self.user.len() > LONGEST_USER {
+            findings.error(&format!("{field}.user"), "longer than 32 octets", "write a shorter one");
         }
         if self.user.is_empty() {
             findings.error(&format!("{field}.user"), "SNMPv3 without a user", "write the user that the receiver knows");

@@ -1,9 +1,11 @@
 //! This agent as an SNMPv3 engine: how often it began.
 
+use std::fs;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
@@ -36,11 +38,22 @@ pub enum Role {
     Guest,
 }
 
-/// As it is kept.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+/// As it is kept. The time is that of the clock which nobody sets, and which begins with each start
+/// of the machine.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Begun {
     boots: u32,
-    at: WallTime,
+    at: Duration,
+    machine_start: String,
+}
+
+/// Differs for each start of the machine.
+fn machine_start() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+}
+
+fn since_machine_start() -> Duration {
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from)
 }
 
 impl Engine {
@@ -55,8 +68,13 @@ impl Engine {
         if self.role == Role::Guest
             && let Some(begun) = self.kept()
         {
-            let since = u64::try_from(now.wall.nanos_since(begun.at)).unwrap_or(0) / 1_000_000_000;
-            return EngineClock { boots: begun.boots, time: within_bounds(since) };
+            // An agent that ran before the machine was started has no time any more: this is later.
+            let since = match begun.machine_start == machine_start() {
+                true => since_machine_start().saturating_sub(begun.at),
+                false => since_machine_start(),
+            };
+            let later = u32::from(begun.machine_start != machine_start());
+            return EngineClock { boots: begun.boots + later, time: within_bounds(since.as_secs()) };
         }
         let boots = *self.boots.get_or_init(|| self.begin(now));
         EngineClock { boots, time: within_bounds(now.moment.after_start().as_secs()) }
@@ -64,16 +82,14 @@ impl Engine {
 
     fn kept(&self) -> Option<Begun> {
         let loss = "SNMPv3 receivers may drop traps silently";
-        recall(&self.file, "engine boots", loss).first().copied()
+        recall(&self.file, "engine boots", loss).into_iter().next()
     }
 
     fn begin(&self, now: Now) -> u32 {
         let boots = next_boots(self.kept().map(|begun| begun.boots), now.wall);
         // The engine's time counts from the start of the process.
-        let at = WallTime::from_unix_nanos(
-            now.wall.unix_nanos().saturating_sub(u64::try_from(now.moment.after_start().as_nanos()).unwrap_or(0)),
-        );
-        if let Err(error) = self.file.save(&vec![Begun { boots, at }]) {
+        let at = since_machine_start().saturating_sub(now.moment.after_start());
+        if let Err(error) = self.file.save(&vec![Begun { boots, at, machine_start: machine_start() }]) {
             let loss = "SNMPv3 receivers may drop traps silently after the next start";
             warn!(problem = describe(&error), loss, "engine boots cannot be kept");
         }

@@ -10,6 +10,8 @@ mod snmp;
 mod syslog;
 mod webhook;
 
+use std::fs::Metadata;
+use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -153,6 +155,23 @@ impl Outlet {
             Outlet::Exec(exec) => exec.deliver(batch).await,
         }
     }
+}
+
+/// What this host lacks to use a sink: secrets, certificates, the program. For a dry run.
+pub fn lacking(config: &SinkConfig) -> Vec<String> {
+    let mut lacking: Vec<String> = config.secrets().filter_map(|source| super::secret::read(source).err()).collect();
+    if let Some(path) = &config.ca_file {
+        lacking.extend(super::tls::client(Some(path)).err());
+    }
+    if let Some(program) = config.command.first().filter(|_| config.kind == SinkKind::Exec) {
+        let executable = |metadata: &Metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0;
+        match std::fs::metadata(program) {
+            Ok(metadata) if executable(&metadata) => {}
+            Ok(_) => lacking.push(format!("program {program}: not an executable file")),
+            Err(error) => lacking.push(format!("program {program}: {error}")),
+        }
+    }
+    lacking
 }
 
 /// What those after a message that failed are told: each try costs a timeout.

@@ -11,7 +11,7 @@ use self::ber::{Value, varbind};
 use crate::config::secret::Secret;
 use crate::config::sinks::{SnmpMode, SnmpProfile};
 use crate::pure::alarm::{Kind, Severity, Subject};
-use crate::pure::ledger::Due;
+use crate::pure::ledger::{Due, Occasion};
 use crate::pure::notification::{AlarmState, Notification, Tally};
 use crate::pure::time::{Moment, WallTime};
 
@@ -83,14 +83,14 @@ impl Renderer {
                 trap.varbinds.push(([&LEGACY[..], &[0, 1]].concat(), Value::TimeTicks(0)));
                 Some(trap)
             }
-            (SnmpProfile::Standard, Due::Alarm { notification, again, .. }) => {
-                Some(self.standard_trap(notification, *again))
+            (SnmpProfile::Standard, Due::Alarm { notification, occasion, .. }) => {
+                Some(self.standard_trap(notification, *occasion))
             }
             (SnmpProfile::Legacy, Due::Alarm { notification, still_raised, .. }) => {
                 self.legacy_trap(still_raised.as_ref().unwrap_or(notification))
             }
-            (SnmpProfile::Both, Due::Alarm { notification, still_raised, again }) => {
-                let standard = self.standard_trap(notification, *again);
+            (SnmpProfile::Both, Due::Alarm { notification, still_raised, occasion }) => {
+                let standard = self.standard_trap(notification, *occasion);
                 match self.legacy_trap(still_raised.as_ref().unwrap_or(notification)) {
                     Some(mut trap) => {
                         trap.varbinds.extend(standard.varbinds);
@@ -138,7 +138,7 @@ impl Renderer {
     }
 
     /// PEERPAIR-MIB: notifications come in pairs, raised and cleared; a storm has a third in between.
-    fn standard_trap(&self, notification: &Notification, again: bool) -> Trap {
+    fn standard_trap(&self, notification: &Notification, occasion: Occasion) -> Trap {
         let raised = notification.is_raised();
         let of_pair = |first: u32| if raised { first } else { first + 1 };
         let n = match (notification.key.kind, &notification.key.subject) {
@@ -150,7 +150,7 @@ impl Renderer {
             (Kind::UnknownPacket, _) => of_pair(11),
             (Kind::Connection, _) => of_pair(13),
             (Kind::Isolated, _) => of_pair(15),
-            (Kind::Storm, _) if raised && again => 18,
+            (Kind::Storm, _) if raised && occasion == Occasion::Again => 18,
             (Kind::Storm, _) => {
                 if raised {
                     17

@@ -163,6 +163,22 @@ impl AlarmKey {
     pub fn new(kind: Kind, subject: Subject) -> Self {
         AlarmKey { kind, subject }
     }
+
+    /// The test that this is about, if it is about one.
+    pub fn test(&self) -> Option<TestId> {
+        match self.subject {
+            Subject::Test(id) => Some(id),
+            Subject::Agent
+            | Subject::Store
+            | Subject::Host(_)
+            | Subject::Listener(_)
+            | Subject::Source(_)
+            | Subject::Name(_)
+            | Subject::Document(_)
+            | Subject::Web(_)
+            | Subject::Tag(_) => None,
+        }
+    }
 }
 
 impl fmt::Display for AlarmKey {
@@ -230,8 +246,13 @@ pub struct Shared {
     /// How many there are.
     pub of: u64,
     /// One of them.
+    pub first: TestId,
+    /// The same, for people.
     pub example: String,
 }
+
+/// What is known of a sender that stopped on purpose.
+pub const ANNOUNCED_STOP: &str = "; the sender announced its stop";
 
 impl Cause {
     /// The original's failure text, for receivers that match on it.
@@ -265,11 +286,11 @@ impl fmt::Display for Cause {
             Cause::Silence(silence) => {
                 match silence.last_probe {
                     Some(last_probe) => write!(f, "no probe since {last_probe}")?,
-                    None => f.write_str("no probe ever came")?,
+                    None => f.write_str("no probe since the test began here")?,
                 }
                 write!(f, ", expected every {}", humantime::format_duration(silence.expect_every))?;
                 if silence.announced_stop {
-                    f.write_str("; the sender announced its stop")?;
+                    f.write_str(ANNOUNCED_STOP)?;
                 }
                 if silence.dropped > 0 {
                     write!(f, "; this host's socket dropped {} datagrams meanwhile", silence.dropped)?;

@@ -285,6 +285,7 @@ impl Groups {
                 what: group.subject.clone(),
                 down: members.len() as u64,
                 of: group.members.len() as u64,
+                first: members.first().copied().unwrap_or(TestId::from_bytes([0; 16])),
                 example: example.map_or(String::new(), |test| test.description.clone()),
             };
             outcome.changes.push(GroupChange::Raised(key(&shared.what), shared));

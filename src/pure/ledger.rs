@@ -131,12 +131,23 @@ pub enum Due {
     Alarm {
         /// To be told.
         notification: Arc<Notification>,
-        /// The receiver was told of this state before.
-        again: bool,
+        /// What the receiver knew of it before.
+        occasion: Occasion,
         /// Another alarm that stands, where this one is a clear and receivers of the original would
         /// take it for the clear of both.
         still_raised: Option<Arc<Notification>>,
     },
+}
+
+/// What a receiver knows of an alarm when it is told of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Occasion {
+    /// Nothing, from this run of the agent.
+    First,
+    /// Another state.
+    Change,
+    /// The same.
+    Again,
 }
 
 /// One receiver's book.
@@ -249,7 +260,9 @@ impl Ledger {
             let key = record.notification.key.clone();
             let entry = self.entry(&key, damping);
             if entry.told.is_none() && entry.in_flight.is_none() && entry.in_doubt.is_none() {
-                entry.in_doubt = Some(record.notification);
+                // What was acknowledged to the one was acknowledged to the other.
+                let slot = if record.in_doubt { &mut entry.in_doubt } else { &mut entry.told };
+                *slot = Some(record.notification);
             }
             self.note(&key, now);
         }
@@ -310,10 +323,7 @@ impl Ledger {
             // Calm means: since the last hold ended, another such time has passed without change.
             entry.calm = now >= entry.held_until + entry.hold;
             entry.changes = if entry.calm { 1 } else { entry.changes + 1 };
-            // What keeps it back keeps back that it flaps; who waits for others may flap.
-            if matches!(standing.withheld, Some(Withheld::Shelved { .. } | Withheld::Group { .. })) {
-                entry.flaps.forget();
-            } else if news && !rages {
+            if news && !rages {
                 let was_flapping = entry.flaps.is_flapping();
                 entry.flaps.on_change(damping.flap, now);
                 if entry.flaps.is_flapping() && !was_flapping {
@@ -321,8 +331,12 @@ impl Ledger {
                 }
             }
         }
+        // What keeps it back keeps back that it flaps; who waits for others may flap.
+        if matches!(standing.withheld, Some(Withheld::Shelved { .. } | Withheld::Group { .. })) {
+            entry.flaps.forget();
+        }
         entry.wanted = Some(standing);
-        if flipped && news && matches!(key.subject, Subject::Test(_)) {
+        if flipped && news && key.test().is_some() {
             self.storm.on_change(now);
         }
         self.note(&key, now);
@@ -339,10 +353,11 @@ impl Ledger {
         }
     }
 
-    /// All that stands is told once more.
+    /// All that stands and is not kept back is told once more.
     pub fn resync(&mut self, now: Moment) -> usize {
-        let told: Vec<_> =
-            self.entries.iter().filter(|(_, entry)| entry.told_is_raised()).map(|(key, _)| key.clone()).collect();
+        let stands =
+            |entry: &Entry| entry.told_is_raised() && entry.target(&self.manner).is_some_and(AlarmState::is_raised);
+        let told: Vec<_> = self.entries.iter().filter(|(_, entry)| stands(entry)).map(|(key, _)| key.clone()).collect();
         for key in &told {
             if let Some(entry) = self.entries.get_mut(key) {
                 entry.again = true;
@@ -398,10 +413,14 @@ impl Ledger {
                     told.state = AlarmState::Flapping;
                 }
             }
-            let again = entry.told.as_ref().is_some_and(|told| told.state == notification.state);
+            let occasion = match entry.told.as_ref().or(entry.in_doubt.as_ref()) {
+                None => Occasion::First,
+                Some(told) if told.state == notification.state && entry.in_doubt.is_none() => Occasion::Again,
+                Some(_) => Occasion::Change,
+            };
             entry.in_flight = Some(notification.clone());
             let still_raised = still_raised.filter(|_| !notification.is_raised());
-            due.push(Due::Alarm { notification, again, still_raised });
+            due.push(Due::Alarm { notification, occasion, still_raised });
             self.note(&key, now.moment);
         }
         due
@@ -593,7 +612,7 @@ impl Ledger {
 
     /// Alarms of tests that stand, told or not.
     fn standing_tests(&self) -> usize {
-        let single = self.entries.iter().filter(|(key, _)| matches!(key.subject, Subject::Test(_)));
+        let single = self.entries.iter().filter(|(key, _)| key.test().is_some());
         single.filter(|(_, entry)| entry.wanted_is_raised()).count()
     }
 
@@ -610,7 +629,7 @@ impl Ledger {
     /// Notes down when an entry wants something done. To be called after every change to it.
     fn note(&mut self, key: &AlarmKey, now: Moment) {
         let Some(entry) = self.entries.get_mut(key) else { return };
-        let waiting = matches!(key.subject, Subject::Test(_)) && entry.has_news(&self.manner);
+        let waiting = key.test().is_some() && entry.has_news(&self.manner);
         let noted = Noted { place: entry.place(&self.manner, now), waiting };
         let before = std::mem::replace(&mut entry.noted, noted);
         self.strike_out(key, before);

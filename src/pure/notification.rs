@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::alarm::{AlarmKey, Kind, Severity, Subject};
+use super::alarm::{AlarmKey, Kind, Severity};
 use super::test::TestFacts;
 use super::time::WallTime;
 
@@ -105,7 +105,7 @@ impl Notification {
 
     /// Whether this is about a test's connection: the one kind whose first good news is news.
     pub fn is_connection(&self) -> bool {
-        self.key.kind == Kind::Connection && matches!(self.key.subject, Subject::Test(_))
+        self.key.kind == Kind::Connection && self.key.test().is_some()
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +25,9 @@ pub enum Request {
     /// Tell this receiver of all alarms that stand once more.
     Resync(String),
 }
+
+/// Whoever wants to hear nothing for longer has another way to say so.
+const LONGEST_SILENCE: Duration = Duration::from_secs(366 * 24 * 3600);
 
 /// A silence to be made.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,7 +58,12 @@ impl NewSilence {
         if self.until <= now {
             return Err(Refusal::Invalid("`until` has to be a time to come".to_owned()));
         }
-        Ok(Silence { id, matcher, from: now, until: self.until, comment: self.comment, author: self.author })
+        if self.until > now + LONGEST_SILENCE {
+            return Err(Refusal::Invalid("a silence ends within a year: write a window of maintenance".to_owned()));
+        }
+        let printable = |text: String| text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        let (comment, author) = (printable(self.comment), printable(self.author));
+        Ok(Silence { id, matcher, from: now, until: self.until, comment, author })
     }
 }
 

@@ -30,6 +30,15 @@ pub struct Matcher {
 }
 
 impl Matcher {
+    fn write_lists(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (name, list) in [("host", &self.hosts), ("tag", &self.tags), ("test", &self.tests)] {
+            if !list.is_empty() {
+                write!(f, ", {name} {}", list.join(" or "))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Whether this alarm is meant.
     pub fn matches(&self, alarm: &Notification) -> bool {
         let any = |patterns: &[String], names: &[&str]| {
@@ -117,6 +126,28 @@ pub struct Window {
     pub hours: Hours,
 }
 
+/// For people.
+impl fmt::Display for Window {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.name)?;
+        match &self.hours {
+            Hours::Once { from, to } => write!(f, ", {from} to {to}")?,
+            Hours::Recurring { days, from, to, time_zone } => {
+                let days: Vec<String> = days.iter().map(|day| format!("{day:?}").to_lowercase()).collect();
+                let days = if days.is_empty() { "every day".to_owned() } else { days.join(", ") };
+                let zone = time_zone.iana_name().unwrap_or("UTC");
+                write!(f, ", {days} {from} to {to} {zone}")?;
+            }
+        }
+        match &self.host {
+            Some(host) => write!(f, ", about host {host}")?,
+            None if self.matcher == Matcher::default() => f.write_str(", about everything")?,
+            None => {}
+        }
+        self.matcher.write_lists(f)
+    }
+}
+
 /// A silence, made by hand.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Silence {
@@ -138,13 +169,8 @@ pub struct Silence {
 /// A line of `peerpair silence list`.
 impl fmt::Display for Silence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Matcher { hosts, tags, tests } = &self.matcher;
         write!(f, "{} until {}", self.id, self.until)?;
-        for (name, list) in [("host", hosts), ("tag", tags), ("test", tests)] {
-            if !list.is_empty() {
-                write!(f, ", {name} {}", list.join(" or "))?;
-            }
-        }
+        self.matcher.write_lists(f)?;
         write!(f, "; {} {}", self.author, self.comment)
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::alarm::{AlarmKey, Cause, ConditionChange, Kind, Subject, Verdict, condition_change};
+use super::alarm::{ANNOUNCED_STOP, AlarmKey, Cause, ConditionChange, Kind, Subject, Verdict, condition_change};
 use super::groups::{GroupChange, GroupSettings, Groups, Membership, Outcome};
 use super::ledger::Damping;
 use super::notification::{Notification, Standing, Withheld};
@@ -125,10 +125,8 @@ impl Situation {
         if shelved {
             standing.extend(self.on_shelf(Outcome::default(), now));
         }
-        standing.retain(|standing| match standing.notification.key.subject {
-            Subject::Test(id) => self.rules.tests.contains_key(&id),
-            _ => true,
-        });
+        standing
+            .retain(|standing| standing.notification.key.test().is_none_or(|id| self.rules.tests.contains_key(&id)));
         standing
     }
 
@@ -203,18 +201,7 @@ impl Situation {
 
     /// How an alarm that keeps changing is damped.
     pub fn damping(&self, key: &AlarmKey) -> Damping {
-        let own = match &key.subject {
-            Subject::Test(id) => self.rules.tests.get(id).map(|(_, damping)| damping),
-            Subject::Agent
-            | Subject::Store
-            | Subject::Host(_)
-            | Subject::Listener(_)
-            | Subject::Source(_)
-            | Subject::Name(_)
-            | Subject::Document(_)
-            | Subject::Tag(_)
-            | Subject::Web(_) => None,
-        };
+        let own = key.test().and_then(|id| self.rules.tests.get(&id)).map(|(_, damping)| damping);
         own.copied().unwrap_or(self.rules.damping)
     }
 
@@ -230,7 +217,14 @@ impl Situation {
                 GroupChange::Raised(key, shared) => (key, Verdict::Violated(Cause::Shared(shared))),
                 GroupChange::Cleared(key) => (key, Verdict::Cleared),
             };
+            let first = match &verdict {
+                Verdict::Violated(Cause::Shared(shared)) => Some(shared.first),
+                Verdict::Violated(_) | Verdict::Cleared => None,
+            };
             if self.truth.on_change(&condition_change(key.clone(), Subject::Agent, now, verdict)).is_some() {
+                if let Some(first) = first {
+                    self.pass_on(first, &key);
+                }
                 keys.insert(key);
             }
         }
@@ -252,16 +246,17 @@ impl Situation {
             false => None,
             true => match self.shelf.shelves(notification, now.wall) {
                 Some(by) => Some(Withheld::Shelved { by }),
-                None => self.withheld_by_group(&notification.key),
+                None => connection_of(notification).and_then(|id| self.groups.withheld(id)),
             },
         };
         Standing { notification: notification.clone(), withheld }
     }
 
-    fn withheld_by_group(&self, key: &AlarmKey) -> Option<Withheld> {
-        match (key.kind, &key.subject) {
-            (Kind::Connection, Subject::Test(id)) => self.groups.withheld(*id),
-            _ => None,
+    /// What one of the tests says of its sender, its group says too.
+    fn pass_on(&mut self, first: TestId, group: &AlarmKey) {
+        let member = self.truth.get(&AlarmKey::new(Kind::Connection, Subject::Test(first)));
+        if member.is_some_and(|member| member.text.contains(ANNOUNCED_STOP)) {
+            self.truth.annotate(group, ANNOUNCED_STOP);
         }
     }
 
@@ -276,7 +271,7 @@ impl Situation {
         let Some(notification) = self.truth.get(key).filter(|alarm| alarm.is_raised()) else { return };
         let (Kind::Connection, Some(from_host)) = (key.kind, from_host(notification)) else { return };
         let mut remark = String::new();
-        if let Subject::Test(id) = key.subject {
+        if let Some(id) = key.test() {
             remark = match self.groups.others_from_host(id) {
                 None | Some((_, 0)) => String::new(),
                 Some((0, _)) => format!("; no other test from {from_host} gets through"),
@@ -294,10 +289,7 @@ impl Situation {
 
 /// The test whose connection this is about.
 fn connection_of(notification: &Notification) -> Option<TestId> {
-    match (notification.key.kind, &notification.key.subject) {
-        (Kind::Connection, Subject::Test(id)) => Some(*id),
-        _ => None,
-    }
+    notification.key.test().filter(|_| notification.key.kind == Kind::Connection)
 }
 
 /// The host that should be heard.

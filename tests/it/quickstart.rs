@@ -32,14 +32,19 @@ fn the_quickstart_says_what_is_up_and_what_is_down_and_why() {
     command.arg("run").arg("--config").arg(config).stdin(Stdio::null()).stderr(std::fs::File::create(&log).unwrap());
     let _agent = spawn(&mut command, "peerpair");
 
-    let expected = ["test up", "no probe ever came", "port unreachable, nothing listens there"];
+    let expected = ["test up", "no probe since the test began here", "port unreachable, nothing listens there"];
     let begun = Instant::now();
     wait_for("the console to tell", || {
         let log = std::fs::read_to_string(&log).unwrap();
         expected.iter().all(|text| log.contains(text)).then_some(())
     });
     assert!(begun.elapsed() < Duration::from_secs(10), "the newcomer waited for {:?}", begun.elapsed());
-    let expected = ["<h1>quickstart</h1>", "from a host that never sends", "no probe ever came", "loopback, healthy"];
+    let expected = [
+        "<h1>quickstart</h1>",
+        "from a host that never sends",
+        "no probe since the test began here",
+        "loopback, healthy",
+    ];
     wait_for("the page to show it", || {
         let (status, page) = http(port, "GET", "/", "").ok()?;
         (status == 200 && expected.iter().all(|text| page.contains(text))).then_some(())

@@ -160,7 +160,7 @@ fn a_test_notification_says_whether_it_was_acknowledged() {
         assert_eq!(trap.value("peerpairText.0"), "a test notification of peerpair: nothing is wrong");
     }
     let (exit, text) = send("away");
-    assert!(exit == 1 && text.contains("not delivered") && text.contains("no SNMP receiver listens there"), "{text}");
+    assert!(exit == 1 && text.contains("not delivered") && text.contains("no receiver listens there"), "{text}");
     let (exit, text) = send("nobody");
     assert!(exit == 1 && text.contains("there is no sink `nobody`; there are: console, v2c,"), "{text}");
     // The agent's own traps are not older than the command's.
@@ -172,8 +172,8 @@ fn a_test_notification_says_whether_it_was_acknowledged() {
 
 /// The newest state of the alarm of test 1 in what was taken.
 fn newest(requests: &[Request], of: impl Fn(&Request) -> Vec<serde_json::Value>) -> Option<serde_json::Value> {
-    let alerts = requests.iter().flat_map(of);
-    alerts.filter(|alert| alert["labels"]["alertname"] == "PeerpairConnection").last()
+    let mut alerts = requests.iter().flat_map(of);
+    alerts.rfind(|alert| alert["labels"]["alertname"] == "PeerpairConnection")
 }
 
 /// Away, busy, and unwilling: the final state arrives all the same.
@@ -197,7 +197,8 @@ fn an_alertmanager_is_told_through_outages() {
     });
     assert_eq!(alert["labels"], labels);
     assert_eq!(alert["annotations"]["summary"], "DOWN connection: test 1");
-    assert!(alert["endsAt"].as_str() > alert["startsAt"].as_str(), "{alert}");
+    let began = alert["startsAt"].clone();
+    assert!(alert["endsAt"].is_null() && began.is_string(), "{alert}");
 
     receiver.answer(500, "");
     mend(&agent, &test);
@@ -206,7 +207,7 @@ fn an_alertmanager_is_told_through_outages() {
     let over = wait_for("the end", || {
         newest(&receiver.taken(), alerts).filter(|alert| alert["annotations"]["state"] == "cleared")
     });
-    assert_eq!(over["labels"], labels);
+    assert_eq!((&over["labels"], &over["startsAt"]), (&labels, &began));
     let ended: std::time::SystemTime = humantime::parse_rfc3339(over["endsAt"].as_str().unwrap()).unwrap();
     assert!(ended <= std::time::SystemTime::now());
 }
@@ -255,7 +256,7 @@ fn a_receiver_that_is_away_holds_up_no_other() {
         receiver.url()
     );
     let agent = agent(&test, &sinks, &[]);
-    wait_error(&agent, "away", "no SNMP receiver listens there");
+    wait_error(&agent, "away", "no receiver listens there");
     wait_for("the other's alarm", || receiver.taken().first().cloned());
 }
 
@@ -310,7 +311,7 @@ fn mail_is_threaded() {
     let down = wait_for("a mail", || receiver.mails().first().cloned());
     assert_eq!(field(&down, "Subject"), "Subject: [peerpair b] DOWN connection: test 1");
     assert_eq!(field(&down, "Auto-Submitted"), "Auto-Submitted: auto-generated");
-    assert!(down.contains("no probe ever came, expected every 200ms"), "{down}");
+    assert!(down.contains("no probe since the test began here, expected every 200ms"), "{down}");
     mend(&agent, &test);
     let up = wait_for("another", || receiver.mails().get(1).cloned());
     assert_eq!(field(&up, "Subject"), "Subject: [peerpair b] UP connection: test 1");

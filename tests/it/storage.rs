@@ -205,7 +205,6 @@ fn extreme_documents_reject_themselves() {
         "",
     );
     agent.wait_condition(1, "receiver", "up");
-    agent.wait_condition(5, "receiver", "up");
     agent.wait_condition(6, "receiver", "up");
     let status = agent.status();
     let rejected: Vec<&str> = status["store"]["rejected"]
@@ -214,6 +213,6 @@ fn extreme_documents_reject_themselves() {
         .iter()
         .map(|rejected| rejected["document"].as_str().unwrap())
         .collect();
-    assert_eq!(rejected, ["tests/b/2", "tests/b/3", "tests/b/4"]);
+    assert_eq!(rejected, ["tests/b/2", "tests/b/3", "tests/b/4", "tests/b/5"]);
     assert_eq!(status["restarts"]["watcher"], 0);
 }

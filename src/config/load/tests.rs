@@ -171,3 +171,46 @@ fn durations_that_overflow_are_findings() {
     );
     assert_eq!(Loader::new("b").load(&documents(&[("tests/b/x", &legacy)])).rejected.len(), 1);
 }
+
+/// Whoever can write the store cannot run programs, unless this host lets him.
+#[test]
+fn a_program_in_a_document_is_run_only_where_that_is_allowed() {
+    let documents =
+        documents(&[("config", r#"{"sinks":[{"name":"page","kind":"exec","command":["/bin/true"]},{"name":"l"}]}"#)]);
+    let names = |loaded: &Loaded| loaded.sinks.iter().map(|sink| sink.name.clone()).collect::<Vec<_>>();
+    let loaded = Loader::new("b").load(&documents);
+    assert_eq!(names(&loaded), ["l"]);
+    assert_eq!(loaded.findings[0].place, "documents: sinks: page");
+    let allowing = Bootstrap { host: "b".into(), allow_exec: true, ..Bootstrap::default() };
+    assert_eq!(names(&Loader::of(&allowing).load(&documents)), ["page", "l"]);
+}
+
+/// What is wrong with another host's document is that host's to say; its maintenance counts all the same.
+#[test]
+fn another_hosts_maintenance_counts_whatever_else_it_says() {
+    let documents = documents(&[
+        (
+            "hosts/a",
+            r#"{"drained":true,"sinks":[{"name":"x","kind":"webhook","url":"http://x","secret_file":"relative"}],"nonsense":1}"#,
+        ),
+        (
+            "hosts/c",
+            r#"{"maintenance":[{"from":"01:00","to":"02:00","time_zone":"Nowhere"},{"from":"01:00","to":"02:00"}]}"#,
+        ),
+        ("hosts/d", r#"{"drained":"#),
+    ]);
+    let loaded = Loader::new("b").load(&documents);
+    assert_eq!(loaded.findings, []);
+    assert_eq!((loaded.drained.len(), loaded.windows.len()), (1, 1));
+    assert_eq!(loaded.windows[0].host.as_deref(), Some("c"));
+}
+
+/// A misspelt matcher would silence the fleet.
+#[test]
+fn a_misspelt_field_of_a_window_is_an_error() {
+    let documents = documents(&[("config", r#"{"maintenance":[{"host":["c"],"from":"00:00","to":"23:59"}]}"#)]);
+    let loaded = Loader::new("b").load(&documents);
+    assert_eq!(loaded.rejected.len(), 1);
+    assert!(loaded.rejected[0].reasons[0].contains("maintenance[0].host: unknown field"), "{:?}", loaded.rejected);
+    assert_eq!(loaded.windows, []);
+}

@@ -30,7 +30,7 @@ struct Alerts {
 
 impl Alertmanager {
     pub(super) fn new(config: &SinkConfig, identity: &Identity) -> Self {
-        let url = format!("{}/api/v2/alerts", config.url.trim_end_matches('/'));
+        let url = format!("{}/api/v2/alerts", config.url.trim_end_matches('/').trim_end_matches("/api/v2/alerts"));
         Alertmanager { http: Http::new(config, url), alerts: Alerts { page: identity.page.clone() } }
     }
 

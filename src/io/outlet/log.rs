@@ -3,18 +3,18 @@
 use tracing::{error, info, warn};
 
 use crate::pure::alarm::Severity;
-use crate::pure::ledger::Due;
+use crate::pure::ledger::{Due, Occasion};
 use crate::pure::notification::{AlarmState, Notification};
 
 /// Writes a line for `due`.
 pub fn write(due: &Due) {
-    let Due::Alarm { notification, again, .. } = due else { return };
-    let Notification { key, text, since, count, suppressed, .. } = notification.as_ref();
+    let Due::Alarm { notification, occasion, .. } = due else { return };
+    let Notification { key, text, since, suppressed, .. } = notification.as_ref();
     let kind = key.kind.as_str();
-    let raised = match (notification.state, again) {
+    let raised = match (notification.state, occasion) {
         (AlarmState::Flapping, _) => "alarm flapping",
-        (_, true) => "alarm still raised",
-        (_, false) => "alarm raised",
+        (_, Occasion::Again) => "alarm still raised",
+        (_, Occasion::First | Occasion::Change) => "alarm raised",
     };
     let Some(test) = &notification.test else {
         let subject = key.subject.to_string();
@@ -31,9 +31,9 @@ pub fn write(due: &Due) {
     };
     let (id, description) = (test.id, &test.description);
     let path = test.path();
-    match (notification.is_raised(), *count) {
+    match (notification.is_raised(), occasion) {
         (true, _) => error!(kind, description, cause = text, path, %since, suppressed, %id, "{raised}"),
-        (false, 0) => info!(kind, description, path, %since, %id, "test up"),
+        (false, Occasion::First) => info!(kind, description, path, %since, %id, "test up"),
         (false, _) => info!(kind, description, cause = text, path, %since, suppressed, %id, "alarm cleared"),
     }
 }

@@ -43,7 +43,7 @@ fn notification(kind: Kind, state: AlarmState) -> Notification {
 }
 
 fn due(kind: Kind, state: AlarmState) -> Due {
-    Due::Alarm { notification: Arc::new(notification(kind, state)), again: false, still_raised: None }
+    Due::Alarm { notification: Arc::new(notification(kind, state)), occasion: Occasion::Change, still_raised: None }
 }
 
 /// As snmp2 reads back what it and we wrote.
@@ -95,7 +95,7 @@ fn octets() {
 fn legacy_repeats_the_alarm_that_stands_instead_of_a_clear() {
     let due = Due::Alarm {
         notification: Arc::new(notification(Kind::Connection, AlarmState::Cleared)),
-        again: false,
+        occasion: Occasion::Change,
         still_raised: Some(Arc::new(notification(Kind::Latency, AlarmState::Raised))),
     };
     let octets = render(SnmpProfile::Legacy, &due, Moment::ZERO).unwrap();
@@ -123,7 +123,7 @@ proptest! {
         let test = TestFacts { description, from, ..told.test.take().unwrap().as_ref().clone() };
         told.test = Some(Arc::new(test));
         told.text = text;
-        let due = Due::Alarm { notification: Arc::new(told), again: false, still_raised: None };
+        let due = Due::Alarm { notification: Arc::new(told), occasion: Occasion::Change, still_raised: None };
         for profile in [SnmpProfile::Standard, SnmpProfile::Legacy, SnmpProfile::Both] {
             let octets = render(profile, &due, Moment::ZERO).unwrap();
             let expected = match profile { SnmpProfile::Standard => 16, SnmpProfile::Legacy => 9, SnmpProfile::Both => 23 };

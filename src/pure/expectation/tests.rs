@@ -100,7 +100,7 @@ fn three_probes_clear() {
 fn silence_from_the_start_raises_at_the_end_of_the_grace() {
     let mut expectation = Expectation::new(expected(), at(0));
     assert_eq!(silence(&mut expectation, 1999), []);
-    let text = "no probe ever came, expected every 200ms";
+    let text = "no probe since the test began here, expected every 200ms";
     assert_eq!(shown(&silence(&mut expectation, 2000)), [(Kind::Connection, true, text.into())]);
 }
 

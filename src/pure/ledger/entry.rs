@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::super::alarm::Subject;
 use super::super::notification::{AlarmState, Notification, Standing, Withheld};
 use super::super::time::{Moment, WallTime};
 use super::flaps::Flaps;
@@ -146,7 +145,9 @@ impl Entry {
 
     /// When to tell a receiver that forgets what it was told: all that is not known to be over.
     fn refresh_at(&self, manner: &Manner) -> Option<Moment> {
-        if !self.told_is_raised() || self.in_flight.is_some() {
+        // A clear that may have arrived is not undone by a reminder.
+        let cleared = self.in_doubt.as_ref().is_some_and(|in_doubt| !in_doubt.is_raised());
+        if !self.told_is_raised() || self.in_flight.is_some() || cleared {
             return None;
         }
         match manner.assurance {
@@ -247,7 +248,7 @@ impl Entry {
     }
 
     fn class(&self) -> Class {
-        let single = |wanted: &Standing| matches!(wanted.notification.key.subject, Subject::Test(_));
+        let single = |wanted: &Standing| wanted.notification.key.test().is_some();
         if self.wanted.as_ref().is_some_and(single) { Class::Single } else { Class::Wide }
     }
 

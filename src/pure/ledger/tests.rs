@@ -438,7 +438,9 @@ fn states(ledger: &mut Ledger, now: Moment) -> Vec<(Kind, AlarmState, bool)> {
     }
     due.into_iter()
         .filter_map(|message| match message {
-            Due::Alarm { notification, again, .. } => Some((notification.key.kind, notification.state, again)),
+            Due::Alarm { notification, occasion, .. } => {
+                Some((notification.key.kind, notification.state, occasion == Occasion::Again))
+            }
             Due::ColdStart => None,
         })
         .collect()

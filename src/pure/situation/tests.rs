@@ -110,6 +110,8 @@ struct World {
     manner: Manner,
     receiver: Receiver,
     silences: Vec<Silence>,
+    /// How many were ever made.
+    silenced: usize,
 }
 
 impl World {
@@ -127,6 +129,7 @@ impl World {
             manner,
             receiver: Receiver::default(),
             silences: Vec::new(),
+            silenced: 0,
         };
         let standing = world.situation.on_rules(world.rules.clone(), now);
         world.learn(standing);
@@ -149,6 +152,9 @@ impl World {
 
     fn pass(&mut self, time: Duration) {
         self.now = Now { moment: self.now.moment + time, wall: self.now.wall + time };
+        // What ended an hour ago is forgotten, wherever the clock goes from there.
+        let now = self.now.wall;
+        self.silences.retain(|silence| silence.until + SECOND * 3600 > now);
         let standing = self.situation.on_time(self.now);
         self.learn(standing);
     }
@@ -228,7 +234,7 @@ impl World {
 
     /// No raise leaves while its host is shelved, but what is told again.
     fn check(&self, due: &Due) {
-        let Due::Alarm { notification, again: false, .. } = due else { return };
+        let Due::Alarm { notification, .. } = due else { return };
         let host = match (&notification.test, &notification.key.subject) {
             (Some(test), _) => &test.from_host,
             (None, Subject::Host(host)) => host,
@@ -315,13 +321,14 @@ fn carry_out(world: &mut World, step: Step) {
         }
         Step::Silence(host, seconds) => {
             let silence = Silence {
-                id: format!("{}", world.silences.len()),
+                id: format!("{}", world.silenced),
                 matcher: Matcher { hosts: vec![format!("h{host}")], ..Matcher::default() },
                 from: world.now.wall,
                 until: world.now.wall + Duration::from_secs(seconds),
                 comment: String::new(),
                 author: String::new(),
             };
+            world.silenced += 1;
             world.silences.push(silence.clone());
             let standing = world.situation.on_silence(silence, world.now);
             world.learn(standing);
