@@ -2,7 +2,7 @@ use super::*;
 use crate::config::plan::Plan;
 use crate::config::sinks::SinkConfig;
 use crate::io::engine::{Engine, Role};
-use crate::pure::alarm::{Cause, Kind, Subject, Verdict, condition_change};
+use crate::pure::alarm::{AlarmKey, Cause, Kind, Subject, Verdict, condition_change};
 use crate::pure::groups::Membership;
 use crate::pure::ledger::Assurance;
 use crate::pure::test::TestId;

@@ -1,5 +1,7 @@
 //! A receiver of alarms, as the bootstrap file and the documents describe it.
 
+mod check;
+
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -22,20 +24,10 @@ const SMTP_PORT: u16 = 25;
 const SUBMISSION_PORT: u16 = 587;
 const SUBMISSIONS_PORT: u16 = 465;
 
-/// Less than one message in a thousand seconds tells nobody anything in time.
-const MIN_RATE: f64 = 0.001;
 /// A trap receiver of the usual kind takes this without loss.
 const RATE: (f64, u32) = (10.0, 50);
 /// A person does not read more mail than this.
 const MAIL_RATE: (f64, u32) = (1.0 / 30.0, 10);
-/// RFC 3414 section 5.
-const LONGEST_USER: usize = 32;
-/// Faster than this is no rate.
-const MAX_RATE: f64 = 10_000.0;
-/// Nobody waits longer for one answer, nor asks more often.
-const LONGEST_TIMEOUT: Duration = Duration::from_secs(60);
-const MOST_RETRIES: u32 = 10;
-const MOST_PARALLEL: u32 = 64;
 /// An engine id of SNMP has 5 to 32 octets (RFC 3411 section 5).
 const ENGINE_ID_OCTETS: std::ops::RangeInclusive<usize> = 5..=32;
 /// Enterprise 50255 with the mark for "an enterprise's own", then "text follows" (RFC 3411 section 5).
@@ -297,182 +289,6 @@ impl SinkConfig {
         for (name, path) in paths {
             if let Some(path) = path {
                 place_path(path, directory, &format!("{field}.{name}"), findings);
-            }
-        }
-    }
-
-    /// What is wrong with it, at `field` of its document.
-    pub fn check(&self, field: &str, findings: &mut Findings) {
-        if self.name.is_empty() {
-            findings.error(&format!("{field}.name"), "a sink without a name", "give it one, such as \"noc\"");
-        }
-        let (rate, burst) = self.pace();
-        if !(rate.is_finite() && (MIN_RATE..=MAX_RATE).contains(&rate)) {
-            let problem =
-                if rate > MAX_RATE { "more than 10,000 a second" } else { "zero, negative or next to nothing" };
-            let way_out = "write messages per second, such as 10, or 0.1 for one in ten seconds";
-            findings.error(&format!("{field}.rate"), problem, way_out);
-        }
-        if self.secrets().any(|source| !source.is_named_well()) {
-            let problem = "one of its *_env fields is no name of an environment variable";
-            findings.error(field, problem, "write the variable's name there, never the secret itself");
-        }
-        if burst == 0 {
-            findings.error(&format!("{field}.burst"), "zero would send nothing ever", "write 1 or more");
-        }
-        if self.timeout.is_some_and(|timeout| timeout.is_zero() || timeout > LONGEST_TIMEOUT) {
-            findings.error(&format!("{field}.timeout"), "zero, or longer than a minute", "write a time such as \"2s\"");
-        }
-        if self.retries > MOST_RETRIES {
-            let way_out = "write 10 or less: what is not acknowledged is told again anyway";
-            findings.error(&format!("{field}.retries"), "too many", way_out);
-        }
-        self.check_fields_of_other_kinds(field, findings);
-        match self.kind {
-            SinkKind::Log => {}
-            SinkKind::Snmp => {
-                self.check_target(field, SNMP_TRAP_PORT, findings);
-                self.check_usm(field, findings);
-            }
-            SinkKind::Syslog => {
-                self.check_target(field, SYSLOG_PORT, findings);
-                if self.transport() == Transport::Starttls {
-                    findings.error(&format!("{field}.transport"), "not for syslog", "write udp, tcp or tls");
-                }
-            }
-            SinkKind::Alertmanager | SinkKind::Webhook => self.check_url(field, findings),
-            SinkKind::Email => self.check_mail(field, findings),
-            SinkKind::Exec => {
-                if self.command.first().is_none_or(|program| !program.starts_with('/')) {
-                    let way_out =
-                        "write the program's absolute path and its arguments: [\"/usr/local/bin/page\", \"--db\"]";
-                    findings.error(&format!("{field}.command"), "no program named by its absolute path", way_out);
-                }
-                if self.parallel == 0 || self.parallel > MOST_PARALLEL {
-                    findings.error(&format!("{field}.parallel"), "zero, or very many", "write 1 to 64");
-                }
-            }
-        }
-    }
-
-    fn check_target(&self, field: &str, port: u16, findings: &mut Findings) {
-        let place = format!("{field}.target");
-        let way_out = format!("write host:port, such as \"127.0.0.1:{port}\"");
-        match self.endpoint() {
-            Ok(target) if target.is_wildcard() => findings.error(&place, "no receiver named", way_out),
-            Ok(_) => {}
-            Err(problem) => findings.error(&place, problem, way_out),
-        }
-    }
-
-    fn check_usm(&self, field: &str, findings: &mut Findings) {
-        if self.version == SnmpVersion::V2c {
-            let usm = !self.user.is_empty() || self.auth_protocol.is_some() || self.privacy_protocol.is_some();
-            if usm || self.engine_id.is_some() {
-                let problem = "v2c has no users and no passwords: what is set for them would not be used";
-                findings.error(&format!("{field}.version"), problem, "write version = \"v3\", or remove them");
-            }
-            return;
-        }
-        if self.community != SinkConfig::default().community {
-            findings.error(
-                &format!("{field}.community"),
-                "SNMPv3 has no community",
-                "remove it, or write version = \"v2c\"",
-            );
-        }
-        if self.user.len() > LONGEST_USER {
-            findings.error(&format!("{field}.user"), "longer than 32 octets", "write a shorter one");
-        }
-        if self.user.is_empty() {
-            findings.error(&format!("{field}.user"), "SNMPv3 without a user", "write the user that the receiver knows");
-        }
-        if let Some(engine_id) = &self.engine_id
-            && hex(engine_id).is_none_or(|octets| !ENGINE_ID_OCTETS.contains(&octets.len()))
-        {
-            let way_out = "write 5 to 32 octets in hex, such as \"8000c44f04686f73742d62\", or leave it out";
-            findings.error(&format!("{field}.engine_id"), "no engine id", way_out);
-        }
-        for (name, protocol, password) in [
-            ("auth", self.auth_protocol.is_some(), self.auth_password().is_some()),
-            ("privacy", self.privacy_protocol.is_some(), self.privacy_password().is_some()),
-        ] {
-            if protocol != password {
-                let (missing, there) = if protocol { ("password_file", "protocol") } else { ("protocol", "password") };
-                let problem = format!("missing, though {name}_{there} is set");
-                findings.error(&format!("{field}.{name}_{missing}"), problem, "write both or neither");
-            }
-        }
-        if self.privacy_protocol.is_some() && self.auth_protocol.is_none() {
-            let problem = "encrypted but not signed: SNMPv3 has no such level";
-            findings.error(&format!("{field}.auth_protocol"), problem, "add auth_protocol and its password");
-        }
-    }
-
-    fn check_url(&self, field: &str, findings: &mut Findings) {
-        let url = reqwest::Url::parse(&self.url);
-        let good = url.is_ok_and(|url| ["http", "https"].contains(&url.scheme()) && url.host().is_some());
-        if !good {
-            let way_out = "write its URL, such as \"http://127.0.0.1:9093\"";
-            findings.error(&format!("{field}.url"), "not an http or https URL", way_out);
-        }
-    }
-
-    fn check_mail(&self, field: &str, findings: &mut Findings) {
-        self.check_target(field, self.port(), findings);
-        if self.transport() == Transport::Udp {
-            findings.error(&format!("{field}.transport"), "not for mail", "write starttls, tls or tcp");
-        }
-        let is_address = |text: &str| text.parse::<lettre::message::Mailbox>().is_ok();
-        if !is_address(&self.from) {
-            findings.error(&format!("{field}.from"), "no mail address", "write one, such as \"peerpair@example.org\"");
-        }
-        if self.to.is_empty() || self.to.iter().any(|address| !is_address(address)) {
-            let way_out = "write a list of them, such as [\"noc@example.org\"]";
-            findings.error(&format!("{field}.to"), "no mail addresses", way_out);
-        }
-        if self.user.is_empty() != self.password().is_none() {
-            findings.error(
-                &format!("{field}.password_file"),
-                "a user and its password go together",
-                "write both or neither",
-            );
-        }
-    }
-
-    fn check_fields_of_other_kinds(&self, field: &str, findings: &mut Findings) {
-        use SinkKind::{Alertmanager, Email, Exec, Snmp, Syslog, Webhook};
-        let default = SinkConfig::default();
-        let fields: [(&str, bool, &[SinkKind]); 23] = [
-            ("target", self.target != default.target, &[Snmp, Syslog, Email]),
-            ("version", self.version != default.version, &[Snmp]),
-            ("community", self.community != default.community, &[Snmp]),
-            ("mode", self.mode != default.mode, &[Snmp]),
-            ("profile", self.profile != default.profile, &[Snmp]),
-            ("user", !self.user.is_empty(), &[Snmp, Email]),
-            ("auth_protocol", self.auth_protocol.is_some(), &[Snmp]),
-            ("auth_password_file", self.auth_password().is_some(), &[Snmp]),
-            ("privacy_protocol", self.privacy_protocol.is_some(), &[Snmp]),
-            ("privacy_password_file", self.privacy_password().is_some(), &[Snmp]),
-            ("engine_id", self.engine_id.is_some(), &[Snmp]),
-            ("timeout", self.timeout.is_some(), &[Snmp, Alertmanager, Webhook, Syslog, Email, Exec]),
-            ("retries", self.retries != default.retries, &[Snmp]),
-            ("url", !self.url.is_empty(), &[Alertmanager, Webhook]),
-            ("secret_file", self.secret().is_some(), &[Webhook]),
-            ("token_file", self.token().is_some(), &[Alertmanager, Webhook]),
-            ("transport", self.transport.is_some(), &[Syslog, Email]),
-            ("ca_file", self.ca_file.is_some(), &[Alertmanager, Webhook, Syslog, Email]),
-            ("from", !self.from.is_empty(), &[Email]),
-            ("to", !self.to.is_empty(), &[Email]),
-            ("password_file", self.password().is_some(), &[Email]),
-            ("command", !self.command.is_empty(), &[Exec]),
-            ("parallel", self.parallel != default.parallel, &[Exec]),
-        ];
-        for (name, set, kinds) in fields {
-            if set && !kinds.contains(&self.kind) {
-                let kinds = kinds.iter().map(|kind| kind.as_str()).collect::<Vec<_>>().join(" or ");
-                let problem = format!("a sink of kind {} has no such field; it is for {kinds}", self.kind);
-                findings.error(&format!("{field}.{name}"), problem, "remove it, or correct the kind");
             }
         }
     }

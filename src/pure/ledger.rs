@@ -6,7 +6,9 @@
 
 mod entry;
 mod flaps;
+mod manner;
 mod storm;
+mod weather;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -16,111 +18,15 @@ use serde::{Deserialize, Serialize};
 
 use self::entry::{Class, Entry, Noted, Place, Rank};
 pub use self::flaps::FlapSettings;
+pub use self::manner::{Assurance, Damping, Detail, FirstUp, Knowledge, Manner, Parting, Scope};
+use self::storm::Storm;
 pub use self::storm::StormSettings;
-use self::storm::{Storm, Turn};
+use self::weather::STORM_DAMPING;
 use super::alarm::{AlarmKey, Kind, Subject};
 use super::bucket::Bucket;
-use super::notification::{AlarmState, Notification, Standing, Tally, Withheld};
+use super::notification::{AlarmState, Notification, Standing, Withheld};
 use super::time::{Moment, Now, WallTime};
-use super::truth::{NO_LONGER_WATCHED, blank, retired};
-
-/// How one alarm that keeps changing is damped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Damping {
-    /// It is left alone for so long after the first telling.
-    pub hold_down: Duration,
-    /// Doubling ends here.
-    pub hold_down_max: Duration,
-    /// When it is told as flapping.
-    pub flap: FlapSettings,
-}
-
-/// Whether all that can be an alarm is known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Knowledge {
-    /// Every document was read.
-    Whole,
-    /// A document is bad, and no good version of it is known.
-    Partial,
-}
-
-/// What becomes of the alarms that a receiver was told and will not be told any more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Parting {
-    /// The receiver is told that they are over, as far as it is concerned.
-    Clear,
-    /// Another sink tells the same receiver: what stands, it tells anew.
-    HandOver,
-}
-
-/// Which alarms a receiver is told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Scope {
-    /// All of them.
-    All,
-    /// Only faults of the configuration: the bootstrap's sinks once the documents name others.
-    Config,
-    /// None: the sink is about to go.
-    Nothing,
-}
-
-/// Whether good news of a test that was never told down is told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FirstUp {
-    /// As a console wants it.
-    Told,
-    /// As a receiver of alarms wants it.
-    Silent,
-}
-
-/// Whether a receiver can be told of many alarms in one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Detail {
-    /// Groups and storms are told in sum.
-    Summed,
-    /// Its language has no words for that.
-    EachAlone,
-}
-
-/// What is known of a message that left.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Assurance {
-    /// That it arrived.
-    Acknowledged,
-    /// Nothing: it is told again so long after the first time.
-    Repeated(Vec<Duration>),
-    /// The receiver forgets what it is not told again.
-    Refreshed {
-        /// What stands is told this often.
-        every: Duration,
-        /// What is over is told for so long.
-        cleared_for: Duration,
-    },
-}
-
-/// How a receiver wants to be told.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Manner {
-    /// Messages per second.
-    pub rate: f64,
-    /// Messages at once.
-    pub burst: u32,
-    /// So many alarms fit into one message.
-    pub batch: usize,
-    /// Which alarms.
-    pub scope: Scope,
-    /// Good news.
-    pub first_up: FirstUp,
-    /// One by one, or in sum.
-    pub detail: Detail,
-    /// What is known of what left.
-    pub assurance: Assurance,
-    /// What stands is told again this often, so that nobody forgets it.
-    pub renotify: Option<Duration>,
-    /// When there is a storm.
-    pub storm: StormSettings,
-}
+use super::truth::{NO_LONGER_WATCHED, retired};
 
 /// A message to send now.
 #[derive(Clone, Debug, PartialEq)]
@@ -545,77 +451,6 @@ impl Ledger {
         counts
     }
 
-    /// A storm begins, goes on or is over: its receiver is told.
-    fn on_weather(&mut self, now: Now) {
-        if self.manner.scope != Scope::All {
-            return;
-        }
-        let since = self.storm.since();
-        let Some(turn) = self.storm.on_time(self.waiting, now.moment) else { return };
-        if turn == Turn::Opened {
-            // Everything changes: that one alarm does says nothing of it.
-            let flapping: Vec<_> = self
-                .entries
-                .iter()
-                .filter(|(_, entry)| entry.flaps.is_flapping())
-                .map(|(key, _)| key.clone())
-                .collect();
-            self.entries.values_mut().for_each(|entry| entry.flaps.forget());
-            flapping.iter().for_each(|key| self.note(key, now.moment));
-        }
-        let (waiting, stand) = (self.waiting, self.standing_tests());
-        let lasted = since.map_or(Duration::ZERO, |since| Duration::from_secs(now.moment.since(since).as_secs()));
-        let lasted = humantime::format_duration(lasted);
-        let (state, text) = match turn {
-            Turn::Opened => (
-                AlarmState::Raised,
-                format!("{waiting} alarms wait to be told, {stand} stand; they are told one by one once it calms"),
-            ),
-            Turn::WentOn => {
-                (AlarmState::Raised, format!("for {lasted} now: {waiting} alarms wait to be told, {stand} stand"))
-            }
-            Turn::Closed => (
-                AlarmState::Cleared,
-                format!("over after {lasted}: {stand} alarms stand, {waiting} are told one by one from now on"),
-            ),
-        };
-        let standing = self.storm_standing(state, text, now);
-        let key = standing.notification.key.clone();
-        let entry = self.entry(&key, STORM_DAMPING);
-        entry.again = turn == Turn::WentOn;
-        entry.wanted = Some(standing);
-        // An end of which nobody was told the beginning is no news.
-        if turn == Turn::Closed && entry.told.is_none() && entry.in_flight.is_none() && entry.in_doubt.is_none() {
-            self.remove(&key);
-            return;
-        }
-        self.note(&key, now.moment);
-    }
-
-    fn storm_standing(&self, state: AlarmState, text: String, now: Now) -> Standing {
-        let key = AlarmKey::new(Kind::Storm, Subject::Agent);
-        let before = self.entries.get(&key).and_then(|entry| entry.wanted.as_ref()).map(|wanted| &wanted.notification);
-        let since = before.filter(|before| before.state == state).map_or(now.wall, |before| before.since);
-        let tally = Tally { down: self.standing_tests() as u64, of: self.waiting as u64 };
-        let notification = Notification {
-            state,
-            since,
-            legacy_text: text.clone(),
-            text,
-            tally: Some(tally),
-            count: before.map_or(0, |before| before.count)
-                + u64::from(before.is_none_or(|before| before.state != state)),
-            ..blank(&self.agent, &key, now)
-        };
-        Standing { notification: Arc::new(notification), withheld: None }
-    }
-
-    /// Alarms of tests that stand, told or not.
-    fn standing_tests(&self) -> usize {
-        let single = self.entries.iter().filter(|(key, _)| key.test().is_some());
-        single.filter(|(_, entry)| entry.wanted_is_raised()).count()
-    }
-
     /// Looks at what wanted to be looked at by now.
     fn look_up(&mut self, now: Moment) {
         while let Some((_, key)) = self.agenda.first().filter(|(at, _)| *at <= now).cloned() {
@@ -736,13 +571,6 @@ const OTHERS: &str = "told to other receivers from now on";
 /// What a receiver refuses is tried again after twice this, and then ever later.
 const REFUSED_FOR: Duration = Duration::from_secs(1);
 const REFUSED_FOR_MAX: Duration = Duration::from_secs(600);
-
-/// A storm has its own rhythm.
-const STORM_DAMPING: Damping = Damping {
-    hold_down: Duration::ZERO,
-    hold_down_max: Duration::ZERO,
-    flap: FlapSettings { flap_high: 0, flap_low: 0, flap_window: Duration::ZERO },
-};
 
 #[cfg(test)]
 mod tests;

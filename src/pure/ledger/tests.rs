@@ -1,6 +1,7 @@
 use super::*;
 use crate::pure::notification::Withheld;
 use crate::pure::test::TestId;
+use crate::pure::truth::blank;
 
 const NO_FLAPS: FlapSettings = FlapSettings { flap_high: 0, flap_low: 0, flap_window: Duration::ZERO };
 const FLAPS: FlapSettings = FlapSettings { flap_high: 6, flap_low: 2, flap_window: Duration::from_secs(600) };

@@ -1,0 +1,91 @@
+//! What a receiver is told of a storm: an alarm of its own, at its own rhythm.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::super::alarm::{AlarmKey, Kind, Subject};
+use super::super::notification::{AlarmState, Notification, Standing, Tally};
+use super::super::time::Now;
+use super::super::truth::blank;
+use super::storm::Turn;
+use super::{Damping, FlapSettings, Ledger, Scope};
+
+/// A storm has its own rhythm.
+pub(super) const STORM_DAMPING: Damping = Damping {
+    hold_down: Duration::ZERO,
+    hold_down_max: Duration::ZERO,
+    flap: FlapSettings { flap_high: 0, flap_low: 0, flap_window: Duration::ZERO },
+};
+
+impl Ledger {
+    /// A storm begins, goes on or is over: its receiver is told.
+    pub(super) fn on_weather(&mut self, now: Now) {
+        if self.manner.scope != Scope::All {
+            return;
+        }
+        let since = self.storm.since();
+        let Some(turn) = self.storm.on_time(self.waiting, now.moment) else { return };
+        if turn == Turn::Opened {
+            // Everything changes: that one alarm does says nothing of it.
+            let flapping: Vec<_> = self
+                .entries
+                .iter()
+                .filter(|(_, entry)| entry.flaps.is_flapping())
+                .map(|(key, _)| key.clone())
+                .collect();
+            self.entries.values_mut().for_each(|entry| entry.flaps.forget());
+            flapping.iter().for_each(|key| self.note(key, now.moment));
+        }
+        let (waiting, stand) = (self.waiting, self.standing_tests());
+        let lasted = since.map_or(Duration::ZERO, |since| Duration::from_secs(now.moment.since(since).as_secs()));
+        let lasted = humantime::format_duration(lasted);
+        let (state, text) = match turn {
+            Turn::Opened => (
+                AlarmState::Raised,
+                format!("{waiting} alarms wait to be told, {stand} stand; they are told one by one once it calms"),
+            ),
+            Turn::WentOn => {
+                (AlarmState::Raised, format!("for {lasted} now: {waiting} alarms wait to be told, {stand} stand"))
+            }
+            Turn::Closed => (
+                AlarmState::Cleared,
+                format!("over after {lasted}: {stand} alarms stand, {waiting} are told one by one from now on"),
+            ),
+        };
+        let standing = self.storm_standing(state, text, now);
+        let key = standing.notification.key.clone();
+        let entry = self.entry(&key, STORM_DAMPING);
+        entry.again = turn == Turn::WentOn;
+        entry.wanted = Some(standing);
+        // An end of which nobody was told the beginning is no news.
+        if turn == Turn::Closed && entry.told.is_none() && entry.in_flight.is_none() && entry.in_doubt.is_none() {
+            self.remove(&key);
+            return;
+        }
+        self.note(&key, now.moment);
+    }
+
+    pub(super) fn storm_standing(&self, state: AlarmState, text: String, now: Now) -> Standing {
+        let key = AlarmKey::new(Kind::Storm, Subject::Agent);
+        let before = self.entries.get(&key).and_then(|entry| entry.wanted.as_ref()).map(|wanted| &wanted.notification);
+        let since = before.filter(|before| before.state == state).map_or(now.wall, |before| before.since);
+        let tally = Tally { down: self.standing_tests() as u64, of: self.waiting as u64 };
+        let notification = Notification {
+            state,
+            since,
+            legacy_text: text.clone(),
+            text,
+            tally: Some(tally),
+            count: before.map_or(0, |before| before.count)
+                + u64::from(before.is_none_or(|before| before.state != state)),
+            ..blank(&self.agent, &key, now)
+        };
+        Standing { notification: Arc::new(notification), withheld: None }
+    }
+
+    /// Alarms of tests that stand, told or not.
+    fn standing_tests(&self) -> usize {
+        let single = self.entries.iter().filter(|(key, _)| key.test().is_some());
+        single.filter(|(_, entry)| entry.wanted_is_raised()).count()
+    }
+}
