@@ -182,7 +182,8 @@ impl Entry {
         // is told in every weather.
         let reminder = if own == Class::Wide { Class::Wide } else { Class::Again };
         let told_again = match &self.wanted {
-            Some(_) if self.again => Some(now),
+            // What was kept back since is not told again either.
+            Some(_) if self.again && self.target(manner).is_some() => Some(now),
             Some(_) => self.repeat_at(manner),
             None => None,
         };

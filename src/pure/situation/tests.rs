@@ -355,7 +355,7 @@ fn carry_out(world: &mut World, step: Step) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 3000, ..ProptestConfig::default() })]
 
     /// After the last change, within the longest hold, storm and flapping, what was told equals
     /// what is true, for every alarm; and what is kept back was not told anything false.
