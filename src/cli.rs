@@ -49,7 +49,7 @@ pub enum Silence {
 /// Which running agent.
 #[derive(Debug, Args)]
 pub struct OfAgent {
-    /// The bootstrap file of the agent: its [web] says where it is and what token it wants
+    /// The bootstrap file of the agent: its `web` section says where it is and what token it wants
     #[arg(long, value_name = "FILE", default_value = "/etc/peerpair/peerpair.toml")]
     pub config: PathBuf,
     /// The agent's page, instead of the file's
