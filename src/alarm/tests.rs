@@ -72,6 +72,16 @@ fn setting(directory: &std::path::Path, parent: Recipient<AlarmFact>, greeted: B
     }
 }
 
+/// A sink that sends there.
+fn noc(receiver: &tokio::net::UdpSocket) -> SinkConfig {
+    SinkConfig {
+        name: "noc".into(),
+        kind: crate::config::sinks::SinkKind::Snmp,
+        target: receiver.local_addr().unwrap().to_string(),
+        ..SinkConfig::default()
+    }
+}
+
 /// 100,000 alarms go down and come up at once, with a receiver that takes ten a second: the actor
 /// goes on to say how it stands, and what it keeps is bounded by the number of alarms.
 #[actix::test]
@@ -80,12 +90,7 @@ async fn a_hundred_thousand_alarms_do_not_stop_it() {
     const CHUNK: usize = 5_000;
     let directory = tempfile::tempdir().unwrap();
     let receiver = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let sink = SinkConfig {
-        name: "noc".into(),
-        kind: crate::config::sinks::SinkKind::Snmp,
-        target: receiver.local_addr().unwrap().to_string(),
-        ..SinkConfig::default()
-    };
+    let sink = noc(&receiver);
     let (sent, mut facts) = unbounded_channel();
     let parent = Parent(sent).start().recipient();
     let alarm = Alarm::new(setting(directory.path(), parent, BTreeSet::from([sink.receiver()]))).start();
@@ -134,12 +139,7 @@ async fn a_hundred_thousand_alarms_do_not_stop_it() {
 async fn a_sink_that_fails_comes_back_and_knows_what_it_told() {
     let directory = tempfile::tempdir().unwrap();
     let receiver = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let sink = SinkConfig {
-        name: "noc".into(),
-        kind: crate::config::sinks::SinkKind::Snmp,
-        target: receiver.local_addr().unwrap().to_string(),
-        ..SinkConfig::default()
-    };
+    let sink = noc(&receiver);
     let (sent, mut facts) = unbounded_channel();
     let parent = Parent(sent).start().recipient();
     let alarm = Alarm::new(setting(directory.path(), parent, BTreeSet::from([sink.receiver()]))).start();

@@ -159,3 +159,27 @@ fn whoever_leaves_a_told_group_is_seen_again() {
     assert_eq!(groups.on_time(at(118)).affected, BTreeSet::from([id(0)]));
     assert_eq!(groups.withheld(id(0)), None);
 }
+
+/// Tests of many hosts and listeners that carry one tag; of two groups that explain the same, the host.
+#[test]
+fn a_tag_explains_what_no_host_does() {
+    let mut groups = Groups::new(SETTINGS);
+    let membership = |n: u8| Membership {
+        shares: vec![
+            host(n),
+            Subject::Listener(format!("l{n}")),
+            Subject::Tag(if n < 4 { "db" } else { "app" }.into()),
+        ],
+        fresh_after: Duration::ZERO,
+        description: format!("test {n}"),
+    };
+    groups.on_tests(SETTINGS, (0..8).map(|n| (id(n), membership(n))).collect(), at(0));
+    (0..8).for_each(|n| {
+        groups.on_up(id(n), at(0));
+    });
+    (0..4).for_each(|n| {
+        groups.on_down(id(n), at(100));
+    });
+    let expected = ["connection tag db: all 4 tests tagged db went down together, among them \"test 0\""];
+    assert_eq!(shown(&groups.on_time(at(105)).changes), expected);
+}
