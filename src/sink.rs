@@ -12,8 +12,9 @@ use tracing::{Span, info, info_span, warn};
 
 use crate::config::receivers::SinkPlan;
 use crate::config::sinks::SinkConfig;
+use crate::io::causes::describe;
 use crate::io::outlet::{Delivered, Identity, Outcome, Outlet};
-use crate::io::state_file::{Found, StateFile, describe, recall};
+use crate::io::state_file::{Found, StateFile, recall};
 use crate::io::time;
 use crate::messages::{Account, Adopt, Generation, Learn, Observe, Resync, Retain, SinkFact, Stop, TakeOver};
 use crate::pure::backoff::Backoff;

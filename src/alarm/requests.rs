@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 use super::Alarm;
-use crate::io::state_file::describe;
+use crate::io::causes::describe;
 use crate::io::time;
 use crate::messages::{Account, Resync};
 use crate::pure::alarm::AlarmKey;

@@ -9,8 +9,9 @@ use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
+use super::causes::describe;
 use super::snmp::usm::EngineClock;
-use super::state_file::{StateFile, describe, recall};
+use super::state_file::{StateFile, recall};
 use super::time;
 use crate::pure::time::{Now, WallTime};
 

@@ -1,6 +1,7 @@
 //! Sockets, files, clocks and the network: everything that can fail for reasons outside.
 
 pub mod adjtimex;
+pub mod causes;
 pub mod engine;
 pub mod gauges;
 pub mod hostname;

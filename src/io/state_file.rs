@@ -11,6 +11,8 @@ use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 use tracing::warn;
 
+use super::causes::describe;
+
 /// The first line of each file, followed by the SHA-256 of the rest in hex.
 const HEADER: &str = "peerpair-state-1 ";
 
@@ -173,14 +175,6 @@ pub fn recall<T: DeserializeOwned>(file: &StateFile, what: &str, loss: &str) -> 
             warn!(what, problem = describe(&error), loss, "kept state cannot be read");
             Vec::new()
         }
-    }
-}
-
-/// An error with its cause.
-pub fn describe(error: &dyn std::error::Error) -> String {
-    match error.source() {
-        Some(source) => format!("{error}: {source}"),
-        None => error.to_string(),
     }
 }
 

@@ -231,11 +231,6 @@ impl Groups {
         }
     }
 
-    /// Whether a test counts as down.
-    pub fn is_down(&self, id: TestId) -> bool {
-        self.down.contains_key(&id)
-    }
-
     /// Time has passed.
     pub fn on_time(&mut self, now: Moment) -> Outcome {
         let mut outcome = Outcome::default();

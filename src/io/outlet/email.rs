@@ -16,8 +16,8 @@ use super::http::alarms;
 use super::{Delivered, Identity, Outcome, blocking};
 use crate::config::endpoint::EndpointHost;
 use crate::config::sinks::{SinkConfig, Transport};
+use crate::io::causes::describe;
 use crate::io::secret;
-use crate::io::state_file::describe;
 use crate::pure::ledger::Due;
 use crate::pure::notification::Notification;
 

@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::{Delivered, Outcome, blocking, not_tried};
 use crate::config::sinks::SinkConfig;
+use crate::io::causes::describe;
 use crate::io::{secret, tls};
 use crate::pure::ledger::Due;
 use crate::pure::notification::Notification;
@@ -97,7 +98,7 @@ impl Http {
         let request = client.post(&self.url).headers(headers).header("Content-Type", json);
         let request = request.timeout(self.config.answer_within()).body(body).send();
         // The error's own text would name the URL with whatever secrets are in it.
-        let response = request.await.map_err(|error| away(reason(error.without_url())))?;
+        let response = request.await.map_err(|error| away(describe(&error.without_url())))?;
         let status = response.status();
         if status.is_success() {
             return Ok(());
@@ -195,17 +196,7 @@ fn client(config: &SinkConfig, url: &str) -> Result<Client, String> {
         .redirect(reqwest::redirect::Policy::none())
         .no_proxy()
         .build()
-        .map_err(reason)
-}
-
-fn reason(error: reqwest::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(&error);
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
+        .map_err(|error| describe(&error))
 }
 
 /// `Retry-After`: seconds, or a date (RFC 9110 section 10.2.3).

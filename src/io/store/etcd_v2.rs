@@ -11,6 +11,7 @@ use super::{Snapshot, StoreError, Watched};
 use crate::config::bootstrap::StoreConfig;
 use crate::config::load::{Documents, GLOBAL_KEY, HOSTS_PREFIX, RawDocument, tests_prefix};
 use crate::config::read::Format;
+use crate::io::causes::describe;
 use crate::io::tls;
 
 /// etcd ends no long poll by itself; a server that hangs or a path that lost its state is found by
@@ -96,7 +97,7 @@ impl EtcdV2 {
             .tcp_keepalive(ALIVE_EVERY)
             .no_proxy()
             .build()
-            .map_err(|error| refuse("HTTP client", chain(&error)))?;
+            .map_err(|error| refuse("HTTP client", describe(&error)))?;
         Ok(EtcdV2 {
             client,
             current: fastrand::usize(..endpoints.len()),
@@ -175,10 +176,10 @@ impl EtcdV2 {
             url.query_pairs_mut().append_pair("recursive", "true");
         }
         let request = self.client.get(url).timeout(self.request_timeout).send();
-        let response = request.await.map_err(|error| chain(&error))?;
+        let response = request.await.map_err(|error| describe(&error))?;
         let status = response.status();
         let Some(index) = index(&response) else { return Err(self.no_v2(response).await) };
-        let body = response.bytes().await.map_err(|error| chain(&error))?;
+        let body = response.bytes().await.map_err(|error| describe(&error))?;
         if status.is_success() {
             let answer: Answer =
                 serde_json::from_slice(&body).map_err(|error| format!("unreadable answer: {error}"))?;
@@ -210,8 +211,8 @@ impl EtcdV2 {
         let mut url = self.endpoints[self.current].clone();
         url.set_path("/version");
         let request = self.client.get(url).timeout(self.request_timeout).send();
-        let response = request.await.map_err(|error| chain(&error))?;
-        let version: Version = response.json().await.map_err(|error| chain(&error))?;
+        let response = request.await.map_err(|error| describe(&error))?;
+        let version: Version = response.json().await.map_err(|error| describe(&error))?;
         Ok(version.etcdserver)
     }
 
@@ -225,9 +226,9 @@ impl EtcdV2 {
             if scope.recursive {
                 url.query_pairs_mut().append_pair("recursive", "true");
             }
-            let response = client.get(url).send().await.map_err(|error| chain(&error))?;
+            let response = client.get(url).send().await.map_err(|error| describe(&error))?;
             let status = response.status();
-            let body = response.bytes().await.map_err(|error| chain(&error))?;
+            let body = response.bytes().await.map_err(|error| describe(&error))?;
             if status.is_success() && !body.is_empty() {
                 return Ok(());
             }
@@ -274,18 +275,4 @@ impl EtcdV2 {
 
 fn index(response: &Response) -> Option<u64> {
     response.headers().get("X-Etcd-Index")?.to_str().ok()?.parse().ok()
-}
-
-/// An error with all its causes: reqwest's own text leaves out the one that matters.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = error.source();
-    }
-    text
 }
