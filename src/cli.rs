@@ -64,7 +64,7 @@ pub struct OfAgent {
 #[derive(Debug, Args)]
 pub struct AddSilence {
     /// Only alarms about this host, at either end of a test; * stands for anything; may be repeated
-    #[arg(long = "host", value_name = "NAME", required_unless_present_any = ["tags", "tests"])]
+    #[arg(long = "host", value_name = "NAME", required_unless_present_any = ["tags", "tests", "sets"])]
     pub hosts: Vec<String>,
     /// Only tests with this tag
     #[arg(long = "tag", value_name = "TAG")]
@@ -72,6 +72,9 @@ pub struct AddSilence {
     /// Only the test of this id or description
     #[arg(long = "test", value_name = "ID|DESCRIPTION")]
     pub tests: Vec<String>,
+    /// Only tests of this set
+    #[arg(long = "set", value_name = "NAME")]
+    pub sets: Vec<String>,
     /// How long
     #[arg(long = "for", value_name = "DURATION", value_parser = humantime::parse_duration, required_unless_present = "until")]
     pub duration: Option<std::time::Duration>,

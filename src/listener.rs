@@ -46,6 +46,8 @@ pub struct Listener {
     generation: Generation,
     names: Vec<String>,
     expectations: HashMap<TestId, Watched>,
+    /// Which expectation a probe is for that carries another test's id: that of one of many senders.
+    one_of: HashMap<TestId, TestId>,
     /// When to look at whom. A test's deadline may have moved on; it is asked when its turn comes.
     agenda: BinaryHeap<Reverse<(Moment, TestId)>>,
     foreign: ForeignTraffic,
@@ -95,6 +97,7 @@ impl Listener {
             generation: beginning.generation,
             names: beginning.names,
             expectations: HashMap::new(),
+            one_of: HashMap::new(),
             agenda: BinaryHeap::new(),
             foreign: ForeignTraffic::new(Subject::Listener(beginning.address.to_string()), now),
             buffer: Buffer::default(),
@@ -113,6 +116,8 @@ impl Listener {
 
     fn expect(&mut self, expected: Expected, now: Now) {
         let id = expected.test.id;
+        self.one_of.retain(|_, wanted| *wanted != id);
+        self.one_of.extend(expected.any_of.iter().flat_map(|any_of| any_of.iter()).map(|sender| (*sender, id)));
         match self.expectations.get_mut(&id) {
             Some(watched) => {
                 let changes = watched.expectation.on_expected(expected, now);
@@ -181,7 +186,8 @@ impl Listener {
 
     fn on_probe(&mut self, datagram: &Datagram<'_>, received: Now) -> Result<(), Reason> {
         let probe = arrival::read(datagram.octets)?;
-        let watched = self.expectations.get_mut(&probe.test_id()).ok_or(Reason::UnknownTest)?;
+        let id = self.one_of.get(&probe.test_id()).copied().unwrap_or(probe.test_id());
+        let watched = self.expectations.get_mut(&id).ok_or(Reason::UnknownTest)?;
         let expectation = &mut watched.expectation;
         let clocks = match self.gauges.is_local(datagram.source.ip()) {
             true => Clocks::Same,
@@ -194,7 +200,7 @@ impl Listener {
         let due = expectation.next_deadline();
         if due < watched.due {
             watched.due = due;
-            self.agenda.push(Reverse((due, probe.test_id())));
+            self.agenda.push(Reverse((due, id)));
         }
         self.say(changes);
         Ok(())
@@ -342,6 +348,7 @@ impl Handler<Forget> for Listener {
     type Result = ();
     fn handle(&mut self, Forget(id): Forget, _: &mut Self::Context) {
         self.expectations.remove(&id);
+        self.one_of.retain(|_, wanted| *wanted != id);
     }
 }
 

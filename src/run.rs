@@ -14,14 +14,14 @@ use crate::config::bootstrap::{Bootstrap, Overrides, StoreKind};
 use crate::config::check::Report;
 use crate::config::findings::{Finding, Findings, Level};
 use crate::config::load::{Documents, Loader};
-use crate::config::plan;
+use crate::config::plan::{self, Surroundings};
 use crate::config::receivers::{self, SinkPlan};
 use crate::config::secret::SecretSource;
 use crate::io::engine::Role;
 use crate::io::hostname::short_hostname;
 use crate::io::outlet::{self, Identity, Outcome, Outlet};
 use crate::io::resolve::resolve;
-use crate::io::store::{self, Store};
+use crate::io::store::{self, Concern, Store};
 use crate::io::{log, secret, state_file, time};
 use crate::pure::alarm::{AlarmKey, Kind, Subject};
 use crate::pure::ledger::{Assurance, Due, Occasion};
@@ -120,6 +120,7 @@ pub fn silence(arguments: &cli::Silence) -> anyhow::Result<i32> {
                 hosts: add.hosts.clone(),
                 tags: add.tags.clone(),
                 tests: add.tests.clone(),
+                sets: add.sets.clone(),
                 until,
                 comment: add.comment.clone(),
                 author: add.author.clone().unwrap_or_else(user),
@@ -214,7 +215,7 @@ pub fn send_test_notification(arguments: &SendTestNotification) -> anyhow::Resul
 
 /// The sinks of the bootstrap file, and those of the documents if they can be read; else why not.
 async fn known_sinks(bootstrap: &Bootstrap) -> (Vec<SinkPlan>, Option<String>) {
-    let listed = match Store::new(&bootstrap.store, &bootstrap.host) {
+    let listed = match Store::new(&bootstrap.store, Concern::Host(bootstrap.host.clone())) {
         Ok(mut store) => store.list().await,
         Err(error) => Err(error),
     };
@@ -243,7 +244,7 @@ async fn check(path: &Path, overrides: &Overrides) -> (Report, bool) {
     if broken {
         return (Report { store: "nowhere yet".to_owned(), ..report }, true);
     }
-    let listed = match Store::new(&bootstrap.store, &bootstrap.host) {
+    let listed = match Store::new(&bootstrap.store, Concern::Host(bootstrap.host.clone())) {
         Ok(mut store) => store.list().await,
         Err(error) => Err(error),
     };
@@ -262,7 +263,7 @@ async fn check(path: &Path, overrides: &Overrides) -> (Report, bool) {
     };
     let loaded = Loader::of(&bootstrap).load(&snapshot.documents);
     let names = resolve(plan::names_to_resolve(&loaded, &bootstrap.host)).await;
-    let plan = plan::plan(&loaded, &names, &bootstrap.host, &bootstrap.sink);
+    let plan = plan::plan(&loaded, Surroundings { names: &names, addresses: None }, &bootstrap.host, &bootstrap.sink);
     let report = report.with_plan(snapshot.revision, &loaded, &names, &plan);
     // What lies on another host is not seen from here.
     let here = bootstrap.host == configured_host;

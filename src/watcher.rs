@@ -5,6 +5,7 @@
 //! supervisor says so or when it panics; then its children stop with it, and the supervisor
 //! rebuilds it, and it them.
 
+mod config;
 mod names;
 mod observed;
 mod sockets;
@@ -16,17 +17,16 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use futures_util::stream;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tracing::{Span, debug, error, info, info_span, warn};
 
 use crate::config::bootstrap::Bootstrap;
 use crate::config::difference::{Change, difference};
-use crate::config::findings::Finding;
-use crate::config::load::{Loaded, Loader};
-use crate::config::plan::{self, Names, Plan, SenderPlan};
-use crate::io::gauges::{Gauges, local_addresses};
+use crate::config::plan::{self, Names, Plan, SenderPlan, Surroundings};
+use crate::io::addresses::{self, AddressesChanged, local_addresses};
+use crate::io::gauges::Gauges;
 use crate::io::resolve::resolve;
-use crate::io::store::{self, Snapshot, Store, StoreEvent};
+use crate::io::store::{self, Concern, Store, StoreEvent};
 use crate::io::time;
 use crate::io::udp::{PathError, Socket};
 use crate::listener::{self, Listener};
@@ -37,20 +37,22 @@ use crate::messages::{
 use crate::pure::alarm::{AlarmKey, Cause, ConditionChange, Kind, Subject};
 use crate::pure::faults::Faults;
 use crate::pure::ledger::Knowledge;
-use crate::pure::status::StoreStatus;
 use crate::pure::test::TestId;
-use crate::pure::time::{Now, seconds};
+use crate::pure::time::Now;
 use crate::sender::{self, Sender};
 use crate::tree::Children;
 
+use config::{Config, Listed};
 use names::KnownNames;
 use observed::{Observed, Shown};
-use sockets::{Opened, Retry, Sockets};
+use sockets::{LINGER, Opened, Retry, Sockets};
 
 /// Names are resolved again this often.
 const RESOLVE_EVERY: Duration = Duration::from_secs(30);
 /// A reader of the store that failed is begun anew after this.
 const READ_AGAIN: Duration = Duration::from_secs(5);
+/// A store that has not answered after this is away: what was kept on disk comes into force.
+const FALL_BACK: Duration = Duration::from_secs(5);
 /// Children answer within this; what they say goes up together.
 const OBSERVE_WAIT: Duration = Duration::from_millis(50);
 /// Store events that may wait; more would only be older.
@@ -62,10 +64,8 @@ pub struct Watcher {
     gauges: Gauges,
     parent: Recipient<WatcherFact>,
     generation: Generation,
-    loader: Loader,
-    loaded: Option<Loaded>,
+    config: Config,
     names: KnownNames,
-    store: StoreStatus,
     following: Option<SpawnHandle>,
     /// What is carried out.
     running: Plan,
@@ -75,14 +75,14 @@ pub struct Watcher {
     possible: BTreeSet<AlarmKey>,
     /// What its predecessor knew.
     memory: Option<Memory>,
-    snapshot: Option<Snapshot>,
+    looking_again: Option<SpawnHandle>,
+    /// What is written to agents/<host> where the store has leases.
+    said: watch::Sender<Option<String>>,
     sockets: Sockets,
     /// What the paths of each socket send back.
     path_errors: BTreeMap<SocketAddr, SpawnHandle>,
     listeners: Children<SocketAddr, Listener>,
     senders: Children<TestId, Sender>,
-    /// What is wrong with the documents; only what is new is logged.
-    findings: BTreeSet<Finding>,
     faults: Faults,
     observed: Observed,
     stopping: bool,
@@ -108,24 +108,22 @@ impl Watcher {
     pub fn new(beginning: Beginning) -> Self {
         let Beginning { bootstrap, gauges, parent, generation, .. } = beginning;
         Watcher {
-            loader: Loader::of(&bootstrap),
-            store: store_status(&bootstrap),
+            config: Config::new(&bootstrap),
             gauges,
             parent,
             generation,
-            loaded: None,
             names: KnownNames::default(),
             following: None,
             running: Plan::of_bootstrap(&bootstrap.sink, &bootstrap.host),
             planned: false,
             possible: BTreeSet::new(),
             memory: beginning.memory,
-            snapshot: None,
+            looking_again: None,
+            said: watch::Sender::new(None),
             sockets: Sockets::default(),
             path_errors: BTreeMap::new(),
             listeners: Children::default(),
             senders: Children::default(),
-            findings: BTreeSet::new(),
             faults: Faults::default(),
             observed: Observed::default(),
             stopping: false,
@@ -135,7 +133,7 @@ impl Watcher {
     }
 
     fn follow_store(&mut self, ctx: &mut Context<Self>) {
-        let store = match Store::new(&self.bootstrap.store, &self.bootstrap.host) {
+        let store = match Store::new(&self.bootstrap.store, Concern::Host(self.bootstrap.host.clone())) {
             Ok(store) => store,
             Err(error) => {
                 self.on_store_lost(error.to_string());
@@ -151,26 +149,19 @@ impl Watcher {
         self.following = Some(ctx.add_stream(received));
     }
 
-    fn on_listed(&mut self, snapshot: Snapshot, ctx: &mut Context<Self>) {
-        let loaded = self.loader.load(&snapshot.documents);
-        let findings: BTreeSet<Finding> = loaded.findings.iter().cloned().collect();
-        for finding in findings.difference(&self.findings) {
-            warn!(place = finding.place, way_out = finding.way_out, "{}", finding.problem);
+    fn on_listed(&mut self, listed: Listed, ctx: &mut Context<Self>) {
+        let (Listed::InForce(again), Some(loaded)) = (listed, self.config.loaded().cloned()) else {
+            if self.say_faults(time::now()) {
+                self.say_plan();
+            }
+            return;
+        };
+        if let Some(again) = again {
+            self.look_again(again, ctx);
         }
-        self.findings = findings;
-        info!(
-            revision = snapshot.revision,
-            documents = snapshot.documents.len(),
-            rejected = loaded.rejected.len(),
-            tests = loaded.tests.len(),
-            "documents read"
-        );
-        self.gauges.set_config(snapshot.revision, loaded.config_version);
-        self.store.revision = Some(snapshot.revision);
-        self.store.rejected.clone_from(&loaded.rejected);
+        let status = self.config.status(time::now().wall);
+        self.gauges.set_config(status.revision.unwrap_or(0), loaded.config_version);
         let needed = plan::names_to_resolve(&loaded, &self.bootstrap.host);
-        self.loaded = Some(loaded);
-        self.snapshot = Some(snapshot);
         let unknown = self.names.on_needed(needed);
         // At the start, a slow name service holds up only the tests that need it. Later a test that
         // runs goes on until its new name is known, and is then altered in place.
@@ -178,30 +169,40 @@ impl Watcher {
             self.replan(ctx);
         }
         self.resolve(unknown, ctx);
+        self.said.send_replace(self.config.announcement(self.bootstrap.web.url(&self.bootstrap.host)));
+    }
+
+    /// Looks at the same documents once more when something in them has come of age.
+    fn look_again(&mut self, after: Duration, ctx: &mut Context<Self>) {
+        if let Some(earlier) = self.looking_again.take() {
+            ctx.cancel_future(earlier);
+        }
+        self.looking_again = Some(ctx.run_later(after, |watcher, ctx| {
+            let span = watcher.span.clone();
+            let _entered = span.enter();
+            if let Some(listed) = watcher.config.on_grace_over(time::now()) {
+                watcher.on_listed(listed, ctx);
+            }
+        }));
+    }
+
+    /// Says in the store how this agent stands. What said it before ends.
+    fn announce(&mut self) {
+        self.said = watch::Sender::new(self.config.announcement(self.bootstrap.web.url(&self.bootstrap.host)));
+        let (store, host) = (self.bootstrap.store.clone(), self.bootstrap.host.clone());
+        actix::spawn(store::announce(store, host, self.said.subscribe()));
     }
 
     fn on_store_answered(&mut self) {
         let now = time::now();
-        if !self.store.connected {
-            info!(place = self.store.place, "store connected");
-        }
-        self.store.connected = true;
-        self.store.error = None;
-        self.store.confirmed = Some(now.wall);
+        self.config.on_answered(now);
         if self.say_faults(now) {
             self.say_plan();
         }
     }
 
     fn on_store_lost(&mut self, problem: String) {
-        if self.store.error.is_none() {
-            match self.loaded {
-                Some(_) => warn!(place = self.store.place, problem, "store lost, tests go on"),
-                None => warn!(place = self.store.place, problem, "store not reached, waiting for it"),
-            }
-        }
-        self.store.connected = false;
-        self.store.error = Some(problem);
+        self.config.on_lost(problem);
         if self.say_faults(time::now()) {
             self.say_plan();
         }
@@ -225,9 +226,11 @@ impl Watcher {
 
     /// Plans with what is known now, and carries out the difference.
     fn replan(&mut self, ctx: &mut Context<Self>) {
-        let Some(loaded) = &self.loaded else { return };
-        self.gauges.set_local_addresses(local_addresses());
-        let plan = plan::plan(loaded, self.names.known(), &self.bootstrap.host, &self.bootstrap.sink);
+        let Some(loaded) = self.config.loaded() else { return };
+        let addresses = local_addresses();
+        let around = Surroundings { names: self.names.known(), addresses: Some(&addresses) };
+        let plan = plan::plan(loaded, around, &self.bootstrap.host, &self.bootstrap.sink);
+        self.gauges.set_local_addresses(addresses);
         let changes = difference(&self.running, &plan);
         let before = std::mem::replace(&mut self.running, plan);
         let first = !std::mem::replace(&mut self.planned, true);
@@ -254,7 +257,8 @@ impl Watcher {
             Change::StopSender(id) => {
                 self.observed.senders.remove(id);
                 if let Some((sender, _)) = self.senders.release(id) {
-                    sender.do_send(Stop::Quietly);
+                    // Its receiver may hear of the change a little later.
+                    sender.do_send(Stop::WithGoodbye);
                 }
             }
             Change::StopListener(address) => {
@@ -290,7 +294,11 @@ impl Watcher {
     /// Opens what the plan needs and lets go of what it does not.
     fn open_sockets(&mut self, ctx: &mut Context<Self>) {
         let needed = self.running.sockets();
-        for closed in self.sockets.keep(&needed) {
+        let closed = self.sockets.keep(&needed);
+        if !closed.is_empty() {
+            ctx.run_later(LINGER, |watcher, _| watcher.sockets.close_lingering());
+        }
+        for closed in closed {
             if let Some(errors) = self.path_errors.remove(&closed) {
                 ctx.cancel_future(errors);
             }
@@ -419,9 +427,7 @@ impl Watcher {
             };
             add(subject, problem.to_owned());
         }
-        if let Some(problem) = &self.store.error {
-            add(Subject::Store, format!("store {} cannot be read: {problem}", self.store.place));
-        }
+        faults.extend(self.config.faults());
         faults
     }
 
@@ -437,18 +443,14 @@ impl Watcher {
         let mut possible = self.possible.clone();
         possible.extend(self.faults.keys().cloned());
         // Before the documents are known, nothing that was told before can be said to be over.
-        let rejected = &self.store.rejected;
-        let knowledge = match rejected.iter().any(|document| !document.last_good_in_force) {
-            true => Knowledge::Partial,
-            false => Knowledge::Whole,
+        let knowledge = match self.config.is_whole() {
+            false => Knowledge::Partial,
+            true => Knowledge::Whole,
         };
         let reporters = Arc::new(self.running.reporters());
         let retain = self.planned.then(|| Retain { possible: Arc::new(possible), reporters, knowledge });
-        let memory = self.snapshot.clone().map(|snapshot| Memory {
-            snapshot,
-            loader: self.loader.clone(),
-            names: self.names.known().clone(),
-        });
+        let names = || self.names.known().clone();
+        let memory = self.config.memory().map(|(snapshot, loader)| Memory { snapshot, loader, names: names() });
         let alarms = self.running.alarms.clone();
         self.parent.do_send(WatcherFact::Planned(Box::new(Planned { alarms, retain, memory })));
     }
@@ -456,9 +458,7 @@ impl Watcher {
     fn say_observed(&self) {
         let problems = self.sockets.problems().collect();
         let Shown { listeners, senders, tests } = self.observed.show(&self.running, &problems, &self.bootstrap.host);
-        let mut store = self.store.clone();
-        let age = store.confirmed.map(|confirmed| time::now().wall.nanos_since(confirmed));
-        store.age_seconds = age.map(|age| seconds(age.max(0)));
+        let store = self.config.status(time::now().wall);
         let restarts = [("listener", self.listeners.restarts()), ("sender", self.senders.restarts())];
         let status = WatcherStatus { store, listeners, senders, tests, restarts };
         self.parent.do_send(WatcherFact::Observed(Box::new(status)));
@@ -477,11 +477,6 @@ impl Watcher {
     }
 }
 
-fn store_status(bootstrap: &Bootstrap) -> StoreStatus {
-    let kind = bootstrap.store.kind.as_str();
-    StoreStatus { kind, place: store::place(&bootstrap.store), ..StoreStatus::default() }
-}
-
 /// What the path sent back to a socket, in batches.
 fn path_errors(socket: Arc<Socket>) -> impl futures_util::Stream<Item = Vec<PathError>> {
     stream::unfold(socket, |socket| async move {
@@ -495,15 +490,33 @@ impl Actor for Watcher {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
+        let span = self.span.clone();
+        let _entered = span.enter();
         self.follow_store(ctx);
+        actix::spawn(self.config.writer());
         if let Some(memory) = self.memory.take() {
             info!("rebuilt with the last good documents");
             self.names = KnownNames::remembered(memory.names);
-            self.loader = memory.loader;
-            self.on_listed(memory.snapshot, ctx);
+            self.config.remember(memory.loader);
+            let listed = self.config.on_listed(memory.snapshot, time::now());
+            self.on_listed(listed, ctx);
+        }
+        ctx.run_later(FALL_BACK, |watcher, ctx| {
+            let span = watcher.span.clone();
+            let _entered = span.enter();
+            if let Some(listed) = watcher.config.fall_back(time::now()) {
+                watcher.on_listed(listed, ctx);
+            }
+        });
+        self.announce();
+        match addresses::changes() {
+            Ok(changes) => {
+                ctx.add_stream(changes);
+            }
+            Err(error) => warn!(%error, "addresses are not watched: looked at every 30 s instead"),
         }
         ctx.run_interval(RESOLVE_EVERY, |watcher, ctx| {
-            watcher.gauges.set_local_addresses(local_addresses());
+            watcher.replan(ctx);
             watcher.resolve(watcher.names.names(), ctx);
         });
     }
@@ -523,7 +536,8 @@ impl StreamHandler<StoreEvent> for Watcher {
         match event {
             StoreEvent::Listed(snapshot) => {
                 self.on_store_answered();
-                self.on_listed(snapshot, ctx);
+                let listed = self.config.on_listed(snapshot, time::now());
+                self.on_listed(listed, ctx);
             }
             StoreEvent::Confirmed => self.on_store_answered(),
             StoreEvent::Lost(problem) => self.on_store_lost(problem),
@@ -538,6 +552,16 @@ impl StreamHandler<StoreEvent> for Watcher {
         self.on_store_lost("its reader failed, to be begun anew".to_owned());
         ctx.run_later(READ_AGAIN, |watcher, ctx| watcher.follow_store(ctx));
     }
+}
+
+impl StreamHandler<AddressesChanged> for Watcher {
+    fn handle(&mut self, _: AddressesChanged, ctx: &mut Self::Context) {
+        let span = self.span.clone();
+        let _entered = span.enter();
+        self.replan(ctx);
+    }
+
+    fn finished(&mut self, _: &mut Self::Context) {}
 }
 
 impl StreamHandler<Vec<PathError>> for Watcher {
@@ -595,7 +619,9 @@ impl Handler<Rebase> for Watcher {
         let before = std::mem::replace(&mut self.bootstrap, bootstrap);
         if before.store != self.bootstrap.store {
             // What runs goes on until the other store has answered.
-            self.store = store_status(&self.bootstrap);
+            self.config.on_rebased(&self.bootstrap);
+            actix::spawn(self.config.writer());
+            self.announce();
             if let Some(following) = self.following.take() {
                 ctx.cancel_future(following);
             }

@@ -9,6 +9,7 @@ use super::duration;
 use super::endpoint::Endpoint;
 use super::findings::{Findings, Level};
 use super::read::{self, Format};
+use super::secret::SecretSource;
 use super::sinks::SinkConfig;
 
 /// The bootstrap file.
@@ -61,8 +62,54 @@ pub struct StoreConfig {
     /// etcd: how long an answer may take.
     #[serde(with = "duration")]
     pub request_timeout: Duration,
+    /// etcd: certificates for https.
+    pub tls: StoreTls,
+    /// etcd: who asks.
+    pub auth: StoreAuth,
     /// dir: the directory. Relative to the file.
     pub path: PathBuf,
+}
+
+/// Certificates for https, as PEM files. They are read again when they change. Relative to the file.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StoreTls {
+    /// Authorities to trust; left out: those that this host trusts.
+    pub ca_file: Option<PathBuf>,
+    /// This host's own certificate, for a server that asks for one.
+    pub cert_file: Option<PathBuf>,
+    /// The key of that certificate.
+    pub key_file: Option<PathBuf>,
+}
+
+impl StoreTls {
+    /// The files of this host's certificate and of its key.
+    pub fn identity(&self) -> Option<(&Path, &Path)> {
+        Some((self.cert_file.as_deref()?, self.key_file.as_deref()?))
+    }
+
+    fn files(&mut self) -> impl Iterator<Item = &mut PathBuf> {
+        [&mut self.ca_file, &mut self.cert_file, &mut self.key_file].into_iter().flatten()
+    }
+}
+
+/// Who asks.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StoreAuth {
+    /// The user; empty: nobody.
+    pub user: String,
+    /// The file with the password. Relative to the file.
+    pub password_file: Option<PathBuf>,
+    /// The environment variable with it, instead.
+    pub password_env: Option<String>,
+}
+
+impl StoreAuth {
+    /// Where the password is.
+    pub fn password(&self) -> Option<SecretSource<'_>> {
+        SecretSource::of(self.password_file.as_ref(), self.password_env.as_ref())
+    }
 }
 
 impl Default for StoreConfig {
@@ -73,6 +120,8 @@ impl Default for StoreConfig {
             api: Api::Auto,
             prefix: "/peerpair".to_owned(),
             request_timeout: Duration::from_secs(3),
+            tls: StoreTls::default(),
+            auth: StoreAuth::default(),
             path: PathBuf::new(),
         }
     }
@@ -104,6 +153,8 @@ impl StoreKind {
 pub enum Api {
     /// Whichever the server speaks.
     Auto,
+    /// The v3 API by its JSON gateway.
+    V3,
     /// The v2 JSON API.
     V2,
 }
@@ -205,6 +256,10 @@ impl Bootstrap {
         if !bootstrap.store.path.as_os_str().is_empty() {
             bootstrap.store.path = directory.join(&bootstrap.store.path);
         }
+        let password = &mut bootstrap.store.auth.password_file;
+        for path in bootstrap.store.tls.files().chain(password) {
+            *path = directory.join(&path);
+        }
         if let Some(path) = &mut bootstrap.web.token_file {
             *path = directory.join(&path);
         }
@@ -258,10 +313,11 @@ impl Bootstrap {
                 }
                 for (n, endpoint) in self.store.endpoints.iter().enumerate() {
                     if !is_http_url(endpoint) {
-                        let way_out = "write a URL such as \"http://127.0.0.1:2379\"; https is not supported yet";
-                        findings.error(&format!("store.endpoints[{n}]"), "not an http URL", way_out);
+                        let way_out = "write a URL such as \"http://127.0.0.1:2379\" or \"https://etcd1:2379\"";
+                        findings.error(&format!("store.endpoints[{n}]"), "not an http or https URL", way_out);
                     }
                 }
+                self.check_access(findings);
                 if !self.store.prefix.starts_with('/') || self.store.prefix.ends_with('/') {
                     findings.error("store.prefix", "not a key", "start it with / and end it without, as \"/peerpair\"");
                 }
@@ -273,11 +329,42 @@ impl Bootstrap {
         }
         check_sinks("sink", &self.sink, findings);
     }
+
+    fn check_access(&self, findings: &mut Findings) {
+        let StoreConfig { tls, auth, endpoints, .. } = &self.store;
+        match (&tls.cert_file, &tls.key_file) {
+            (Some(_), None) => {
+                findings.error("store.tls.key_file", "missing", "write the file with the key of cert_file");
+            }
+            (None, Some(_)) => {
+                findings.error("store.tls.cert_file", "missing", "write the file with the certificate of key_file");
+            }
+            (Some(_), Some(_)) | (None, None) => {}
+        }
+        if *tls != StoreTls::default() && endpoints.iter().all(|endpoint| endpoint.starts_with("http://")) {
+            let way_out = "write https:// in store.endpoints, or remove [store.tls]";
+            findings.warning("store.tls", "certificates, but no endpoint speaks TLS", way_out);
+        }
+        match (auth.user.is_empty(), auth.password()) {
+            (false, None) => {
+                let way_out = "write the file that holds it, or the environment variable in password_env";
+                findings.error("store.auth.password_file", "missing", way_out);
+            }
+            (true, Some(_)) => {
+                findings.error("store.auth.user", "missing", "write the user whose password that is");
+            }
+            (false, Some(source)) if !source.is_named_well() => {
+                let way_out = "write the name of the variable, not the password";
+                findings.error("store.auth.password_env", "not the name of an environment variable", way_out);
+            }
+            (false, Some(_)) | (true, None) => {}
+        }
+    }
 }
 
-/// `http://host[:port]`, with or without a slash behind it.
+/// `http[s]://host[:port]`, with or without a slash behind it.
 fn is_http_url(text: &str) -> bool {
-    let Some(rest) = text.strip_prefix("http://") else { return false };
+    let Some(rest) = text.strip_prefix("http://").or(text.strip_prefix("https://")) else { return false };
     let authority = rest.trim_end_matches('/');
     let with_port = format!("{authority}:{ETCD_PORT}");
     [authority, &with_port].iter().any(|endpoint| {

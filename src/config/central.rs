@@ -1,6 +1,7 @@
 //! The documents: `config`, `hosts/<host>` and `tests/<host>/<id>`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -12,6 +13,8 @@ use super::sinks::SinkConfig;
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Global {
+    /// The version of these documents' form; an agent that knows only older ones changes nothing.
+    pub schema: u64,
     /// False: no agent tests anything.
     pub enabled: bool,
     /// The document's own version; the original's probes carry it.
@@ -29,12 +32,16 @@ pub struct Global {
     pub sinks: Vec<SinkConfig>,
 }
 
+/// The form of documents that this agent knows.
+pub const SCHEMA: u64 = 1;
+
 /// No path takes that long.
 const EGREGIOUS_LATENCY: Duration = Duration::from_secs(10);
 
 impl Default for Global {
     fn default() -> Self {
         Global {
+            schema: SCHEMA,
             enabled: true,
             version: 0,
             egregious_latency: EGREGIOUS_LATENCY,
@@ -196,6 +203,8 @@ pub struct MaintenanceDocument {
     pub tags: Vec<String>,
     /// Only tests with one of these ids or descriptions.
     pub tests: Vec<String>,
+    /// Only tests of these sets.
+    pub sets: Vec<String>,
     /// Its begin: a date and time, or a time of day if it recurs.
     pub from: String,
     /// Its end, likewise.
@@ -226,6 +235,10 @@ pub enum Day {
 pub struct HostDocument {
     /// False: this host tests nothing.
     pub enabled: bool,
+    /// Its addresses by names of the fleet's choice; sets take `default`.
+    pub addresses: BTreeMap<String, IpAddr>,
+    /// What sets can select it by.
+    pub groups: BTreeSet<String>,
     /// True: nothing about this host is an alarm, here and at the other ends of its tests.
     pub drained: bool,
     /// For all tests of this host.
@@ -240,6 +253,8 @@ impl Default for HostDocument {
     fn default() -> Self {
         HostDocument {
             enabled: true,
+            addresses: BTreeMap::new(),
+            groups: BTreeSet::new(),
             drained: false,
             alarm: AlarmSettings::default(),
             maintenance: Vec::new(),
@@ -270,6 +285,11 @@ pub struct TestDocument {
     pub to: String,
     /// Where the receiver binds, if that is not `to`.
     pub listen: String,
+    /// What the receiver does if that address is not on it now.
+    pub when_absent: WhenAbsent,
+    /// The set that it was expanded from.
+    #[serde(skip)]
+    pub set: Option<String>,
     /// `udp`.
     pub protocol: Protocol,
     /// The sender's interval; left out: half of `expect_every`.
@@ -327,6 +347,8 @@ impl Default for TestDocument {
             to_host: String::new(),
             to: String::new(),
             listen: String::new(),
+            when_absent: WhenAbsent::Alarm,
+            set: None,
             protocol: Protocol::Udp,
             send_every: None,
             expect_every: None,
@@ -366,6 +388,16 @@ impl TestDocument {
             ..AlarmSettings::default()
         }
     }
+}
+
+/// What a receiver does if the address where it should listen is not on it now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WhenAbsent {
+    /// It expects nothing until the address comes: a floating one is elsewhere now.
+    Standby,
+    /// It says so.
+    Alarm,
 }
 
 /// Transport protocols.

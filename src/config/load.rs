@@ -1,21 +1,25 @@
 //! From the documents of a store to what is in force: the one load path of `run` and `check-config`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::string::FromUtf8Error;
+use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
-use super::bootstrap::{Bootstrap, check_sinks};
-use super::central::{AlarmSettings, Global, HostDocument, TestDefaults, TestDocument};
+use super::bootstrap::Bootstrap;
+use super::central::{AlarmSettings, Global, HostDocument, SCHEMA, TestDocument};
+use super::document::{self, Document};
+use super::expansion::Expansion;
 use super::findings::{Finding, Findings, Level};
-use super::legacy;
 use super::maintenance;
 use super::read::{self, Format};
 use super::receivers::Telling;
+use super::set::{Hosts, SetDocument};
 use super::sinks::{SinkConfig, SinkKind};
-use super::test::{Context, Test, check_intervals, damping, intervals};
-use crate::pure::condition::MOST_SAMPLES;
+use super::test::{Context, Test, damping};
 use crate::pure::groups::GroupSettings;
 use crate::pure::ledger::Damping;
 use crate::pure::shelf::Window;
@@ -33,13 +37,19 @@ pub fn host_key(host: &str) -> String {
 /// What the keys of all hosts' documents start with.
 pub const HOSTS_PREFIX: &str = "hosts/";
 
+/// What the keys of sets start with.
+pub const SETS_PREFIX: &str = "sets/";
+
+/// What the keys of all tests start with.
+pub const TESTS_PREFIX: &str = "tests/";
+
 /// What the keys of a host's tests start with.
 pub fn tests_prefix(host: &str) -> String {
-    format!("tests/{host}/")
+    format!("{TESTS_PREFIX}{host}/")
 }
 
 /// A document as its store has it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RawDocument {
     /// Its text.
     pub text: String,
@@ -51,10 +61,23 @@ pub struct RawDocument {
     pub unreadable: Option<String>,
     /// The directory that paths in it are relative to, if it is a file.
     pub directory: Option<PathBuf>,
+    /// What the store counts its changes by; 0 where it does not.
+    pub version: u64,
 }
 
-/// All documents that concern a host, by their keys below the prefix.
-pub type Documents = BTreeMap<String, RawDocument>;
+impl RawDocument {
+    /// One of a store that has no directory.
+    pub fn of_store(key: &str, text: Result<String, FromUtf8Error>, version: u64) -> Self {
+        let (text, unreadable) = match text {
+            Ok(text) => (text, None),
+            Err(_) => (String::new(), Some("not UTF-8 text".to_owned())),
+        };
+        RawDocument { text, format: Format::Json, place: key.to_owned(), unreadable, directory: None, version }
+    }
+}
+
+/// Documents by their keys below the prefix. One that does not change stays the very same.
+pub type Documents = BTreeMap<String, Arc<RawDocument>>;
 
 /// What is in force on a host.
 #[derive(Clone, Debug)]
@@ -89,14 +112,25 @@ pub struct Loader {
     host: String,
     /// Whether this host runs programs that documents name.
     allow_exec: bool,
-    last_good: BTreeMap<String, Good>,
+    known: BTreeMap<String, Known>,
 }
 
+/// What is known of one document.
 #[derive(Clone, Debug)]
-enum Good {
-    Global(Global),
-    Host(HostDocument),
-    Test(TestDocument),
+struct Known {
+    /// As its store has it.
+    newest: Arc<RawDocument>,
+    /// What can be read of that.
+    document: Option<Document>,
+    findings: Vec<Finding>,
+    /// The last version without an error.
+    good: Option<(Arc<RawDocument>, Document)>,
+}
+
+impl Known {
+    fn has_errors(&self) -> bool {
+        self.findings.iter().any(|finding| finding.level == Level::Error)
+    }
 }
 
 const GROUPS: GroupSettings = GroupSettings { group_wait: Duration::from_secs(5), group_min: 3, group_ratio: 0.8 };
@@ -104,7 +138,7 @@ const GROUPS: GroupSettings = GroupSettings { group_wait: Duration::from_secs(5)
 impl Loader {
     /// For this host.
     pub fn new(host: impl Into<String>) -> Self {
-        Loader { host: host.into(), allow_exec: false, last_good: BTreeMap::new() }
+        Loader { host: host.into(), allow_exec: false, known: BTreeMap::new() }
     }
 
     /// For the host of this bootstrap file.
@@ -114,75 +148,55 @@ impl Loader {
 
     /// Loads the documents. One that is bad rejects itself: its last good version stays in force.
     pub fn load(&mut self, documents: &Documents) -> Loaded {
-        self.last_good.retain(|key, _| documents.contains_key(key));
+        self.read(documents);
+        let host = self.host.clone();
+        self.load_for(&host)
+    }
+
+    /// Reads the documents: only those that changed.
+    pub fn read(&mut self, documents: &Documents) {
+        self.known.retain(|key, _| documents.contains_key(key));
+        for (key, raw) in documents {
+            let before = match self.known.get(key) {
+                Some(known) if Arc::ptr_eq(&known.newest, raw) || known.newest == *raw => continue,
+                before => before.and_then(|known| known.good.clone()),
+            };
+            let (document, findings) = document::read(key, raw);
+            self.known.insert(key.clone(), Known { newest: raw.clone(), document, findings, good: before });
+        }
+    }
+
+    /// The documents of which something is in force, as their store had them when that was written.
+    pub fn in_force(&self) -> Documents {
+        let good = self.known.iter().filter_map(|(key, known)| Some((key.clone(), known.good.as_ref()?.0.clone())));
+        good.collect()
+    }
+
+    /// What is in force on a host, of the documents that were read.
+    pub fn load_for(&mut self, host_name: &str) -> Loaded {
         let mut run = Run { findings: Vec::new(), rejected: Vec::new() };
-
-        let directory = |key: &str| documents.get(key).and_then(|raw| raw.directory.clone());
-        let at = directory(GLOBAL_KEY);
-        let global = |value, findings: &mut Findings| read_global(value, at.as_deref(), findings);
-        let global = match self.read(GLOBAL_KEY, documents, &mut run, global) {
-            Outcome::Good(Good::Global(global)) => global,
-            Outcome::Absent => Global::default(),
+        let global = match self.settle(GLOBAL_KEY, Vec::new(), &mut run) {
+            Outcome::Good(Document::Global(global)) => global,
+            Outcome::Absent => Arc::default(),
             // Nothing good is known: better no tests than tests with settings nobody wrote.
-            Outcome::Good(_) | Outcome::Bad => Global { enabled: false, ..Global::default() },
+            Outcome::Good(_) | Outcome::Bad => Arc::new(Global { enabled: false, ..Global::default() }),
         };
-        let host_name = self.host.clone();
-        let own_key = host_key(&host_name);
-        let at = directory(&own_key);
-        let own = |value, findings: &mut Findings| read_host(value, at.as_deref(), findings);
-        let host = match self.read(&own_key, documents, &mut run, own) {
-            Outcome::Good(Good::Host(host)) => host,
-            Outcome::Absent | Outcome::Good(_) | Outcome::Bad => HostDocument::default(),
+        let host = match self.settle(&host_key(host_name), Vec::new(), &mut run) {
+            Outcome::Good(Document::Host(host)) => host,
+            Outcome::Absent | Outcome::Good(_) | Outcome::Bad => Arc::default(),
         };
-        let (windows, drained) = self.shelving(&global, &host, documents);
-
-        let context = Context { host_name: &host_name, global: &global, host: &host };
-        let prefix = tests_prefix(&host_name);
-        let keys: Vec<String> = documents.keys().filter(|key| key.starts_with(&prefix)).cloned().collect();
-        let mut tests: BTreeMap<TestId, Test> = BTreeMap::new();
-        for key in keys {
-            let outcome = self.read(&key, documents, &mut run, |value, findings| read_test(value, &context, findings));
-            let (Outcome::Good(Good::Test(document)), Some(raw)) = (outcome, documents.get(&key)) else { continue };
-            if !document.enabled {
-                continue;
-            }
-            // A last good version may not go with today's global document: its findings are its own.
-            let mut findings = Findings::about(&raw.place);
-            let Some(mut test) = context.fill_in(&document, &mut findings) else { continue };
-            test.place.clone_from(&raw.place);
-            match tests.get(&test.facts.id) {
-                Some(first) => {
-                    let mut findings = Findings::about(&raw.place);
-                    findings.error(
-                        "id",
-                        format!("`{}` is also the id of {}", test.facts.id, first.place),
-                        "give each test an id of its own, or remove one of the two",
-                    );
-                    run.reject(&key, findings, false);
-                }
-                None => {
-                    tests.insert(test.facts.id, test);
-                }
+        let context = Context { host_name, global: &global, host: &host };
+        let (mut tests, off) = self.tests(&context, &mut run);
+        let mut windows = maintenance::windows(&global.maintenance, GLOBAL_KEY, None, &mut Findings::about(""));
+        let drained = self.shelving(host_name, &host, &mut windows);
+        for test in self.tests_of_sets(&context, &mut windows, &mut run) {
+            // A document of its own goes before a set.
+            if !off.contains(&test.facts.id) {
+                tests.entry(test.facts.id).or_insert(test);
             }
         }
 
-        let mut sinks = host.sinks.clone();
-        for sink in &global.sinks {
-            if sinks.iter().all(|own| own.name != sink.name) {
-                sinks.push(sink.clone());
-            }
-        }
-        sinks.retain(|sink| {
-            let allowed = self.allow_exec || sink.kind != SinkKind::Exec;
-            if !allowed {
-                let mut findings = Findings::about("documents");
-                let problem = "left out: this host runs no programs that documents name";
-                let way_out = "set allow_exec = true in its bootstrap file, or name the sink there";
-                findings.warning(&format!("sinks: {}", sink.name), problem, way_out);
-                run.findings.extend(findings.into_vec());
-            }
-            allowed
-        });
+        let sinks = self.sinks(&global, &host, &mut run);
         let alarm = context.alarm(AlarmSettings::default());
         let enabled = global.enabled && host.enabled;
         Loaded {
@@ -204,72 +218,230 @@ impl Loader {
         }
     }
 
-    /// What the fleet's and every host's document say of maintenance. What is wrong with another
-    /// host's document, that host says.
-    fn shelving(
-        &mut self,
-        global: &Global,
-        own: &HostDocument,
-        documents: &Documents,
-    ) -> (Vec<Window>, BTreeSet<String>) {
-        let mut nowhere = Findings::about("");
-        let mut windows = maintenance::windows(&global.maintenance, GLOBAL_KEY, None, &mut nowhere);
-        let mut drained = BTreeSet::new();
-        let hosts = documents.keys().filter_map(|key| key.strip_prefix(HOSTS_PREFIX));
-        let names: BTreeSet<String> = hosts.chain([self.host.as_str()]).map(str::to_owned).collect();
-        let mut aside = Run { findings: Vec::new(), rejected: Vec::new() };
-        for name in names {
-            let key = host_key(&name);
-            let other = match name == self.host {
-                true => Some(own.clone()),
-                false => match self.read(&key, documents, &mut aside, |value, _| read_other_host(value)) {
-                    Outcome::Good(Good::Host(other)) => Some(other),
-                    Outcome::Absent | Outcome::Good(_) | Outcome::Bad => None,
-                },
-            };
-            let Some(document) = other else { continue };
-            windows.extend(maintenance::windows(&document.maintenance, &key, Some(&name), &mut nowhere));
-            if document.drained {
-                drained.insert(name);
+    /// The tests with a document of their own, and the ids of those that are off.
+    fn tests(&mut self, context: &Context<'_>, run: &mut Run) -> (BTreeMap<TestId, Test>, BTreeSet<TestId>) {
+        let prefix = tests_prefix(context.host_name);
+        let keys = self.known.range(prefix.clone()..).map(|(key, _)| key).take_while(|key| key.starts_with(&prefix));
+        let keys: Vec<String> = keys.cloned().collect();
+        let mut tests: BTreeMap<TestId, Test> = BTreeMap::new();
+        let mut off = BTreeSet::new();
+        for key in keys {
+            let Some(raw) = self.known.get(&key).map(|known| known.newest.clone()) else { continue };
+            let fill_in = |document: &TestDocument, findings: &mut Findings| context.fill_in(document, findings);
+            let Some((document, test)) = self.fill_in(&key, fill_in, run) else { continue };
+            if !document.enabled {
+                off.extend(document.id.parse::<TestId>());
+                continue;
+            }
+            let Some(mut test) = test else { continue };
+            test.place.clone_from(&raw.place);
+            match tests.get(&test.facts.id) {
+                Some(first) => {
+                    let mut findings = Findings::about(&raw.place);
+                    findings.error(
+                        "id",
+                        format!("`{}` is also the id of {}", test.facts.id, first.place),
+                        "give each test an id of its own, or remove one of the two",
+                    );
+                    run.reject(&key, findings.into_vec(), false);
+                }
+                None => {
+                    tests.insert(test.facts.id, test);
+                }
             }
         }
-        (windows, drained)
+        (tests, off)
     }
 
-    fn read(
+    /// A test's document, or its last good version, and what the host makes of it.
+    fn fill_in(
         &mut self,
         key: &str,
-        documents: &Documents,
+        fill_in: impl Fn(&TestDocument, &mut Findings) -> Option<Test>,
         run: &mut Run,
-        parse: impl FnOnce(Value, &mut Findings) -> Good,
-    ) -> Outcome {
-        let Some(raw) = documents.get(key) else { return Outcome::Absent };
-        let mut findings = Findings::about(&raw.place);
-        let good = match &raw.unreadable {
-            Some(problem) => {
-                findings.error("", problem, "make it one readable file");
+    ) -> Option<(Arc<TestDocument>, Option<Test>)> {
+        let known = self.known.get(key)?;
+        let mut findings = Findings::about(&known.newest.place);
+        let newest = match &known.document {
+            Some(Document::Test(document)) if !known.has_errors() => {
+                Some((document.clone(), fill_in(document, &mut findings)))
+            }
+            Some(Document::Test(document)) => {
+                // Everything that is wrong is said at once.
+                fill_in(document, &mut findings);
                 None
             }
-            None => read::parse(&raw.text, raw.format, &mut findings).map(|value| parse(value, &mut findings)),
+            Some(_) | None => None,
         };
-        match good {
-            Some(good) if !findings.has_errors() => {
-                run.findings.extend(findings.into_vec());
-                self.last_good.insert(key.to_owned(), good.clone());
-                Outcome::Good(good)
+        match (self.settle(key, findings.into_vec(), run), newest) {
+            (Outcome::Good(Document::Test(document)), Some((newest, test))) if Arc::ptr_eq(&document, &newest) => {
+                Some((document, test))
             }
-            _ => {
-                let last_good = self.last_good.get(key).cloned();
-                run.reject(key, findings, last_good.is_some());
-                last_good.map_or(Outcome::Bad, Outcome::Good)
+            // A last good version may not go with today's global document: its findings are its own.
+            (Outcome::Good(Document::Test(document)), _) => {
+                let test = fill_in(&document, &mut Findings::about(""));
+                Some((document, test))
+            }
+            (Outcome::Good(_) | Outcome::Absent | Outcome::Bad, _) => None,
+        }
+    }
+
+    /// The tests of sets that start or end here. The sets' windows of maintenance go to `windows`.
+    fn tests_of_sets(&mut self, context: &Context<'_>, windows: &mut Vec<Window>, run: &mut Run) -> Vec<Test> {
+        let keys = self.known.range(SETS_PREFIX.to_owned()..).map(|(key, _)| key);
+        let keys: Vec<String> = keys.take_while(|key| key.starts_with(SETS_PREFIX)).cloned().collect();
+        if keys.is_empty() {
+            return Vec::new();
+        }
+        let hosts = self.hosts();
+        let mut tests = Vec::new();
+        for key in keys {
+            let name = key.trim_start_matches(SETS_PREFIX);
+            let Some(known) = self.known.get(&key) else { continue };
+            let place = known.newest.place.clone();
+            let mut findings = Findings::about(&place);
+            if let Some(Document::Set(set)) = &known.document {
+                expand(name, set, &hosts, context, &mut findings);
+            }
+            let Outcome::Good(Document::Set(set)) = self.settle(&key, findings.into_vec(), run) else { continue };
+            if !set.enabled {
+                continue;
+            }
+            let of_set = maintenance::windows(&set.maintenance, &key, None, &mut Findings::about(""));
+            windows.extend(of_set.into_iter().map(|mut window| {
+                window.matcher.sets = vec![name.to_owned()];
+                window
+            }));
+            let expanded = expand(name, &set, &hosts, context, &mut Findings::about(&place));
+            tests.extend(expanded.into_iter().map(|mut test| {
+                test.place.clone_from(&place);
+                test
+            }));
+        }
+        tests
+    }
+
+    /// The hosts that sets can select, alike at every agent: by the last good version of their
+    /// documents, or what can be read of a bad one.
+    pub fn hosts(&self) -> Hosts {
+        let hosts = self.known.range(HOSTS_PREFIX.to_owned()..).take_while(|(key, _)| key.starts_with(HOSTS_PREFIX));
+        let document = |known: &Known| match (&known.good, &known.document) {
+            (_, Some(Document::Host(host))) if !known.has_errors() => Some(host.clone()),
+            (Some((_, Document::Host(host))), _) | (None, Some(Document::Host(host))) => Some(host.clone()),
+            (_, _) => None,
+        };
+        let named = hosts.filter_map(|(key, known)| Some((key[HOSTS_PREFIX.len()..].to_owned(), document(known)?)));
+        named.collect()
+    }
+
+    /// All sets that are in force, by name.
+    pub fn sets(&self) -> impl Iterator<Item = (&str, &Arc<SetDocument>)> {
+        self.known.iter().filter_map(|(key, known)| match &known.good {
+            Some((_, Document::Set(set))) if set.enabled => Some((key.strip_prefix(SETS_PREFIX)?, set)),
+            Some(_) | None => None,
+        })
+    }
+
+    /// What every host's document says of maintenance: the drained hosts, and more windows. What is
+    /// wrong with another host's document, that host says.
+    fn shelving(&mut self, host_name: &str, own: &HostDocument, windows: &mut Vec<Window>) -> BTreeSet<String> {
+        let mut drained = BTreeSet::new();
+        let mut take_in = |name: &str, host: &HostDocument| {
+            let mut nowhere = Findings::about("");
+            windows.extend(maintenance::windows(&host.maintenance, &host_key(name), Some(name), &mut nowhere));
+            if host.drained {
+                drained.insert(name.to_owned());
+            }
+        };
+        take_in(host_name, own);
+        for (key, known) in self.known.iter_mut().filter(|(key, _)| key.starts_with(HOSTS_PREFIX)) {
+            let name = &key[HOSTS_PREFIX.len()..];
+            if name == host_name {
+                continue;
+            }
+            if let Some(Document::Host(host)) = &known.document {
+                take_in(name, host);
+                if !known.has_errors() {
+                    known.good = Some((known.newest.clone(), Document::Host(host.clone())));
+                }
+            } else if let Some((_, Document::Host(host))) = &known.good {
+                take_in(name, host);
+            }
+        }
+        drained
+    }
+
+    /// The host's own receivers, and the fleet's that it does not name itself.
+    fn sinks(&self, global: &Global, host: &HostDocument, run: &mut Run) -> Vec<SinkConfig> {
+        let mut sinks = host.sinks.clone();
+        for sink in &global.sinks {
+            if sinks.iter().all(|own| own.name != sink.name) {
+                sinks.push(sink.clone());
+            }
+        }
+        sinks.retain(|sink| {
+            let allowed = self.allow_exec || sink.kind != SinkKind::Exec;
+            if !allowed {
+                let mut findings = Findings::about("documents");
+                let problem = "left out: this host runs no programs that documents name";
+                let way_out = "set allow_exec = true in its bootstrap file, or name the sink there";
+                findings.warning(&format!("sinks: {}", sink.name), problem, way_out);
+                run.findings.extend(findings.into_vec());
+            }
+            allowed
+        });
+        sinks
+    }
+
+    /// The document, or its last good version if it has errors, of its own or `more`.
+    fn settle(&mut self, key: &str, more: Vec<Finding>, run: &mut Run) -> Outcome {
+        let Some(known) = self.known.get_mut(key) else { return Outcome::Absent };
+        let findings: Vec<Finding> = known.findings.iter().cloned().chain(more).collect();
+        let errors = findings.iter().any(|finding| finding.level == Level::Error);
+        match &known.document {
+            Some(document) if !errors => {
+                run.findings.extend(findings);
+                known.good = Some((known.newest.clone(), document.clone()));
+                Outcome::Good(document.clone())
+            }
+            Some(_) | None => {
+                run.reject(key, findings, known.good.is_some());
+                known.good.as_ref().map_or(Outcome::Bad, |(_, document)| Outcome::Good(document.clone()))
             }
         }
     }
 }
 
-#[expect(clippy::large_enum_variant, reason = "lives for one call")]
+/// The tests of a set on a host; none if one of them has an error.
+fn expand(name: &str, set: &SetDocument, hosts: &Hosts, context: &Context<'_>, findings: &mut Findings) -> Vec<Test> {
+    let expansion = Expansion::new(name, set, hosts);
+    expansion.check(findings);
+    let mut tests = Vec::new();
+    for expanded in expansion.tests_of(context.host_name) {
+        let Some(mut test) = context.fill_in(&expanded.document, findings) else { return Vec::new() };
+        test.any_of = expanded.any_of.map(Arc::new);
+        tests.push(test);
+    }
+    tests
+}
+
+/// The form that the documents have, if it is newer than what this agent knows.
+pub fn newer_schema(documents: &Documents) -> Option<u64> {
+    let raw = documents.get(GLOBAL_KEY)?;
+    let value = read::parse(&raw.text, raw.format, &mut Findings::about(""))?;
+    value.get("schema")?.as_u64().filter(|schema| *schema > SCHEMA)
+}
+
+/// What tells one set of documents from another.
+pub fn digest(documents: &Documents) -> String {
+    let each = documents.iter().fold(Sha256::new(), |hash, (key, document)| {
+        hash.chain_update(key).chain_update([0]).chain_update(&document.text).chain_update([0])
+    });
+    each.finalize().iter().take(8).map(|octet| format!("{octet:02x}")).collect()
+}
+
 enum Outcome {
-    Good(Good),
+    Good(Document),
     Absent,
     Bad,
 }
@@ -280,162 +452,11 @@ struct Run {
 }
 
 impl Run {
-    fn reject(&mut self, key: &str, findings: Findings, last_good_in_force: bool) {
-        let reasons = findings.errors().map(ToString::to_string).collect();
+    fn reject(&mut self, key: &str, findings: Vec<Finding>, last_good_in_force: bool) {
+        let errors = findings.iter().filter(|finding| finding.level == Level::Error);
+        let reasons = errors.map(ToString::to_string).collect();
         self.rejected.push(RejectedDocument { document: key.to_owned(), reasons, last_good_in_force });
-        self.findings.extend(findings.into_vec());
-    }
-}
-
-fn read_global(value: Value, directory: Option<&Path>, findings: &mut Findings) -> Good {
-    let mut global = if legacy::is_global(&value) {
-        legacy::global(value, findings)
-    } else {
-        read::typed(value, Level::Warning, findings)
-    };
-    check_alarm("alarm.", &global.alarm, findings);
-    place_sinks("sinks", &mut global.sinks, directory, findings);
-    check_sinks("sinks", &global.sinks, findings);
-    maintenance::windows(&global.maintenance, "", None, findings);
-    let defaults = &global.defaults;
-    let intervals = intervals(defaults.send_every, defaults.expect_every, &TestDefaults::default());
-    check_intervals("defaults.", defaults.send_every, intervals, defaults.max_latency, findings);
-    if global.egregious_latency.is_zero() {
-        findings.error("egregious_latency", "zero", "write a delay that no path can have, such as \"10s\"");
-    }
-    Good::Global(global)
-}
-
-fn read_host(value: Value, directory: Option<&Path>, findings: &mut Findings) -> Good {
-    let mut host: HostDocument = if legacy::is_host(&value) {
-        legacy::host(value, findings)
-    } else {
-        read::typed(value, Level::Warning, findings)
-    };
-    check_alarm("alarm.", &host.alarm, findings);
-    place_sinks("sinks", &mut host.sinks, directory, findings);
-    check_sinks("sinks", &host.sinks, findings);
-    maintenance::windows(&host.maintenance, "", None, findings);
-    Good::Host(host)
-}
-
-/// Of another host only its maintenance counts. What is wrong with the rest of its document, or with
-/// one window, that host says.
-fn read_other_host(value: Value) -> Good {
-    if legacy::is_host(&value) {
-        return Good::Host(HostDocument::default());
-    }
-    let mut findings = Findings::about("");
-    let mut host: HostDocument = read::typed(value, Level::Warning, &mut findings);
-    let found = findings.into_vec();
-    let mut n = 0;
-    host.maintenance.retain(|_| {
-        let field = format!("maintenance[{n}]");
-        n += 1;
-        !found.iter().any(|finding| finding.place.contains(&field))
-    });
-    Good::Host(host)
-}
-
-fn read_test(value: Value, context: &Context<'_>, findings: &mut Findings) -> Good {
-    let document: TestDocument = if legacy::is_test(&value) {
-        legacy::test(value, findings)
-    } else {
-        read::typed(value, Level::Warning, findings)
-    };
-    check_alarm("", &document.alarm(), findings);
-    context.fill_in(&document, findings);
-    Good::Test(document)
-}
-
-/// More often is a storm of its own.
-const SHORTEST_RENOTIFY: Duration = Duration::from_secs(60);
-const SHORTEST_SUMMARY: Duration = Duration::from_secs(1);
-const MOST_REPEATS: usize = 10;
-/// What is told in sum is not told one by one in the same breath.
-const SHORTEST_STORM: Duration = Duration::from_secs(10);
-/// Each flapping alarm remembers so many changes at each receiver.
-const MOST_FLAPS: u32 = 1000;
-
-fn place_sinks(field: &str, sinks: &mut [SinkConfig], directory: Option<&Path>, findings: &mut Findings) {
-    for (n, sink) in sinks.iter_mut().enumerate() {
-        sink.place_paths(&format!("{field}[{n}]"), directory, findings);
-    }
-}
-
-fn check_alarm(field: &str, alarm: &AlarmSettings, findings: &mut Findings) {
-    for (name, value) in [("raise_after", alarm.raise_after), ("clear_after", alarm.clear_after)] {
-        if value == Some(0) {
-            findings.error(&format!("{field}{name}"), "zero samples cannot decide", "write 1 or more");
-        }
-        if value.is_some_and(|value| value > MOST_SAMPLES) {
-            let way_out = format!("write {MOST_SAMPLES} or less, or test less often");
-            findings.error(&format!("{field}{name}"), "more samples than are remembered", way_out);
-        }
-    }
-    for (name, of, least) in [
-        ("raise_out_of", alarm.raise_out_of, alarm.raise_after.unwrap_or(1)),
-        ("clear_out_of", alarm.clear_out_of, alarm.clear_after.unwrap_or(1)),
-    ] {
-        if of.is_some_and(|of| of < least || of > MOST_SAMPLES) {
-            let way_out = format!("write {least} to {MOST_SAMPLES}, or leave it out for samples in a row");
-            findings.error(&format!("{field}{name}"), "fewer than have to be bad or good, or too many", way_out);
-        }
-    }
-    if alarm.renotify.is_some_and(|every| !every.is_zero() && every < SHORTEST_RENOTIFY) {
-        findings.error(&format!("{field}renotify"), "shorter than 1m", "write \"1m\" or more, or \"0s\" for never");
-    }
-    if alarm.summary_interval.is_some_and(|every| every < SHORTEST_SUMMARY) {
-        findings.error(&format!("{field}summary_interval"), "shorter than 1s", "write \"1s\" or more");
-    }
-    if alarm.flap_window.is_some_and(|window| window.is_zero()) {
-        findings.error(
-            &format!("{field}flap_window"),
-            "zero",
-            "write a time such as \"10m\"; flap_high = 0 switches it off",
-        );
-    }
-    if alarm.flap_high == Some(1) {
-        findings.error(&format!("{field}flap_high"), "one change is no flapping", "write 2 or more, or 0 for never");
-    }
-    if alarm.trap_repeat.as_ref().is_some_and(|repeats| repeats.len() > MOST_REPEATS) {
-        findings.error(&format!("{field}trap_repeat"), "more repeats than anybody bears", "write 10 or fewer");
-    }
-    if alarm.storm_hold_max.is_some_and(|most| most < SHORTEST_STORM) {
-        findings.error(
-            &format!("{field}storm_hold_max"),
-            "shorter than 10s",
-            "write \"10s\" or more; storm_on = 0 switches storms off",
-        );
-    }
-    if alarm.group_ratio.is_some_and(|ratio| !(ratio > 0.0 && ratio <= 1.0)) {
-        findings.error(
-            &format!("{field}group_ratio"),
-            "not a share",
-            "write a number above 0 and up to 1, such as 0.8",
-        );
-    }
-    if let (Some(high), Some(low)) = (alarm.flap_high, alarm.flap_low)
-        && high > 0
-        && low >= high
-    {
-        let way_out = "write fewer changes than flap_high";
-        findings.error(&format!("{field}flap_low"), "not below flap_high: it would never be calm", way_out);
-    }
-    if alarm.flap_high.is_some_and(|high| high > MOST_FLAPS) {
-        let way_out = format!("write {MOST_FLAPS} or less");
-        findings.error(&format!("{field}flap_high"), "too many changes to keep in mind", way_out);
-    }
-    let repeats = alarm.trap_repeat.as_deref().unwrap_or_default();
-    if repeats.windows(2).any(|pair| pair[0] >= pair[1]) || repeats.first().is_some_and(|first| first.is_zero()) {
-        let way_out = "write growing times, such as [\"60s\", \"300s\"], each counted from the first telling";
-        findings.error(&format!("{field}trap_repeat"), "not growing from above zero", way_out);
-    }
-    if let (Some(first), Some(longest)) = (alarm.hold_down, alarm.hold_down_max)
-        && first > longest
-    {
-        let problem = "longer than hold_down_max";
-        findings.warning(&format!("{field}hold_down"), problem, "raise hold_down_max or lower hold_down");
+        self.findings.extend(findings);
     }
 }
 

@@ -21,8 +21,12 @@ pub fn windows(
         let field = format!("maintenance[{n}]");
         let hours = hours(document, &field, findings)?;
         let name = if document.comment.is_empty() { format!("{place} {field}") } else { document.comment.clone() };
-        let matcher =
-            Matcher { hosts: document.hosts.clone(), tags: document.tags.clone(), tests: document.tests.clone() };
+        let matcher = Matcher {
+            hosts: document.hosts.clone(),
+            tags: document.tags.clone(),
+            tests: document.tests.clone(),
+            sets: document.sets.clone(),
+        };
         Some(Window { name, host: host.map(str::to_owned), matcher, hours })
     };
     documents.iter().enumerate().filter_map(read).collect()

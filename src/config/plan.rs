@@ -1,12 +1,12 @@
 //! What this host does: which addresses it listens at, which tests it sends, whom it tells. And
 //! the difference between two such plans.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::central::Wire;
+use super::central::{WhenAbsent, Wire};
 use super::endpoint::{Endpoint, EndpointHost, wildcard_of};
 use super::findings::{Finding, Findings};
 use super::load::{Documents, Loaded, Loader};
@@ -23,6 +23,22 @@ use crate::pure::test::{TestFacts, TestId};
 /// Whoever tests once an hour is not kept waiting for a fresh sample.
 const LONGEST_FRESH: Duration = Duration::from_secs(60);
 
+/// What a plan depends on beside the documents.
+#[derive(Clone, Copy, Debug)]
+pub struct Surroundings<'a> {
+    /// What the names in the documents resolve to.
+    pub names: &'a Names,
+    /// The addresses that are on this host now; nothing: not known, as of another host.
+    pub addresses: Option<&'a HashSet<IpAddr>>,
+}
+
+impl Surroundings<'_> {
+    /// Whether an address can be bound, as far as is known. All of 127.0.0.0/8 can.
+    fn has(&self, addr: IpAddr) -> bool {
+        addr.is_unspecified() || addr.is_loopback() || self.addresses.is_none_or(|addresses| addresses.contains(&addr))
+    }
+}
+
 /// What the names in the documents resolve to, or why they do not.
 pub type Names = BTreeMap<String, Result<Vec<IpAddr>, String>>;
 
@@ -35,6 +51,8 @@ pub struct Plan {
     pub senders: BTreeMap<TestId, SenderPlan>,
     /// Tests that wait for a name to resolve. What was said of them stands.
     pub waiting: BTreeMap<TestId, Arc<TestFacts>>,
+    /// Tests that would end here if their floating address were on this host.
+    pub standby: BTreeMap<TestId, Arc<TestFacts>>,
     /// Whom it tells what.
     pub alarms: AlarmPlan,
     /// What keeps parts of the documents from being carried out.
@@ -90,11 +108,12 @@ pub fn names_to_resolve(loaded: &Loaded, host: &str) -> BTreeSet<String> {
 }
 
 /// Plans what `host` does.
-pub fn plan(loaded: &Loaded, names: &Names, host: &str, bootstrap_sinks: &[SinkConfig]) -> Plan {
+pub fn plan(loaded: &Loaded, around: Surroundings<'_>, host: &str, bootstrap_sinks: &[SinkConfig]) -> Plan {
     let mut plan = Plan {
         listeners: BTreeMap::new(),
         senders: BTreeMap::new(),
         waiting: BTreeMap::new(),
+        standby: BTreeMap::new(),
         alarms: AlarmPlan {
             sinks: receivers::choose(&loaded.sinks, bootstrap_sinks, &loaded.telling),
             rules: Rules {
@@ -113,7 +132,7 @@ pub fn plan(loaded: &Loaded, names: &Names, host: &str, bootstrap_sinks: &[SinkC
         plan.faults.insert(key, Cause::Config(rejected.reasons.join("; ")));
     }
 
-    let resolver = Resolver { names };
+    let resolver = Resolver { names: around.names };
     let mut receives = Vec::new();
     let mut sends = Vec::new();
     for test in loaded.tests.values() {
@@ -128,7 +147,10 @@ pub fn plan(loaded: &Loaded, names: &Names, host: &str, bootstrap_sinks: &[SinkC
                 plan.faults.insert(key, Cause::Config(format!("{}: from: {problem}", test.place)));
             }
             Ok(addresses) => {
-                if is_receiver {
+                let elsewhere = test.when_absent == WhenAbsent::Standby && !around.has(addresses.listen.ip());
+                if is_receiver && elsewhere {
+                    plan.standby.insert(test.facts.id, test.facts.clone());
+                } else if is_receiver {
                     receives.push((test, addresses.listen));
                 }
                 if is_sender {
@@ -176,7 +198,8 @@ pub fn plan(loaded: &Loaded, names: &Names, host: &str, bootstrap_sinks: &[SinkC
 impl Plan {
     /// Before any document is known: the bootstrap's sinks hear of everything.
     pub fn of_bootstrap(sinks: &[SinkConfig], host: &str) -> Self {
-        plan(&Loader::new(host).load(&Documents::new()), &Names::new(), host, sinks)
+        let around = Surroundings { names: &Names::new(), addresses: None };
+        plan(&Loader::new(host).load(&Documents::new()), around, host, sinks)
     }
 
     /// Every alarm that can still be raised under this plan.
@@ -303,6 +326,7 @@ fn expected(test: &Test) -> Expected {
         limits: test.limits,
         startup_grace: test.startup_grace,
         max_pause: test.max_pause,
+        any_of: test.any_of.clone(),
     }
 }
 

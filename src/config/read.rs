@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::findings::{Findings, Level};
 
 /// The two languages of documents.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Format {
     /// As in etcd.
     Json,

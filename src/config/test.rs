@@ -1,10 +1,11 @@
 //! One test with everything filled in that its document leaves to the host, the fleet or the defaults.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::central::{AlarmSettings, Global, HostDocument, TestDefaults, TestDocument, Wire};
+use super::central::{AlarmSettings, Global, HostDocument, TestDefaults, TestDocument, WhenAbsent, Wire};
 use super::endpoint::{Endpoint, EndpointError, EndpointHost};
 use super::findings::Findings;
 use crate::pure::clock_error::DelayLimits;
@@ -41,6 +42,10 @@ pub struct Test {
     pub damping: Damping,
     /// Which probe is sent.
     pub wire: Wire,
+    /// What the receiver does if `listen` is not on it now.
+    pub when_absent: WhenAbsent,
+    /// The ids of probes of which any is enough; nothing: its own.
+    pub any_of: Option<Arc<BTreeSet<TestId>>>,
 }
 
 /// Probes faster than this are a flood.
@@ -119,6 +124,7 @@ impl Context<'_> {
                 to_host: document.to_host.clone(),
                 to: document.to.clone(),
                 tags: document.tags.clone(),
+                set: document.set.clone(),
             }),
             place: String::new(),
             listen: if document.listen.is_empty() { to.clone() } else { listen },
@@ -141,6 +147,8 @@ impl Context<'_> {
             max_pause: alarm.max_pause.unwrap_or(MAX_PAUSE),
             damping: damping(&alarm),
             wire: document.wire.or(defaults.wire).unwrap_or(Wire::Stamp),
+            when_absent: document.when_absent,
+            any_of: None,
         })
     }
 }

@@ -75,15 +75,3 @@ impl Gauges {
         addr.is_loopback() || addresses.contains(&addr)
     }
 }
-
-/// The addresses of this host's interfaces.
-pub fn local_addresses() -> HashSet<IpAddr> {
-    let Ok(interfaces) = nix::ifaddrs::getifaddrs() else { return HashSet::new() };
-    interfaces
-        .filter_map(|interface| interface.address)
-        .filter_map(|address| {
-            let v4 = address.as_sockaddr_in().map(|addr| IpAddr::from(addr.ip()));
-            v4.or_else(|| address.as_sockaddr_in6().map(|addr| IpAddr::from(addr.ip())))
-        })
-        .collect()
-}

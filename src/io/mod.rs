@@ -1,5 +1,6 @@
 //! Sockets, files, clocks and the network: everything that can fail for reasons outside.
 
+pub mod addresses;
 pub mod adjtimex;
 pub mod causes;
 pub mod engine;

@@ -3,8 +3,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use rustls::pki_types::CertificateDer;
+use rustls::client::WantsClientCert;
 use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier};
 use rustls_platform_verifier::BuilderVerifierExt;
 
@@ -18,9 +19,29 @@ pub fn for_url(url: &str, ca_file: Option<&Path>) -> Result<ClientConfig, String
 
 /// A client that trusts the certificates in `ca_file`, or whom this host trusts.
 pub fn client(ca_file: Option<&Path>) -> Result<ClientConfig, String> {
+    Ok(trusting(ca_file)?.with_no_client_auth())
+}
+
+/// The same, that shows a certificate of its own: the files of its chain and of its key.
+pub fn client_with(ca_file: Option<&Path>, identity: Option<(&Path, &Path)>) -> Result<ClientConfig, String> {
+    let Some((cert_file, key_file)) = identity else { return client(ca_file) };
+    let certificate = |problem: String| format!("cert_file {}: {problem}", cert_file.display());
+    let chain = CertificateDer::pem_file_iter(cert_file).map_err(|error| certificate(error.to_string()))?;
+    let chain: Vec<_> = chain.collect::<Result<_, _>>().map_err(|error| certificate(error.to_string()))?;
+    if chain.is_empty() {
+        return Err(certificate("no certificate in it".to_owned()));
+    }
+    let key =
+        PrivateKeyDer::from_pem_file(key_file).map_err(|error| format!("key_file {}: {error}", key_file.display()))?;
+    trusting(ca_file)?
+        .with_client_auth_cert(chain, key)
+        .map_err(|error| format!("cert_file {} and key_file {}: {error}", cert_file.display(), key_file.display()))
+}
+
+fn trusting(ca_file: Option<&Path>) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, String> {
     let Some(path) = ca_file else {
         let trusting = builder()?.with_platform_verifier();
-        return Ok(trusting.map_err(|error| format!("TLS: certificates of this host: {error}"))?.with_no_client_auth());
+        return trusting.map_err(|error| format!("TLS: certificates of this host: {error}"));
     };
     let failed = |problem: String| format!("ca_file {}: {problem}", path.display());
     let mut roots = RootCertStore::empty();
@@ -31,7 +52,7 @@ pub fn client(ca_file: Option<&Path>) -> Result<ClientConfig, String> {
     if roots.is_empty() {
         return Err(failed("no certificate in it".to_owned()));
     }
-    Ok(builder()?.with_root_certificates(roots).with_no_client_auth())
+    Ok(builder()?.with_root_certificates(roots))
 }
 
 fn builder() -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, String> {

@@ -55,6 +55,7 @@ impl AnyProbe {
     pub fn incoming(&self, test: &TestFacts, received: Now, clocks: Clocks) -> Result<Incoming, Reason> {
         match self {
             AnyProbe::Stamp(probe) => Ok(Incoming {
+                test_id: probe.test_id,
                 received,
                 sent: probe.sent,
                 uncertainty: match clocks {
@@ -67,6 +68,7 @@ impl AnyProbe {
             }),
             AnyProbe::V1(probe) if probe.host_id != test.from_host => Err(Reason::WrongHost),
             AnyProbe::V1(probe) => Ok(Incoming {
+                test_id: probe.test_id,
                 received,
                 sent: probe.sent,
                 // The original says nothing of its clock; it is taken to be as good as ours.

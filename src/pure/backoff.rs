@@ -24,6 +24,12 @@ impl Backoff {
         step.mul_f64(0.5 + random.clamp(0.0, 1.0) / 2.0)
     }
 
+    /// The same where many fail at once: the wait lies anywhere in the current step, so that they
+    /// do not come back as a herd.
+    pub fn on_failure_spread(&mut self, random: f64) -> Duration {
+        self.on_failure(1.0).mul_f64(random.clamp(0.0, 1.0))
+    }
+
     /// It worked: the next failure waits the shortest time again.
     pub fn on_success(&mut self) {
         self.failures = 0;
@@ -46,6 +52,8 @@ mod tests {
         assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60]);
         backoff.on_success();
         assert_eq!(backoff.on_failure(0.0), Duration::from_millis(500));
+        assert_eq!(backoff.on_failure_spread(0.0), Duration::ZERO);
+        assert_eq!(backoff.on_failure_spread(0.5), Duration::from_secs(2));
     }
 
     #[test]

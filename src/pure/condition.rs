@@ -24,6 +24,8 @@ pub enum State {
     Recovering,
     /// Good until its sender stopped on purpose.
     Paused,
+    /// Not judged here: its floating address is on another host.
+    Standby,
 }
 
 impl fmt::Display for State {
@@ -35,6 +37,7 @@ impl fmt::Display for State {
             State::Down => "down",
             State::Recovering => "recovering",
             State::Paused => "paused",
+            State::Standby => "standby",
         })
     }
 }
@@ -129,9 +132,9 @@ impl Condition {
                 self.against <<= 1;
                 None
             }
-            (State::Unknown, Sample::Good) => self.go(State::Up, now, Some(Change::Cleared)),
+            (State::Unknown | State::Standby, Sample::Good) => self.go(State::Up, now, Some(Change::Cleared)),
             (State::Paused, Sample::Good) => self.go(State::Up, now, None),
-            (State::Unknown | State::Up | State::Suspect | State::Paused, sample) => {
+            (State::Unknown | State::Standby | State::Up | State::Suspect | State::Paused, sample) => {
                 let (needed, of) = (thresholds.raise_after, thresholds.raise_out_of);
                 match self.weigh(sample == Sample::Bad, needed, of) {
                     Weight::Decides => self.go(State::Down, now, Some(Change::Raised)),

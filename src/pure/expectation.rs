@@ -1,5 +1,6 @@
 //! One test at its receiver: what is expected, what came, and what that means.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use super::clock_error::{Delay, DelayLimits, DelayVerdict};
 use super::condition::{Change, Condition, Sample, State, Thresholds};
 use super::foreign::ROLL_OUT_GRACE;
 use super::sequence_window::{Arrival, SequenceWindow};
-use super::test::TestFacts;
+use super::test::{TestFacts, TestId};
 use super::time::{Moment, Now, WallTime};
 
 /// What is expected of a test. Two equal ones need no change.
@@ -26,11 +27,15 @@ pub struct Expected {
     pub startup_grace: Duration,
     /// The silence of a sender that announced its stop is forgiven for so long.
     pub max_pause: Duration,
+    /// The tests of which any probe is enough; nothing: the test's own.
+    pub any_of: Option<Arc<BTreeSet<TestId>>>,
 }
 
 /// A probe as it came in.
 #[derive(Clone, Debug)]
 pub struct Incoming {
+    /// Which test it says it is of.
+    pub test_id: TestId,
     /// When the kernel took it in, on both clocks.
     pub received: Now,
     /// When the sender says it left.
@@ -93,7 +98,7 @@ pub struct Expectation {
     announced_stop: bool,
     /// Datagrams dropped at this socket when the last probe came.
     dropped: u64,
-    stream: Option<Stream>,
+    streams: Streams,
     connection: Judged,
     latency: Judged,
     clock: Judged,
@@ -101,10 +106,21 @@ pub struct Expectation {
     last_delay: Option<(Delay, DelayVerdict)>,
 }
 
+/// What each sender's probes say of their order.
+#[derive(Clone, Debug, Default)]
+struct Streams {
+    /// That of the only sender, as nearly all tests have it.
+    own: Option<Stream>,
+    /// Of many senders, of which any is enough.
+    many: BTreeMap<TestId, Option<Stream>>,
+}
+
 #[derive(Clone, Debug)]
 struct Stream {
     epoch: u64,
     window: SequenceWindow,
+    /// When its last probe was accepted.
+    last: Moment,
 }
 
 impl Expectation {
@@ -119,7 +135,7 @@ impl Expectation {
             slower_until: None,
             announced_stop: false,
             dropped: 0,
-            stream: None,
+            streams: Streams::default(),
             connection: Judged::default(),
             latency: Judged::default(),
             clock: Judged::default(),
@@ -159,6 +175,8 @@ impl Expectation {
             self.slower_until = Some((now.moment + ROLL_OUT_GRACE, before));
         }
         self.expected = expected;
+        let any_of = self.expected.any_of.as_deref();
+        self.streams.many.retain(|id, _| any_of.is_some_and(|any_of| any_of.contains(id)));
         // What was counted stays counted; the interval that runs is the new one, from now.
         if !same_pace {
             self.silence_deadline = match self.last_probe {
@@ -188,11 +206,13 @@ impl Expectation {
             return (Acceptance::Accepted, changes);
         }
         self.last_probe = Some(now);
-        self.announced_stop = incoming.stops;
+        // One of many that stops says nothing of the others.
+        let stops = incoming.stops && self.expected.any_of.is_none();
+        self.announced_stop = stops;
         self.dropped = incoming.dropped;
         self.silence_deadline = self.deadline_after(now.moment);
         self.sample(Kind::Connection, Sample::Good, None, now, &mut changes);
-        if incoming.stops {
+        if stops {
             self.connection.condition.on_pause(now);
             self.silence_deadline = self.silence_deadline.max(self.raising_at(now.moment + self.expected.max_pause));
         }
@@ -240,7 +260,7 @@ impl Expectation {
             .into_iter()
             .filter_map(|(kind, judged)| {
                 let verdict = match (judged.condition.state(), &judged.cause) {
-                    (State::Unknown, _) => return None,
+                    (State::Unknown | State::Standby, _) => return None,
                     (State::Down | State::Recovering, Some(cause)) => Verdict::Violated(cause.clone()),
                     (State::Up | State::Suspect | State::Paused | State::Down | State::Recovering, _) => {
                         Verdict::Cleared
@@ -300,10 +320,14 @@ impl Expectation {
 
     fn admit(&mut self, incoming: &Incoming) -> Acceptance {
         let Some((epoch, sequence)) = incoming.order else { return Acceptance::Accepted };
-        let fallen_silent = self
-            .last_probe
-            .is_none_or(|last_probe| incoming.received.moment.since(last_probe.moment) > self.expected.expect_every);
-        let stream = match &mut self.stream {
+        let now = incoming.received.moment;
+        let slot = match self.expected.any_of {
+            None => &mut self.streams.own,
+            Some(_) => self.streams.many.entry(incoming.test_id).or_default(),
+        };
+        let last = slot.as_ref().map(|stream| stream.last);
+        let fallen_silent = last.is_none_or(|last| now.since(last) > self.expected.expect_every);
+        let stream = match slot {
             Some(stream) if stream.epoch == epoch => stream,
             // A sender whose clock was set back, or whose state was lost, begins an older epoch: it
             // is taken once the newer one has fallen silent.
@@ -311,11 +335,15 @@ impl Expectation {
                 self.counters.stale += 1;
                 return Acceptance::StaleEpoch;
             }
-            begun => begun.insert(Stream { epoch, window: SequenceWindow::default() }),
+            begun => begun.insert(Stream { epoch, window: SequenceWindow::default(), last: now }),
         };
         match stream.window.on_sequence(sequence) {
-            Arrival::InOrder => Acceptance::Accepted,
+            Arrival::InOrder => {
+                stream.last = now;
+                Acceptance::Accepted
+            }
             Arrival::Reordered => {
+                stream.last = now;
                 self.counters.reordered += 1;
                 Acceptance::Accepted
             }
@@ -327,6 +355,7 @@ impl Expectation {
             Arrival::TooOld if fallen_silent => {
                 stream.window = SequenceWindow::default();
                 stream.window.on_sequence(sequence);
+                stream.last = now;
                 Acceptance::Accepted
             }
             Arrival::TooOld => {

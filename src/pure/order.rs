@@ -39,6 +39,8 @@ pub struct NewSilence {
     pub tags: Vec<String>,
     /// Only tests of these ids or descriptions.
     pub tests: Vec<String>,
+    /// Only tests of these sets.
+    pub sets: Vec<String>,
     /// Until when.
     pub until: WallTime,
     /// Why.
@@ -50,9 +52,9 @@ pub struct NewSilence {
 impl NewSilence {
     /// The silence, from now on; or what is wrong with it.
     pub fn begin(self, id: String, now: WallTime) -> Result<Silence, Refusal> {
-        let matcher = Matcher { hosts: self.hosts, tags: self.tags, tests: self.tests };
+        let matcher = Matcher { hosts: self.hosts, tags: self.tags, tests: self.tests, sets: self.sets };
         if matcher == Matcher::default() {
-            let all = "a silence needs hosts, tags or tests; [\"*\"] means all of them";
+            let all = "a silence needs hosts, tags, tests or sets; [\"*\"] means all of them";
             return Err(Refusal::Invalid(all.to_owned()));
         }
         if self.until <= now {

@@ -75,7 +75,7 @@ impl SenderHealth {
     /// Says it once more, for an alarm actor that has just begun.
     pub fn report(&self, now: Now) -> Option<ConditionChange> {
         let verdict = match (self.condition.state(), &self.cause) {
-            (State::Unknown, _) => return None,
+            (State::Unknown | State::Standby, _) => return None,
             (State::Down | State::Recovering, Some(cause)) => Verdict::Violated(cause.clone()),
             (State::Up | State::Suspect | State::Paused | State::Down | State::Recovering, _) => Verdict::Cleared,
         };
@@ -116,6 +116,7 @@ mod tests {
             from: "127.0.0.2:0".into(),
             to_host: "b".into(),
             tags: [].into(),
+            set: None,
             to: "127.0.0.3:8620".into(),
         };
         SenderHealth::new(Arc::new(test), Thresholds::in_a_row(3, 3))

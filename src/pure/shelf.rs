@@ -27,11 +27,14 @@ pub struct Matcher {
     pub tags: Vec<String>,
     /// Ids or descriptions of tests.
     pub tests: Vec<String>,
+    /// Sets of tests.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub sets: Vec<String>,
 }
 
 impl Matcher {
     fn write_lists(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (name, list) in [("host", &self.hosts), ("tag", &self.tags), ("test", &self.tests)] {
+        for (name, list) in [("host", &self.hosts), ("tag", &self.tags), ("test", &self.tests), ("set", &self.sets)] {
             if !list.is_empty() {
                 write!(f, ", {name} {}", list.join(" or "))?;
             }
@@ -57,7 +60,11 @@ impl Matcher {
             tags.push(tag.as_str());
         }
         tests.push(&id);
-        any(&self.hosts, &hosts_of(alarm)) && any(&self.tags, &tags) && any(&self.tests, &tests)
+        let set: Vec<&str> = alarm.test.iter().filter_map(|test| test.set.as_deref()).collect();
+        any(&self.sets, &set)
+            && any(&self.hosts, &hosts_of(alarm))
+            && any(&self.tags, &tags)
+            && any(&self.tests, &tests)
     }
 }
 

@@ -55,6 +55,10 @@ pub struct StoreStatus {
     pub kind: &'static str,
     /// Where: endpoints or path.
     pub place: String,
+    /// Which cluster answered there, and by which API.
+    pub origin: Option<String>,
+    /// How what is in force relates to it.
+    pub state: StoreState,
     /// Whether the last attempt to reach it worked.
     pub connected: bool,
     /// The revision in force, once one is.
@@ -62,11 +66,30 @@ pub struct StoreStatus {
     /// When the store last said that this is still so.
     pub confirmed: Option<WallTime>,
     /// Seconds since then.
-    pub age_seconds: Option<f64>,
+    pub config_age_seconds: Option<f64>,
+    /// How often it was found at an earlier revision than before.
+    pub rollbacks: u64,
     /// Why it cannot be reached.
     pub error: Option<String>,
+    /// What people should know of it.
+    pub remark: Option<String>,
     /// Documents that were rejected, and why.
     pub rejected: Vec<RejectedDocument>,
+}
+
+/// How what is in force relates to the store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StoreState {
+    /// Nothing is in force yet.
+    #[default]
+    Waiting,
+    /// It is what the store says.
+    Current,
+    /// The store is away; it is what the store said last.
+    Stale,
+    /// The store says something that only newer agents understand; it is what it said before.
+    UnsupportedSchema,
 }
 
 /// A document that is not in force as it stands in the store.
@@ -259,7 +282,8 @@ impl Status {
                 State::Suspect => 2,
                 State::Unknown => 3,
                 State::Paused => 4,
-                State::Up => 5,
+                State::Standby => 5,
+                State::Up => 6,
             };
             (rank(a), a.role, &a.test.description, a.test.id).cmp(&(rank(b), b.role, &b.test.description, b.test.id))
         });

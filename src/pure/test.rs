@@ -28,6 +28,12 @@ impl TestId {
         self.0.as_u128()
     }
 
+    /// The id of a test of a set: UUIDv5, the same at every agent.
+    pub fn of_set(set: &str, from: &str, to: &str) -> Self {
+        // No name of a set or of a host has a slash in it.
+        TestId(Uuid::new_v5(&Uuid::NAMESPACE_URL, format!("peerpair:sets/{set}/{from}/{to}").as_bytes()))
+    }
+
     /// The id that is proposed for a test that has none: UUIDv5 of its place in the store.
     pub fn proposed_for(place: &str) -> Self {
         TestId(Uuid::new_v5(&Uuid::NAMESPACE_URL, format!("peerpair:{place}").as_bytes()))
@@ -65,6 +71,9 @@ pub struct TestFacts {
     /// What it has in common with others.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub tags: BTreeSet<String>,
+    /// The set that it is of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub set: Option<String>,
 }
 
 impl TestFacts {

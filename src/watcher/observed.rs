@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use crate::config::plan::Plan;
+use crate::pure::condition::State;
 use crate::pure::status::{ListenerStatus, Role, SenderStatus, TestStatus};
 use crate::pure::test::TestId;
 
@@ -55,6 +56,10 @@ impl Observed {
             });
             shown.senders.push(status);
             shown.tests.push(test);
+        }
+        for test in plan.standby.values() {
+            let standby = TestStatus::unknown(test.clone(), Role::Receiver);
+            shown.tests.push(TestStatus { condition: State::Standby, ..standby });
         }
         for test in plan.waiting.values() {
             let roles = [(&test.to_host, Role::Receiver), (&test.from_host, Role::Sender)];

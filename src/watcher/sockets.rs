@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tracing::info;
 
@@ -16,12 +16,17 @@ const RETRY: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(
 /// The first failure is often a predecessor that is still closing its socket.
 const AT_FIRST: Duration = Duration::from_millis(100);
 
+/// A sender may hear of a test's end later than its receiver: a closed port would be an error to it.
+pub const LINGER: Duration = Duration::from_secs(60);
+
 /// Lent to listeners and senders; a socket is closed when its last user is gone.
 #[derive(Default)]
 pub struct Sockets {
     open: BTreeMap<SocketAddr, Arc<Socket>>,
     unbound: BTreeMap<SocketAddr, Unbound>,
     tickets: u64,
+    /// Not needed any more, and until when they stay all the same.
+    lingering: BTreeMap<SocketAddr, (Arc<Socket>, Instant)>,
 }
 
 struct Unbound {
@@ -55,12 +60,25 @@ impl Sockets {
         self.open.get(&address)
     }
 
-    /// Lets go of what is not needed, and tells what that was.
+    /// Lets go of what is not needed, and tells what that was. It stays open for a while, as long as
+    /// its port is not wanted.
     pub fn keep(&mut self, needed: &BTreeSet<SocketAddr>) -> Vec<SocketAddr> {
         self.unbound.retain(|address, _| needed.contains(address));
         let unneeded: Vec<SocketAddr> = self.open.keys().filter(|addr| !needed.contains(addr)).copied().collect();
-        self.open.retain(|address, _| needed.contains(address));
+        let until = Instant::now() + LINGER;
+        for address in &unneeded {
+            if let Some(socket) = self.open.remove(address).filter(|_| address.port() != 0) {
+                self.lingering.insert(*address, (socket, until));
+            }
+        }
+        let wanted: BTreeSet<u16> = needed.iter().map(SocketAddr::port).collect();
+        self.lingering.retain(|address, (_, until)| *until > Instant::now() && !wanted.contains(&address.port()));
         unneeded
+    }
+
+    /// Closes what has stayed long enough.
+    pub fn close_lingering(&mut self) {
+        self.lingering.retain(|_, (_, until)| *until > Instant::now());
     }
 
     /// Opens what is needed and neither open nor waiting for its retry.

@@ -128,20 +128,21 @@ fn silences(silences: &[Silence]) -> String {
     }
     let any = |list: &[String]| if list.is_empty() { "any".to_owned() } else { escape(&list.join(", ")) };
     let row = |silence: &Silence| {
-        let Matcher { hosts, tags, tests } = &silence.matcher;
+        let Matcher { hosts, tags, tests, sets } = &silence.matcher;
         format!(
-            "<tr><td>{}<td>{}<td>{}<td>{}<td>{} <small>{}</small><td class=when>{}",
+            "<tr><td>{}<td>{}<td>{}<td>{}<td>{}<td>{} <small>{}</small><td class=when>{}",
             escape(&silence.id),
             any(hosts),
             any(tags),
             any(tests),
+            any(sets),
             escape(&silence.comment),
             escape(&silence.author),
             clock(silence.until)
         )
     };
     let rows: String = silences.iter().map(row).collect();
-    format!("<h2>Silences</h2><table><tr><th>Id<th>Hosts<th>Tags<th>Tests<th>Why<th>Until{rows}</table>")
+    format!("<h2>Silences</h2><table><tr><th>Id<th>Hosts<th>Tags<th>Tests<th>Sets<th>Why<th>Until{rows}</table>")
 }
 
 fn tests(tests: &[TestStatus]) -> String {

@@ -71,7 +71,7 @@ fn health_and_status_say_what_there_is() {
         "/store/kind",
         "/store/connected",
         "/store/revision",
-        "/store/age_seconds",
+        "/store/config_age_seconds",
         "/store/rejected",
         "/listeners/0/address",
         "/senders/0/sent",

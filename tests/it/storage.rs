@@ -145,7 +145,7 @@ fn an_etcd_without_the_v2_api_is_named() {
         .stderr(Stdio::null());
     let _etcd = spawn(&mut command, "etcd-server");
     wait_for("etcd", || http(client, "GET", "/version", "").ok());
-    let agent = Agent::with_etcd("b", client, "");
+    let agent = Agent::with_store("b", &format!("endpoints = [\"http://127.0.0.1:{client}\"]\napi = \"v2\"\n"), "");
     let problem = agent.wait_status("the problem", |status| status["store"]["error"].as_str().map(str::to_owned));
     assert!(problem.contains("does not answer the v2 API") && problem.contains("--enable-v2=true"), "{problem}");
 }

@@ -14,8 +14,9 @@ fn documents(given: &[(&str, &str)]) -> Documents {
                 place: (*key).to_owned(),
                 unreadable: None,
                 directory: None,
+                version: 0,
             };
-            ((*key).to_owned(), raw)
+            ((*key).to_owned(), Arc::new(raw))
         })
         .collect()
 }

@@ -1,6 +1,5 @@
 use super::super::difference::{Change, difference};
 use super::super::load::{Documents, Loader, RawDocument};
-use super::super::read::Format;
 use super::*;
 use crate::config::receivers::Telling;
 use crate::pure::ledger::Scope;
@@ -21,10 +20,7 @@ fn loaded(host: &str, given: &[(String, String)]) -> Loaded {
         .iter()
         .map(|(name, text)| {
             let key = format!("tests/{host}/{name}");
-            (
-                key.clone(),
-                RawDocument { text: text.clone(), format: Format::Json, place: key, unreadable: None, directory: None },
-            )
+            (key.clone(), Arc::new(RawDocument::of_store(&key, Ok(text.clone()), 0)))
         })
         .collect();
     let loaded = Loader::new(host).load(&documents);
@@ -38,7 +34,7 @@ fn names(given: &[(&str, &[&str])]) -> Names {
 }
 
 fn planned(host: &str, given: &[(String, String)], names: &Names) -> Plan {
-    plan(&loaded(host, given), names, host, &[])
+    plan(&loaded(host, given), Surroundings { names, addresses: None }, host, &[])
 }
 
 fn listeners(plan: &Plan) -> Vec<(String, usize)> {

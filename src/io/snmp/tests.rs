@@ -32,6 +32,7 @@ fn notification(kind: Kind, state: AlarmState) -> Notification {
             to_host: "host-b".into(),
             to: "[::1]:8620".into(),
             tags: [].into(),
+            set: None,
         })),
         delay_seconds: Some(0.0093),
         source: Some("127.0.0.9:4000".into()),

@@ -1,4 +1,4 @@
-//! Documents as files: `config.json`, `hosts/<host>.toml`, `tests/<host>/<id>.json`.
+//! Documents as files: `config.json`, `hosts/<host>.toml`, `sets/<name>.json`, `tests/<host>/<id>.json`.
 
 use std::fs;
 use std::io;
@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::Notify;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
-use super::{Snapshot, StoreError, Watched};
-use crate::config::load::{Documents, GLOBAL_KEY, HOSTS_PREFIX, RawDocument, tests_prefix};
+use super::{Concern, Conflict, DEBOUNCE, Pace, Snapshot, StoreError, Watched};
+use crate::config::load::{Documents, GLOBAL_KEY, HOSTS_PREFIX, RawDocument, SETS_PREFIX, TESTS_PREFIX, tests_prefix};
 use crate::config::read::Format;
 
 /// The directory is read this often even if nothing was notified: a directory that was replaced as
@@ -24,7 +24,7 @@ const READ_WITHIN: Duration = Duration::from_secs(10);
 /// A directory of documents.
 pub struct Dir {
     root: PathBuf,
-    host: String,
+    concern: Concern,
     revision: u64,
     documents: Option<Documents>,
     changed: Arc<Notify>,
@@ -32,38 +32,77 @@ pub struct Dir {
 }
 
 impl Dir {
-    /// The directory at `root`, for `host`.
-    pub fn new(root: PathBuf, host: &str) -> Self {
-        Dir { root, host: host.to_owned(), revision: 0, documents: None, changed: Arc::default(), watcher: None }
+    /// The directory at `root`, for whoever is concerned.
+    pub fn new(root: PathBuf, concern: Concern) -> Self {
+        Dir { root, concern, revision: 0, documents: None, changed: Arc::default(), watcher: None }
     }
 
     /// Reads all files. The revision counts the times that they were found changed.
     pub async fn list(&mut self) -> Result<Snapshot, StoreError> {
         // Watched before it is read, so that nothing falls between.
         self.watch_files();
-        let (root, host) = (self.root.clone(), self.host.clone());
+        let (root, concern) = (self.root.clone(), self.concern.clone());
         let place = root.display().to_string();
-        let read = timeout(READ_WITHIN, tokio::task::spawn_blocking(move || read_tree(&root, &host))).await;
-        let documents = match read {
+        let read = timeout(READ_WITHIN, tokio::task::spawn_blocking(move || read_tree(&root, &concern))).await;
+        let failed = |problem: String| StoreError::new(&place, problem, Pace::Quick);
+        let mut documents = match read {
             Ok(Ok(Ok(documents))) => documents,
-            Ok(Ok(Err(error))) => return Err(StoreError { place, problem: error.to_string() }),
-            Ok(Err(error)) => return Err(StoreError { place, problem: error.to_string() }),
-            Err(_) => {
-                let problem = format!("no answer within {}", humantime::format_duration(READ_WITHIN));
-                return Err(StoreError { place, problem });
-            }
+            Ok(Ok(Err(error))) => return Err(failed(error.to_string())),
+            Ok(Err(error)) => return Err(failed(error.to_string())),
+            Err(_) => return Err(failed(format!("no answer within {}", humantime::format_duration(READ_WITHIN)))),
         };
         if self.documents.as_ref() != Some(&documents) {
             self.revision += 1;
+            // What did not change stays the very same.
+            for (key, document) in &mut documents {
+                let before = self.documents.as_ref().and_then(|before| before.get(key));
+                if let Some(before) = before.filter(|before| *before == document) {
+                    document.clone_from(before);
+                }
+            }
             self.documents = Some(documents.clone());
         }
-        Ok(Snapshot { revision: self.revision, documents })
+        let origin = format!("dir {place}");
+        Ok(Snapshot { revision: self.revision, documents, origin, remark: None })
     }
 
     pub(super) async fn watch(&mut self) -> Result<Watched, StoreError> {
         // Either way the tree is read again and compared.
-        let _notified_or_due = timeout(RESCAN, self.changed.notified()).await;
-        Ok(Watched::Changed)
+        if timeout(RESCAN, self.changed.notified()).await.is_ok() {
+            sleep(DEBOUNCE).await;
+        }
+        Ok(Watched::Doubt)
+    }
+
+    /// Writes a document whole, in the place and the language of the file that is there.
+    pub(super) fn write(&self, key: &str, text: Option<&str>) -> Result<Result<(), Conflict>, StoreError> {
+        let known = self.documents.as_ref().and_then(|documents| documents.get(key));
+        let path = self.root.join(known.map_or_else(|| format!("{key}.json"), |known| known.place.clone()));
+        let failed = |error: io::Error| StoreError::new(&path.display().to_string(), error.to_string(), Pace::Quick);
+        let there = match fs::read_to_string(&path) {
+            Ok(there) => Some(there),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(failed(error)),
+        };
+        if there.as_deref() != known.map(|known| known.text.as_str()) {
+            return Ok(Err(Conflict));
+        }
+        let Some(text) = text else {
+            fs::remove_file(&path).map_err(failed)?;
+            return Ok(Ok(()));
+        };
+        // TOML that is replaced by JSON is a file of another name.
+        let written = path.with_extension("json");
+        if let Some(directory) = written.parent() {
+            fs::create_dir_all(directory).map_err(failed)?;
+        }
+        let mut temporary = written.clone().into_os_string();
+        temporary.push(".tmp");
+        fs::write(&temporary, text).and_then(|()| fs::rename(&temporary, &written)).map_err(failed)?;
+        if path != written && there.is_some() {
+            fs::remove_file(&path).map_err(failed)?;
+        }
+        Ok(Ok(()))
     }
 
     /// Begins anew each time: the directory may have been replaced by another of its name.
@@ -83,13 +122,24 @@ impl Dir {
     }
 }
 
-/// Only what concerns the host: its tests, and what all hosts say of themselves. The directory itself must be readable; a file that is not rejects
-/// itself.
-fn read_tree(root: &Path, host: &str) -> io::Result<Documents> {
+/// Only what is concerned. The directory itself must be readable; a file that is not rejects itself.
+fn read_tree(root: &Path, concern: &Concern) -> io::Result<Documents> {
     fs::read_dir(root)?;
     let mut documents = Documents::new();
     read_document(root, GLOBAL_KEY, &mut documents);
-    for prefix in [HOSTS_PREFIX.to_owned(), tests_prefix(host)] {
+    let mut directories = vec![HOSTS_PREFIX.to_owned(), SETS_PREFIX.to_owned()];
+    match concern {
+        Concern::Host(host) => directories.push(tests_prefix(host)),
+        Concern::Fleet => {
+            for entry in fs::read_dir(root.join(TESTS_PREFIX)).into_iter().flatten() {
+                let host = entry?.file_name();
+                if !host.to_string_lossy().starts_with('.') {
+                    directories.push(tests_prefix(&host.to_string_lossy()));
+                }
+            }
+        }
+    }
+    for prefix in directories {
         read_directory(root, &prefix, &mut documents)?;
     }
     Ok(documents)
@@ -98,7 +148,7 @@ fn read_tree(root: &Path, host: &str) -> io::Result<Documents> {
 fn read_directory(root: &Path, prefix: &str, documents: &mut Documents) -> io::Result<()> {
     let entries = match fs::read_dir(root.join(prefix)) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(()),
         Err(error) => return Err(error),
     };
     for entry in entries {
@@ -112,7 +162,7 @@ fn read_directory(root: &Path, prefix: &str, documents: &mut Documents) -> io::R
             "yaml" | "yml" => {
                 let problem = "documents are .json or .toml".to_owned();
                 let place = format!("{key}.{ending}");
-                documents.insert(place.clone(), unreadable(place, Format::Json, problem));
+                documents.insert(place.clone(), Arc::new(unreadable(place, Format::Json, problem)));
             }
             _ => {}
         }
@@ -132,7 +182,7 @@ fn read_document(root: &Path, key: &str, documents: &mut Documents) {
             unreadable(first.place.clone(), first.format, problem)
         }
     };
-    documents.insert(key.to_owned(), document);
+    documents.insert(key.to_owned(), Arc::new(document));
 }
 
 /// Nothing only if there is no file: one that cannot be read is there.
@@ -143,7 +193,8 @@ fn read_file(path: &Path, place: String, format: Format) -> Option<RawDocument> 
     }
     match fs::read_to_string(path) {
         Ok(text) => {
-            Some(RawDocument { text, format, place, unreadable: None, directory: path.parent().map(Path::to_owned) })
+            let directory = path.parent().map(Path::to_owned);
+            Some(RawDocument { text, format, place, unreadable: None, directory, version: 0 })
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound && path.symlink_metadata().is_err() => None,
         Err(error) => Some(unreadable(place, format, error.to_string())),
@@ -151,12 +202,16 @@ fn read_file(path: &Path, place: String, format: Format) -> Option<RawDocument> 
 }
 
 fn unreadable(place: String, format: Format, problem: String) -> RawDocument {
-    RawDocument { text: String::new(), format, place, unreadable: Some(problem), directory: None }
+    RawDocument { text: String::new(), format, place, unreadable: Some(problem), directory: None, version: 0 }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn host_a() -> Concern {
+        Concern::Host("a".to_owned())
+    }
 
     fn tree(files: &[(&str, &str)]) -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
@@ -181,7 +236,7 @@ mod tests {
             ("tests/a/x.json.tmp", "{}"),
             ("tests/b/z.json", "{}"),
         ]);
-        let documents = read_tree(root.path(), "a").unwrap();
+        let documents = read_tree(root.path(), &host_a()).unwrap();
         assert_eq!(documents.keys().collect::<Vec<_>>(), ["config", "hosts/a", "hosts/b", "tests/a/x", "tests/a/y"]);
         assert_eq!(documents["tests/a/y"].place, "tests/a/y.toml");
     }
@@ -189,14 +244,14 @@ mod tests {
     #[test]
     fn a_missing_directory_is_no_empty_one() {
         let root = tree(&[]);
-        assert!(read_tree(&root.path().join("gone"), "a").is_err());
-        assert_eq!(read_tree(root.path(), "a").unwrap().len(), 0);
+        assert!(read_tree(&root.path().join("gone"), &host_a()).is_err());
+        assert_eq!(read_tree(root.path(), &host_a()).unwrap().len(), 0);
     }
 
     #[test]
     fn one_document_in_two_files_is_named() {
         let root = tree(&[("config.json", "{}"), ("config.toml", "")]);
-        let documents = read_tree(root.path(), "a").unwrap();
+        let documents = read_tree(root.path(), &host_a()).unwrap();
         let problem = documents["config"].unreadable.as_deref();
         assert_eq!(problem, Some("config.json and config.toml are the same document"));
     }
@@ -205,7 +260,7 @@ mod tests {
     fn a_file_that_is_no_text_rejects_itself() {
         let root = tree(&[("hosts/a.json", "{}")]);
         fs::write(root.path().join("config.json"), [0xff, 0xfe]).unwrap();
-        let documents = read_tree(root.path(), "a").unwrap();
+        let documents = read_tree(root.path(), &host_a()).unwrap();
         assert!(documents["config"].unreadable.is_some());
         assert_eq!(documents.len(), 2);
     }

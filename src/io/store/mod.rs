@@ -3,8 +3,9 @@
 //! The agent is a reflector: it lists at a revision, watches from there, and lists anew whenever
 //! anything is in doubt. A list that fails changes nothing.
 
+mod cache;
 mod dir;
-mod etcd_v2;
+mod etcd;
 
 use std::time::Duration;
 
@@ -14,14 +15,29 @@ use tokio::time::sleep;
 use crate::config::bootstrap::{StoreConfig, StoreKind};
 use crate::config::load::Documents;
 use crate::pure::backoff::Backoff;
+pub use cache::{Cache, Kept};
+pub use etcd::{announce, announced};
 
-/// All documents of a host as they were at one revision.
+/// All documents that concern somebody, as they were at one revision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
     /// The store's counter of changes.
     pub revision: u64,
     /// The documents.
     pub documents: Documents,
+    /// Which store it is, for telling one from another behind the same name.
+    pub origin: String,
+    /// What people should know of it.
+    pub remark: Option<String>,
+}
+
+/// Whose documents are read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Concern {
+    /// What an agent of this host needs: its tests, and what is about all hosts.
+    Host(String),
+    /// Everything.
+    Fleet,
 }
 
 /// Why a store did not answer, or not as it should.
@@ -30,7 +46,29 @@ pub struct Snapshot {
 pub struct StoreError {
     place: String,
     problem: String,
+    /// How soon to try again.
+    pace: Pace,
 }
+
+impl StoreError {
+    fn new(place: &str, problem: String, pace: Pace) -> Self {
+        StoreError { place: place.to_owned(), problem, pace }
+    }
+}
+
+/// How soon to try again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pace {
+    /// It may be there again any moment.
+    Quick,
+    /// A person has to do something first.
+    Slow,
+}
+
+/// A document was changed by somebody else meanwhile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("it was changed by somebody else meanwhile")]
+pub struct Conflict;
 
 /// What happens at a store.
 #[derive(Clone, Debug, PartialEq)]
@@ -43,43 +81,52 @@ pub enum StoreEvent {
     Lost(String),
 }
 
-/// A store, for one host.
+/// A store.
 pub enum Store {
     /// A directory of files.
     Dir(dir::Dir),
-    /// etcd with its v2 API.
-    EtcdV2(etcd_v2::EtcdV2),
+    /// etcd.
+    Etcd(Box<etcd::Etcd>),
 }
 
 /// What ended a watch.
 enum Watched {
+    /// These are the documents now, at this revision.
+    Changed(u64, Documents),
     /// Something changed, or may have: list anew.
-    Changed,
+    Doubt,
     /// Nothing did, for the time that a watch lasts.
     Quiet,
 }
 
-/// Retries come after 0.8 s and then ever later, up to 30 s.
+/// Retries come after up to 0.8 s, and then ever later, up to 30 s.
 const RETRY: Backoff = Backoff::new(Duration::from_millis(800), Duration::from_secs(30));
 /// An agent that has no documents yet waits no longer than 5 s: it has nothing else to do.
 const RETRY_AT_FIRST: Backoff = Backoff::new(Duration::from_millis(800), Duration::from_secs(5));
-/// One write by an operator is often several changes: they are taken together.
+/// A wrong password is wrong the next time too, and costs etcd dear.
+const RETRY_REFUSED: Backoff = Backoff::new(Duration::from_secs(5), Duration::from_secs(300));
+/// A watch that was cut was cut for all agents at once: they come back spread over this.
+const AFTER_A_CUT: Duration = Duration::from_secs(2);
+/// One write by an operator is often several changes: they are taken together once it is quiet for
+/// this long.
 const DEBOUNCE: Duration = Duration::from_millis(100);
+/// But no later than this.
+const DEBOUNCE_MOST: Duration = Duration::from_secs(1);
 
 impl Store {
     /// The store that `config` names.
-    pub fn new(config: &StoreConfig, host: &str) -> Result<Store, StoreError> {
+    pub fn new(config: &StoreConfig, concern: Concern) -> Result<Store, StoreError> {
         Ok(match config.kind {
-            StoreKind::Dir => Store::Dir(dir::Dir::new(config.path.clone(), host)),
-            StoreKind::Etcd => Store::EtcdV2(etcd_v2::EtcdV2::new(config, host)?),
+            StoreKind::Dir => Store::Dir(dir::Dir::new(config.path.clone(), concern)),
+            StoreKind::Etcd => Store::Etcd(Box::new(etcd::Etcd::new(config, concern)?)),
         })
     }
 
-    /// All documents of this host.
+    /// All documents that are asked for.
     pub async fn list(&mut self) -> Result<Snapshot, StoreError> {
         match self {
             Store::Dir(dir) => dir.list().await,
-            Store::EtcdV2(etcd) => etcd.list().await,
+            Store::Etcd(etcd) => etcd.list().await,
         }
     }
 
@@ -87,7 +134,21 @@ impl Store {
     async fn watch(&mut self) -> Result<Watched, StoreError> {
         match self {
             Store::Dir(dir) => dir.watch().await,
-            Store::EtcdV2(etcd) => etcd.watch().await,
+            Store::Etcd(etcd) => etcd.watch().await,
+        }
+    }
+
+    /// Writes a document, or removes it, if it is still as it was listed: of this `version`, 0 if it
+    /// was not there. The store has to have been listed before.
+    pub async fn write(
+        &mut self,
+        key: &str,
+        text: Option<&str>,
+        version: u64,
+    ) -> Result<Result<(), Conflict>, StoreError> {
+        match self {
+            Store::Dir(dir) => dir.write(key, text),
+            Store::Etcd(etcd) => etcd.write(key, text, version).await,
         }
     }
 }
@@ -114,51 +175,84 @@ pub fn config_server(config: &StoreConfig) -> String {
 
 /// Follows the store for ever and tells what happens. Ends when nobody listens any more.
 pub async fn reflect(mut store: Store, events: mpsc::Sender<StoreEvent>) {
-    let mut retry = RETRY_AT_FIRST;
+    let (mut retry, mut refused) = (RETRY_AT_FIRST, RETRY_REFUSED);
     let mut last: Option<Snapshot> = None;
     loop {
-        let event = match store.list().await {
+        let wait = match store.list().await {
             Ok(snapshot) => {
-                let same = last.as_ref().is_some_and(|last| last.documents == snapshot.documents);
+                let same = last.as_ref().is_some_and(|last| last.is_same(&snapshot));
                 if last.replace(snapshot.clone()).is_none() {
                     retry = RETRY;
                 }
-                if same { StoreEvent::Confirmed } else { StoreEvent::Listed(snapshot) }
+                let event = if same { StoreEvent::Confirmed } else { StoreEvent::Listed(snapshot) };
+                if events.send(event).await.is_err() {
+                    return;
+                }
+                refused.on_success();
+                match follow(&mut store, &mut last, &events).await {
+                    Ok(()) => {
+                        retry.on_success();
+                        Duration::ZERO
+                    }
+                    // Cut by a proxy or by a restart, it says nothing yet: the next list does.
+                    Err(_) if retry.failures() == 0 => {
+                        retry.on_failure(0.0);
+                        AFTER_A_CUT.mul_f64(fastrand::f64())
+                    }
+                    Err(_) => retry.on_failure_spread(fastrand::f64()),
+                }
             }
-            Err(error) => StoreEvent::Lost(error.to_string()),
+            Err(error) => {
+                let wait = match error.pace {
+                    Pace::Quick => retry.on_failure_spread(fastrand::f64()),
+                    Pace::Slow => refused.on_failure(fastrand::f64()),
+                };
+                if events.send(StoreEvent::Lost(error.to_string())).await.is_err() {
+                    return;
+                }
+                wait
+            }
         };
-        let listed = !matches!(event, StoreEvent::Lost(_));
-        if events.send(event).await.is_err() {
-            return;
-        }
-        // A watch that is cut, by a proxy or by a restart, says nothing yet: the next list does.
-        if listed && follow(&mut store, &events).await.is_ok() {
-            retry.on_success();
-        } else {
-            sleep(retry.on_failure(fastrand::f64())).await;
-        }
-        if events.is_closed() {
-            return;
+        tokio::select! {
+            () = sleep(wait) => {}
+            () = events.closed() => return,
         }
     }
 }
 
 /// Watches until the documents have to be listed anew.
-async fn follow(store: &mut Store, events: &mpsc::Sender<StoreEvent>) -> Result<(), StoreError> {
+async fn follow(
+    store: &mut Store,
+    last: &mut Option<Snapshot>,
+    events: &mpsc::Sender<StoreEvent>,
+) -> Result<(), StoreError> {
     loop {
-        tokio::select! {
-            watched = store.watch() => match watched? {
-                Watched::Changed => {
-                    sleep(DEBOUNCE).await;
-                    return Ok(());
-                }
-                Watched::Quiet => {
-                    if events.send(StoreEvent::Confirmed).await.is_err() {
-                        return Ok(());
-                    }
-                }
-            },
+        let watched = tokio::select! {
+            watched = store.watch() => watched?,
             () = events.closed() => return Ok(()),
+        };
+        let event = match (watched, last.as_mut()) {
+            (Watched::Doubt, _) | (Watched::Changed(..), None) => return Ok(()),
+            (Watched::Quiet, _) => StoreEvent::Confirmed,
+            (Watched::Changed(revision, documents), Some(last)) => {
+                last.revision = revision;
+                last.documents = documents;
+                StoreEvent::Listed(last.clone())
+            }
+        };
+        if events.send(event).await.is_err() {
+            return Ok(());
         }
+    }
+}
+
+impl Snapshot {
+    /// Whether nobody needs to hear of `newer` after this. A revision may grow by what concerns others; one
+    /// that falls is news.
+    fn is_same(&self, newer: &Snapshot) -> bool {
+        self.documents == newer.documents
+            && self.origin == newer.origin
+            && self.remark == newer.remark
+            && newer.revision >= self.revision
     }
 }

@@ -14,6 +14,7 @@ fn expected() -> Expected {
             to_host: "b".into(),
             to: "127.0.0.3:8620".into(),
             tags: [].into(),
+            set: None,
         }),
         expect_every: EVERY,
         thresholds: Thresholds::in_a_row(3, 3),
@@ -24,6 +25,7 @@ fn expected() -> Expected {
         },
         startup_grace: Duration::from_secs(2),
         max_pause: Duration::from_secs(60),
+        any_of: None,
     }
 }
 
@@ -43,6 +45,7 @@ fn delayed(millis: u64, sequence: u32, delay: i64) -> Incoming {
     let received = at(millis);
     let sent = received.wall.unix_nanos() as i64 - delay * 1_000_000;
     Incoming {
+        test_id: TestId::from_bytes([7; 16]),
         received,
         sent: WallTime::from_unix_nanos(sent as u64),
         uncertainty: Duration::ZERO,

@@ -52,6 +52,7 @@ fn facts(n: usize, per_host: usize) -> Arc<TestFacts> {
         to_host: "b".into(),
         to: String::new(),
         tags: BTreeSet::new(),
+        set: None,
     })
 }
 

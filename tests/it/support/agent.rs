@@ -50,6 +50,12 @@ impl Agent {
         Self::start(tempfile::tempdir().expect("a directory"), host, &store, more)
     }
 
+    /// Starts an agent of `host` with this in its `[store]`.
+    pub fn with_store(host: &str, store: &str, more: &str) -> Agent {
+        let store = format!("[store]\nkind = \"etcd\"\n{store}");
+        Self::start(tempfile::tempdir().expect("a directory"), host, &store, more)
+    }
+
     fn start(directory: TempDir, host: &str, store: &str, more: &str) -> Agent {
         let web_port = tcp_port();
         let token = if directory.path().join("token").exists() { "token_file = \"token\"\n" } else { "" };

@@ -1,0 +1,228 @@
+//! One document: what its text says, and everything that is wrong with that.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::bootstrap::check_sinks;
+use super::central::{AlarmSettings, Global, HostDocument, TestDefaults, TestDocument};
+use super::expansion;
+use super::findings::{Finding, Findings, Level};
+use super::legacy;
+use super::load::{GLOBAL_KEY, HOSTS_PREFIX, RawDocument, SETS_PREFIX, TESTS_PREFIX};
+use super::maintenance;
+use super::read;
+use super::set::SetDocument;
+use super::sinks::SinkConfig;
+use super::test::{check_intervals, intervals};
+use crate::pure::condition::MOST_SAMPLES;
+
+/// A document by its kind.
+#[derive(Clone, Debug)]
+pub enum Document {
+    /// `config`
+    Global(Arc<Global>),
+    /// `hosts/<host>`
+    Host(Arc<HostDocument>),
+    /// `sets/<name>`
+    Set(Arc<SetDocument>),
+    /// `tests/<host>/<name>`
+    Test(Arc<TestDocument>),
+}
+
+/// Reads a document: what of it can be used, even if not all can, and what is wrong. Its key says
+/// of which kind it is; nothing if of none.
+pub fn read(key: &str, raw: &RawDocument) -> (Option<Document>, Vec<Finding>) {
+    let mut findings = Findings::about(&raw.place);
+    let value = match &raw.unreadable {
+        Some(problem) => {
+            findings.error("", problem, "make it one readable file");
+            None
+        }
+        None => read::parse(&raw.text, raw.format, &mut findings),
+    };
+    let directory = raw.directory.as_deref();
+    let document = value.and_then(|value| match key {
+        GLOBAL_KEY => Some(Document::Global(Arc::new(read_global(value, directory, &mut findings)))),
+        _ if key.starts_with(HOSTS_PREFIX) => {
+            Some(Document::Host(Arc::new(read_host(value, directory, &mut findings))))
+        }
+        _ if key.starts_with(SETS_PREFIX) => {
+            let name = &key[SETS_PREFIX.len()..];
+            Some(Document::Set(Arc::new(read_set(name, value, &mut findings))))
+        }
+        _ if key.starts_with(TESTS_PREFIX) => {
+            let name = key.rsplit('/').next().unwrap_or_default();
+            Some(Document::Test(Arc::new(read_test(name, value, &mut findings))))
+        }
+        _ => None,
+    });
+    (document, findings.into_vec())
+}
+
+fn read_global(value: Value, directory: Option<&Path>, findings: &mut Findings) -> Global {
+    let mut global = if legacy::is_global(&value) {
+        legacy::global(value, findings)
+    } else {
+        read::typed(value, Level::Warning, findings)
+    };
+    check_alarm("alarm.", &global.alarm, findings);
+    place_sinks("sinks", &mut global.sinks, directory, findings);
+    check_sinks("sinks", &global.sinks, findings);
+    maintenance::windows(&global.maintenance, "", None, findings);
+    let defaults = &global.defaults;
+    let intervals = intervals(defaults.send_every, defaults.expect_every, &TestDefaults::default());
+    check_intervals("defaults.", defaults.send_every, intervals, defaults.max_latency, findings);
+    if global.egregious_latency.is_zero() {
+        findings.error("egregious_latency", "zero", "write a delay that no path can have, such as \"10s\"");
+    }
+    global
+}
+
+fn read_host(value: Value, directory: Option<&Path>, findings: &mut Findings) -> HostDocument {
+    let mut host: HostDocument = if legacy::is_host(&value) {
+        legacy::host(value, findings)
+    } else {
+        read::typed(value, Level::Warning, findings)
+    };
+    check_alarm("alarm.", &host.alarm, findings);
+    place_sinks("sinks", &mut host.sinks, directory, findings);
+    check_sinks("sinks", &host.sinks, findings);
+    drop_bad_windows(&mut host, findings);
+    host
+}
+
+/// The other hosts go by a document too that has errors: a window that is half understood could be
+/// about everything.
+fn drop_bad_windows(host: &mut HostDocument, findings: &mut Findings) {
+    maintenance::windows(&host.maintenance, "", None, findings);
+    let mut n = 0;
+    host.maintenance.retain(|_| {
+        let field = format!("maintenance[{n}]");
+        n += 1;
+        !findings.errors().any(|finding| finding.place.contains(&field))
+    });
+}
+
+fn read_set(name: &str, value: Value, findings: &mut Findings) -> SetDocument {
+    let set: SetDocument = read::typed(value, Level::Warning, findings);
+    if name.is_empty() || name.contains('/') {
+        findings.error("", "not a name for a set", "name it without a slash, as in sets/app-to-db");
+    }
+    check_alarm("", &set.template().alarm(), findings);
+    maintenance::windows(&set.maintenance, "", None, findings);
+    expansion::check(&set, findings);
+    set
+}
+
+/// Documents that are named by a UUID are about the test of that id.
+fn read_test(name: &str, value: Value, findings: &mut Findings) -> TestDocument {
+    let mut document: TestDocument = if legacy::is_test(&value) {
+        legacy::test(value, findings)
+    } else {
+        read::typed(value, Level::Warning, findings)
+    };
+    if let Ok(id) = name.parse::<Uuid>() {
+        if !document.id.is_empty() && document.id.parse() != Ok(id) {
+            let problem = format!("`{}` is not the id in the document's name, which goes before it", document.id);
+            findings.warning("id", problem, "write the same in both, or give the document another name");
+        }
+        document.id = id.to_string();
+    }
+    check_alarm("", &document.alarm(), findings);
+    document
+}
+
+/// More often is a storm of its own.
+const SHORTEST_RENOTIFY: Duration = Duration::from_secs(60);
+const SHORTEST_SUMMARY: Duration = Duration::from_secs(1);
+const MOST_REPEATS: usize = 10;
+/// What is told in sum is not told one by one in the same breath.
+const SHORTEST_STORM: Duration = Duration::from_secs(10);
+/// Each flapping alarm remembers so many changes at each receiver.
+const MOST_FLAPS: u32 = 1000;
+
+fn place_sinks(field: &str, sinks: &mut [SinkConfig], directory: Option<&Path>, findings: &mut Findings) {
+    for (n, sink) in sinks.iter_mut().enumerate() {
+        sink.place_paths(&format!("{field}[{n}]"), directory, findings);
+    }
+}
+
+fn check_alarm(field: &str, alarm: &AlarmSettings, findings: &mut Findings) {
+    for (name, value) in [("raise_after", alarm.raise_after), ("clear_after", alarm.clear_after)] {
+        if value == Some(0) {
+            findings.error(&format!("{field}{name}"), "zero samples cannot decide", "write 1 or more");
+        }
+        if value.is_some_and(|value| value > MOST_SAMPLES) {
+            let way_out = format!("write {MOST_SAMPLES} or less, or test less often");
+            findings.error(&format!("{field}{name}"), "more samples than are remembered", way_out);
+        }
+    }
+    for (name, of, least) in [
+        ("raise_out_of", alarm.raise_out_of, alarm.raise_after.unwrap_or(1)),
+        ("clear_out_of", alarm.clear_out_of, alarm.clear_after.unwrap_or(1)),
+    ] {
+        if of.is_some_and(|of| of < least || of > MOST_SAMPLES) {
+            let way_out = format!("write {least} to {MOST_SAMPLES}, or leave it out for samples in a row");
+            findings.error(&format!("{field}{name}"), "fewer than have to be bad or good, or too many", way_out);
+        }
+    }
+    if alarm.renotify.is_some_and(|every| !every.is_zero() && every < SHORTEST_RENOTIFY) {
+        findings.error(&format!("{field}renotify"), "shorter than 1m", "write \"1m\" or more, or \"0s\" for never");
+    }
+    if alarm.summary_interval.is_some_and(|every| every < SHORTEST_SUMMARY) {
+        findings.error(&format!("{field}summary_interval"), "shorter than 1s", "write \"1s\" or more");
+    }
+    if alarm.flap_window.is_some_and(|window| window.is_zero()) {
+        findings.error(
+            &format!("{field}flap_window"),
+            "zero",
+            "write a time such as \"10m\"; flap_high = 0 switches it off",
+        );
+    }
+    if alarm.flap_high == Some(1) {
+        findings.error(&format!("{field}flap_high"), "one change is no flapping", "write 2 or more, or 0 for never");
+    }
+    if alarm.trap_repeat.as_ref().is_some_and(|repeats| repeats.len() > MOST_REPEATS) {
+        findings.error(&format!("{field}trap_repeat"), "more repeats than anybody bears", "write 10 or fewer");
+    }
+    if alarm.storm_hold_max.is_some_and(|most| most < SHORTEST_STORM) {
+        findings.error(
+            &format!("{field}storm_hold_max"),
+            "shorter than 10s",
+            "write \"10s\" or more; storm_on = 0 switches storms off",
+        );
+    }
+    if alarm.group_ratio.is_some_and(|ratio| !(ratio > 0.0 && ratio <= 1.0)) {
+        findings.error(
+            &format!("{field}group_ratio"),
+            "not a share",
+            "write a number above 0 and up to 1, such as 0.8",
+        );
+    }
+    if let (Some(high), Some(low)) = (alarm.flap_high, alarm.flap_low)
+        && high > 0
+        && low >= high
+    {
+        let way_out = "write fewer changes than flap_high";
+        findings.error(&format!("{field}flap_low"), "not below flap_high: it would never be calm", way_out);
+    }
+    if alarm.flap_high.is_some_and(|high| high > MOST_FLAPS) {
+        let way_out = format!("write {MOST_FLAPS} or less");
+        findings.error(&format!("{field}flap_high"), "too many changes to keep in mind", way_out);
+    }
+    let repeats = alarm.trap_repeat.as_deref().unwrap_or_default();
+    if repeats.windows(2).any(|pair| pair[0] >= pair[1]) || repeats.first().is_some_and(|first| first.is_zero()) {
+        let way_out = "write growing times, such as [\"60s\", \"300s\"], each counted from the first telling";
+        findings.error(&format!("{field}trap_repeat"), "not growing from above zero", way_out);
+    }
+    if let (Some(first), Some(longest)) = (alarm.hold_down, alarm.hold_down_max)
+        && first > longest
+    {
+        let problem = "longer than hold_down_max";
+        findings.warning(&format!("{field}hold_down"), problem, "raise hold_down_max or lower hold_down");
+    }
+}

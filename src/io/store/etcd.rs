@@ -1,0 +1,233 @@
+//! Documents in etcd, by whichever of its two JSON APIs the server speaks.
+
+mod cluster;
+mod fault;
+mod keys;
+mod presence;
+mod v2;
+mod v3;
+
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use super::{Concern, Conflict, Pace, Snapshot, StoreError, Watched};
+use crate::config::bootstrap::{Api, StoreConfig};
+use crate::config::load::Documents;
+use cluster::Cluster;
+use fault::{Fault, FaultKind};
+use keys::Keys;
+pub use presence::{announce, announced};
+use v2::V2;
+use v3::V3;
+
+/// etcd ends no watch by itself; a server that hangs or a path that lost its state is found by a
+/// small request that often, on a connection of its own.
+const ALIVE_EVERY: Duration = Duration::from_secs(30);
+/// While there is nothing below the prefix, the other API's store is looked at too, this often.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
+
+/// A reader and writer of one cluster.
+pub struct Etcd {
+    cluster: Cluster,
+    keys: Keys,
+    wanted: Api,
+    speaks: Option<Speaks>,
+    /// What people should know of the choice.
+    remark: Option<String>,
+    /// Whether the last list found nothing at all.
+    empty: bool,
+}
+
+enum Speaks {
+    V2(V2),
+    V3(V3),
+}
+
+/// What an API listed.
+struct Listed {
+    revision: u64,
+    documents: Documents,
+    /// The cluster's id.
+    cluster: String,
+}
+
+/// What an API saw while it watched.
+enum Seen {
+    /// These are the documents now, at this revision.
+    Changed(u64, Documents),
+    /// Something changed, or may have: list anew.
+    Doubt,
+    /// Nothing, for the time that a watch lasts.
+    Nothing,
+}
+
+impl Etcd {
+    /// For whoever is concerned.
+    pub fn new(config: &StoreConfig, concern: Concern) -> Result<Self, StoreError> {
+        let refuse = |fault: Fault| StoreError::new("store.endpoints", fault.problem, Pace::Slow);
+        let cluster = Cluster::new(config).map_err(refuse)?;
+        let keys = Keys::new(&config.prefix, concern);
+        Ok(Etcd { cluster, keys, wanted: config.api, speaks: None, remark: None, empty: false })
+    }
+
+    /// Lists from the first member that answers.
+    pub async fn list(&mut self) -> Result<Snapshot, StoreError> {
+        let mut listed = self.list_once().await;
+        for _ in 1..self.cluster.len() {
+            match &listed {
+                Err(StoreError { pace: Pace::Quick, .. }) => listed = self.list_once().await,
+                Ok(_) | Err(_) => break,
+            }
+        }
+        listed
+    }
+
+    /// From one member; if that fails by its own fault, another one is asked next time.
+    async fn list_once(&mut self) -> Result<Snapshot, StoreError> {
+        if self.empty && self.wanted == Api::Auto {
+            self.speaks = None;
+        }
+        let listed = self.try_list().await;
+        match listed {
+            Ok(listed) => {
+                self.cluster.member_is_good();
+                self.empty = listed.documents.is_empty();
+                let api = match &self.speaks {
+                    Some(Speaks::V2(_)) => "v2",
+                    Some(Speaks::V3(_)) | None => "v3",
+                };
+                let origin = format!("etcd {api}, cluster {}", listed.cluster);
+                let (revision, documents, remark) = (listed.revision, listed.documents, self.remark.clone());
+                Ok(Snapshot { revision, documents, origin, remark })
+            }
+            Err(fault) => Err(self.failed(fault)),
+        }
+    }
+
+    async fn try_list(&mut self) -> Result<Listed, Fault> {
+        self.cluster.refresh()?;
+        if self.speaks.is_none() {
+            self.speaks = Some(self.detect().await?);
+        }
+        match &mut self.speaks {
+            Some(Speaks::V2(v2)) => v2.list(&self.cluster, &self.keys).await,
+            Some(Speaks::V3(v3)) => v3.list(&mut self.cluster, &self.keys).await,
+            None => Err(Fault::api("no API was found".to_owned())),
+        }
+    }
+
+    /// Waits for what happens after the last list.
+    pub(super) async fn watch(&mut self) -> Result<Watched, StoreError> {
+        if self.empty && self.wanted == Api::Auto {
+            sleep(LOOK_AGAIN).await;
+            return Ok(Watched::Doubt);
+        }
+        let seen = match &mut self.speaks {
+            Some(Speaks::V2(v2)) => v2.watch(&mut self.cluster, &self.keys).await,
+            Some(Speaks::V3(v3)) => v3.watch(&mut self.cluster, &self.keys).await,
+            None => Ok(Seen::Doubt),
+        };
+        match seen {
+            Ok(Seen::Changed(revision, documents)) => Ok(Watched::Changed(revision, documents)),
+            Ok(Seen::Doubt) => Ok(Watched::Doubt),
+            Ok(Seen::Nothing) => Ok(Watched::Quiet),
+            // What etcd no longer remembers is listed anew; that is no fault.
+            Err(Fault { kind: FaultKind::Compacted, .. }) => Ok(Watched::Doubt),
+            Err(fault) => Err(self.failed(fault)),
+        }
+    }
+
+    /// Writes a document, or removes it, if it is still of this version (0: not there).
+    pub async fn write(
+        &mut self,
+        key: &str,
+        text: Option<&str>,
+        version: u64,
+    ) -> Result<Result<(), Conflict>, StoreError> {
+        let written = match &self.speaks {
+            Some(Speaks::V2(v2)) => v2.write(&self.cluster, &self.keys, key, text, version).await,
+            Some(Speaks::V3(v3)) => v3.write(&mut self.cluster, &self.keys, key, text, version).await,
+            None => Err(Fault::api("nothing was listed yet".to_owned())),
+        };
+        match written {
+            Ok(true) => Ok(Ok(())),
+            Ok(false) => Ok(Err(Conflict)),
+            Err(fault) => Err(self.failed(fault)),
+        }
+    }
+
+    /// Which API holds the documents: the one that has any; if both have, or none, v3.
+    async fn detect(&mut self) -> Result<Speaks, Fault> {
+        let version = self.cluster.version().await?.etcdserver;
+        let (v2, v3) = (V2::new(), V3::of_server(&version));
+        self.remark = None;
+        let missing = |fault: Fault, problem: String| match fault.kind {
+            FaultKind::Api => Fault::api(format!("{problem} ({})", fault.problem)),
+            FaultKind::Member
+            | FaultKind::Access
+            | FaultKind::Token
+            | FaultKind::NoAuthentication
+            | FaultKind::Compacted => fault,
+        };
+        let no_v2 = || {
+            format!("etcd {version} does not answer the v2 API; start it with --enable-v2=true, or set api = \"v3\"")
+        };
+        let no_v3 = || {
+            format!(
+                "etcd {version} does not answer the v3 API as JSON; start it without --enable-grpc-gateway=false, or \
+                 set api = \"v2\" if its documents are there"
+            )
+        };
+        match self.wanted {
+            Api::V2 => {
+                v2.holds_any(&self.cluster, &self.keys).await.map_err(|fault| missing(fault, no_v2()))?;
+                return Ok(Speaks::V2(v2));
+            }
+            Api::V3 => {
+                v3.holds_any(&mut self.cluster, &self.keys).await.map_err(|fault| missing(fault, no_v3()))?;
+                return Ok(Speaks::V3(v3));
+            }
+            Api::Auto => {}
+        }
+        let in_v3 = v3.holds_any(&mut self.cluster, &self.keys).await;
+        let in_v2 = v2.holds_any(&self.cluster, &self.keys).await;
+        match (in_v3, in_v2) {
+            (Ok(true), Ok(true)) => {
+                let remark = "documents stand both in etcd's v3 and in its v2 store, which are two different ones: those \
+                              of v3 are in force; remove the others, or set api";
+                self.remark = Some(remark.to_owned());
+                Ok(Speaks::V3(v3))
+            }
+            (_, Ok(true)) => Ok(Speaks::V2(v2)),
+            (Ok(_), _) => Ok(Speaks::V3(v3)),
+            (Err(Fault { kind: FaultKind::Api, .. }), Ok(false)) => Ok(Speaks::V2(v2)),
+            (Err(Fault { kind: FaultKind::Api, problem }), Err(Fault { kind: FaultKind::Api, .. })) => {
+                let way_out = "start it without --enable-grpc-gateway=false, or with --enable-v2=true";
+                Err(Fault::api(format!(
+                    "etcd {version} answers neither its v3 nor its v2 API as JSON; {way_out} ({problem})"
+                )))
+            }
+            (Err(fault), _) => Err(fault),
+        }
+    }
+
+    fn failed(&mut self, fault: Fault) -> StoreError {
+        let place = self.cluster.place();
+        let pace = match fault.kind {
+            FaultKind::Member => {
+                self.cluster.give_up_member();
+                Pace::Quick
+            }
+            // Another member may be of another version, behind a proxy for example.
+            FaultKind::Api => {
+                self.speaks = None;
+                self.cluster.give_up_member();
+                Pace::Quick
+            }
+            FaultKind::Compacted => Pace::Quick,
+            FaultKind::Access | FaultKind::Token | FaultKind::NoAuthentication => Pace::Slow,
+        };
+        StoreError::new(&place, fault.problem, pace)
+    }
+}

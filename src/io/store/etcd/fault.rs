@@ -1,0 +1,170 @@
+//! What went wrong at an etcd, and whose business it is.
+
+use serde::Deserialize;
+use serde_json::Value;
+
+/// Something went wrong.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{problem}")]
+pub struct Fault {
+    /// What that means for the next attempt.
+    pub kind: FaultKind,
+    /// For people.
+    pub problem: String,
+}
+
+/// What a fault means for the next attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FaultKind {
+    /// It is this member's: another one may know better.
+    Member,
+    /// It is about who asks, or what: all members would say the same.
+    Access,
+    /// The token is missing or no longer good.
+    Token,
+    /// A user was named, and etcd asks for none.
+    NoAuthentication,
+    /// The API is not there. That is no word about a key.
+    Api,
+    /// etcd no longer knows what happened since then.
+    Compacted,
+}
+
+impl Fault {
+    /// See [`FaultKind::Access`].
+    pub fn access(problem: String) -> Self {
+        Fault { kind: FaultKind::Access, problem }
+    }
+
+    /// See [`FaultKind::Api`].
+    pub fn api(problem: String) -> Self {
+        Fault { kind: FaultKind::Api, problem }
+    }
+}
+
+/// gRPC's status codes, as far as they matter here.
+const NOT_FOUND: u64 = 5;
+const PERMISSION_DENIED: u64 = 7;
+const OUT_OF_RANGE: u64 = 11;
+const UNAVAILABLE: u64 = 14;
+const UNAUTHENTICATED: u64 = 16;
+
+/// An error of the v3 gateway. Its shape differs between versions, and between answers and streams.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Refusal {
+    error: Value,
+    message: String,
+    code: u64,
+    grpc_code: u64,
+}
+
+/// What a refusal of the v3 gateway means. `with_certificate`: we showed one of ours.
+pub fn tell_apart(status: u16, body: &[u8], with_certificate: bool) -> Fault {
+    let refusal: Refusal = match serde_json::from_slice(body) {
+        Ok(refusal) => refusal,
+        Err(_) => return tell_text_apart(status, &String::from_utf8_lossy(body)),
+    };
+    of_refusal(refusal, with_certificate)
+}
+
+/// The same, of the `error` in a stream.
+pub fn tell_stream_apart(error: &Value) -> Fault {
+    let refusal = match error.as_str() {
+        Some(message) => Refusal { message: message.to_owned(), ..Refusal::default() },
+        None => serde_json::from_value(error.clone()).unwrap_or_default(),
+    };
+    of_refusal(refusal, false)
+}
+
+fn of_refusal(refusal: Refusal, with_certificate: bool) -> Fault {
+    let inner = refusal.error.as_str().unwrap_or_default();
+    let message = if refusal.message.is_empty() { inner } else { &refusal.message };
+    let code = refusal.code.max(refusal.grpc_code);
+    let told = |kind, problem: String| Fault { kind, problem };
+    let wants_token = ["invalid auth token", "user name is empty", "user name not found"];
+    if code == UNAUTHENTICATED || wants_token.iter().any(|words| message.contains(words)) {
+        return told(FaultKind::Token, message.to_owned());
+    }
+    if message.contains("authentication is not enabled") {
+        return told(FaultKind::NoAuthentication, message.to_owned());
+    }
+    if code == OUT_OF_RANGE || message.contains("has been compacted") {
+        return told(FaultKind::Compacted, message.to_owned());
+    }
+    let gateway = ["connection closed", "tls: bad certificate", "tls: certificate required"];
+    if code == UNAVAILABLE && with_certificate && gateway.iter().any(|words| message.contains(words)) {
+        let problem = "etcd's JSON gateway cannot reach etcd itself: the server's own certificate lacks the extended \
+                       key usage clientAuth, which --client-cert-auth asks of it too; issue it with serverAuth and \
+                       clientAuth";
+        return told(FaultKind::Member, problem.to_owned());
+    }
+    if message.contains("database space exceeded") {
+        let problem = "etcd's database is full and takes no writes; compact and defragment it, then clear the alarm";
+        return told(FaultKind::Access, problem.to_owned());
+    }
+    let kind = match code {
+        PERMISSION_DENIED | NOT_FOUND => FaultKind::Access,
+        // Invalid arguments: a wrong password is one.
+        3 | 9 => FaultKind::Access,
+        _ => FaultKind::Member,
+    };
+    told(kind, format!("{message} (etcd's code {code})"))
+}
+
+fn tell_text_apart(status: u16, text: &str) -> Fault {
+    let text = text.trim();
+    if text.contains("CommonName of client") {
+        let problem = "etcd's JSON gateway refuses client certificates with a common name while etcd's authentication \
+                       is on; use one without a CN, and [store.auth] for the user";
+        return Fault::access(problem.to_owned());
+    }
+    match status {
+        404 | 405 => Fault::api(format!("HTTP status {status}: {text}")),
+        400..=499 => Fault::access(format!("HTTP status {status}: {text}")),
+        _ => Fault { kind: FaultKind::Member, problem: format!("HTTP status {status}: {text}") },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_of_all_versions_are_told_apart() {
+        let kind = |status, body: &str| tell_apart(status, body.as_bytes(), true).kind;
+        let old = r#"{"error":"etcdserver: invalid auth token","message":"etcdserver: invalid auth token","code":16}"#;
+        assert_eq!(kind(401, old), FaultKind::Token);
+        assert_eq!(kind(401, r#"{"code":16,"message":"etcdserver: invalid auth token"}"#), FaultKind::Token);
+        assert_eq!(kind(400, r#"{"error":"etcdserver: user name is empty","code":3}"#), FaultKind::Token);
+        assert_eq!(kind(403, r#"{"error":"etcdserver: permission denied","code":7}"#), FaultKind::Access);
+        assert_eq!(kind(400, r#"{"error":"etcdserver: authentication failed","code":3}"#), FaultKind::Access);
+        let compacted = r#"{"error":"etcdserver: mvcc: required revision has been compacted","code":11}"#;
+        assert_eq!(kind(400, compacted), FaultKind::Compacted);
+        assert_eq!(kind(503, r#"{"error":"etcdserver: no leader","code":14}"#), FaultKind::Member);
+        assert_eq!(kind(404, "404 page not found\n"), FaultKind::Api);
+        assert_eq!(kind(405, "Method Not Allowed"), FaultKind::Api);
+        assert_eq!(kind(502, "<html>bad gateway</html>"), FaultKind::Member);
+    }
+
+    #[test]
+    fn the_two_traps_of_mutual_tls_are_named() {
+        let gateway = tell_apart(503, br#"{"error":"connection closed","code":14}"#, true);
+        assert!(gateway.problem.contains("clientAuth"), "{gateway}");
+        let newer = br#"{"error":"connection error: desc = \"transport: authentication handshake failed: remote error: tls: bad certificate\"","code":14}"#;
+        assert_eq!(tell_apart(503, newer, true), gateway);
+        let name = b"CommonName of client sending a request against gateway will be ignored and not used as expected";
+        let name = tell_apart(400, name, true);
+        assert_eq!(name.kind, FaultKind::Access);
+        assert!(name.problem.contains("without a CN"), "{name}");
+    }
+
+    #[test]
+    fn errors_in_streams() {
+        let error: Value = serde_json::from_str(
+            r#"{"grpc_code":14,"http_code":503,"message":"etcdserver: no leader","http_status":"Service Unavailable"}"#,
+        )
+        .unwrap();
+        assert_eq!(tell_stream_apart(&error).kind, FaultKind::Member);
+    }
+}

@@ -1,0 +1,255 @@
+//! etcd's v2 JSON API: the keys are listed, and each is watched by a long poll.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::{BoxFuture, FutureExt, select_all};
+use reqwest::header::CONTENT_TYPE;
+use reqwest::{Method, StatusCode, Url};
+use serde::Deserialize;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::cluster::Cluster;
+use super::fault::{Fault, FaultKind};
+use super::keys::{Keys, Scope};
+use super::{ALIVE_EVERY, Listed, Seen};
+use crate::config::load::{Documents, RawDocument};
+use crate::io::causes::describe;
+use crate::io::store::DEBOUNCE;
+
+/// Everything is listed anew after a time in this range, whatever the watches say.
+const RELIST: std::ops::Range<u64> = 300..600;
+/// "Key not found".
+const KEY_NOT_FOUND: u64 = 100;
+/// "Compare failed".
+const COMPARE_FAILED: u64 = 101;
+/// "Key already exists".
+const ALREADY_EXISTS: u64 = 105;
+/// "The request requires user authentication".
+const UNAUTHORIZED: u64 = 110;
+/// Errors of the cluster, not of the request.
+const RAFT_ERRORS: std::ops::Range<u64> = 300..400;
+/// "The event in requested index is outdated and cleared".
+const INDEX_CLEARED: u64 = 401;
+
+/// What was listed, and the polls that continue it.
+pub struct V2 {
+    documents: Documents,
+    /// What to watch, and from which index on.
+    watches: Vec<(Scope, u64)>,
+    polls: Vec<Poll>,
+    relist_at: Instant,
+}
+
+/// Ends when the key changed, or when the index is too old to know.
+type Poll = BoxFuture<'static, Result<(), Fault>>;
+
+/// A node of the tree, a file or a directory.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Node {
+    key: String,
+    #[serde(default)]
+    dir: bool,
+    value: Option<String>,
+    #[serde(default)]
+    modified_index: u64,
+    #[serde(default)]
+    nodes: Vec<Node>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Answered {
+    node: Node,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Refusal {
+    error_code: u64,
+    message: String,
+    #[serde(default)]
+    cause: String,
+}
+
+impl Refusal {
+    fn fault(&self) -> Fault {
+        let Refusal { error_code, message, cause } = self;
+        let (kind, way_out) = match *error_code {
+            UNAUTHORIZED => (FaultKind::Access, "; set [store.auth] user and password_file, or grant it more"),
+            code if RAFT_ERRORS.contains(&code) => (FaultKind::Member, ""),
+            _ => (FaultKind::Access, ""),
+        };
+        Fault { kind, problem: format!("{message} ({cause}), etcd error {error_code}{way_out}") }
+    }
+}
+
+impl V2 {
+    /// A reader that knows nothing yet.
+    pub fn new() -> Self {
+        V2 { documents: Documents::new(), watches: Vec::new(), polls: Vec::new(), relist_at: Instant::now() }
+    }
+
+    /// Whether anything stands below the prefix.
+    pub async fn holds_any(&self, cluster: &Cluster, keys: &Keys) -> Result<bool, Fault> {
+        for scope in keys.scopes() {
+            if self.get(cluster, keys, &scope).await?.node.is_some_and(|node| !node.dir || !node.nodes.is_empty()) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Lists everything, each part with quorum: what is not there is not there.
+    pub async fn list(&mut self, cluster: &Cluster, keys: &Keys) -> Result<Listed, Fault> {
+        self.watches.clear();
+        self.polls.clear();
+        let mut documents = Documents::new();
+        let mut watches = Vec::new();
+        let (mut revision, mut id) = (0, String::new());
+        for scope in keys.scopes() {
+            let got = self.get(cluster, keys, &scope).await?;
+            if let Some(node) = got.node {
+                self.collect(node, keys, &mut documents);
+            }
+            revision = revision.max(got.index);
+            id = got.cluster;
+            watches.push((scope, got.index + 1));
+        }
+        self.watches = watches;
+        self.documents.clone_from(&documents);
+        self.relist_at = Instant::now() + Duration::from_secs(fastrand::u64(RELIST));
+        Ok(Listed { revision, documents, cluster: id })
+    }
+
+    /// Ends when a watched key changed, or to say that the server is alive.
+    pub async fn watch(&mut self, cluster: &mut Cluster, keys: &Keys) -> Result<Seen, Fault> {
+        if self.polls.is_empty() {
+            let watches = std::mem::take(&mut self.watches);
+            for (scope, index) in watches {
+                self.polls.push(poll(cluster, keys, &scope, index)?);
+            }
+        }
+        tokio::select! {
+            (polled, _, _) = select_all(self.polls.iter_mut()) => {
+                polled?;
+                sleep(DEBOUNCE).await;
+                Ok(Seen::Doubt)
+            }
+            () = sleep_until(self.relist_at) => Ok(Seen::Doubt),
+            () = sleep(ALIVE_EVERY) => {
+                cluster.version().await?;
+                Ok(Seen::Nothing)
+            }
+        }
+    }
+
+    async fn get(&self, cluster: &Cluster, keys: &Keys, scope: &Scope) -> Result<Got, Fault> {
+        let query: &[(&str, &str)] = match scope {
+            Scope::Key(_) => &[("quorum", "true")],
+            Scope::Directory(_) => &[("quorum", "true"), ("recursive", "true")],
+        };
+        let answer = cluster.answer(cluster.v2(Method::GET, &keys.v2_path(scope), query)?).await?;
+        // A 404 without etcd's index is no word about a key: the API itself is missing.
+        let Some(index) = answer.index else {
+            return Err(Fault::api(format!("HTTP status {} without X-Etcd-Index", answer.status)));
+        };
+        let cluster = answer.cluster_id.unwrap_or_default();
+        if answer.status.is_success() {
+            let answered: Answered = serde_json::from_slice(&answer.body)
+                .map_err(|error| Fault::api(format!("unreadable answer: {error}")))?;
+            return Ok(Got { index, cluster, node: Some(answered.node) });
+        }
+        match serde_json::from_slice::<Refusal>(&answer.body) {
+            Ok(refusal) if refusal.error_code == KEY_NOT_FOUND && answer.status == StatusCode::NOT_FOUND => {
+                Ok(Got { index, cluster, node: None })
+            }
+            Ok(refusal) => Err(refusal.fault()),
+            Err(_) => Err(Fault { kind: FaultKind::Member, problem: format!("HTTP status {}", answer.status) }),
+        }
+    }
+
+    /// Writes a document, or removes it, if it is still of this version (0: not there). Tells whether it was.
+    pub async fn write(
+        &self,
+        cluster: &Cluster,
+        keys: &Keys,
+        key: &str,
+        text: Option<&str>,
+        version: u64,
+    ) -> Result<bool, Fault> {
+        let seen = version.to_string();
+        let condition = if version == 0 { ("prevExist", "false") } else { ("prevIndex", seen.as_str()) };
+        let request = match text {
+            Some(text) => cluster
+                .v2(Method::PUT, &keys.v2_key(key), &[condition])?
+                .header(CONTENT_TYPE, FORM)
+                .body(form("value", text)),
+            None => cluster.v2(Method::DELETE, &keys.v2_key(key), &[condition])?,
+        };
+        let answer = cluster.answer(request).await?;
+        if answer.status.is_success() {
+            return Ok(true);
+        }
+        match serde_json::from_slice::<Refusal>(&answer.body) {
+            Ok(Refusal { error_code: COMPARE_FAILED | ALREADY_EXISTS | KEY_NOT_FOUND, .. }) => Ok(false),
+            Ok(refusal) => Err(refusal.fault()),
+            Err(_) => Err(Fault { kind: FaultKind::Member, problem: format!("HTTP status {}", answer.status) }),
+        }
+    }
+
+    fn collect(&self, node: Node, keys: &Keys, documents: &mut Documents) {
+        if node.dir {
+            for child in node.nodes {
+                self.collect(child, keys, documents);
+            }
+            return;
+        }
+        let Some(key) = keys.below_prefix(&node.key) else { return };
+        let known = self.documents.get(key).filter(|known| known.version == node.modified_index);
+        let document = match known {
+            Some(known) => known.clone(),
+            None => Arc::new(RawDocument::of_store(key, Ok(node.value.unwrap_or_default()), node.modified_index)),
+        };
+        documents.insert(key.to_owned(), document);
+    }
+}
+
+struct Got {
+    index: u64,
+    cluster: String,
+    node: Option<Node>,
+}
+
+const FORM: &str = "application/x-www-form-urlencoded";
+
+/// A field of a form. A URL's query is written the same way.
+fn form(name: &str, value: &str) -> String {
+    let url = Url::parse_with_params("http://form/", [(name, value)]);
+    url.ok().and_then(|url| url.query().map(str::to_owned)).unwrap_or_default()
+}
+
+/// One long poll. It has no timeout of its own: `ALIVE_EVERY` and `relist_at` bound it.
+fn poll(cluster: &Cluster, keys: &Keys, scope: &Scope, index: u64) -> Result<Poll, Fault> {
+    let index = index.to_string();
+    let mut query = vec![("wait", "true"), ("waitIndex", index.as_str())];
+    if let Scope::Directory(_) = scope {
+        query.push(("recursive", "true"));
+    }
+    let request = cluster.v2(Method::GET, &keys.v2_path(scope), &query)?;
+    let failed = |problem| Fault { kind: FaultKind::Member, problem };
+    let poll = async move {
+        let response = request.send().await.map_err(|error| failed(describe(&error)))?;
+        let status = response.status();
+        let body = response.bytes().await.map_err(|error| failed(describe(&error)))?;
+        if status.is_success() && !body.is_empty() {
+            return Ok(());
+        }
+        match serde_json::from_slice::<Refusal>(&body) {
+            Ok(refusal) if refusal.error_code == INDEX_CLEARED => Ok(()),
+            Ok(refusal) => Err(refusal.fault()),
+            Err(_) => Err(failed(format!("the watch ended with HTTP status {status}"))),
+        }
+    };
+    Ok(poll.boxed())
+}

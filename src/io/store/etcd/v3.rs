@@ -1,0 +1,482 @@
+//! etcd's v3 API by its JSON gateway: everything is listed at one revision, and one stream carries
+//! the watches from there on.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use futures_util::StreamExt as _;
+use futures_util::stream::BoxStream;
+use serde::{Deserialize, Deserializer};
+use serde_json::{Value, json};
+use tokio::time::{Instant, timeout_at};
+
+use super::cluster::Cluster;
+use super::fault::{Fault, FaultKind, tell_stream_apart};
+use super::keys::Keys;
+use super::{ALIVE_EVERY, Listed, Seen};
+use crate::config::load::{Documents, RawDocument};
+use crate::io::store::{DEBOUNCE, DEBOUNCE_MOST};
+
+/// Keys in one answer; more come in pages.
+const PAGE: u64 = 2000;
+/// etcd says how far it is at least every ten minutes; a stream that is silent for longer is dead.
+const SILENCE: Duration = Duration::from_secs(700);
+/// A line of a stream that is longer than this is none of etcd's, whose events have 1.5 MiB at most.
+const LONGEST_LINE: usize = 64 << 20;
+
+/// What was listed, and the stream that continues it.
+pub struct V3 {
+    /// What its paths begin with: `v3`, or `v3beta` of older servers.
+    root: &'static str,
+    documents: Documents,
+    revision: u64,
+    stream: Option<Stream>,
+    /// The stream ended with changes that had come before it: they were told, and now all is listed anew.
+    doubt: bool,
+}
+
+struct Stream {
+    chunks: BoxStream<'static, reqwest::Result<Vec<u8>>>,
+    pending: Vec<u8>,
+    ended: bool,
+    heard: Instant,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(default)]
+struct Header {
+    #[serde(deserialize_with = "number")]
+    cluster_id: u64,
+    #[serde(deserialize_with = "number")]
+    revision: u64,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct KeyValue {
+    key: String,
+    value: String,
+    #[serde(deserialize_with = "number")]
+    mod_revision: u64,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Range {
+    header: Header,
+    kvs: Vec<KeyValue>,
+    more: bool,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Txn {
+    succeeded: bool,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Line {
+    result: Option<WatchResult>,
+    error: Option<Value>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct WatchResult {
+    header: Header,
+    created: bool,
+    canceled: bool,
+    #[serde(deserialize_with = "number")]
+    compact_revision: u64,
+    cancel_reason: String,
+    events: Vec<Event>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Event {
+    #[serde(rename = "type")]
+    kind: String,
+    kv: KeyValue,
+}
+
+/// What a line of the stream means.
+enum Meaning {
+    Nothing,
+    Changed,
+    /// What was listed is not to be relied on.
+    Doubt,
+}
+
+impl V3 {
+    /// The API that a server of this version has.
+    pub fn of_server(version: &str) -> Self {
+        let mut numbers = version.split('.').map(|number| number.parse::<u32>().unwrap_or(0));
+        let root = match (numbers.next(), numbers.next()) {
+            (Some(3), Some(0..=2)) => "v3alpha",
+            (Some(3), Some(3)) => "v3beta",
+            _ => "v3",
+        };
+        V3 { root, documents: Documents::new(), revision: 0, stream: None, doubt: false }
+    }
+
+    /// Whether anything stands below the prefix.
+    pub async fn holds_any(&self, cluster: &mut Cluster, keys: &Keys) -> Result<bool, Fault> {
+        let mut held = false;
+        for scope in keys.scopes() {
+            let (key, range_end) = keys.v3_range(&scope);
+            let body = json!({"key": BASE64.encode(key), "range_end": BASE64.encode(range_end), "limit": 1, "keys_only": true});
+            let range: Range = self.ask(cluster, "kv/range", &body).await?;
+            held |= !range.kvs.is_empty();
+        }
+        Ok(held)
+    }
+
+    /// Lists everything as it was at one revision, from a member that asked the others: what is not
+    /// there is not there.
+    pub async fn list(&mut self, cluster: &mut Cluster, keys: &Keys) -> Result<Listed, Fault> {
+        (self.stream, self.doubt) = (None, false);
+        let mut documents = Documents::new();
+        // Not in one transaction: one of ranges only, when its client leaves, ends etcd 3.5.1 in a panic.
+        let mut at: Option<Header> = None;
+        for scope in keys.scopes() {
+            let (mut key, range_end) = keys.v3_range(&scope);
+            loop {
+                let body = range_body(&(key, range_end.clone()), at.map(|header| header.revision));
+                let page: Range = self.ask(cluster, "kv/range", &body).await?;
+                if page.header.revision == 0 {
+                    return Err(Fault::api("an answer to kv/range without a revision".to_owned()));
+                }
+                at.get_or_insert(page.header);
+                let (last, more) = (page.kvs.last().map(|last| decode(&last.key)).transpose()?, page.more);
+                for entry in page.kvs {
+                    self.take_in(&mut documents, keys, entry)?;
+                }
+                let Some(mut next) = last.filter(|_| more) else { break };
+                next.push(0);
+                key = next;
+            }
+        }
+        let header = at.unwrap_or_default();
+        self.revision = header.revision;
+        self.documents = documents;
+        let cluster = format!("{:x}", header.cluster_id);
+        Ok(Listed { revision: self.revision, documents: self.documents.clone(), cluster })
+    }
+
+    /// Waits for what happens after the list.
+    pub async fn watch(&mut self, cluster: &mut Cluster, keys: &Keys) -> Result<Seen, Fault> {
+        if self.doubt {
+            return Ok(Seen::Doubt);
+        }
+        if self.stream.is_none() {
+            self.stream = Some(self.open(cluster, keys).await?);
+        }
+        match self.first_change(cluster, keys).await? {
+            Some(Meaning::Changed) => {}
+            Some(Meaning::Doubt) => return Ok(Seen::Doubt),
+            Some(Meaning::Nothing) | None => return Ok(Seen::Nothing),
+        }
+        // One write by an operator is often several changes: they are taken together.
+        let most = Instant::now() + DEBOUNCE_MOST;
+        loop {
+            let until = (Instant::now() + DEBOUNCE).min(most);
+            match timeout_at(until, self.next(cluster, keys)).await {
+                Ok(Ok(Meaning::Nothing | Meaning::Changed)) => {}
+                Ok(Ok(Meaning::Doubt)) => return Ok(Seen::Doubt),
+                // A stream cannot be continued: of a change to several watches only a part may have come.
+                Ok(Err(_)) => {
+                    (self.stream, self.doubt) = (None, true);
+                    break;
+                }
+                Err(_) => break,
+            }
+        }
+        Ok(Seen::Changed(self.revision, self.documents.clone()))
+    }
+
+    /// The first line that means something; nothing after `ALIVE_EVERY` if the server is there.
+    async fn first_change(&mut self, cluster: &mut Cluster, keys: &Keys) -> Result<Option<Meaning>, Fault> {
+        let look = Instant::now() + ALIVE_EVERY;
+        loop {
+            match timeout_at(look, self.next(cluster, keys)).await {
+                Ok(Ok(Meaning::Nothing)) => {}
+                Ok(Ok(meaning)) => return Ok(Some(meaning)),
+                Ok(Err(fault)) => {
+                    self.stream = None;
+                    return Err(fault);
+                }
+                Err(_) => break,
+            }
+        }
+        // A server that hangs or a path that lost its state is found by a small request.
+        cluster.version().await?;
+        if self.stream.as_ref().is_some_and(|stream| stream.heard.elapsed() > SILENCE) {
+            self.stream = None;
+            let problem = format!("the watch was silent for {}", humantime::format_duration(SILENCE));
+            return Err(Fault { kind: FaultKind::Member, problem });
+        }
+        Ok(None)
+    }
+
+    async fn next(&mut self, cluster: &mut Cluster, keys: &Keys) -> Result<Meaning, Fault> {
+        let Some(stream) = &mut self.stream else {
+            return Err(Fault { kind: FaultKind::Member, problem: "the watch has ended".to_owned() });
+        };
+        let line = stream.next_line(cluster).await?;
+        let line: Line = serde_json::from_slice(&line)
+            .map_err(|error| Fault::api(format!("unreadable line in a watch: {error}")))?;
+        if let Some(error) = line.error {
+            return Err(tell_stream_apart(&error));
+        }
+        let Some(result) = line.result else { return Ok(Meaning::Nothing) };
+        if result.canceled {
+            // The stream stays open, and nothing more comes for this watch.
+            return match result.compact_revision {
+                0 => Err(Fault::access(format!("etcd ended the watch: {}", result.cancel_reason))),
+                _ => Ok(Meaning::Doubt),
+            };
+        }
+        if result.created {
+            return self.on_created(cluster, keys, result.header).await;
+        }
+        self.revision = self.revision.max(result.header.revision);
+        if result.events.is_empty() {
+            return Ok(Meaning::Nothing);
+        }
+        for event in result.events {
+            self.on_event(keys, event)?;
+        }
+        Ok(Meaning::Changed)
+    }
+
+    /// A server that is behind what was listed lags, or was restored from an older state: then the
+    /// watch would wait for revisions that have long been given to other changes.
+    async fn on_created(&self, cluster: &mut Cluster, keys: &Keys, header: Header) -> Result<Meaning, Fault> {
+        if header.revision >= self.revision {
+            return Ok(Meaning::Nothing);
+        }
+        let (key, _) = keys.v3_range(&keys.scopes()[0]);
+        let range: Range =
+            self.ask(cluster, "kv/range", &json!({"key": BASE64.encode(key), "count_only": true})).await?;
+        Ok(if range.header.revision < self.revision { Meaning::Doubt } else { Meaning::Nothing })
+    }
+
+    fn on_event(&mut self, keys: &Keys, event: Event) -> Result<(), Fault> {
+        if event.kind != "DELETE" {
+            let mut documents = std::mem::take(&mut self.documents);
+            let taken = self.take_in(&mut documents, keys, event.kv);
+            self.documents = documents;
+            return taken;
+        }
+        let key = decode(&event.kv.key)?;
+        if let Some(key) = keys.below_prefix(&String::from_utf8_lossy(&key)) {
+            self.documents.remove(key);
+        }
+        Ok(())
+    }
+
+    /// A document that is as it was stays the very same.
+    fn take_in(&self, documents: &mut Documents, keys: &Keys, entry: KeyValue) -> Result<(), Fault> {
+        let key = decode(&entry.key)?;
+        let key = String::from_utf8_lossy(&key).into_owned();
+        let Some(key) = keys.below_prefix(&key) else { return Ok(()) };
+        let known =
+            self.documents.get(key).filter(|known| known.version == entry.mod_revision && entry.mod_revision > 0);
+        let document = match known {
+            Some(known) => known.clone(),
+            None => {
+                let value = decode(&entry.value)?;
+                Arc::new(RawDocument::of_store(key, String::from_utf8(value), entry.mod_revision))
+            }
+        };
+        documents.insert(key.to_owned(), document);
+        Ok(())
+    }
+
+    async fn open(&self, cluster: &mut Cluster, keys: &Keys) -> Result<Stream, Fault> {
+        // Several watches in one stream: their requests stand one after the other in one body.
+        let requests = keys.scopes().into_iter().enumerate().map(|(n, scope)| {
+            let (key, range_end) = keys.v3_range(&scope);
+            let request = json!({"create_request": {
+                "key": BASE64.encode(key),
+                "range_end": BASE64.encode(range_end),
+                "start_revision": (self.revision + 1).to_string(),
+                "progress_notify": true,
+                "watch_id": (n + 1).to_string(),
+            }});
+            request.to_string()
+        });
+        let response = cluster.v3_stream(&format!("/{}/watch", self.root), requests.collect()).await?;
+        let chunks = response.bytes_stream().map(|chunk| chunk.map(|chunk| chunk.to_vec())).boxed();
+        Ok(Stream { chunks, pending: Vec::new(), ended: false, heard: Instant::now() })
+    }
+
+    /// Asks for something that is answered at once.
+    pub async fn ask<T: serde::de::DeserializeOwned>(
+        &self,
+        cluster: &mut Cluster,
+        rpc: &str,
+        body: &Value,
+    ) -> Result<T, Fault> {
+        let answer = cluster.v3(&format!("/{}/{rpc}", self.root), body).await?;
+        serde_json::from_slice(&answer.body).map_err(|error| Fault::api(format!("unreadable answer to {rpc}: {error}")))
+    }
+
+    /// Writes a document, or removes it, if it is still of this version (0: not there). Tells whether it was.
+    pub async fn write(
+        &self,
+        cluster: &mut Cluster,
+        keys: &Keys,
+        key: &str,
+        text: Option<&str>,
+        version: u64,
+    ) -> Result<bool, Fault> {
+        let key = BASE64.encode(keys.full(key));
+        let change = match text {
+            Some(text) => json!({"request_put": {"key": key, "value": BASE64.encode(text)}}),
+            None => json!({"request_delete_range": {"key": key}}),
+        };
+        let unchanged = json!({"key": key, "target": "MOD", "result": "EQUAL", "mod_revision": version.to_string()});
+        let txn: Txn = self.ask(cluster, "kv/txn", &json!({"compare": [unchanged], "success": [change]})).await?;
+        Ok(txn.succeeded)
+    }
+
+    /// Begins a lease, for so long unless it is kept alive.
+    pub async fn grant_lease(&self, cluster: &mut Cluster, time_to_live: Duration) -> Result<Lease, Fault> {
+        self.ask(cluster, "lease/grant", &json!({"TTL": time_to_live.as_secs()})).await
+    }
+
+    /// Prolongs a lease. Tells whether there still was one.
+    pub async fn keep_lease(&self, cluster: &mut Cluster, lease: &Lease) -> Result<bool, Fault> {
+        #[derive(Default, Deserialize)]
+        #[serde(default)]
+        struct Kept {
+            result: Alive,
+        }
+        #[derive(Default, Deserialize)]
+        #[serde(default)]
+        struct Alive {
+            #[serde(rename = "TTL", deserialize_with = "number")]
+            time_to_live: u64,
+        }
+        let kept: Kept = self.ask(cluster, "lease/keepalive", &json!({"ID": lease.id.to_string()})).await?;
+        Ok(kept.result.time_to_live > 0)
+    }
+
+    /// Ends a lease, and with it what was written under it.
+    pub async fn end_lease(&self, cluster: &mut Cluster, lease: &Lease) -> Result<(), Fault> {
+        self.ask::<Value>(cluster, "lease/revoke", &json!({"ID": lease.id.to_string()})).await.map(|_| ())
+    }
+
+    /// Writes a key that goes with its lease.
+    pub async fn write_leased(
+        &self,
+        cluster: &mut Cluster,
+        keys: &Keys,
+        key: &str,
+        text: &str,
+        lease: &Lease,
+    ) -> Result<(), Fault> {
+        let (key, value) = (BASE64.encode(keys.full(key)), BASE64.encode(text));
+        self.ask::<Value>(cluster, "kv/put", &json!({"key": key, "value": value, "lease": lease.id.to_string()}))
+            .await?;
+        Ok(())
+    }
+
+    /// Every key that begins so, with its text; not what agents watch.
+    pub async fn read(
+        &self,
+        cluster: &mut Cluster,
+        keys: &Keys,
+        start: &str,
+    ) -> Result<BTreeMap<String, String>, Fault> {
+        let mut found = BTreeMap::new();
+        let (mut key, range_end) = keys.v3_start(start);
+        loop {
+            let range: Range = self.ask(cluster, "kv/range", &range_body(&(key, range_end.clone()), None)).await?;
+            let more = range.more && !range.kvs.is_empty();
+            key = Vec::new();
+            for entry in range.kvs {
+                key = decode(&entry.key)?;
+                let name = String::from_utf8_lossy(&key).into_owned();
+                if let Some(name) = name.strip_prefix(&keys.full(start)) {
+                    found.insert(name.to_owned(), String::from_utf8_lossy(&decode(&entry.value)?).into_owned());
+                }
+            }
+            if !more {
+                return Ok(found);
+            }
+            key.push(0);
+        }
+    }
+}
+
+/// A lease.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Lease {
+    #[serde(rename = "ID", deserialize_with = "number")]
+    id: u64,
+}
+
+impl Stream {
+    /// The next line; the last one may lack its newline.
+    async fn next_line(&mut self, cluster: &Cluster) -> Result<Vec<u8>, Fault> {
+        loop {
+            if let Some(newline) = self.pending.iter().position(|&octet| octet == b'\n') {
+                let rest = self.pending.split_off(newline + 1);
+                let line = std::mem::replace(&mut self.pending, rest);
+                if line.trim_ascii().is_empty() {
+                    continue;
+                }
+                return Ok(line);
+            }
+            if self.ended {
+                return match std::mem::take(&mut self.pending) {
+                    rest if rest.trim_ascii().is_empty() => {
+                        Err(Fault { kind: FaultKind::Member, problem: "etcd ended the watch".to_owned() })
+                    }
+                    rest => Ok(rest),
+                };
+            }
+            match self.chunks.next().await {
+                Some(Ok(chunk)) => {
+                    self.heard = Instant::now();
+                    self.pending.extend(chunk);
+                    if self.pending.len() > LONGEST_LINE {
+                        return Err(Fault::api("a line of the watch has no end".to_owned()));
+                    }
+                }
+                Some(Err(error)) => return Err(cluster.unreachable(&error)),
+                None => self.ended = true,
+            }
+        }
+    }
+}
+
+fn range_body(range: &(Vec<u8>, Vec<u8>), revision: Option<u64>) -> Value {
+    let mut body = json!({"key": BASE64.encode(&range.0), "limit": PAGE});
+    if !range.1.is_empty() {
+        body["range_end"] = json!(BASE64.encode(&range.1));
+    }
+    if let Some(revision) = revision {
+        body["revision"] = json!(revision.to_string());
+    }
+    body
+}
+
+fn decode(base64: &str) -> Result<Vec<u8>, Fault> {
+    BASE64.decode(base64).map_err(|error| Fault::api(format!("unreadable base64: {error}")))
+}
+
+/// The gateway writes 64-bit numbers as texts, and leaves out zeros.
+fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    let value = Value::deserialize(deserializer)?;
+    let number = value.as_u64().or_else(|| value.as_str()?.parse().ok());
+    number.ok_or_else(|| serde::de::Error::custom(format!("`{value}` is no number")))
+}

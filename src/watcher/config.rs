@@ -1,0 +1,293 @@
+//! What the watcher knows of the documents: what the store says, and what of that is in force.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+use tracing::{error, info, warn};
+
+use crate::config::bootstrap::Bootstrap;
+use crate::config::central::SCHEMA;
+use crate::config::departed::Departed;
+use crate::config::findings::Finding;
+use crate::config::load::{GLOBAL_KEY, Loaded, Loader, digest, newer_schema};
+use crate::io::store::{self, Cache, Kept, Snapshot};
+use crate::pure::alarm::{AlarmKey, Cause, Kind, Subject};
+use crate::pure::status::{RejectedDocument, StoreState, StoreStatus};
+use crate::pure::time::{Now, WallTime, seconds};
+
+/// What an agent says of itself in its store has no more octets than this.
+const MOST_SAID: usize = 2048;
+
+/// See the module.
+pub struct Config {
+    loader: Loader,
+    loaded: Option<Arc<Loaded>>,
+    /// As the store listed it last, or as it was kept.
+    snapshot: Option<Snapshot>,
+    departed: Departed,
+    /// What is wrong with the documents; only what is new is logged.
+    findings: BTreeSet<Finding>,
+    status: StoreStatus,
+    /// A newer form of the documents than this agent knows.
+    newer_schema: Option<u64>,
+    cache: Cache,
+    kept: Option<Kept>,
+}
+
+/// What a listing means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listed {
+    /// It is in force; it has to be looked at again after this, if at all.
+    InForce(Option<Duration>),
+    /// It is for newer agents: what was in force stays.
+    NotUnderstood,
+}
+
+impl Config {
+    /// Knows what was kept on disk, but nothing of it is in force yet.
+    pub fn new(bootstrap: &Bootstrap) -> Self {
+        let cache = Cache::of(bootstrap);
+        let kept = cache.recall();
+        let mut loader = Loader::of(bootstrap);
+        if let Some(kept) = &kept {
+            // The last good versions of documents that have gone bad since.
+            loader.load(&kept.documents);
+        }
+        Config {
+            loader,
+            loaded: None,
+            snapshot: None,
+            departed: Departed::default(),
+            findings: BTreeSet::new(),
+            status: status(bootstrap),
+            newer_schema: None,
+            cache,
+            kept,
+        }
+    }
+
+    /// Another bootstrap file: what is in force stays until its store has answered.
+    pub fn on_rebased(&mut self, bootstrap: &Bootstrap) {
+        let rejected = std::mem::take(&mut self.status.rejected);
+        self.status = StoreStatus { rejected, revision: self.status.revision, ..status(bootstrap) };
+        self.cache = Cache::of(bootstrap);
+    }
+
+    /// What a predecessor knew.
+    pub fn remember(&mut self, loader: Loader) {
+        self.loader = loader;
+        self.kept = None;
+    }
+
+    /// The task that keeps on disk what is in force.
+    pub fn writer(&self) -> impl Future<Output = ()> + use<> {
+        self.cache.writer()
+    }
+
+    /// What is in force, once anything is.
+    pub fn loaded(&self) -> Option<&Arc<Loaded>> {
+        self.loaded.as_ref()
+    }
+
+    /// For a successor.
+    pub fn memory(&self) -> Option<(Snapshot, Loader)> {
+        Some((self.snapshot.clone()?, self.loader.clone()))
+    }
+
+    /// The store listed these.
+    pub fn on_listed(&mut self, snapshot: Snapshot, now: Now) -> Listed {
+        self.compare(&snapshot);
+        let listed = self.take_in(snapshot, now);
+        if listed != Listed::NotUnderstood {
+            self.kept = None;
+            let (revision, origin) =
+                self.snapshot.as_ref().map_or((0, String::new()), |s| (s.revision, s.origin.clone()));
+            self.cache.keep(revision, origin, now.wall, self.loader.in_force());
+        }
+        listed
+    }
+
+    /// The same documents once more: a grace is over.
+    pub fn on_grace_over(&mut self, now: Now) -> Option<Listed> {
+        let snapshot = self.snapshot.clone()?;
+        Some(self.take_in(snapshot, now))
+    }
+
+    /// The store did not answer for so long that what was kept comes into force, if anything was.
+    pub fn fall_back(&mut self, now: Now) -> Option<Listed> {
+        if self.loaded.is_some() {
+            return None;
+        }
+        let kept = self.kept.take()?;
+        warn!(
+            kept = %kept.confirmed,
+            revision = kept.revision,
+            documents = kept.documents.len(),
+            "the store does not answer: going on with the config that was kept"
+        );
+        self.status.confirmed = Some(kept.confirmed);
+        self.status.remark = Some(format!("the config of {} is in force, kept on this host", kept.confirmed));
+        let Kept { revision, origin, documents, .. } = kept;
+        Some(self.take_in(Snapshot { revision, documents, origin, remark: None }, now))
+    }
+
+    fn take_in(&mut self, snapshot: Snapshot, now: Now) -> Listed {
+        self.newer_schema = newer_schema(&snapshot.documents);
+        if let Some(schema) = self.newer_schema {
+            error!(schema, known = SCHEMA, "the documents are for newer agents: what was in force stays");
+            return Listed::NotUnderstood;
+        }
+        let mut documents = snapshot.documents.clone();
+        let until = self.departed.on_listed(&mut documents, now.moment);
+        let loaded = self.loader.load(&documents);
+        let findings: BTreeSet<Finding> = loaded.findings.iter().cloned().collect();
+        for finding in findings.difference(&self.findings) {
+            warn!(place = finding.place, way_out = finding.way_out, "{}", finding.problem);
+        }
+        self.findings = findings;
+        let before = self.loaded.as_ref().map_or(0, |loaded| loaded.tests.len());
+        info!(
+            revision = snapshot.revision,
+            documents = documents.len(),
+            rejected = loaded.rejected.len(),
+            tests = loaded.tests.len(),
+            before,
+            "documents read"
+        );
+        self.status.revision = Some(snapshot.revision);
+        self.status.rejected.clone_from(&loaded.rejected);
+        self.loaded = Some(Arc::new(loaded));
+        self.snapshot = Some(snapshot);
+        Listed::InForce(until.map(|until| until.since(now.moment)))
+    }
+
+    /// A store that is not the one of before, or that has forgotten, is obeyed, and named.
+    fn compare(&mut self, snapshot: &Snapshot) {
+        let kept = self.kept.as_ref().map(|kept| (&kept.origin, kept.revision));
+        let before = self.snapshot.as_ref().map(|before| (&before.origin, before.revision)).or(kept);
+        match before {
+            Some((origin, before)) if *origin == snapshot.origin && snapshot.revision < before => {
+                // A directory counts its changes from each start on.
+                if !origin.starts_with("dir ") {
+                    warn!(
+                        before,
+                        revision = snapshot.revision,
+                        "store_rolled_back: the store is at an earlier revision"
+                    );
+                    self.status.rollbacks += 1;
+                }
+            }
+            Some((before, _)) if *before != snapshot.origin => {
+                warn!(before, now = snapshot.origin, "another store answers in the place of the one before");
+            }
+            Some(_) | None => {}
+        }
+        if let Some(remark) = snapshot.remark.as_ref().filter(|remark| self.status.remark.as_ref() != Some(remark)) {
+            warn!(place = self.status.place, "{remark}");
+        }
+        self.status.remark.clone_from(&snapshot.remark);
+        self.status.origin = Some(snapshot.origin.clone());
+    }
+
+    /// The store is there.
+    pub fn on_answered(&mut self, now: Now) {
+        if !self.status.connected {
+            info!(place = self.status.place, "store connected");
+        }
+        self.status.connected = true;
+        self.status.error = None;
+        self.status.confirmed = Some(now.wall);
+    }
+
+    /// The store is away.
+    pub fn on_lost(&mut self, problem: String) {
+        if self.status.error.is_none() {
+            match self.loaded {
+                Some(_) => warn!(place = self.status.place, problem, "store lost, tests go on"),
+                None => warn!(place = self.status.place, problem, "store not reached, waiting for it"),
+            }
+        }
+        self.status.connected = false;
+        self.status.error = Some(problem);
+    }
+
+    /// What is wrong with the store and with what it says as a whole.
+    pub fn faults(&self) -> BTreeMap<AlarmKey, Cause> {
+        let mut faults = BTreeMap::new();
+        let mut add =
+            |subject, problem: String| faults.insert(AlarmKey::new(Kind::Config, subject), Cause::Config(problem));
+        if let Some(problem) = &self.status.error {
+            add(Subject::Store, format!("store {} cannot be read: {problem}", self.status.place));
+        }
+        if let Some(reason) = self.unsupported() {
+            add(Subject::Document(GLOBAL_KEY.to_owned()), reason);
+        }
+        faults
+    }
+
+    fn unsupported(&self) -> Option<String> {
+        let schema = self.newer_schema?;
+        Some(format!(
+            "config: schema: the documents are of schema {schema}, this agent knows {SCHEMA}: what was in force stays; \
+             install a newer agent"
+        ))
+    }
+
+    /// Whether all that there is to test is known.
+    pub fn is_whole(&self) -> bool {
+        self.newer_schema.is_none() && self.status.rejected.iter().all(|document| document.last_good_in_force)
+    }
+
+    /// For the snapshot.
+    pub fn status(&self, now: WallTime) -> StoreStatus {
+        let mut status = self.status.clone();
+        let age = status.confirmed.map(|confirmed| now.nanos_since(confirmed));
+        status.config_age_seconds = age.map(|age| seconds(age.max(0)));
+        status.state = match (self.newer_schema, &self.loaded, status.connected) {
+            (Some(_), _, _) => StoreState::UnsupportedSchema,
+            (None, Some(_), true) => StoreState::Current,
+            (None, Some(_), false) => StoreState::Stale,
+            (None, None, _) => StoreState::Waiting,
+        };
+        status.rejected.extend(self.unsupported().map(|reason| RejectedDocument {
+            document: GLOBAL_KEY.to_owned(),
+            reasons: vec![reason],
+            last_good_in_force: self.loaded.is_some(),
+        }));
+        status
+    }
+
+    /// What is said of this agent in the store, if that is one where agents say something.
+    pub fn announcement(&self, web: Option<String>) -> Option<String> {
+        let snapshot = self.snapshot.as_ref().filter(|snapshot| snapshot.origin.starts_with("etcd v3"))?;
+        let rejected = self.status(WallTime::default()).rejected;
+        let mut shown: Vec<_> = rejected
+            .iter()
+            .map(|document| {
+                json!({"document": document.document, "reason": document.reasons.first(),
+                       "last_good_in_force": document.last_good_in_force})
+            })
+            .collect();
+        loop {
+            let said = json!({
+                "version": env!("CARGO_PKG_VERSION"),
+                "web": web,
+                "revision": snapshot.revision,
+                "digest": digest(&snapshot.documents),
+                "rejected": shown,
+                "rejected_in_all": rejected.len(),
+            });
+            let said = said.to_string();
+            if said.len() <= MOST_SAID || shown.pop().is_none() {
+                return Some(said);
+            }
+        }
+    }
+}
+
+fn status(bootstrap: &Bootstrap) -> StoreStatus {
+    let kind = bootstrap.store.kind.as_str();
+    StoreStatus { kind, place: store::place(&bootstrap.store), ..StoreStatus::default() }
+}
