@@ -29,6 +29,19 @@ enum Command {
     /// Keep alarms of a running agent from being raised for a while; their clears are told all the same
     #[command(subcommand)]
     Silence(Silence),
+    /// Say what keeps an agent on this host from working, and what to do: the store, the sinks, the
+    /// clock, sockets and capabilities
+    ///
+    /// Exit codes: 0 nothing does, 1 something does, 78 findings in the bootstrap file.
+    Doctor(Doctor),
+    /// List which agent runs which revision, which rejected what, and which is silent
+    ///
+    /// Exit codes: 0 all run the newest documents, 1 some do not.
+    Rollout(Rollout),
+    /// Write the documents of the store into a directory, which is also the form of a back-up
+    Export(Transfer),
+    /// Write the documents of a directory into the store
+    Import(Transfer),
     /// Send one marked notification to a sink and say whether it was acknowledged
     ///
     /// Exit codes: 0 it left, or was acknowledged where the protocol does that; 1 it did not; 78 findings.
@@ -102,6 +115,53 @@ pub struct ExpireSilence {
     pub agent: OfAgent,
 }
 
+/// `peerpair doctor`
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// The bootstrap file
+    #[arg(long, value_name = "FILE", default_value = "/etc/peerpair/peerpair.toml")]
+    pub config: PathBuf,
+    /// What goes over the file.
+    #[command(flatten)]
+    pub overrides: OverrideArguments,
+}
+
+/// `peerpair rollout`
+#[derive(Debug, Args)]
+pub struct Rollout {
+    /// The bootstrap file
+    #[arg(long, value_name = "FILE", default_value = "/etc/peerpair/peerpair.toml")]
+    pub config: PathBuf,
+    /// How to print
+    #[arg(long, value_enum, default_value_t = OutputFormat::Text)]
+    pub format: OutputFormat,
+    /// What goes over the file.
+    #[command(flatten)]
+    pub overrides: OverrideArguments,
+}
+
+/// `peerpair export` and `peerpair import`
+#[derive(Debug, Args)]
+pub struct Transfer {
+    /// The directory
+    pub directory: PathBuf,
+    /// Show the difference and write nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Do not ask
+    #[arg(long)]
+    pub yes: bool,
+    /// Remove what is only on the side that is written to; left out, it stays
+    #[arg(long)]
+    pub prune: bool,
+    /// The bootstrap file, which names the store
+    #[arg(long, value_name = "FILE", default_value = "/etc/peerpair/peerpair.toml")]
+    pub config: PathBuf,
+    /// What goes over the file.
+    #[command(flatten)]
+    pub overrides: OverrideArguments,
+}
+
 /// `peerpair send-test-notification`
 #[derive(Debug, Args)]
 pub struct SendTestNotification {
@@ -136,6 +196,15 @@ pub struct CheckConfig {
     /// Check for this host instead of the file's
     #[arg(long, value_name = "NAME")]
     pub host: Option<String>,
+    /// Check every host of the fleet, and what does not fit together
+    #[arg(long, conflicts_with = "host")]
+    pub all_hosts: bool,
+    /// Show what would change for the running agent whose page this is
+    #[arg(long, value_name = "URL")]
+    pub running: Option<String>,
+    /// Show what would change against the documents in this directory
+    #[arg(long, value_name = "DIR", conflicts_with = "running")]
+    pub against: Option<PathBuf>,
     /// How to print
     #[arg(long, value_enum, default_value_t = OutputFormat::Text)]
     pub format: OutputFormat,
@@ -192,6 +261,10 @@ impl Cli {
             Command::Run(arguments) => run::run(arguments),
             Command::CheckConfig(arguments) => run::check_config(arguments),
             Command::Silence(arguments) => run::silence(arguments),
+            Command::Doctor(arguments) => run::doctor(arguments),
+            Command::Rollout(arguments) => run::rollout(arguments),
+            Command::Export(arguments) => run::export(arguments),
+            Command::Import(arguments) => run::import(arguments),
             Command::SendTestNotification(arguments) => run::send_test_notification(arguments),
         };
         outcome.unwrap_or_else(|error| {

@@ -7,8 +7,8 @@ use actix::Message;
 use tokio::sync::oneshot;
 
 use crate::config::bootstrap::Bootstrap;
-use crate::config::load::Loader;
-use crate::config::plan::{AlarmPlan, Names, SenderPlan};
+use crate::config::load::{Loaded, Loader};
+use crate::config::plan::{AlarmPlan, Names, Plan, SenderPlan};
 use crate::config::receivers::SinkPlan;
 use crate::config::sinks::SinkConfig;
 use crate::io::store::Snapshot;
@@ -75,6 +75,21 @@ pub struct Planned {
     pub retain: Option<Retain>,
     /// What a successor of the watcher has to know.
     pub memory: Option<Memory>,
+    /// What is carried out, for people who ask; nothing before the documents are known.
+    pub in_force: Option<InForce>,
+}
+
+/// What is carried out.
+#[derive(Clone, Debug)]
+pub struct InForce {
+    /// The store's revision.
+    pub revision: u64,
+    /// What its documents say.
+    pub loaded: Arc<Loaded>,
+    /// What their names resolved to.
+    pub names: Names,
+    /// What follows from that.
+    pub plan: Arc<Plan>,
 }
 
 /// What a watcher knows of the documents, so that a rebuilt one goes on with the last good config

@@ -1,5 +1,10 @@
 //! The commands, as recipes.
 
+mod check;
+mod doctor;
+mod rollout;
+mod transfer;
+
 use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::path::Path;
@@ -9,18 +14,15 @@ use std::time::SystemTime;
 use actix::Actor;
 use anyhow::Context as _;
 
-use crate::cli::{self, CheckConfig, OutputFormat, Run, SendTestNotification};
-use crate::config::bootstrap::{Bootstrap, Overrides, StoreKind};
-use crate::config::check::Report;
+use crate::cli::{self, Run, SendTestNotification};
+use crate::config::bootstrap::{Bootstrap, Overrides};
 use crate::config::findings::{Finding, Findings, Level};
 use crate::config::load::{Documents, Loader};
-use crate::config::plan::{self, Surroundings};
 use crate::config::receivers::{self, SinkPlan};
 use crate::config::secret::SecretSource;
 use crate::io::engine::Role;
 use crate::io::hostname::short_hostname;
-use crate::io::outlet::{self, Identity, Outcome, Outlet};
-use crate::io::resolve::resolve;
+use crate::io::outlet::{Identity, Outcome, Outlet};
 use crate::io::store::{self, Concern, Store};
 use crate::io::{log, secret, state_file, time};
 use crate::pure::alarm::{AlarmKey, Kind, Subject};
@@ -31,6 +33,11 @@ use crate::pure::time::{Now, WallTime};
 use crate::pure::truth;
 use crate::supervisor::{Source, Supervisor};
 use crate::web::client::Agent;
+
+pub use check::check_config;
+pub use doctor::doctor;
+pub use rollout::rollout;
+pub use transfer::{export, import};
 
 /// All is well.
 pub const EXIT_GOOD: i32 = 0;
@@ -83,25 +90,6 @@ pub fn run(arguments: &Run) -> anyhow::Result<i32> {
     // Dropping the runtime would wait for name look-ups and file systems that hang.
     std::mem::forget(system);
     Ok(code.unwrap_or(EXIT_INTERNAL))
-}
-
-/// Says what is wrong with the configuration, and what a host would do.
-pub fn check_config(arguments: &CheckConfig) -> anyhow::Result<i32> {
-    let mut overrides = arguments.overrides.to_overrides();
-    overrides.local_name = arguments.host.clone().or(overrides.local_name);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start")?;
-    let (report, readable) = runtime.block_on(check(&arguments.config, &overrides));
-    let mut stdout = std::io::stdout().lock();
-    match arguments.format {
-        OutputFormat::Text => write!(stdout, "{report}")?,
-        OutputFormat::Json => writeln!(stdout, "{}", serde_json::to_string_pretty(&report)?)?,
-    }
-    let warnings_count = arguments.deny_warnings && report.count(Level::Warning) > 0;
-    Ok(match readable {
-        false => EXIT_FAILURE,
-        true if report.count(Level::Error) > 0 || warnings_count => EXIT_CONFIG,
-        true => EXIT_GOOD,
-    })
 }
 
 /// Makes, lists and ends silences of a running agent.
@@ -232,49 +220,6 @@ fn test_notification(host: &str, now: Now) -> Due {
     let text = "a test notification of peerpair: nothing is wrong".to_owned();
     let notification = Notification { legacy_text: text.clone(), text, ..truth::blank(host, &key, now) };
     Due::Alarm { notification: Arc::new(notification), occasion: Occasion::First, still_raised: None }
-}
-
-/// The load path of `run`, up to the plan. False: the store could not be read.
-async fn check(path: &Path, overrides: &Overrides) -> (Report, bool) {
-    let (bootstrap, findings) = parse_bootstrap(path, overrides);
-    let configured_host = parse_bootstrap(path, &Overrides::default()).0.host;
-    let place = store::place(&bootstrap.store);
-    let broken = findings.iter().any(|finding| finding.level == Level::Error);
-    let report = Report::of_findings(&bootstrap.host, place.clone(), findings);
-    if broken {
-        return (Report { store: "nowhere yet".to_owned(), ..report }, true);
-    }
-    let listed = match Store::new(&bootstrap.store, Concern::Host(bootstrap.host.clone())) {
-        Ok(mut store) => store.list().await,
-        Err(error) => Err(error),
-    };
-    let snapshot = match listed {
-        Ok(snapshot) => snapshot,
-        Err(error) => {
-            let mut findings = Findings::about(path.display().to_string());
-            let way_out = match bootstrap.store.kind {
-                StoreKind::Etcd => "start it, or correct [store]; nothing was checked behind it",
-                StoreKind::Dir => "create it, or correct [store]; nothing was checked behind it",
-            };
-            findings.error("store", format!("{place} cannot be read: {error}"), way_out);
-            let found = report.findings.into_iter().chain(findings.into_vec()).collect();
-            return (Report::of_findings(&bootstrap.host, place, found), false);
-        }
-    };
-    let loaded = Loader::of(&bootstrap).load(&snapshot.documents);
-    let names = resolve(plan::names_to_resolve(&loaded, &bootstrap.host)).await;
-    let plan = plan::plan(&loaded, Surroundings { names: &names, addresses: None }, &bootstrap.host, &bootstrap.sink);
-    let report = report.with_plan(snapshot.revision, &loaded, &names, &plan);
-    // What lies on another host is not seen from here.
-    let here = bootstrap.host == configured_host;
-    let lacking = plan.alarms.sinks.iter().filter(|_| here).flat_map(|sink| {
-        let mut findings = Findings::about(format!("sink {}", sink.config.name));
-        for problem in outlet::lacking(&sink.config) {
-            findings.warning("", problem, "put it there before the sink is needed");
-        }
-        findings.into_vec()
-    });
-    (report.with_findings(lacking.collect()), true)
 }
 
 /// Reads the bootstrap file; all its findings if it has an error.

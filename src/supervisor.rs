@@ -24,7 +24,7 @@ use crate::io::gauges::Gauges;
 use crate::io::outlet::Identity;
 use crate::io::time;
 use crate::messages::{
-    AlarmFact, AlarmStatus, Carry, ClockFact, Memory, Observe, Planned, Rebase, Report, Stop, TakeIn, Tell,
+    AlarmFact, AlarmStatus, Carry, ClockFact, InForce, Memory, Observe, Planned, Rebase, Report, Stop, TakeIn, Tell,
     WatcherFact, WatcherStatus, WebFact,
 };
 use crate::pure::alarm::{AlarmKey, Cause, ConditionChange, Kind, Subject};
@@ -64,6 +64,7 @@ pub struct Supervisor {
     clock_status: ClockStatus,
     started: WallTime,
     published: watch::Sender<Arc<Status>>,
+    in_force: watch::Sender<Option<Arc<InForce>>>,
     stopping: bool,
     /// Takes the exit code.
     ended: Option<oneshot::Sender<i32>>,
@@ -112,6 +113,7 @@ impl Supervisor {
             clock_status,
             started,
             published: watch::Sender::default(),
+            in_force: watch::Sender::default(),
             stopping: false,
             span: info_span!("supervisor"),
         };
@@ -168,6 +170,7 @@ impl Supervisor {
             listen: config.listen.clone(),
             token_file: config.token_file.clone(),
             status: self.published.subscribe(),
+            in_force: self.in_force.subscribe(),
             parent: ctx.address().recipient(),
             generation,
         });
@@ -203,7 +206,10 @@ impl Supervisor {
     }
 
     fn on_planned(&mut self, planned: Planned) {
-        let Planned { alarms, retain, memory } = planned;
+        let Planned { alarms, retain, memory, in_force } = planned;
+        if let Some(in_force) = in_force {
+            self.in_force.send_replace(Some(Arc::new(in_force)));
+        }
         self.set_fault(Subject::Agent, None);
         self.alarms = alarms;
         self.memory = memory.or(self.memory.take());

@@ -31,14 +31,14 @@ use crate::io::time;
 use crate::io::udp::{PathError, Socket};
 use crate::listener::{self, Listener};
 use crate::messages::{
-    Expect, Forget, Generation, ListenerFact, Memory, Observe, Planned, Rebase, Report, Retain, Send, SenderFact, Stop,
-    TakeError, WatcherFact, WatcherStatus,
+    Expect, Forget, Generation, InForce, ListenerFact, Memory, Observe, Planned, Rebase, Report, Retain, Send,
+    SenderFact, Stop, TakeError, WatcherFact, WatcherStatus,
 };
 use crate::pure::alarm::{AlarmKey, Cause, ConditionChange, Kind, Subject};
 use crate::pure::faults::Faults;
 use crate::pure::ledger::Knowledge;
 use crate::pure::test::TestId;
-use crate::pure::time::Now;
+use crate::pure::time::{Now, WallTime};
 use crate::sender::{self, Sender};
 use crate::tree::Children;
 
@@ -68,7 +68,7 @@ pub struct Watcher {
     names: KnownNames,
     following: Option<SpawnHandle>,
     /// What is carried out.
-    running: Plan,
+    running: Arc<Plan>,
     /// Whether that comes from documents.
     planned: bool,
     /// The alarms that can be raised under it.
@@ -114,7 +114,7 @@ impl Watcher {
             generation,
             names: KnownNames::default(),
             following: None,
-            running: Plan::of_bootstrap(&bootstrap.sink, &bootstrap.host),
+            running: Arc::new(Plan::of_bootstrap(&bootstrap.sink, &bootstrap.host)),
             planned: false,
             possible: BTreeSet::new(),
             memory: beginning.memory,
@@ -232,7 +232,7 @@ impl Watcher {
         let plan = plan::plan(loaded, around, &self.bootstrap.host, &self.bootstrap.sink);
         self.gauges.set_local_addresses(addresses);
         let changes = difference(&self.running, &plan);
-        let before = std::mem::replace(&mut self.running, plan);
+        let before = std::mem::replace(&mut self.running, Arc::new(plan));
         let first = !std::mem::replace(&mut self.planned, true);
         self.possible = self.running.possible_alarms();
         if !changes.is_empty() {
@@ -452,7 +452,14 @@ impl Watcher {
         let names = || self.names.known().clone();
         let memory = self.config.memory().map(|(snapshot, loader)| Memory { snapshot, loader, names: names() });
         let alarms = self.running.alarms.clone();
-        self.parent.do_send(WatcherFact::Planned(Box::new(Planned { alarms, retain, memory })));
+        let loaded = self.config.loaded().cloned().filter(|_| self.planned);
+        let in_force = loaded.map(|loaded| InForce {
+            revision: self.config.status(WallTime::default()).revision.unwrap_or(0),
+            loaded,
+            names: names(),
+            plan: self.running.clone(),
+        });
+        self.parent.do_send(WatcherFact::Planned(Box::new(Planned { alarms, retain, memory, in_force })));
     }
 
     fn say_observed(&self) {
@@ -629,7 +636,7 @@ impl Handler<Rebase> for Watcher {
         }
         match self.planned {
             true => self.replan(ctx),
-            false => self.running = Plan::of_bootstrap(&self.bootstrap.sink, &self.bootstrap.host),
+            false => self.running = Arc::new(Plan::of_bootstrap(&self.bootstrap.sink, &self.bootstrap.host)),
         }
         self.say_plan();
     }

@@ -19,11 +19,14 @@ use actix_web::{App, HttpServer, web};
 use tokio::sync::watch;
 use tracing::{Span, info, info_span};
 
-use crate::messages::{Generation, Stop, WebFact};
+use crate::messages::{Generation, InForce, Stop, WebFact};
 use crate::pure::status::Status;
 
 /// The newest snapshot.
 type Snapshot = watch::Receiver<Arc<Status>>;
+
+/// What is carried out, once anything is.
+type Plans = watch::Receiver<Option<Arc<InForce>>>;
 
 /// A client that sends nothing for so long is let go.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -50,6 +53,8 @@ pub struct Setting {
     pub token_file: Option<PathBuf>,
     /// The newest snapshot.
     pub status: Snapshot,
+    /// What is carried out.
+    pub in_force: Plans,
     /// The supervisor.
     pub parent: Recipient<WebFact>,
     /// Which of its name this is.
@@ -65,17 +70,19 @@ impl Web {
 
 /// Binds and gives the server to be run. It handles no signals: the supervisor does.
 fn bind(setting: &Setting) -> io::Result<Server> {
-    let status = setting.status.clone();
+    let (status, in_force) = (setting.status.clone(), setting.in_force.clone());
     let access = api::Access::new(setting.parent.clone(), setting.token_file.clone());
     let server = HttpServer::new(move || {
         App::new()
             .app_data(web::Data::new(status.clone()))
+            .app_data(web::Data::new(in_force.clone()))
             .app_data(web::Data::new(access.clone()))
             .app_data(web::PayloadConfig::new(LONGEST_BODY))
             .route("/", web::get().to(pages::status))
             .route("/healthz", web::get().to(api::healthz))
             .route("/status.json", web::get().to(api::status))
             .route("/api/alarms", web::get().to(api::alarms))
+            .route("/api/plan", web::get().to(api::plan))
             .route("/api/silences", web::get().to(api::silences))
             .route("/api/silences", web::post().to(api::add_silence))
             .route("/api/silences/{id}", web::delete().to(api::expire_silence))

@@ -1,13 +1,18 @@
 //! The dry run: what is wrong, and what this host would do.
 
+use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 
 use serde::Serialize;
+use serde_json::Value;
 
 use super::central::Wire;
+use super::compare::{self, Difference};
 use super::findings::{Finding, Findings, Level};
+use super::fleet::Load;
 use super::load::Loaded;
 use super::plan::{self, Names, Plan};
+use crate::pure::expectation::Expected;
 use crate::pure::ledger::Scope;
 use crate::pure::test::TestFacts;
 
@@ -28,6 +33,8 @@ pub struct Report {
     pub listeners: Vec<Listener>,
     /// Tests it would send.
     pub senders: Vec<Sender>,
+    /// Tests that wait for their floating address to come to this host.
+    pub standby: Vec<TestFacts>,
     /// Receivers it would tell.
     pub sinks: Vec<Sink>,
     /// Hosts about which nothing is raised.
@@ -38,6 +45,22 @@ pub struct Report {
     pub packets_per_second_in: f64,
     /// Probes per second that it would send.
     pub packets_per_second_out: f64,
+    /// The same in bits, with the headers of IP and UDP.
+    pub bits_per_second_in: f64,
+    /// Likewise.
+    pub bits_per_second_out: f64,
+    /// What would change against something else.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub against: Option<Against>,
+}
+
+/// What would change against something else.
+#[derive(Clone, Debug, Serialize)]
+pub struct Against {
+    /// What that is.
+    pub place: String,
+    /// The differences.
+    pub differences: Vec<Difference>,
 }
 
 /// An address that would be bound.
@@ -48,7 +71,38 @@ pub struct Listener {
     /// What the documents call it.
     pub names: Vec<String>,
     /// The tests that end there.
-    pub tests: Vec<TestFacts>,
+    pub tests: Vec<Received>,
+}
+
+/// A test that would end here.
+#[derive(Clone, Debug, Serialize)]
+pub struct Received {
+    /// The test.
+    #[serde(flatten)]
+    pub test: TestFacts,
+    /// At least one probe in each such time, in seconds.
+    pub expect_every: f64,
+    /// A delay beyond this is an alarm, in seconds.
+    pub max_latency: Option<f64>,
+    /// So many bad samples raise.
+    pub raise_after: u32,
+    /// So many good ones clear.
+    pub clear_after: u32,
+    /// Silence forgiven at the start, in seconds.
+    pub startup_grace: f64,
+}
+
+impl Received {
+    fn of(expected: &Expected) -> Self {
+        Received {
+            test: expected.test.as_ref().clone(),
+            expect_every: expected.expect_every.as_secs_f64(),
+            max_latency: expected.limits.max_latency.map(|limit| limit.as_secs_f64()),
+            raise_after: expected.thresholds.raise_after,
+            clear_after: expected.thresholds.clear_after,
+            startup_grace: expected.startup_grace.as_secs_f64(),
+        }
+    }
 }
 
 /// A test that would start here.
@@ -93,11 +147,15 @@ impl Report {
             enabled: false,
             listeners: Vec::new(),
             senders: Vec::new(),
+            standby: Vec::new(),
             sinks: Vec::new(),
             drained: Vec::new(),
             maintenance: Vec::new(),
             packets_per_second_in: 0.0,
             packets_per_second_out: 0.0,
+            bits_per_second_in: 0.0,
+            bits_per_second_out: 0.0,
+            against: None,
         };
         report.findings.sort();
         report
@@ -124,7 +182,7 @@ impl Report {
             .map(|(addr, listener)| Listener {
                 address: addr.to_string(),
                 names: listener.names.iter().cloned().collect(),
-                tests: listener.tests.values().map(|expected| expected.test.as_ref().clone()).collect(),
+                tests: listener.tests.values().map(Received::of).collect(),
             })
             .collect();
         self.senders = plan
@@ -152,9 +210,24 @@ impl Report {
             .collect();
         self.drained = loaded.drained.iter().cloned().collect();
         self.maintenance = loaded.windows.iter().map(ToString::to_string).collect();
-        self.packets_per_second_in = plan::packets_in(loaded, plan);
-        self.packets_per_second_out = plan.packets_out();
+        self.standby = plan.standby.values().map(|test| test.as_ref().clone()).collect();
+        let load = Load::of(loaded, plan);
+        (self.packets_per_second_in, self.bits_per_second_in) = (load.packets_in, load.bits_in);
+        (self.packets_per_second_out, self.bits_per_second_out) = (load.packets_out, load.bits_out);
         self
+    }
+
+    /// What would change against `before`, which is the plan of `place` as [`Report::parts`] tells it.
+    #[must_use]
+    pub fn against(mut self, place: String, before: &BTreeMap<String, Value>) -> Self {
+        let differences = compare::differences(before, &self.parts());
+        self.against = Some(Against { place, differences });
+        self
+    }
+
+    /// The plan by its parts, for comparing one with another.
+    pub fn parts(&self) -> BTreeMap<String, Value> {
+        parts(&serde_json::to_value(self).unwrap_or_default())
     }
 
     /// Adds what else was found.
@@ -180,8 +253,7 @@ impl fmt::Display for Report {
             None => f.write_str("\n\n")?,
         }
         for finding in &self.findings {
-            writeln!(f, "{:7}  {}: {}", finding.level, finding.place, finding.problem)?;
-            writeln!(f, "{:7}  → {}", "", finding.way_out)?;
+            finding.write_long(f)?;
         }
         let (errors, warnings) = (self.count(Level::Error), self.count(Level::Warning));
         if errors + warnings > 0 {
@@ -199,7 +271,7 @@ impl fmt::Display for Report {
         writeln!(f, "  listen at {} for {}", counted(self.listeners.len(), "address"), counted(tests, "test"))?;
         for listener in &self.listeners {
             writeln!(f, "    {}  (named {})", listener.address, listener.names.join(", "))?;
-            for test in &listener.tests {
+            for Received { test, .. } in &listener.tests {
                 writeln!(f, "      {}  {}  from {} {}", test.id, quoted(&test.description), test.from_host, test.from)?;
             }
         }
@@ -223,12 +295,65 @@ impl fmt::Display for Report {
         for window in &self.maintenance {
             writeln!(f, "  raise nothing in maintenance: {window}")?;
         }
+        if !self.standby.is_empty() {
+            writeln!(f, "  stand by for {} with an address that is elsewhere", counted(self.standby.len(), "test"))?;
+        }
         let (incoming, outgoing) = (self.packets_per_second_in, self.packets_per_second_out);
-        writeln!(f, "  probes per second: {incoming:.1} in, {outgoing:.1} out")
+        writeln!(f, "  probes per second: {incoming:.1} in, {outgoing:.1} out")?;
+        let (incoming, outgoing) = (bandwidth(self.bits_per_second_in), bandwidth(self.bits_per_second_out));
+        writeln!(f, "  bandwidth: {incoming} in, {outgoing} out")?;
+        let Some(against) = &self.against else { return Ok(()) };
+        if against.differences.is_empty() {
+            return writeln!(f, "\nnothing would change against {}", against.place);
+        }
+        writeln!(f, "\nagainst {} it would", against.place)?;
+        compare::write_differences(f, &against.differences)
     }
 }
 
-fn counted(count: usize, noun: &str) -> String {
+/// The parts of a report that is told as JSON, as a running agent does.
+pub fn parts(report: &Value) -> BTreeMap<String, Value> {
+    let mut parts = BTreeMap::new();
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let named = |test: &Value| {
+        let (id, from, to) = (text(&test["id"]), text(&test["from_host"]), text(&test["to_host"]));
+        format!("{id} {} {from} → {to}", quoted(&text(&test["description"])))
+    };
+    for listener in list(&report["listeners"]) {
+        for mut test in list(&listener["tests"]) {
+            test["address"] = listener["address"].clone();
+            parts.insert(format!("expectation of {}", named(&test)), test);
+        }
+    }
+    for sender in list(&report["senders"]) {
+        parts.insert(format!("sender of {}", named(&sender)), sender);
+    }
+    for test in list(&report["standby"]) {
+        parts.insert(format!("standby for {}", named(&test)), test);
+    }
+    for sink in list(&report["sinks"]) {
+        parts.insert(format!("sink {}", text(&sink["name"])), sink);
+    }
+    for name in list(&report["drained"]) {
+        parts.insert(format!("drained host {}", text(&name)), Value::Null);
+    }
+    for window in list(&report["maintenance"]) {
+        parts.insert(format!("maintenance {}", text(&window)), Value::Null);
+    }
+    parts
+}
+
+/// Bits per second, for people.
+pub fn bandwidth(bits: f64) -> String {
+    match bits {
+        _ if bits >= 1e9 => format!("{:.1} Gbit/s", bits / 1e9),
+        _ if bits >= 1e6 => format!("{:.1} Mbit/s", bits / 1e6),
+        _ => format!("{:.1} kbit/s", bits / 1e3),
+    }
+}
+
+pub(super) fn counted(count: usize, noun: &str) -> String {
     let plural = match noun {
         _ if count == 1 => "",
         "address" => "es",

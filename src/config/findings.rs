@@ -42,6 +42,14 @@ impl fmt::Display for Finding {
     }
 }
 
+impl Finding {
+    /// For people, in two lines.
+    pub fn write_long(&self, f: &mut impl fmt::Write) -> fmt::Result {
+        writeln!(f, "{:7}  {}: {}", self.level, self.place, self.problem)?;
+        writeln!(f, "{:7}  → {}", "", self.way_out)
+    }
+}
+
 /// Collects findings about one document.
 #[derive(Debug)]
 pub struct Findings {

@@ -334,6 +334,16 @@ impl Loader {
         named.collect()
     }
 
+    /// All documents that can be read, with their keys.
+    pub fn documents(&self) -> impl Iterator<Item = (&str, &Document)> {
+        self.known.iter().filter_map(|(key, known)| Some((key.as_str(), known.document.as_ref()?)))
+    }
+
+    /// What to call a document when something is wrong with it.
+    pub fn place(&self, key: &str) -> String {
+        self.known.get(key).map_or_else(|| key.to_owned(), |known| known.newest.place.clone())
+    }
+
     /// All sets that are in force, by name.
     pub fn sets(&self) -> impl Iterator<Item = (&str, &Arc<SetDocument>)> {
         self.known.iter().filter_map(|(key, known)| match &known.good {

@@ -3,6 +3,7 @@
 pub mod bootstrap;
 pub mod central;
 pub mod check;
+pub mod compare;
 pub mod departed;
 pub mod difference;
 pub mod document;
@@ -10,6 +11,7 @@ pub mod duration;
 pub mod endpoint;
 pub mod expansion;
 pub mod findings;
+pub mod fleet;
 pub mod legacy;
 pub mod load;
 pub mod maintenance;

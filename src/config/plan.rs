@@ -259,18 +259,6 @@ impl Plan {
     pub fn sockets(&self) -> BTreeSet<SocketAddr> {
         self.listeners.keys().copied().chain(self.senders.values().map(|sender| sender.socket)).collect()
     }
-
-    /// Probes per second that leave this host.
-    pub fn packets_out(&self) -> f64 {
-        self.senders.values().fold(0.0, |sum, sender| sum + 1.0 / sender.send_every.as_secs_f64())
-    }
-}
-
-/// Probes per second that should arrive under `plan`.
-pub fn packets_in(loaded: &Loaded, plan: &Plan) -> f64 {
-    let received = plan.listeners.values().flat_map(|listener| listener.tests.keys());
-    let tests = received.filter_map(|id| loaded.tests.get(id));
-    tests.fold(0.0, |sum, test| sum + 1.0 / test.send_every.as_secs_f64())
 }
 
 /// What is worth saying of a plan that can be carried out.

@@ -33,6 +33,9 @@ use crate::pure::ledger::Due;
 /// A disk that takes longer hangs.
 const DISK_WITHIN: Duration = Duration::from_secs(5);
 
+/// A connection that takes longer is none.
+const REACHED_WITHIN: Duration = Duration::from_secs(5);
+
 /// Who speaks to receivers.
 #[derive(Clone, Debug)]
 pub struct Identity {
@@ -172,6 +175,34 @@ pub fn lacking(config: &SinkConfig) -> Vec<String> {
         }
     }
     lacking
+}
+
+/// Whether the way to a receiver is open, as far as that can be seen without telling it anything.
+pub async fn reach(config: &SinkConfig) -> Result<(), String> {
+    let target = match config.kind {
+        SinkKind::Log | SinkKind::Exec => return Ok(()),
+        SinkKind::Snmp | SinkKind::Syslog | SinkKind::Email => config.endpoint().map_err(|error| error.to_string())?,
+        SinkKind::Alertmanager | SinkKind::Webhook => {
+            let url = reqwest::Url::parse(&config.url).map_err(|error| error.to_string())?;
+            let host = url.host_str().unwrap_or_default();
+            let port = url.port_or_known_default().unwrap_or(0);
+            format!("{host}:{port}")
+                .parse()
+                .map_err(|error: crate::config::endpoint::EndpointError| error.to_string())?
+        }
+    };
+    let addr = super::resolve::resolve_endpoint(&target).await.map_err(|problem| format!("{target}: {problem}"))?;
+    let datagrams = config.kind == SinkKind::Snmp
+        || config.kind == SinkKind::Syslog && config.transport() == crate::config::sinks::Transport::Udp;
+    if datagrams {
+        let any = if addr.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+        let connected = std::net::UdpSocket::bind(any).and_then(|socket| socket.connect(addr));
+        return connected.map_err(|error| format!("{addr}: {error}"));
+    }
+    match timeout(REACHED_WITHIN, tokio::net::TcpStream::connect(addr)).await {
+        Ok(connected) => connected.map(|_| ()).map_err(|error| format!("{addr}: {error}")),
+        Err(_) => Err(format!("{addr}: no answer within {}", humantime::format_duration(REACHED_WITHIN))),
+    }
 }
 
 /// What those after a message that failed are told: each try costs a timeout.

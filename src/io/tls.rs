@@ -8,6 +8,9 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier};
 use rustls_platform_verifier::BuilderVerifierExt;
+use x509_cert::der::Decode as _;
+
+use crate::pure::time::WallTime;
 
 /// For requests to this URL: one without TLS needs no certificates, and a host may have none.
 pub fn for_url(url: &str, ca_file: Option<&Path>) -> Result<ClientConfig, String> {
@@ -36,6 +39,19 @@ pub fn client_with(ca_file: Option<&Path>, identity: Option<(&Path, &Path)>) -> 
     trusting(ca_file)?
         .with_client_auth_cert(chain, key)
         .map_err(|error| format!("cert_file {} and key_file {}: {error}", cert_file.display(), key_file.display()))
+}
+
+/// When the first of the certificates in a file ends.
+pub fn valid_until(path: &Path) -> Result<WallTime, String> {
+    let certificates = CertificateDer::pem_file_iter(path).map_err(|error| error.to_string())?;
+    let mut first: Option<WallTime> = None;
+    for certificate in certificates {
+        let certificate = certificate.map_err(|error| error.to_string())?;
+        let certificate = x509_cert::Certificate::from_der(&certificate).map_err(|error| error.to_string())?;
+        let until = WallTime::from(certificate.tbs_certificate.validity.not_after.to_system_time());
+        first = Some(first.map_or(until, |first| first.min(until)));
+    }
+    first.ok_or_else(|| "no certificate in it".to_owned())
 }
 
 fn trusting(ca_file: Option<&Path>) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, String> {

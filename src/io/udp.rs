@@ -4,12 +4,13 @@ use std::fmt;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, RawFd};
+use std::time::Duration;
 
 use nix::cmsg_space;
-use nix::sys::socket::sockopt::{Ipv4RecvErr, Ipv6RecvErr, RcvBufForce, ReceiveTimestampns, RxqOvfl};
+use nix::sys::socket::sockopt::{Ipv4RecvErr, Ipv6RecvErr, RcvBuf, RcvBufForce, ReceiveTimestampns, RxqOvfl};
 use nix::sys::socket::{
-    ControlMessage, ControlMessageOwned, MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg, recvmsg, sendmsg,
-    setsockopt,
+    ControlMessage, ControlMessageOwned, MsgFlags, MultiHeaders, SockaddrStorage, getsockopt, recvmmsg, recvmsg,
+    sendmsg, setsockopt,
 };
 use nix::sys::time::TimeSpec;
 use socket2::{Domain, Protocol, Type};
@@ -279,4 +280,39 @@ fn wall_time(time: TimeSpec) -> WallTime {
 fn std_address(address: &SockaddrStorage) -> Option<SocketAddr> {
     let v4 = address.as_sockaddr_in().map(|addr| SocketAddr::from((addr.ip(), addr.port())));
     v4.or_else(|| address.as_sockaddr_in6().map(|addr| SocketAddr::from((addr.ip(), addr.port()))))
+}
+
+/// What this host's sockets can do.
+#[derive(Clone, Copy, Debug)]
+pub struct Examined {
+    /// Whether the kernel says when a datagram came.
+    pub kernel_stamps: bool,
+    /// The receive buffer that is had, in octets.
+    pub receive_buffer: usize,
+    /// And that is wanted.
+    pub wanted_buffer: usize,
+    /// Whether ports below 1024 can be bound.
+    pub low_ports: bool,
+}
+
+/// Sends a datagram to itself, over loopback.
+pub async fn examine() -> io::Result<Examined> {
+    const ARRIVES_WITHIN: Duration = Duration::from_secs(2);
+    let socket = Socket::open(SocketAddr::from(([127, 0, 0, 1], 0)))?;
+    socket.send(b"peerpair doctor", socket.local(), None)?;
+    let mut kernel_stamps = false;
+    let mut buffer = Buffer::default();
+    let received = async {
+        while socket.receive(&mut buffer, |datagram| kernel_stamps = datagram.received.is_some())? == 0 {
+            socket.readable().await?;
+        }
+        io::Result::Ok(())
+    };
+    tokio::time::timeout(ARRIVES_WITHIN, received).await??;
+    // The kernel doubles what it is asked for, for its own bookkeeping.
+    let receive_buffer = getsockopt(&socket.inner, RcvBuf)? / 2;
+    // Nobody listens at this port over TCP or UDP on a usual host.
+    let low = std::net::UdpSocket::bind(("127.0.0.1", 1));
+    let low_ports = !low.is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied);
+    Ok(Examined { kernel_stamps, receive_buffer, wanted_buffer: RECEIVE_BUFFER, low_ports })
 }

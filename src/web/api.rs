@@ -13,10 +13,11 @@ use sha2::{Digest, Sha256};
 use tokio::sync::{Mutex, oneshot};
 use tokio::time::{Instant, timeout};
 
-use super::Snapshot;
+use super::{Plans, Snapshot};
+use crate::config::check::Report;
 use crate::config::secret::SecretSource;
 use crate::io::secret;
-use crate::messages::WebFact;
+use crate::messages::{InForce, WebFact};
 use crate::pure::order::{ActiveAlarm, Answer, NewSilence, Refusal, Request};
 use crate::pure::time::{WallTime, seconds};
 
@@ -60,6 +61,18 @@ pub async fn healthz(snapshot: web::Data<Snapshot>) -> HttpResponse {
 pub async fn status(snapshot: web::Data<Snapshot>) -> HttpResponse {
     let status = snapshot.borrow().clone();
     HttpResponse::Ok().insert_header(("Cache-Control", "no-store")).json(status.as_ref())
+}
+
+/// What is carried out, as `check-config --format json` tells it.
+pub async fn plan(snapshot: web::Data<Snapshot>, in_force: web::Data<Plans>) -> HttpResponse {
+    let (status, in_force) = (snapshot.borrow().clone(), in_force.borrow().clone());
+    let Some(in_force) = in_force else {
+        return HttpResponse::ServiceUnavailable().json(json!({"error": "no documents are known yet"}));
+    };
+    let InForce { revision, loaded, names, plan } = in_force.as_ref();
+    let report = Report::of_findings(&status.host, status.store.place.clone(), Vec::new());
+    let report = report.with_plan(*revision, loaded, names, plan);
+    HttpResponse::Ok().insert_header(("Cache-Control", "no-store")).json(report)
 }
 
 /// The alarms that stand, with the condition of their tests and what each receiver knows of them.

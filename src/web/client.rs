@@ -45,6 +45,11 @@ impl Agent {
         self.ask(Method::DELETE, &format!("/api/silences/{id}"), None).await
     }
 
+    /// What it does, as `check-config --format json` tells it.
+    pub async fn plan(&self) -> anyhow::Result<Value> {
+        self.ask(Method::GET, "/api/plan", None).await
+    }
+
     async fn ask<T: DeserializeOwned>(&self, method: Method, path: &str, body: Option<Value>) -> anyhow::Result<T> {
         let url = format!("{}{path}", self.url);
         let mut request = self.client.request(method, &url);

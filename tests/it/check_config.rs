@@ -31,13 +31,18 @@ fn tree(documents: &[(&str, String)]) -> tempfile::TempDir {
 /// A good tree whose addresses have this port.
 fn good(port: u16) -> tempfile::TempDir {
     let document = |n, from, host, to| test_document(n, from, (host, &format!("{to}:{port}")), "");
-    tree(&[
-        ("config.json", r#"{"enabled":true,"version":3}"#.to_owned()),
-        ("tests/host-b/1.json", document(1, ("host-a", "127.0.0.2:0"), "host-b", "127.0.0.3")),
-        ("tests/host-b/2.json", document(2, ("host-a", "127.0.0.2:0"), "host-b", "localhost")),
-        ("tests/host-b/3.json", document(3, ("host-a", "127.0.0.2:0"), "host-b", "127.0.0.1")),
-        ("tests/host-b/4.json", document(4, ("host-b", "127.0.0.3:0"), "host-a", "127.0.0.2")),
-    ])
+    let directory = tree(&[("config.json", r#"{"enabled":true,"version":3}"#.to_owned())]);
+    for (name, text) in [
+        ("1", document(1, ("host-a", "127.0.0.2:0"), "host-b", "127.0.0.3")),
+        ("2", document(2, ("host-a", "127.0.0.2:0"), "host-b", "localhost")),
+        ("3", document(3, ("host-a", "127.0.0.2:0"), "host-b", "127.0.0.1")),
+        ("4", document(4, ("host-b", "127.0.0.3:0"), "host-a", "127.0.0.2")),
+    ] {
+        for host in ["host-a", "host-b"] {
+            write(&directory.path().join(format!("documents/tests/{host}/{name}.json")), &text);
+        }
+    }
+    directory
 }
 
 #[test]

@@ -161,6 +161,12 @@ pub fn place(config: &StoreConfig) -> String {
     }
 }
 
+/// Each member of it as a store of its own.
+pub fn members(config: &StoreConfig) -> Vec<StoreConfig> {
+    let only = |endpoint: &String| StoreConfig { endpoints: vec![endpoint.clone()], ..config.clone() };
+    config.endpoints.iter().map(only).collect()
+}
+
 /// The same as the original named it: `host:port`.
 pub fn config_server(config: &StoreConfig) -> String {
     match config.kind {

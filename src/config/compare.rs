@@ -1,0 +1,133 @@
+//! What differs between two documents, or between two plans, field by field.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use serde::Serialize;
+use serde_json::Value;
+
+/// One difference.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Difference {
+    /// What is done.
+    pub change: Change,
+    /// To what.
+    pub what: String,
+    /// The fields that change.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub fields: Vec<FieldChange>,
+}
+
+/// What is done to something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Change {
+    /// It is there on the new side only.
+    Create,
+    /// It is there on both sides, and differs.
+    Change,
+    /// It is there on the old side only.
+    Remove,
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Change::Create => "create",
+            Change::Change => "change",
+            Change::Remove => "remove",
+        })
+    }
+}
+
+/// A field that changes; nothing on a side: it is not there.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct FieldChange {
+    /// Its path, as `from.groups[0]`.
+    pub field: String,
+    /// As it was.
+    pub before: Option<Value>,
+    /// As it will be.
+    pub after: Option<Value>,
+}
+
+impl fmt::Display for FieldChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = |value: &Option<Value>| value.as_ref().map_or("nothing".to_owned(), ToString::to_string);
+        write!(f, "{}: {} → {}", self.field, shown(&self.before), shown(&self.after))
+    }
+}
+
+/// What makes `after` of `before`, each by its name.
+pub fn differences(before: &BTreeMap<String, Value>, after: &BTreeMap<String, Value>) -> Vec<Difference> {
+    let names: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+    let difference = |name: &String| {
+        let (change, fields) = match (before.get(name), after.get(name)) {
+            (None, _) => (Change::Create, Vec::new()),
+            (_, None) => (Change::Remove, Vec::new()),
+            (Some(before), Some(after)) => {
+                let mut fields = Vec::new();
+                compare("", Some(before), Some(after), &mut fields);
+                if fields.is_empty() {
+                    return None;
+                }
+                (Change::Change, fields)
+            }
+        };
+        Some(Difference { change, what: name.clone(), fields })
+    };
+    names.into_iter().filter_map(difference).collect()
+}
+
+fn compare(path: &str, before: Option<&Value>, after: Option<&Value>, found: &mut Vec<FieldChange>) {
+    let below = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
+    match (before, after) {
+        (Some(Value::Object(old)), Some(Value::Object(new))) => {
+            let names: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+            names.into_iter().for_each(|name| compare(&below(name), old.get(name), new.get(name), found));
+        }
+        (Some(Value::Array(old)), Some(Value::Array(new))) if old.len() == new.len() => {
+            for (n, (old, new)) in old.iter().zip(new).enumerate() {
+                compare(&format!("{path}[{n}]"), Some(old), Some(new), found);
+            }
+        }
+        (before, after) if before == after => {}
+        (before, after) => {
+            found.push(FieldChange { field: path.to_owned(), before: before.cloned(), after: after.cloned() });
+        }
+    }
+}
+
+/// Differences as lines, for people.
+pub fn write_differences(f: &mut impl fmt::Write, differences: &[Difference]) -> fmt::Result {
+    for difference in differences {
+        writeln!(f, "  {:6}  {}", difference.change, difference.what)?;
+        for field in &difference.fields {
+            writeln!(f, "          {field}")?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn every_field_that_differs() {
+        let before = BTreeMap::from([
+            ("a".to_owned(), json!({"x": 1, "list": [1, {"y": 2}]})),
+            ("b".to_owned(), json!({})),
+            ("same".to_owned(), json!({"x": [1]})),
+        ]);
+        let after = BTreeMap::from([
+            ("a".to_owned(), json!({"list": [1, {"y": 3}], "z": "new"})),
+            ("c".to_owned(), json!({})),
+            ("same".to_owned(), json!({"x": [1]})),
+        ]);
+        let mut text = String::new();
+        write_differences(&mut text, &differences(&before, &after)).unwrap();
+        insta::assert_snapshot!(text);
+    }
+}

@@ -1,0 +1,316 @@
+//! The whole fleet's documents from one place: what each host would do, and what does not fit together.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::{self, Write as _};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::central::{TestDocument, Wire};
+use super::check::{bandwidth, counted};
+use super::document::Document;
+use super::expansion::Expansion;
+use super::findings::{Finding, Findings, Level};
+use super::load::{Loaded, Loader};
+use super::plan::{self, Names, Plan, Surroundings};
+use crate::pure::probe;
+
+/// Octets of IPv4's and UDP's headers, and how many more IPv6's has.
+const HEADERS: u32 = 28;
+const MORE_IN_IPV6: u32 = 20;
+/// Octets of one of the original's probes, about.
+const JSON_V1: u32 = 200;
+/// More tests than this in one set are probably not meant.
+const MANY: usize = 100_000;
+/// More probes per second than this on one host are probably not meant.
+const BUSY: f64 = 2_000.0;
+
+/// What a host's probes amount to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Load {
+    /// Probes per second that arrive.
+    pub packets_in: f64,
+    /// Probes per second that leave.
+    pub packets_out: f64,
+    /// Bits per second that arrive, with the headers of IP and UDP.
+    pub bits_in: f64,
+    /// Bits per second that leave, likewise.
+    pub bits_out: f64,
+}
+
+impl Load {
+    /// Of a host with this plan.
+    pub fn of(loaded: &Loaded, plan: &Plan) -> Self {
+        let mut load = Load::default();
+        for (address, listener) in &plan.listeners {
+            for test in listener.tests.keys().filter_map(|id| loaded.tests.get(id)) {
+                // Of many senders any is enough, but all of them send.
+                let senders = test.any_of.as_ref().map_or(1.0, |any_of| any_of.len() as f64);
+                let packets = senders / test.send_every.as_secs_f64();
+                load.packets_in += packets;
+                load.bits_in += packets * bits(test.wire, *address);
+            }
+        }
+        for sender in plan.senders.values() {
+            let packets = 1.0 / sender.send_every.as_secs_f64();
+            load.packets_out += packets;
+            load.bits_out += packets * bits(sender.wire, sender.destination);
+        }
+        load
+    }
+}
+
+fn bits(wire: Wire, address: SocketAddr) -> f64 {
+    let payload = match wire {
+        Wire::Stamp => probe::PROBE_LEN as u32,
+        Wire::JsonV1 => JSON_V1,
+    };
+    let more = if address.is_ipv6() { MORE_IN_IPV6 } else { 0 };
+    f64::from(8 * (payload + HEADERS + more))
+}
+
+/// What `check-config --all-hosts` shows.
+#[derive(Clone, Debug, Serialize)]
+pub struct FleetReport {
+    /// Where the documents came from.
+    pub store: String,
+    /// At which revision.
+    pub revision: u64,
+    /// Everything that is wrong, errors first.
+    pub findings: Vec<Finding>,
+    /// What each host would do.
+    pub hosts: Vec<HostLine>,
+    /// What each set comes to.
+    pub sets: Vec<SetLine>,
+}
+
+/// What a host would do.
+#[derive(Clone, Debug, Serialize)]
+pub struct HostLine {
+    /// Its name.
+    pub host: String,
+    /// False: it tests nothing.
+    pub enabled: bool,
+    /// Tests that end there.
+    pub receives: usize,
+    /// Tests that start there.
+    pub sends: usize,
+    /// What they amount to.
+    #[serde(flatten)]
+    pub load: Load,
+}
+
+/// What a set comes to.
+#[derive(Clone, Debug, Serialize)]
+pub struct SetLine {
+    /// Its name.
+    pub set: String,
+    /// Its tests in the whole fleet.
+    pub tests: usize,
+}
+
+/// All hosts that documents speak of.
+pub fn hosts(loader: &Loader) -> BTreeSet<String> {
+    let mut hosts: BTreeSet<String> = loader.hosts().into_keys().collect();
+    for (key, document) in loader.documents() {
+        if let Document::Test(test) = document {
+            hosts.extend([&test.from_host, &test.to_host].into_iter().filter(|host| !host.is_empty()).cloned());
+            hosts.extend(key.split('/').nth(1).map(str::to_owned));
+        }
+    }
+    hosts
+}
+
+/// What every host of the fleet would do. `names` are those of all hosts' tests.
+pub fn report(loader: &mut Loader, store: String, revision: u64, names: &Names) -> FleetReport {
+    let mut findings: BTreeSet<Finding> = misfits(loader).into_iter().collect();
+    let mut lines = Vec::new();
+    let mut bound: BTreeMap<SocketAddr, String> = BTreeMap::new();
+    let documents = loader.hosts();
+    for host in hosts(loader) {
+        let loaded = loader.load_for(&host);
+        let plan = plan::plan(&loaded, Surroundings { names, addresses: None }, &host, &[]);
+        findings.extend(loaded.findings.iter().cloned());
+        findings.extend(plan::remarks(&loaded, names, &host));
+        for address in plan.listeners.keys().filter(|addr| !addr.ip().is_unspecified() && !addr.ip().is_loopback()) {
+            // An address that sets send to, and that no document says is the host's own, moves between hosts.
+            let own =
+                documents.get(&host).is_some_and(|host| host.addresses.values().any(|addr| *addr == address.ip()));
+            let of_sets = plan.listeners[address].tests.values().all(|expected| expected.test.set.is_some());
+            if let Some(other) = bound.insert(*address, host.clone()).filter(|_| own || !of_sets) {
+                let mut found = Findings::about(format!("hosts/{host}"));
+                let problem = format!("would listen at {address}, and so would {other}");
+                found.warning("", problem, "an address is on one host: correct one of the two");
+                findings.extend(found.into_vec());
+            }
+        }
+        let load = Load::of(&loaded, &plan);
+        if load.packets_in.max(load.packets_out) > BUSY {
+            let mut found = Findings::about(format!("hosts/{host}"));
+            let problem = format!("{:.0} probes a second in, {:.0} out", load.packets_in, load.packets_out);
+            found.warning("", problem, "write a longer send_every, or \"sample\": 10 in its sets");
+            findings.extend(found.into_vec());
+        }
+        let receives = plan.listeners.values().map(|listener| listener.tests.len()).sum();
+        lines.push(HostLine { host, enabled: loaded.enabled, receives, sends: plan.senders.len(), load });
+    }
+    let sets = set_lines(loader);
+    findings.extend(many(&sets));
+    FleetReport { store, revision, findings: findings.into_iter().collect(), hosts: lines, sets }
+}
+
+fn set_lines(loader: &Loader) -> Vec<SetLine> {
+    let hosts = loader.hosts();
+    let line = |(name, set): (&str, &std::sync::Arc<super::set::SetDocument>)| SetLine {
+        set: name.to_owned(),
+        tests: Expansion::new(name, set, &hosts).count(),
+    };
+    loader.sets().map(line).collect()
+}
+
+/// Sets that come to more tests than is probably meant.
+fn many(sets: &[SetLine]) -> Vec<Finding> {
+    let many = sets.iter().filter(|set| set.tests > MANY);
+    many.flat_map(|set| {
+        let mut found = Findings::about(format!("sets/{}", set.set));
+        let problem = format!("{} tests: it grows with the square of its hosts", set.tests);
+        found.warning("", problem, "write \"sample\": 10, and each host tests ten others");
+        found.into_vec()
+    })
+    .collect()
+}
+
+/// What does not fit together: tests with one end only or two different ones, addresses that two
+/// hosts have.
+pub fn misfits(loader: &Loader) -> Vec<Finding> {
+    let mut found = Vec::new();
+    let mut tests: BTreeMap<(&str, &str), (&str, &TestDocument)> = BTreeMap::new();
+    for (key, document) in loader.documents() {
+        if let (Document::Test(test), Some(host)) = (document, key.split('/').nth(1))
+            && test.enabled
+        {
+            tests.insert((host, &test.id), (key, test));
+        }
+    }
+    for ((host, id), (key, test)) in &tests {
+        let place = loader.place(key);
+        let mut findings = Findings::about(place);
+        let other = if test.from_host == *host { &test.to_host } else { &test.from_host };
+        if other == host || other.is_empty() {
+            continue;
+        }
+        match tests.get(&(other.as_str(), *id)) {
+            None => {
+                let (does, does_not) = match test.from_host == *host {
+                    true => ("sends", "expects"),
+                    false => ("expects", "sends"),
+                };
+                let problem = format!("only {host} knows this test and {does} it; {other} never {does_not} it");
+                findings.warning("", problem, format!("write the same document below tests/{other}/"));
+            }
+            Some((_, twin)) if host < &other.as_str() => {
+                for field in differing(test, twin) {
+                    let problem = format!("not as below tests/{other}/");
+                    findings.warning(field, problem, "write the same document below both hosts");
+                }
+            }
+            Some(_) => {}
+        }
+        found.extend(findings.into_vec());
+    }
+    let mut addresses: BTreeMap<_, &str> = BTreeMap::new();
+    let hosts = loader.hosts();
+    for (host, document) in &hosts {
+        for (name, addr) in &document.addresses {
+            let other = addresses.insert(*addr, host).filter(|other| *other != host && !addr.is_loopback());
+            if let Some(other) = other {
+                let mut findings = Findings::about(loader.place(&format!("hosts/{host}")));
+                let problem = format!("{addr} is an address of {other} too");
+                findings.warning(&format!("addresses.{name}"), problem, "correct one of the two");
+                found.extend(findings.into_vec());
+            }
+        }
+    }
+    found.extend(many(&set_lines(loader)));
+    found
+}
+
+/// The fields in which the two ends of a test must not differ.
+fn differing(one: &TestDocument, other: &TestDocument) -> Vec<&'static str> {
+    let fields = [
+        ("from_host", one.from_host != other.from_host),
+        ("from", one.from != other.from),
+        ("to_host", one.to_host != other.to_host),
+        ("to", one.to != other.to),
+        ("send_every", one.send_every != other.send_every),
+        ("expect_every", one.expect_every != other.expect_every),
+    ];
+    fields.into_iter().filter(|(_, differs)| *differs).map(|(field, _)| field).collect()
+}
+
+/// Limits that this host's clock cannot decide.
+pub fn undecidable(loaded: &Loaded, host: &str, clock_error: Duration) -> Vec<Finding> {
+    let mut found = Vec::new();
+    for test in loaded.tests.values().filter(|test| test.facts.to_host == host && test.facts.from_host != host) {
+        let Some(limit) = test.limits.max_latency.filter(|limit| *limit < clock_error) else { continue };
+        let mut findings = Findings::about(&test.place);
+        let (limit, error) = (humantime::format_duration(limit), humantime::format_duration(rounded(clock_error)));
+        let problem = format!("{limit}, and this host's clock may be off by {error}: no delay near that can be judged");
+        findings.warning("max_latency", problem, "synchronise the clocks better, or raise the limit");
+        found.extend(findings.into_vec());
+    }
+    found
+}
+
+fn rounded(duration: Duration) -> Duration {
+    Duration::from_micros(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX))
+}
+
+impl FleetReport {
+    /// How many findings of this level there are.
+    pub fn count(&self, level: Level) -> usize {
+        self.findings.iter().filter(|finding| finding.level == level).count()
+    }
+}
+
+/// First what is wrong, then the hosts, then what it all comes to.
+impl fmt::Display for FleetReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "all hosts, documents from {}, revision {}\n", self.store, self.revision)?;
+        for finding in &self.findings {
+            finding.write_long(f)?;
+        }
+        let (errors, warnings) = (self.count(Level::Error), self.count(Level::Warning));
+        if errors + warnings > 0 {
+            f.write_char('\n')?;
+        }
+        writeln!(f, "{}, {}\n", counted(errors, "error"), counted(warnings, "warning"))?;
+        let widest = self.hosts.iter().map(|line| line.host.chars().count()).max().unwrap_or(0).max(5);
+        writeln!(f, "{:widest$}  receives  sends  probes/s in  probes/s out  bandwidth in  bandwidth out", "host")?;
+        let mut total = Load::default();
+        for HostLine { host, enabled, receives, sends, load } in &self.hosts {
+            let off = if *enabled { "" } else { "  disabled" };
+            let (bits_in, bits_out) = (bandwidth(load.bits_in), bandwidth(load.bits_out));
+            writeln!(
+                f,
+                "{host:widest$}  {receives:8}  {sends:5}  {:11.1}  {:12.1}  {bits_in:>12}  {bits_out:>13}{off}",
+                load.packets_in, load.packets_out
+            )?;
+            total.packets_out += load.packets_out;
+            total.bits_out += load.bits_out;
+        }
+        let receives: usize = self.hosts.iter().map(|line| line.receives).sum();
+        let sends: usize = self.hosts.iter().map(|line| line.sends).sum();
+        for set in &self.sets {
+            writeln!(f, "set {}: {}", set.set, counted(set.tests, "test"))?;
+        }
+        writeln!(
+            f,
+            "in all {}: {receives} expectations, {sends} senders, {:.1} probes per second, {}",
+            counted(self.hosts.len(), "host"),
+            total.packets_out,
+            bandwidth(total.bits_out)
+        )
+    }
+}

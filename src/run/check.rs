@@ -1,0 +1,208 @@
+//! `peerpair check-config`: what is wrong, and what would be done.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use serde_json::Value;
+
+use super::{EXIT_CONFIG, EXIT_FAILURE, EXIT_GOOD, parse_bootstrap};
+use crate::cli::{CheckConfig, OutputFormat};
+use crate::config::bootstrap::{Bootstrap, Overrides, StoreConfig, StoreKind};
+use crate::config::check::{self, Report};
+use crate::config::findings::{Finding, Findings, Level};
+use crate::config::fleet;
+use crate::config::load::Loader;
+use crate::config::plan::{self, Surroundings};
+use crate::config::secret::SecretSource;
+use crate::config::sinks::SinkConfig;
+use crate::io::resolve::resolve;
+use crate::io::store::{self, Concern, Snapshot, Store};
+use crate::io::{adjtimex, outlet};
+use crate::web::client::Agent;
+
+/// Says what is wrong with the configuration, and what a host or the fleet would do.
+pub fn check_config(arguments: &CheckConfig) -> anyhow::Result<i32> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start")?;
+    runtime.block_on(checked(arguments))
+}
+
+async fn checked(arguments: &CheckConfig) -> anyhow::Result<i32> {
+    let path = &arguments.config;
+    let mut overrides = arguments.overrides.to_overrides();
+    overrides.local_name = arguments.host.clone().or(overrides.local_name);
+    let (bootstrap, findings) = parse_bootstrap(path, &overrides);
+    let place = store::place(&bootstrap.store);
+    let broken = findings.iter().any(|finding| finding.level == Level::Error);
+    let report = Report::of_findings(&bootstrap.host, place.clone(), findings);
+    if broken {
+        return show(&Report { store: "nowhere yet".to_owned(), ..report }, arguments, true);
+    }
+    let snapshot = match list(&bootstrap.store).await {
+        Ok(snapshot) => snapshot,
+        Err(error) => {
+            let found = unreadable(path, &bootstrap.store, &place, &error);
+            let found = report.findings.into_iter().chain(found).collect();
+            return show(&Report::of_findings(&bootstrap.host, place, found), arguments, false);
+        }
+    };
+    if arguments.all_hosts {
+        return all_hosts(&bootstrap, snapshot, report.findings, arguments).await;
+    }
+
+    let mut loader = Loader::of(&bootstrap);
+    let (planned, sinks) = plan_host(&bootstrap, &mut loader, &snapshot, report).await;
+    // What lies on another host is not seen from here.
+    let here = bootstrap.host == parse_bootstrap(path, &Overrides::default()).0.host;
+    let mut found: Vec<Finding> =
+        fleet::misfits(&loader).into_iter().filter(|f| concerns(f, &bootstrap.host)).collect();
+    if here {
+        found.extend(lacking(&sinks));
+        found.extend(exposed(&bootstrap, &sinks));
+        let loaded = loader.load_for(&bootstrap.host);
+        found.extend(fleet::undecidable(&loaded, &bootstrap.host, adjtimex::clock_quality().error));
+    }
+    let mut report = planned.with_findings(found);
+    if let Some((place, before)) = before(&bootstrap, arguments).await? {
+        report = report.against(place, &before);
+    }
+    show(&report, arguments, true)
+}
+
+/// The load path of `run`, up to the plan; and whom that would tell.
+async fn plan_host(
+    bootstrap: &Bootstrap,
+    loader: &mut Loader,
+    snapshot: &Snapshot,
+    report: Report,
+) -> (Report, Vec<SinkConfig>) {
+    loader.read(&snapshot.documents);
+    let loaded = loader.load_for(&bootstrap.host);
+    let names = resolve(plan::names_to_resolve(&loaded, &bootstrap.host)).await;
+    let around = Surroundings { names: &names, addresses: None };
+    let plan = plan::plan(&loaded, around, &bootstrap.host, &bootstrap.sink);
+    let sinks = plan.alarms.sinks.iter().map(|sink| sink.config.clone()).collect();
+    (report.with_plan(snapshot.revision, &loaded, &names, &plan), sinks)
+}
+
+async fn all_hosts(
+    bootstrap: &Bootstrap,
+    snapshot: Snapshot,
+    found: Vec<Finding>,
+    arguments: &CheckConfig,
+) -> anyhow::Result<i32> {
+    anyhow::ensure!(
+        arguments.running.is_none() && arguments.against.is_none(),
+        "--all-hosts is compared with nothing; leave --running and --against out, or name one --host"
+    );
+    let mut loader = Loader::of(bootstrap);
+    loader.read(&snapshot.documents);
+    let mut names = std::collections::BTreeSet::new();
+    for host in fleet::hosts(&loader) {
+        names.extend(plan::names_to_resolve(&loader.load_for(&host), &host));
+    }
+    let names = resolve(names).await;
+    let mut report = fleet::report(&mut loader, store::place(&bootstrap.store), snapshot.revision, &names);
+    report.findings.extend(found.into_iter().chain(exposed(bootstrap, &bootstrap.sink)));
+    report.findings.sort();
+    let mut stdout = std::io::stdout().lock();
+    match arguments.format {
+        OutputFormat::Text => write!(stdout, "{report}")?,
+        OutputFormat::Json => writeln!(stdout, "{}", serde_json::to_string_pretty(&report)?)?,
+    }
+    Ok(exit_code(report.count(Level::Error), report.count(Level::Warning), arguments))
+}
+
+/// What the plan is to be compared with: that of a running agent, or of a directory.
+async fn before(
+    bootstrap: &Bootstrap,
+    arguments: &CheckConfig,
+) -> anyhow::Result<Option<(String, BTreeMap<String, Value>)>> {
+    if let Some(url) = &arguments.running {
+        let running = Agent::new(url, None)?.plan().await?;
+        let host = running["host"].as_str().unwrap_or_default();
+        anyhow::ensure!(host == bootstrap.host, "{url} is the agent of `{host}`, not of `{}`", bootstrap.host);
+        return Ok(Some((format!("the running agent at {url}"), check::parts(&running))));
+    }
+    let Some(directory) = &arguments.against else { return Ok(None) };
+    let config = StoreConfig { kind: StoreKind::Dir, path: directory.clone(), ..StoreConfig::default() };
+    let snapshot = list(&config).await.map_err(anyhow::Error::msg)?;
+    let report = Report::of_findings(&bootstrap.host, String::new(), Vec::new());
+    let (report, _) = plan_host(bootstrap, &mut Loader::of(bootstrap), &snapshot, report).await;
+    Ok(Some((directory.display().to_string(), report.parts())))
+}
+
+async fn list(config: &StoreConfig) -> Result<Snapshot, String> {
+    let mut store = Store::new(config, Concern::Fleet).map_err(|error| error.to_string())?;
+    let snapshot = store.list().await.map_err(|error| error.to_string())?;
+    Ok(snapshot)
+}
+
+fn show(report: &Report, arguments: &CheckConfig, readable: bool) -> anyhow::Result<i32> {
+    let mut stdout = std::io::stdout().lock();
+    match arguments.format {
+        OutputFormat::Text => write!(stdout, "{report}")?,
+        OutputFormat::Json => writeln!(stdout, "{}", serde_json::to_string_pretty(&report)?)?,
+    }
+    if !readable {
+        return Ok(EXIT_FAILURE);
+    }
+    Ok(exit_code(report.count(Level::Error), report.count(Level::Warning), arguments))
+}
+
+fn exit_code(errors: usize, warnings: usize, arguments: &CheckConfig) -> i32 {
+    if errors > 0 || arguments.deny_warnings && warnings > 0 { EXIT_CONFIG } else { EXIT_GOOD }
+}
+
+fn unreadable(path: &Path, config: &StoreConfig, place: &str, error: &str) -> Vec<Finding> {
+    let mut findings = Findings::about(path.display().to_string());
+    let way_out = match config.kind {
+        StoreKind::Etcd => "start it, or correct [store]; `peerpair doctor` says more; nothing was checked behind it",
+        StoreKind::Dir => "create it, or correct [store]; nothing was checked behind it",
+    };
+    findings.error("store", format!("{place} cannot be read: {error}"), way_out);
+    findings.into_vec()
+}
+
+/// Whether a finding about the fleet is one about this host.
+fn concerns(finding: &Finding, host: &str) -> bool {
+    let near = |text: &str| text.split([' ', ';', ':', '/', ',']).any(|word| word == host);
+    near(&finding.place) || near(&finding.problem) || finding.place.starts_with("sets/")
+}
+
+fn lacking(sinks: &[SinkConfig]) -> Vec<Finding> {
+    let lacking = sinks.iter().flat_map(|sink| {
+        let mut findings = Findings::about(format!("sink {}", sink.name));
+        for problem in outlet::lacking(sink) {
+            findings.warning("", problem, "put it there before the sink is needed");
+        }
+        findings.into_vec()
+    });
+    lacking.collect()
+}
+
+/// Secrets that everybody on this host can read.
+fn exposed(bootstrap: &Bootstrap, sinks: &[SinkConfig]) -> Vec<Finding> {
+    let of_sinks = sinks.iter().flat_map(|sink| sink.secrets().map(|source| (format!("sink {}", sink.name), source)));
+    let of_store = bootstrap.store.auth.password().map(|source| ("store.auth".to_owned(), source));
+    let in_file = |(place, source): (String, SecretSource<'_>)| match source {
+        SecretSource::File(path) => Some((place, path.to_owned())),
+        SecretSource::Env(_) => None,
+    };
+    let mut files: Vec<(String, PathBuf)> = of_sinks.chain(of_store).filter_map(in_file).collect();
+    files.extend(bootstrap.store.tls.key_file.clone().map(|path| ("store.tls.key_file".to_owned(), path)));
+    files.extend(bootstrap.web.token_file.clone().map(|path| ("web.token_file".to_owned(), path)));
+    let exposed = files
+        .into_iter()
+        .filter(|(_, path)| std::fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o004 != 0));
+    exposed
+        .flat_map(|(place, path)| {
+            let mut findings = Findings::about(place);
+            let problem = format!("everybody on this host can read {}", path.display());
+            findings.warning("", problem, format!("chmod o-r {}", path.display()));
+            findings.into_vec()
+        })
+        .collect()
+}

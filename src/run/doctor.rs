@@ -1,0 +1,221 @@
+//! `peerpair doctor`: what keeps an agent on this host from working, and what to do.
+
+use std::fmt;
+use std::io::Write as _;
+use std::path::Path;
+
+use anyhow::Context as _;
+
+use super::{EXIT_CONFIG, EXIT_FAILURE, EXIT_GOOD, known_sinks, parse_bootstrap};
+use crate::cli;
+use crate::config::bootstrap::{Bootstrap, StoreKind};
+use crate::config::findings::Level;
+use crate::io::store::{self, Concern, Store};
+use crate::io::{adjtimex, outlet, state_file, tls, udp};
+use crate::pure::time::WallTime;
+
+/// Certificates that end sooner than this want to be renewed now, in days.
+const RENEW_WITHIN: i64 = 14;
+/// A clock that may be off by more than this decides no usual limit.
+const GOOD_CLOCK: std::time::Duration = std::time::Duration::from_millis(5);
+
+/// How one thing stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Health {
+    Good,
+    Poor,
+    Bad,
+}
+
+impl fmt::Display for Health {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Health::Good => "ok",
+            Health::Poor => "warning",
+            Health::Bad => "error",
+        })
+    }
+}
+
+/// What was found, and what to do.
+#[derive(Default)]
+struct Diagnosis(Vec<(Health, String, String)>);
+
+impl Diagnosis {
+    fn good(&mut self, what: impl Into<String>) {
+        self.0.push((Health::Good, what.into(), String::new()));
+    }
+
+    fn poor(&mut self, what: impl Into<String>, way_out: impl Into<String>) {
+        self.0.push((Health::Poor, what.into(), way_out.into()));
+    }
+
+    fn bad(&mut self, what: impl Into<String>, way_out: impl Into<String>) {
+        self.0.push((Health::Bad, what.into(), way_out.into()));
+    }
+
+    fn count(&self, health: Health) -> usize {
+        self.0.iter().filter(|(found, _, _)| *found == health).count()
+    }
+}
+
+impl fmt::Display for Diagnosis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (health, what, way_out) in &self.0 {
+            writeln!(f, "{health:7}  {what}")?;
+            if !way_out.is_empty() {
+                writeln!(f, "{:7}  → {way_out}", "")?;
+            }
+        }
+        let (errors, warnings) = (self.count(Health::Bad), self.count(Health::Poor));
+        writeln!(f, "\n{errors} errors, {warnings} warnings")
+    }
+}
+
+/// Looks at everything that an agent needs.
+pub fn doctor(arguments: &cli::Doctor) -> anyhow::Result<i32> {
+    let (bootstrap, findings) = parse_bootstrap(&arguments.config, &arguments.overrides.to_overrides());
+    let mut stdout = std::io::stdout().lock();
+    if findings.iter().any(|finding| finding.level == Level::Error) {
+        for finding in findings {
+            writeln!(stdout, "{}: {finding}", finding.level)?;
+        }
+        return Ok(EXIT_CONFIG);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start")?;
+    let mut diagnosis = Diagnosis::default();
+    runtime.block_on(async {
+        store(&bootstrap, &mut diagnosis).await;
+        certificates(&bootstrap, &mut diagnosis);
+        sinks(&bootstrap, &mut diagnosis).await;
+        sockets(&mut diagnosis).await;
+    });
+    clock(&mut diagnosis);
+    disk(&bootstrap, &mut diagnosis);
+    writeln!(stdout, "{}, {}\n", bootstrap.host, store::place(&bootstrap.store))?;
+    write!(stdout, "{diagnosis}")?;
+    Ok(if diagnosis.count(Health::Bad) > 0 { EXIT_FAILURE } else { EXIT_GOOD })
+}
+
+async fn store(bootstrap: &Bootstrap, diagnosis: &mut Diagnosis) {
+    let concern = Concern::Host(bootstrap.host.clone());
+    let places = match bootstrap.store.kind {
+        StoreKind::Dir => vec![bootstrap.store.clone()],
+        StoreKind::Etcd => store::members(&bootstrap.store),
+    };
+    for config in places {
+        let place = store::place(&config);
+        let listed = match Store::new(&config, concern.clone()) {
+            Ok(mut store) => store.list().await,
+            Err(error) => Err(error),
+        };
+        match listed {
+            Ok(snapshot) if snapshot.documents.is_empty() => diagnosis.poor(
+                format!("{place}: answers as {}, and has no documents for this host", snapshot.origin),
+                "check [store] prefix and the host's name, or write documents",
+            ),
+            Ok(snapshot) => {
+                let (documents, revision) = (snapshot.documents.len(), snapshot.revision);
+                diagnosis.good(format!("{place}: {}, {documents} documents, revision {revision}", snapshot.origin));
+                if let Some(remark) = snapshot.remark {
+                    diagnosis.poor(remark, "remove the others, or set [store] api");
+                }
+            }
+            Err(error) => {
+                diagnosis.bad(format!("store: {error}"), "correct [store], or what it names; tests go on meanwhile");
+            }
+        }
+    }
+}
+
+fn certificates(bootstrap: &Bootstrap, diagnosis: &mut Diagnosis) {
+    let tls = &bootstrap.store.tls;
+    let files = [("ca_file", &tls.ca_file), ("cert_file", &tls.cert_file)];
+    for (field, path) in files.into_iter().filter_map(|(field, path)| Some((field, path.as_deref()?))) {
+        let what = format!("store.tls.{field} {}", path.display());
+        match tls::valid_until(path) {
+            Err(problem) => diagnosis.bad(format!("{what}: {problem}"), "write it as PEM"),
+            Ok(until) => {
+                let day_nanos = 86_400 * 1_000_000_000;
+                let days = until.nanos_since(WallTime::from(std::time::SystemTime::now())) / day_nanos;
+                match days {
+                    ..0 => diagnosis
+                        .bad(format!("{what}: has expired at {until}"), "issue it anew; it is read again by itself"),
+                    0..RENEW_WITHIN => diagnosis.poor(format!("{what}: good until {until}"), "issue it anew in time"),
+                    _ => diagnosis.good(format!("{what}: good until {until}")),
+                }
+            }
+        }
+    }
+}
+
+async fn sinks(bootstrap: &Bootstrap, diagnosis: &mut Diagnosis) {
+    let (plans, _) = known_sinks(bootstrap).await;
+    for plan in plans {
+        let what = format!("sink {}: {}", plan.config.name, plan.config.describe(&bootstrap.host));
+        let lacking = outlet::lacking(&plan.config);
+        for problem in &lacking {
+            diagnosis.bad(format!("{what}: {problem}"), "put it there");
+        }
+        match outlet::reach(&plan.config).await {
+            Err(problem) => diagnosis.bad(format!("{what}: {problem}"), "correct its target, or the way to it"),
+            Ok(()) if lacking.is_empty() => diagnosis.good(what),
+            Ok(()) => {}
+        }
+    }
+    diagnosis.good("whether a receiver takes what it is sent, `peerpair send-test-notification` tells");
+}
+
+async fn sockets(diagnosis: &mut Diagnosis) {
+    let found = match udp::examine().await {
+        Ok(found) => found,
+        Err(error) => {
+            diagnosis.bad(format!("UDP: {error}"), "an agent needs sockets with IP_RECVERR and SO_TIMESTAMPNS");
+            return;
+        }
+    };
+    match found.kernel_stamps {
+        true => diagnosis.good("UDP: the kernel stamps what arrives"),
+        false => diagnosis.bad("UDP: the kernel does not stamp what arrives", "delays would hold this host's own load"),
+    }
+    let (got, wanted) = (found.receive_buffer >> 10, found.wanted_buffer >> 10);
+    match found.receive_buffer >= found.wanted_buffer {
+        true => diagnosis.good(format!("UDP: receive buffer of {got} KiB")),
+        false => diagnosis.poor(
+            format!("UDP: receive buffer of {got} KiB instead of {wanted}"),
+            format!("sysctl net.core.rmem_max={}, or give it CAP_NET_ADMIN", found.wanted_buffer),
+        ),
+    }
+    match found.low_ports {
+        true => diagnosis.good("ports below 1024 can be bound"),
+        false => diagnosis.good("ports below 1024 cannot be bound (no CAP_NET_BIND_SERVICE); others can"),
+    }
+}
+
+fn clock(diagnosis: &mut Diagnosis) {
+    let quality = adjtimex::clock_quality();
+    let error = humantime::format_duration(std::time::Duration::from_micros(
+        u64::try_from(quality.error.as_micros()).unwrap_or(u64::MAX),
+    ));
+    let way_out = "run chrony or ntpd-rs; until then latency between hosts cannot be judged, loss can";
+    match quality.synchronised {
+        false => diagnosis.poor("clock: not synchronised", way_out),
+        true if quality.error > GOOD_CLOCK => {
+            diagnosis
+                .poor(format!("clock: synchronised, off by {error} at most"), "limits below that cannot be judged");
+        }
+        true => diagnosis.good(format!("clock: synchronised, off by {error} at most")),
+    }
+}
+
+fn disk(bootstrap: &Bootstrap, diagnosis: &mut Diagnosis) {
+    let directory: &Path = &bootstrap.state_dir;
+    let what = format!("state_dir {}", directory.display());
+    match state_file::examine(directory) {
+        Ok(()) => diagnosis.good(format!("{what}: can be written")),
+        Err(error) => diagnosis.bad(
+            format!("{what}: {error}"),
+            "make it this user's: what was told and the last good config are kept there",
+        ),
+    }
+}

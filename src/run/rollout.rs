@@ -1,0 +1,159 @@
+//! `peerpair rollout`: which agent runs which revision, which rejected what, and which is silent.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::io::Write as _;
+
+use anyhow::Context as _;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{EXIT_CONFIG, EXIT_FAILURE, EXIT_GOOD, parse_bootstrap};
+use crate::cli::{self, OutputFormat};
+use crate::config::findings::Level;
+use crate::config::fleet;
+use crate::config::load::{Documents, Loader, TESTS_PREFIX, digest, tests_prefix};
+use crate::io::store::{self, Concern, Store};
+
+/// What an agent says of itself.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Said {
+    version: String,
+    web: Option<String>,
+    revision: u64,
+    digest: String,
+    rejected: Vec<Value>,
+    rejected_in_all: usize,
+}
+
+/// How an agent stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Standing {
+    /// Nothing was heard of it for three minutes.
+    Silent,
+    /// Some documents are not in force there.
+    Rejected,
+    /// It runs older documents.
+    Behind,
+    /// It runs the newest documents.
+    Current,
+}
+
+#[derive(Serialize)]
+struct Line {
+    host: String,
+    standing: Standing,
+    version: Option<String>,
+    revision: Option<u64>,
+    web: Option<String>,
+    rejected: Vec<String>,
+}
+
+/// Lists all agents, the worst first.
+pub fn rollout(arguments: &cli::Rollout) -> anyhow::Result<i32> {
+    let (bootstrap, findings) = parse_bootstrap(&arguments.config, &arguments.overrides.to_overrides());
+    if let Some(finding) = findings.iter().find(|finding| finding.level == Level::Error) {
+        writeln!(std::io::stderr().lock(), "{finding}")?;
+        return Ok(EXIT_CONFIG);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start")?;
+    let (snapshot, said) = runtime.block_on(async {
+        let snapshot = Store::new(&bootstrap.store, Concern::Fleet)?.list().await?;
+        anyhow::ensure!(
+            snapshot.origin.starts_with("etcd v3"),
+            "{} ({}) has no leases, so agents say nothing of themselves there: look at /status.json of each",
+            store::place(&bootstrap.store),
+            snapshot.origin,
+        );
+        Ok((snapshot, store::announced(&bootstrap.store).await?))
+    })?;
+    let mut loader = Loader::of(&bootstrap);
+    loader.read(&snapshot.documents);
+    let hosts: BTreeSet<String> = fleet::hosts(&loader).into_iter().chain(said.keys().cloned()).collect();
+    let mut lines: Vec<Line> = hosts
+        .into_iter()
+        .map(|host| {
+            let said = said.get(&host).map(|text| serde_json::from_str::<Said>(text).unwrap_or_default());
+            let wanted = digest(&of_host(&snapshot.documents, &host));
+            line(host, said, &wanted)
+        })
+        .collect();
+    lines.sort_by(|a, b| (a.standing, &a.host).cmp(&(b.standing, &b.host)));
+    let mut stdout = std::io::stdout().lock();
+    match arguments.format {
+        OutputFormat::Text => write!(stdout, "{}", table(&lines, snapshot.revision))?,
+        OutputFormat::Json => writeln!(stdout, "{}", serde_json::to_string_pretty(&lines)?)?,
+    }
+    let all = lines.iter().all(|line| line.standing == Standing::Current);
+    Ok(if all { EXIT_GOOD } else { EXIT_FAILURE })
+}
+
+/// What an agent of this host reads.
+fn of_host(documents: &Documents, host: &str) -> Documents {
+    let own = tests_prefix(host);
+    let concerns = |key: &str| !key.starts_with(TESTS_PREFIX) || key.starts_with(&own);
+    documents.iter().filter(|(key, _)| concerns(key)).map(|(key, raw)| (key.clone(), raw.clone())).collect()
+}
+
+fn line(host: String, said: Option<Said>, wanted: &str) -> Line {
+    let Some(said) = said else {
+        return Line {
+            host,
+            standing: Standing::Silent,
+            version: None,
+            revision: None,
+            web: None,
+            rejected: Vec::new(),
+        };
+    };
+    let standing = match said.digest == wanted {
+        false => Standing::Behind,
+        true if said.rejected_in_all > 0 => Standing::Rejected,
+        true => Standing::Current,
+    };
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let mut rejected: Vec<String> = said
+        .rejected
+        .iter()
+        .map(|document| match text(&document["reason"]) {
+            reason if reason.is_empty() => text(&document["document"]),
+            reason => reason,
+        })
+        .collect();
+    if said.rejected_in_all > rejected.len() {
+        rejected.push(format!("and {} more", said.rejected_in_all - rejected.len()));
+    }
+    Line { host, standing, version: Some(said.version), revision: Some(said.revision), web: said.web, rejected }
+}
+
+fn table(lines: &[Line], revision: u64) -> String {
+    let mut text = String::new();
+    let widest = lines.iter().map(|line| line.host.chars().count()).max().unwrap_or(0).max(4);
+    let _infallible = writeln!(text, "{:widest$}  {:8}  {:>10}  {:8}  page", "host", "state", "revision", "version");
+    for line in lines {
+        let state = match line.standing {
+            Standing::Silent => "silent",
+            Standing::Rejected => "rejected",
+            Standing::Behind => "behind",
+            Standing::Current => "current",
+        };
+        let revision = line.revision.map_or("-".to_owned(), |revision| revision.to_string());
+        let (version, web) = (line.version.as_deref().unwrap_or("-"), line.web.as_deref().unwrap_or("-"));
+        let _infallible = writeln!(text, "{:widest$}  {state:8}  {revision:>10}  {version:8}  {web}", line.host);
+        for reason in &line.rejected {
+            let _infallible = writeln!(text, "{:widest$}    {reason}", "");
+        }
+    }
+    let count = |standing| lines.iter().filter(|line| line.standing == standing).count();
+    let _infallible = writeln!(
+        text,
+        "\nrevision {revision}: {} current, {} behind, {} with rejected documents, {} silent",
+        count(Standing::Current),
+        count(Standing::Behind),
+        count(Standing::Rejected),
+        count(Standing::Silent)
+    );
+    text
+}

@@ -1,0 +1,194 @@
+//! `peerpair export` and `peerpair import`: documents between a store and a directory.
+
+use std::collections::BTreeMap;
+use std::io::{IsTerminal as _, Write as _};
+
+use anyhow::Context as _;
+use serde_json::Value;
+
+use super::{EXIT_CONFIG, EXIT_FAILURE, EXIT_GOOD, parse_bootstrap};
+use crate::cli::Transfer;
+use crate::config::bootstrap::{StoreConfig, StoreKind};
+use crate::config::compare::{self, Change, Difference};
+use crate::config::document::{self, Document};
+use crate::config::findings::{Finding, Findings, Level};
+use crate::config::load::{Documents, GLOBAL_KEY, HOSTS_PREFIX, RawDocument, SETS_PREFIX};
+use crate::config::read::{self, Format};
+use crate::io::store::{self, Concern, Snapshot, Store};
+
+/// etcd takes no longer document.
+const LONGEST: usize = 1 << 20;
+
+/// Writes the documents of the store into a directory.
+pub fn export(arguments: &Transfer) -> anyhow::Result<i32> {
+    run(arguments, false)
+}
+
+/// Writes the documents of a directory into the store.
+pub fn import(arguments: &Transfer) -> anyhow::Result<i32> {
+    run(arguments, true)
+}
+
+fn run(arguments: &Transfer, into_store: bool) -> anyhow::Result<i32> {
+    let (bootstrap, findings) = parse_bootstrap(&arguments.config, &arguments.overrides.to_overrides());
+    if say_errors(&findings)? {
+        return Ok(EXIT_CONFIG);
+    }
+    let directory = StoreConfig { kind: StoreKind::Dir, path: arguments.directory.clone(), ..StoreConfig::default() };
+    let (from, to) = if into_store { (&directory, &bootstrap.store) } else { (&bootstrap.store, &directory) };
+    if !into_store && !arguments.dry_run {
+        std::fs::create_dir_all(&arguments.directory)
+            .with_context(|| format!("create {}", arguments.directory.display()))?;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start")?;
+    runtime.block_on(transfer(from, to, arguments, into_store))
+}
+
+async fn transfer(from: &StoreConfig, to: &StoreConfig, arguments: &Transfer, into_store: bool) -> anyhow::Result<i32> {
+    let source = Store::new(from, Concern::Fleet)?.list().await?;
+    if into_store && say_errors(&findings(&source.documents))? {
+        eprint("nothing was written");
+        return Ok(EXIT_CONFIG);
+    }
+    let mut target = Store::new(to, Concern::Fleet)?;
+    let there = match target.list().await {
+        Ok(snapshot) => snapshot,
+        // A directory that is to be made is empty.
+        Err(_) if arguments.dry_run && !into_store && !arguments.directory.exists() => {
+            Snapshot { revision: 0, documents: Documents::new(), origin: String::new(), remark: None }
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let differences = compare::differences(&values(&there.documents), &values(&source.documents));
+    let (removed, written): (Vec<Difference>, Vec<Difference>) =
+        differences.into_iter().partition(|difference| difference.change == Change::Remove);
+    let mut planned = written;
+    let kept = if arguments.prune {
+        planned.extend(removed);
+        0
+    } else {
+        removed.len()
+    };
+    planned.sort_by_key(|difference| order(difference, &source.documents));
+
+    let mut text = format!("from {} to {}\n", store::place(from), store::place(to));
+    compare::write_differences(&mut text, &planned)?;
+    let same = source.documents.len() - planned.iter().filter(|planned| planned.change != Change::Remove).count();
+    text.push_str(&format!("  {same} the same"));
+    if kept > 0 {
+        text.push_str(&format!(", {kept} only there, which stay (--prune removes them)"));
+    }
+    if let Some(remark) = &there.remark {
+        text.push_str(&format!("\n  warning: {remark}"));
+    }
+    print(&text)?;
+    if planned.is_empty() || arguments.dry_run {
+        return Ok(EXIT_GOOD);
+    }
+    let harmless = !into_store && planned.iter().all(|planned| planned.change == Change::Create);
+    if !harmless && !arguments.yes && !consent()? {
+        eprint("nothing was written; --yes does it without asking");
+        return Ok(EXIT_FAILURE);
+    }
+    let mut failed = 0;
+    for difference in &planned {
+        let key = &difference.what;
+        let text = source.documents.get(key).map(|document| as_json(document));
+        let version = there.documents.get(key).map_or(0, |document| document.version);
+        let problem = match target.write(key, text.as_deref(), version).await {
+            Ok(Ok(())) => continue,
+            Ok(Err(conflict)) => conflict.to_string(),
+            Err(error) => error.to_string(),
+        };
+        failed += 1;
+        eprint(&format!("{key}: not written: {problem}"));
+    }
+    print(&format!("{} written, {failed} not", planned.len() - failed))?;
+    Ok(if failed > 0 { EXIT_FAILURE } else { EXIT_GOOD })
+}
+
+/// Hosts before the sets that speak of them; a test at its receiver before its sender, and away from
+/// its sender first: so nobody expects what is not yet, or no longer, sent.
+fn order(difference: &Difference, documents: &Documents) -> (u8, bool, String) {
+    let key = &difference.what;
+    let removes = difference.change == Change::Remove;
+    let rank = match key.as_str() {
+        GLOBAL_KEY => 0,
+        key if key.starts_with(HOSTS_PREFIX) => 1,
+        key if key.starts_with(SETS_PREFIX) => 3,
+        _ => 2,
+    };
+    let at_sender = documents.get(key).is_some_and(|raw| match document::read(key, raw).0 {
+        Some(Document::Test(test)) => key.split('/').nth(1) == Some(&test.from_host),
+        Some(_) | None => false,
+    });
+    // What is removed goes in the opposite order.
+    (if removes { 4 - rank } else { rank }, at_sender != removes, key.clone())
+}
+
+fn values(documents: &Documents) -> BTreeMap<String, Value> {
+    documents.iter().map(|(key, document)| (key.clone(), value(document))).collect()
+}
+
+/// What a document says; its text if that cannot be read.
+fn value(document: &RawDocument) -> Value {
+    let parsed = read::parse(&document.text, document.format, &mut Findings::about(""));
+    parsed.unwrap_or_else(|| Value::String(document.text.clone()))
+}
+
+fn as_json(document: &RawDocument) -> String {
+    match document.format {
+        Format::Json => document.text.clone(),
+        Format::Toml => serde_json::to_string_pretty(&value(document)).unwrap_or_default(),
+    }
+}
+
+/// Everything that would keep documents from being in force.
+fn findings(documents: &Documents) -> Vec<Finding> {
+    let mut found = Vec::new();
+    for (key, raw) in documents {
+        found.extend(document::read(key, raw).1);
+        let mut findings = Findings::about(&raw.place);
+        if raw.text.len() > LONGEST {
+            findings.error("", "longer than 1 MiB", "make it shorter: a set says many tests in few words");
+        }
+        if key.split('/').any(|segment| segment.is_empty() || segment.starts_with('.') || segment.starts_with('_')) {
+            findings.error("", "not a name for a document", "name it without a dot or an underscore at its begin");
+        }
+        found.extend(findings.into_vec());
+    }
+    found
+}
+
+/// Says the errors; tells whether there are any.
+fn say_errors(findings: &[Finding]) -> anyhow::Result<bool> {
+    let mut text = String::new();
+    let errors = findings.iter().filter(|finding| finding.level == Level::Error);
+    for finding in errors {
+        finding.write_long(&mut text)?;
+    }
+    if !text.is_empty() {
+        eprint(text.trim_end());
+    }
+    Ok(!text.is_empty())
+}
+
+fn consent() -> anyhow::Result<bool> {
+    if !std::io::stdin().is_terminal() {
+        return Ok(false);
+    }
+    let mut stdout = std::io::stdout().lock();
+    write!(stdout, "write that? [y/N] ")?;
+    stdout.flush()?;
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+fn print(text: &str) -> anyhow::Result<()> {
+    Ok(writeln!(std::io::stdout().lock(), "{text}")?)
+}
+
+fn eprint(text: &str) {
+    let _nobody_reads = writeln!(std::io::stderr().lock(), "{text}");
+}
