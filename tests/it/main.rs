@@ -5,11 +5,15 @@
 
 mod alarms;
 mod check_config;
+mod cluster;
+mod commands;
+mod keeping;
 mod lifecycle;
 mod listeners;
 mod mib;
 mod quickstart;
 mod senders;
+mod sets;
 mod sinks;
 mod storage;
 mod structure;

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::support::{Agent, Etcd, address, http, spawn, stays, tcp_port, test_document, udp_port, wait_for};
+use crate::support::{
+    Agent, Etcd, Flavour, address, http, id, spawn, stays, tcp_port, test_document, udp_port, wait_for,
+};
 
 struct Pair {
     etcd: Etcd,
@@ -15,8 +17,12 @@ struct Pair {
 }
 
 /// Two agents with one test between them, up.
-fn pair() -> Pair {
-    let (etcd, addr) = (Etcd::start(), address());
+fn pair(flavour: Flavour) -> Pair {
+    pair_of(Etcd::of(flavour))
+}
+
+fn pair_of(etcd: Etcd) -> Pair {
+    let addr = address();
     let to = format!("{addr}:{}", udp_port(&addr));
     etcd.put_test(["a", "b"], "one", &test_document(1, ("a", "127.0.0.2:0"), ("b", &to), ""));
     let sender = Agent::with_etcd("a", etcd.port(), "");
@@ -26,15 +32,35 @@ fn pair() -> Pair {
 }
 
 impl Pair {
-    fn received(&self) -> u64 {
-        self.receiver.status()["tests"][0]["counters"]["received"].as_u64().unwrap()
+    /// What would begin anew if the test were interrupted: since when it is up, and what was counted.
+    fn progress(&self) -> (String, u64, u64) {
+        let test = self.receiver.wait_condition(1, "receiver", "up");
+        let sent =
+            self.sender.status()["senders"].as_array().unwrap().iter().find(|s| s["id"] == id(1)).unwrap().clone();
+        let received = test["counters"]["received"].as_u64().unwrap();
+        (test["since"].as_str().unwrap().to_owned(), received, sent["sent"].as_u64().unwrap())
+    }
+
+    /// Runs something, after which the test must have gone on as if nothing had been.
+    #[track_caller]
+    fn uninterrupted<T>(&mut self, during: impl FnOnce(&mut Pair) -> T) -> T {
+        let (since, received, sent) = self.progress();
+        let outcome = during(self);
+        let (since_now, received_now, sent_now) = wait_for("more probes", || {
+            let progress = self.progress();
+            (progress.1 > received + 10).then_some(progress)
+        });
+        assert_eq!(since_now, since);
+        assert!(
+            sent_now > sent && received_now + 5 >= sent_now - sent + received,
+            "{received} {sent} {received_now} {sent_now}"
+        );
+        outcome
     }
 
     #[track_caller]
-    fn goes_on(&self) {
-        let before = self.received();
-        wait_for("more probes", || (self.received() > before + 10).then_some(()));
-        self.receiver.wait_condition(1, "receiver", "up");
+    fn goes_on(&mut self) {
+        self.uninterrupted(|_| ());
     }
 
     fn wait_connected(&self, connected: bool) {
@@ -46,41 +72,117 @@ impl Pair {
     /// Changes the store, and waits until it is in force.
     #[track_caller]
     fn change_is_picked_up(&self) {
-        self.etcd.put_test(["a", "b"], "two", &test_document(2, ("a", "127.0.0.2:0"), ("b", &self.to), ""));
+        self.change_is_picked_up_from(&self.etcd);
+    }
+
+    #[track_caller]
+    fn change_is_picked_up_from(&self, etcd: &Etcd) {
+        etcd.put_test(["a", "b"], "two", &test_document(2, ("a", "127.0.0.2:0"), ("b", &self.to), ""));
         self.receiver.wait_condition(2, "receiver", "up");
-        self.etcd.delete("tests/b/two");
-        self.receiver.wait_status("one test", |status| (status["tests"].as_array()?.len() == 1).then_some(()));
+        for host in ["a", "b"] {
+            etcd.delete(&format!("tests/{host}/two"));
+        }
+        self.wait_tests(1);
+    }
+
+    /// Waits until both run so many tests.
+    #[track_caller]
+    fn wait_tests(&self, number: usize) {
+        for agent in [&self.sender, &self.receiver] {
+            agent.wait_status("the tests that there are", |status| {
+                (status["tests"].as_array()?.len() == number).then_some(())
+            });
+        }
+    }
+
+    fn no_alarms(&self) {
+        for agent in [&self.sender, &self.receiver] {
+            agent.wait_status("no alarm", |status| status["alarms"].as_array()?.is_empty().then_some(()));
+        }
     }
 }
 
-#[test]
-fn etcd_killed_and_restarted() {
-    let mut pair = pair();
-    pair.etcd.kill();
-    pair.wait_connected(false);
-    pair.goes_on();
-    pair.etcd.restart();
-    pair.wait_connected(true);
-    pair.change_is_picked_up();
-    pair.goes_on();
-    assert_eq!(pair.receiver.logged("store lost, tests go on"), 1, "{}", pair.receiver.log());
-    let status = pair.receiver.status();
-    assert_eq!(status["alarms"].as_array().unwrap().len(), 0, "{status}");
+/// Each of these with etcd 3.4 by either API, and with 3.5.
+macro_rules! with_each_etcd {
+    ($($test:ident)*) => {
+        mod v2_of_etcd_3_4 {
+            $(#[test] fn $test() { super::$test(crate::support::Flavour::V2Of34) })*
+        }
+        with_each_v3! { $($test)* }
+    };
 }
 
-#[test]
-fn etcd_hangs() {
-    let pair = pair();
-    pair.etcd.pause();
-    pair.goes_on();
-    // What starts while it hangs waits, says so once, and starts when it answers.
-    let late = Agent::with_etcd("b2", pair.etcd.port(), "");
-    late.wait_status("the hang to be noticed", |status| status["store"]["error"].as_str().map(str::to_owned));
-    pair.goes_on();
-    pair.etcd.resume();
-    late.wait_status("the store", |status| (status["store"]["connected"] == true).then_some(()));
-    assert_eq!(late.logged("store not reached, waiting for it"), 1, "{}", late.log());
-    pair.change_is_picked_up();
+macro_rules! with_each_v3 {
+    ($($test:ident)*) => { with_each_v3! { @ v3_of_etcd_3_4 V3Of34 $($test)* } with_each_v3! { @ v3_of_etcd_3_5 V3Of35 $($test)* } };
+    (@ $module:ident $flavour:ident $($test:ident)*) => {
+        mod $module {
+            $(#[test] fn $test() { super::$test(crate::support::Flavour::$flavour) })*
+        }
+    };
+}
+
+with_each_etcd! { killed_and_restarted terminated_and_restarted hangs set_back_to_an_older_state }
+
+fn killed_and_restarted(flavour: Flavour) {
+    let mut pair = pair(flavour);
+    pair.uninterrupted(|pair| {
+        pair.etcd.kill();
+        pair.wait_connected(false);
+        pair.receiver.wait_status("that it is stale", |status| (status["store"]["state"] == "stale").then_some(()));
+        pair.etcd.restart();
+        pair.wait_connected(true);
+        pair.change_is_picked_up();
+    });
+    assert_eq!(pair.receiver.logged("store lost, tests go on"), 1, "{}", pair.receiver.log());
+    pair.no_alarms();
+}
+
+fn terminated_and_restarted(flavour: Flavour) {
+    let mut pair = pair(flavour);
+    pair.uninterrupted(|pair| {
+        pair.etcd.terminate();
+        pair.wait_connected(false);
+        pair.etcd.restart();
+        pair.wait_connected(true);
+        pair.change_is_picked_up();
+    });
+    pair.no_alarms();
+}
+
+fn hangs(flavour: Flavour) {
+    let mut pair = pair(flavour);
+    pair.uninterrupted(|pair| {
+        pair.etcd.pause();
+        // What starts while it hangs waits, says so once, and starts when it answers.
+        let late = Agent::with_etcd("b2", pair.etcd.port(), "");
+        late.wait_status("the hang to be noticed", |status| status["store"]["error"].as_str().map(str::to_owned));
+        pair.etcd.resume();
+        late.wait_status("the store", |status| (status["store"]["connected"] == true).then_some(()));
+        assert_eq!(late.logged("store not reached, waiting for it"), 1, "{}", late.log());
+        pair.change_is_picked_up();
+    });
+}
+
+/// A snapshot that was restored counts its revisions anew: what it says is obeyed, and named.
+fn set_back_to_an_older_state(flavour: Flavour) {
+    let mut pair = pair(flavour);
+    pair.uninterrupted(|pair| {
+        let (receiver, sender, to) = (&pair.receiver, &pair.sender, &pair.to);
+        pair.etcd.roll_back(|etcd| {
+            for n in 2..8 {
+                etcd.put_test(["a", "b"], &n.to_string(), &test_document(n, ("a", "127.0.0.2:0"), ("b", to), ""));
+            }
+            receiver.wait_condition(7, "receiver", "up");
+        });
+        for agent in [receiver, sender] {
+            agent.wait_status("the older state", |status| (status["tests"].as_array()?.len() == 1).then_some(()));
+            assert_eq!(agent.status()["store"]["rollbacks"], 1, "{}", agent.log());
+            assert_eq!(agent.logged("store_rolled_back"), 1);
+        }
+        // The next revisions are those of changes that are gone: they count all the same.
+        pair.change_is_picked_up();
+    });
+    pair.no_alarms();
 }
 
 #[test]
@@ -104,7 +206,7 @@ fn etcd_away_at_the_start() {
 
 #[test]
 fn more_foreign_writes_than_etcd_remembers() {
-    let pair = pair();
+    let mut pair = pair(Flavour::V2Of34);
     for n in 0..1010 {
         pair.etcd.put("elsewhere/x", &n.to_string());
     }
@@ -114,7 +216,7 @@ fn more_foreign_writes_than_etcd_remembers() {
 
 #[test]
 fn a_bad_document_rejects_itself_and_its_last_good_version_goes_on() {
-    let pair = pair();
+    let mut pair = pair(Flavour::V3Of34);
     let bad = test_document(1, ("a", "127.0.0.2:0"), ("b", &pair.to), r#","expect_every":"soon""#)
         .replace(r#""expect_every":"200ms","#, "");
     pair.etcd.put_test(["a", "b"], "one", &bad);

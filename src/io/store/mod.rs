@@ -10,7 +10,8 @@ mod etcd;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
+use tracing::debug;
 
 use crate::config::bootstrap::{StoreConfig, StoreKind};
 use crate::config::load::Documents;
@@ -107,6 +108,8 @@ const RETRY_AT_FIRST: Backoff = Backoff::new(Duration::from_millis(800), Duratio
 const RETRY_REFUSED: Backoff = Backoff::new(Duration::from_secs(5), Duration::from_secs(300));
 /// A watch that was cut was cut for all agents at once: they come back spread over this.
 const AFTER_A_CUT: Duration = Duration::from_secs(2);
+/// A watch that lasted so long was a good one.
+const LASTING: Duration = Duration::from_secs(1);
 /// One write by an operator is often several changes: they are taken together once it is quiet for
 /// this long.
 const DEBOUNCE: Duration = Duration::from_millis(100);
@@ -181,7 +184,7 @@ pub fn config_server(config: &StoreConfig) -> String {
 
 /// Follows the store for ever and tells what happens. Ends when nobody listens any more.
 pub async fn reflect(mut store: Store, events: mpsc::Sender<StoreEvent>) {
-    let (mut retry, mut refused) = (RETRY_AT_FIRST, RETRY_REFUSED);
+    let (mut retry, mut refused, mut cut) = (RETRY_AT_FIRST, RETRY_REFUSED, RETRY);
     let mut last: Option<Snapshot> = None;
     loop {
         let wait = match store.list().await {
@@ -195,17 +198,20 @@ pub async fn reflect(mut store: Store, events: mpsc::Sender<StoreEvent>) {
                     return;
                 }
                 refused.on_success();
+                retry.on_success();
+                let begun = Instant::now();
                 match follow(&mut store, &mut last, &events).await {
-                    Ok(()) => {
-                        retry.on_success();
-                        Duration::ZERO
-                    }
+                    Ok(()) => Duration::ZERO,
                     // Cut by a proxy or by a restart, it says nothing yet: the next list does.
-                    Err(_) if retry.failures() == 0 => {
-                        retry.on_failure(0.0);
-                        AFTER_A_CUT.mul_f64(fastrand::f64())
+                    Err(error) => {
+                        debug!(%error, "watch cut");
+                        if begun.elapsed() >= LASTING {
+                            cut.on_success();
+                            AFTER_A_CUT.mul_f64(fastrand::f64())
+                        } else {
+                            cut.on_failure_spread(fastrand::f64())
+                        }
                     }
-                    Err(_) => retry.on_failure_spread(fastrand::f64()),
                 }
             }
             Err(error) => {

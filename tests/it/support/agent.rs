@@ -56,6 +56,15 @@ impl Agent {
         Self::start(tempfile::tempdir().expect("a directory"), host, &store, more)
     }
 
+    /// The same with files beside the bootstrap file.
+    pub fn with_store_and_files(host: &str, store: &str, files: &[(&str, &str)]) -> Agent {
+        let directory = tempfile::tempdir().expect("a directory");
+        for (name, text) in files {
+            write(&directory.path().join(name), text);
+        }
+        Self::start(directory, host, &format!("[store]\nkind = \"etcd\"\n{store}"), "")
+    }
+
     fn start(directory: TempDir, host: &str, store: &str, more: &str) -> Agent {
         let web_port = tcp_port();
         let token = if directory.path().join("token").exists() { "token_file = \"token\"\n" } else { "" };

@@ -1,59 +1,165 @@
-//! A real etcd with its v2 API.
+//! Real etcds.
 
 use std::process::{Command, Stdio};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use nix::sys::signal::Signal;
+use super::{Process, http, http_as, spawn, tcp_port, wait_for};
 
-use super::{Process, http, spawn, tcp_port, wait_for};
+/// Which etcd, and by which of its APIs documents are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flavour {
+    V2Of34,
+    V3Of34,
+    V3Of35,
+}
 
 pub struct Etcd {
     directory: TempDir,
     process: Option<Process>,
+    flavour: Flavour,
+    name: String,
     port: u16,
     peer_port: u16,
+    /// All members as etcd wants them.
+    cluster: String,
+    arguments: Vec<String>,
+    /// What writes say of who writes.
+    token: Option<String>,
 }
 
 impl Etcd {
     pub fn start() -> Etcd {
-        let mut etcd = Etcd::not_started();
+        Self::of(Flavour::V2Of34)
+    }
+
+    pub fn of(flavour: Flavour) -> Etcd {
+        Self::with(flavour, &[])
+    }
+
+    /// With more arguments.
+    pub fn with(flavour: Flavour, arguments: &[&str]) -> Etcd {
+        let mut etcd = Etcd::prepared(flavour, arguments);
         etcd.restart();
         etcd
     }
 
     /// Its port is chosen, and nothing answers there.
     pub fn not_started() -> Etcd {
+        Self::prepared(Flavour::V2Of34, &[])
+    }
+
+    pub fn prepared(flavour: Flavour, arguments: &[&str]) -> Etcd {
         let directory = tempfile::tempdir().expect("a directory");
-        Etcd { directory, process: None, port: tcp_port(), peer_port: tcp_port() }
+        let peer_port = tcp_port();
+        Etcd {
+            directory,
+            process: None,
+            flavour,
+            name: "m0".to_owned(),
+            port: tcp_port(),
+            peer_port,
+            cluster: format!("m0=http://127.0.0.1:{peer_port}"),
+            arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect(),
+            token: None,
+        }
+    }
+
+    /// Three members of one cluster.
+    pub fn three(flavour: Flavour) -> Vec<Etcd> {
+        let quick = ["--heartbeat-interval", "20", "--election-timeout", "200"];
+        let mut members: Vec<Etcd> = (0..3).map(|_| Self::prepared(flavour, &quick)).collect();
+        let peers: Vec<u16> = members.iter().map(|member| member.peer_port).collect();
+        let cluster: Vec<String> =
+            peers.iter().enumerate().map(|(n, port)| format!("m{n}=http://127.0.0.1:{port}")).collect();
+        for (n, member) in members.iter_mut().enumerate() {
+            member.name = format!("m{n}");
+            member.cluster = cluster.join(",");
+            member.launch();
+        }
+        members.iter().for_each(Etcd::wait_until_healthy);
+        members
     }
 
     pub fn port(&self) -> u16 {
         self.port
     }
 
+    /// Before it is started.
+    pub fn set_port(&mut self, port: u16) {
+        self.port = port;
+    }
+
     pub fn restart(&mut self) {
+        self.launch();
+        self.wait_until_healthy();
+    }
+
+    /// Starts it, without waiting for the others.
+    pub fn launch(&mut self) {
         let (client, peer) =
             (format!("http://127.0.0.1:{}", self.port), format!("http://127.0.0.1:{}", self.peer_port));
-        let mut command = Command::new("etcd");
+        let mut command = match self.flavour {
+            Flavour::V2Of34 | Flavour::V3Of34 => Command::new("etcd"),
+            Flavour::V3Of35 => Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/target/etcd-3.5/etcd")),
+        };
+        if !self.arguments.iter().any(|argument| argument == "--listen-client-urls") {
+            command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
+        }
         command
-            .args(["--enable-v2=true", "--name", "one", "--data-dir"])
-            .arg(self.directory.path())
-            .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
+            .args(["--enable-v2=true", "--name", &self.name, "--data-dir"])
+            .arg(self.data())
             .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
-            .args(["--initial-cluster", &format!("one={peer}")])
+            .args(["--initial-cluster", &self.cluster])
+            .args(&self.arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null());
-        self.process = Some(spawn(&mut command, "etcd-server"));
+        self.process = Some(match self.flavour {
+            Flavour::V2Of34 | Flavour::V3Of34 => spawn(&mut command, "etcd-server"),
+            Flavour::V3Of35 => {
+                Process(command.spawn().unwrap_or_else(|error| panic!("etcd 3.5: {error}; get it with: ./tests/run")))
+            }
+        });
+    }
+
+    pub fn wait_until_healthy(&self) {
         wait_for("etcd", || {
             let (status, _) = http(self.port, "GET", "/health", "").ok()?;
             (status == 200).then_some(())
         });
     }
 
+    fn data(&self) -> std::path::PathBuf {
+        self.directory.path().join("data")
+    }
+
     pub fn kill(&mut self) {
         self.process = None;
+    }
+
+    /// Stops it in order.
+    pub fn terminate(&mut self) {
+        let mut process = self.process.take().expect("etcd runs");
+        process.signal(Signal::SIGTERM);
+        wait_for("etcd's end", || process.ended());
+    }
+
+    /// Runs `meanwhile` on it, and then sets it back to what it held before.
+    pub fn roll_back(&mut self, meanwhile: impl FnOnce(&Etcd)) {
+        let (data, aside) = (self.data(), self.directory.path().join("aside"));
+        self.terminate();
+        copy(&data, &aside);
+        self.restart();
+        meanwhile(self);
+        self.terminate();
+        std::fs::remove_dir_all(&data).expect("remove data");
+        std::fs::rename(&aside, &data).expect("restore data");
+        self.restart();
     }
 
     /// It hangs: connections are taken, and nothing is answered.
@@ -66,12 +172,24 @@ impl Etcd {
     }
 
     pub fn put(&self, key: &str, value: &str) {
+        match self.flavour {
+            Flavour::V2Of34 => self.put_v2(key, value),
+            Flavour::V3Of34 | Flavour::V3Of35 => self.put_v3(key, value),
+        }
+    }
+
+    pub fn put_v2(&self, key: &str, value: &str) {
         let body = format!("value={}", percent_encode(value));
         let path = format!("/v2/keys/peerpair/{key}");
         wait_for("a write to etcd", || {
             let (status, _) = http(self.port, "PUT", &path, &body).ok()?;
             (status == 200 || status == 201).then_some(())
         });
+    }
+
+    pub fn put_v3(&self, key: &str, value: &str) {
+        let body = json!({"key": whole(key), "value": BASE64.encode(value)});
+        wait_for("a write to etcd", || self.ask("kv/put", &body).ok());
     }
 
     /// Puts a test under both of its hosts.
@@ -82,9 +200,80 @@ impl Etcd {
     }
 
     pub fn delete(&self, key: &str) {
-        let (status, body) = http(self.port, "DELETE", &format!("/v2/keys/peerpair/{key}"), "").expect("etcd");
-        assert_eq!(status, 200, "{body}");
+        match self.flavour {
+            Flavour::V2Of34 => {
+                let (status, body) = http(self.port, "DELETE", &format!("/v2/keys/peerpair/{key}"), "").expect("etcd");
+                assert_eq!(status, 200, "{body}");
+            }
+            Flavour::V3Of34 | Flavour::V3Of35 => {
+                self.ask("kv/deleterange", &json!({"key": whole(key)})).expect("delete");
+            }
+        }
     }
+
+    /// The value of a v3 key below the prefix.
+    pub fn get(&self, key: &str) -> Option<String> {
+        let answer = self.ask("kv/range", &json!({"key": whole(key)})).ok()?;
+        let value = BASE64.decode(answer["kvs"][0]["value"].as_str()?).expect("base64");
+        Some(String::from_utf8(value).expect("UTF-8"))
+    }
+
+    /// The revision of the v3 store.
+    pub fn revision(&self) -> u64 {
+        let answer = self.ask("kv/range", &json!({"key": whole("x")})).expect("a revision");
+        answer["header"]["revision"].as_str().expect("a revision").parse().expect("a number")
+    }
+
+    /// Asks something of the v3 API.
+    pub fn ask(&self, rpc: &str, body: &Value) -> Result<Value, String> {
+        let token = self.token.as_ref().map_or(String::new(), |token| format!("Authorization: {token}\r\n"));
+        let path = format!("/v3/{rpc}");
+        let (status, body) =
+            http_as(self.port, "POST", &path, &body.to_string(), &token).map_err(|error| error.to_string())?;
+        if status != 200 {
+            return Err(body);
+        }
+        serde_json::from_str(&body).map_err(|error| format!("{error}: {body}"))
+    }
+
+    /// Switches authentication on, with a user `agent` who may read and write below the prefix.
+    pub fn enable_auth(&mut self, password: &str) {
+        let steps = [
+            ("user/add", json!({"name": "root", "password": "r"})),
+            ("role/add", json!({"name": "root"})),
+            ("user/grant", json!({"user": "root", "role": "root"})),
+            ("role/add", json!({"name": "agent"})),
+            (
+                "role/grant",
+                json!({"name": "agent", "perm": {"permType": "READWRITE",
+                       "key": BASE64.encode("/peerpair/"), "range_end": BASE64.encode("/peerpair0")}}),
+            ),
+            ("user/add", json!({"name": "agent", "password": password})),
+            ("user/grant", json!({"user": "agent", "role": "agent"})),
+            ("enable", json!({})),
+        ];
+        for (rpc, body) in steps {
+            self.ask(&format!("auth/{rpc}"), &body).expect(rpc);
+        }
+        self.login();
+    }
+
+    /// Writes as root from now on.
+    pub fn login(&mut self) {
+        self.token = None;
+        let answer =
+            wait_for("a token", || self.ask("auth/authenticate", &json!({"name": "root", "password": "r"})).ok());
+        self.token = Some(answer["token"].as_str().expect("a token").to_owned());
+    }
+}
+
+fn whole(key: &str) -> String {
+    BASE64.encode(format!("/peerpair/{key}"))
+}
+
+fn copy(from: &std::path::Path, to: &std::path::Path) {
+    let status = Command::new("cp").arg("-a").args([from, to]).status().expect("cp");
+    assert!(status.success());
 }
 
 fn percent_encode(text: &str) -> String {

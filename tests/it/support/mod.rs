@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
-pub use agent::Agent;
-pub use etcd::Etcd;
+pub use agent::{Agent, test};
+pub use etcd::{Etcd, Flavour};
 pub use receivers::{HttpReceiver, MailReceiver, Request, Rsyslog};
 pub use trapd::Trapd;
 
@@ -124,6 +124,18 @@ pub fn write(path: &Path, text: &str) {
 
 /// A process that ends with the test that started it, however that ends.
 pub struct Process(Child);
+
+/// Runs something in the network namespace of a process.
+pub fn in_namespace_of<T: Send>(pid: Pid, run: impl FnOnce() -> T + Send) -> T {
+    let namespace = std::fs::File::open(format!("/proc/{pid}/ns/net")).expect("a namespace");
+    std::thread::scope(|scope| {
+        let inside = scope.spawn(|| {
+            nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET).expect("root may do that");
+            run()
+        });
+        inside.join().expect("what runs inside")
+    })
+}
 
 /// Starts a program, or says how to get it.
 pub fn spawn(command: &mut Command, package: &str) -> Process {

@@ -49,12 +49,31 @@ impl Keys {
         key.strip_prefix(&self.prefix)?.strip_prefix('/')
     }
 
-    /// The scope as v3 writes it: from a key up to another; an empty end stands for the one key.
-    pub fn v3_range(&self, scope: &Scope) -> (Vec<u8>, Vec<u8>) {
-        match scope {
-            Scope::Key(key) => (self.full(key).into_bytes(), Vec::new()),
-            Scope::Directory(directory) => self.v3_start(directory),
+    /// What to list and to watch as v3 writes it: from a key up to another. In the order of keys the
+    /// tests come last, and what agents say of themselves first.
+    pub fn v3_ranges(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
+        match &self.concern {
+            Concern::Fleet => self.v3_whole(),
+            Concern::Host(host) => {
+                let begin = self.full(GLOBAL_KEY).into_bytes();
+                vec![(begin, self.full(TESTS_PREFIX).into_bytes()), self.v3_start(&tests_prefix(host))]
+            }
         }
+    }
+
+    /// The same in one range, with the tests of other hosts between.
+    pub fn v3_whole(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let (_, end) = self.v3_start(TESTS_PREFIX);
+        vec![(self.full(GLOBAL_KEY).into_bytes(), end)]
+    }
+
+    /// Whether a document of this key is asked for, of those in the ranges.
+    pub fn concerns(&self, key: &str) -> bool {
+        let tests = match &self.concern {
+            Concern::Host(host) => tests_prefix(host),
+            Concern::Fleet => TESTS_PREFIX.to_owned(),
+        };
+        key == GLOBAL_KEY || [HOSTS_PREFIX, SETS_PREFIX, &tests].iter().any(|prefix| key.starts_with(prefix))
     }
 
     /// All that begins so, likewise.
@@ -92,7 +111,10 @@ mod tests {
     #[test]
     fn a_host_is_no_prefix_of_another() {
         let keys = Keys::new("/peerpair", Concern::Host("db1".to_owned()));
-        let (from, to) = keys.v3_range(&keys.scopes()[3]);
+        let [(first, last), (from, to)] = keys.v3_ranges().try_into().unwrap();
+        let within = |key: &str| first.as_slice() <= key.as_bytes() && key.as_bytes() < last.as_slice();
+        assert!(within("/peerpair/config") && within("/peerpair/hosts/db1") && within("/peerpair/sets/x"));
+        assert!(!within("/peerpair/agents/db1") && !within("/peerpair/tests/db1/x"));
         assert_eq!((from.as_slice(), to.as_slice()), (&b"/peerpair/tests/db1/"[..], &b"/peerpair/tests/db10"[..]));
         assert!(
             b"/peerpair/tests/db1/x".as_slice() < to.as_slice()

@@ -12,6 +12,7 @@ use futures_util::stream::BoxStream;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout_at};
+use tracing::trace;
 
 use super::cluster::Cluster;
 use super::fault::{Fault, FaultKind, tell_stream_apart};
@@ -26,6 +27,12 @@ const PAGE: u64 = 2000;
 const SILENCE: Duration = Duration::from_secs(700);
 /// A line of a stream that is longer than this is none of etcd's, whose events have 1.5 MiB at most.
 const LONGEST_LINE: usize = 64 << 20;
+
+/// Over HTTP/1.1, etcd's gateway begins to answer when it has read the first request of a body, and
+/// what it has not read by then is lost: it reads so many octets at once.
+const TAKEN_AT_ONCE: usize = 512;
+/// Each watch is confirmed at once; one that is not was lost.
+const CONFIRMED_WITHIN: Duration = Duration::from_secs(5);
 
 /// What was listed, and the stream that continues it.
 pub struct V3 {
@@ -43,6 +50,9 @@ struct Stream {
     pending: Vec<u8>,
     ended: bool,
     heard: Instant,
+    opened: Instant,
+    /// Watches that the server has not confirmed yet.
+    awaited: usize,
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
@@ -127,8 +137,7 @@ impl V3 {
     /// Whether anything stands below the prefix.
     pub async fn holds_any(&self, cluster: &mut Cluster, keys: &Keys) -> Result<bool, Fault> {
         let mut held = false;
-        for scope in keys.scopes() {
-            let (key, range_end) = keys.v3_range(&scope);
+        for (key, range_end) in keys.v3_ranges() {
             let body = json!({"key": BASE64.encode(key), "range_end": BASE64.encode(range_end), "limit": 1, "keys_only": true});
             let range: Range = self.ask(cluster, "kv/range", &body).await?;
             held |= !range.kvs.is_empty();
@@ -143,8 +152,7 @@ impl V3 {
         let mut documents = Documents::new();
         // Not in one transaction: one of ranges only, when its client leaves, ends etcd 3.5.1 in a panic.
         let mut at: Option<Header> = None;
-        for scope in keys.scopes() {
-            let (mut key, range_end) = keys.v3_range(&scope);
+        for (mut key, range_end) in keys.v3_ranges() {
             loop {
                 let body = range_body(&(key, range_end.clone()), at.map(|header| header.revision));
                 let page: Range = self.ask(cluster, "kv/range", &body).await?;
@@ -203,12 +211,19 @@ impl V3 {
     async fn first_change(&mut self, cluster: &mut Cluster, keys: &Keys) -> Result<Option<Meaning>, Fault> {
         let look = Instant::now() + ALIVE_EVERY;
         loop {
-            match timeout_at(look, self.next(cluster, keys)).await {
+            let unconfirmed = self.stream.as_ref().filter(|stream| stream.awaited > 0);
+            let until = unconfirmed.map_or(look, |stream| stream.opened + CONFIRMED_WITHIN).min(look);
+            match timeout_at(until, self.next(cluster, keys)).await {
                 Ok(Ok(Meaning::Nothing)) => {}
                 Ok(Ok(meaning)) => return Ok(Some(meaning)),
                 Ok(Err(fault)) => {
                     self.stream = None;
                     return Err(fault);
+                }
+                Err(_) if until < look => {
+                    self.stream = None;
+                    let problem = "etcd did not confirm all watches".to_owned();
+                    return Err(Fault { kind: FaultKind::Member, problem });
                 }
                 Err(_) => break,
             }
@@ -228,6 +243,7 @@ impl V3 {
             return Err(Fault { kind: FaultKind::Member, problem: "the watch has ended".to_owned() });
         };
         let line = stream.next_line(cluster).await?;
+        trace!(line = %String::from_utf8_lossy(&line).trim_end(), "watch");
         let line: Line = serde_json::from_slice(&line)
             .map_err(|error| Fault::api(format!("unreadable line in a watch: {error}")))?;
         if let Some(error) = line.error {
@@ -242,6 +258,7 @@ impl V3 {
             };
         }
         if result.created {
+            stream.awaited = stream.awaited.saturating_sub(1);
             return self.on_created(cluster, keys, result.header).await;
         }
         self.revision = self.revision.max(result.header.revision);
@@ -260,7 +277,7 @@ impl V3 {
         if header.revision >= self.revision {
             return Ok(Meaning::Nothing);
         }
-        let (key, _) = keys.v3_range(&keys.scopes()[0]);
+        let (key, _) = keys.v3_start("");
         let range: Range =
             self.ask(cluster, "kv/range", &json!({"key": BASE64.encode(key), "count_only": true})).await?;
         Ok(if range.header.revision < self.revision { Meaning::Doubt } else { Meaning::Nothing })
@@ -284,7 +301,7 @@ impl V3 {
     fn take_in(&self, documents: &mut Documents, keys: &Keys, entry: KeyValue) -> Result<(), Fault> {
         let key = decode(&entry.key)?;
         let key = String::from_utf8_lossy(&key).into_owned();
-        let Some(key) = keys.below_prefix(&key) else { return Ok(()) };
+        let Some(key) = keys.below_prefix(&key).filter(|key| keys.concerns(key)) else { return Ok(()) };
         let known =
             self.documents.get(key).filter(|known| known.version == entry.mod_revision && entry.mod_revision > 0);
         let document = match known {
@@ -299,9 +316,7 @@ impl V3 {
     }
 
     async fn open(&self, cluster: &mut Cluster, keys: &Keys) -> Result<Stream, Fault> {
-        // Several watches in one stream: their requests stand one after the other in one body.
-        let requests = keys.scopes().into_iter().enumerate().map(|(n, scope)| {
-            let (key, range_end) = keys.v3_range(&scope);
+        let request = |(n, (key, range_end)): (usize, (Vec<u8>, Vec<u8>))| {
             let request = json!({"create_request": {
                 "key": BASE64.encode(key),
                 "range_end": BASE64.encode(range_end),
@@ -310,10 +325,18 @@ impl V3 {
                 "watch_id": (n + 1).to_string(),
             }});
             request.to_string()
-        });
-        let response = cluster.v3_stream(&format!("/{}/watch", self.root), requests.collect()).await?;
+        };
+        // Several watches in one stream: their requests stand one after the other in one body.
+        let mut ranges = keys.v3_ranges();
+        let mut body: String = ranges.iter().cloned().enumerate().map(request).collect();
+        if body.len() > TAKEN_AT_ONCE {
+            ranges = keys.v3_whole();
+            body = ranges.iter().cloned().enumerate().map(request).collect();
+        }
+        let response = cluster.v3_stream(&format!("/{}/watch", self.root), body).await?;
         let chunks = response.bytes_stream().map(|chunk| chunk.map(|chunk| chunk.to_vec())).boxed();
-        Ok(Stream { chunks, pending: Vec::new(), ended: false, heard: Instant::now() })
+        let now = Instant::now();
+        Ok(Stream { chunks, pending: Vec::new(), ended: false, heard: now, opened: now, awaited: ranges.len() })
     }
 
     /// Asks for something that is answered at once.

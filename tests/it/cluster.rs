@@ -1,0 +1,416 @@
+//! What etcd does to its clients: compaction, lost members, a full database, users, certificates; and
+//! which API is chosen.
+
+use std::path::Path;
+
+use nix::sys::signal::Signal;
+use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+use serde_json::{Value, json};
+
+use crate::support::{Agent, Etcd, Flavour, address, http, stays, tcp_port, test_document, udp_port, wait_for, write};
+
+/// A test that agent `b` receives, and nobody sends: enough to see which documents are in force.
+fn document(n: u8) -> String {
+    test_document(n, ("a", "127.0.0.2:0"), ("b", "127.0.0.3:8620"), r#","startup_grace":"10m""#)
+}
+
+fn wait_number_of_tests(agent: &Agent, number: usize) {
+    agent.wait_status(&format!("{number} tests"), |status| (status["tests"].as_array()?.len() == number).then_some(()));
+}
+
+fn wait_error(agent: &Agent, words: &str) -> String {
+    agent.wait_status(words, |status| {
+        let error = status["store"]["error"].as_str()?;
+        error.contains(words).then(|| error.to_owned())
+    })
+}
+
+/// An agent that is too slow for what happens meanwhile is told so by a watch that is canceled, while
+/// its stream stays open.
+fn compacted_behind_its_back(flavour: Flavour) {
+    let etcd = Etcd::of(flavour);
+    etcd.put("tests/b/1", &document(1));
+    let agent = Agent::with_etcd("b", etcd.port(), "");
+    wait_number_of_tests(&agent, 1);
+    agent.signal(Signal::SIGSTOP);
+    let big = format!(r#"{{"groups":["{}"]}}"#, "x".repeat(1 << 20));
+    for _ in 0..25 {
+        etcd.put("hosts/big", &big);
+    }
+    etcd.delete("tests/b/1");
+    etcd.put("tests/b/2", &document(2));
+    etcd.put("tests/b/3", &document(3));
+    let revision = etcd.revision();
+    etcd.ask("kv/compaction", &json!({"revision": revision.to_string()})).expect("compaction");
+    agent.signal(Signal::SIGCONT);
+    agent.wait_condition(3, "receiver", "unknown");
+    wait_number_of_tests(&agent, 2);
+    etcd.put("tests/b/4", &document(4));
+    wait_number_of_tests(&agent, 3);
+}
+
+#[test]
+fn compacted_behind_the_back_of_a_watcher_of_3_4() {
+    compacted_behind_its_back(Flavour::V3Of34);
+}
+
+#[test]
+fn compacted_behind_the_back_of_a_watcher_of_3_5() {
+    compacted_behind_its_back(Flavour::V3Of35);
+}
+
+/// Tests go on without a quorum, one member is enough to come back by, and each change arrives.
+fn two_of_three_members_lost_and_back(flavour: Flavour) {
+    let mut members = Etcd::three(flavour);
+    members[0].put("tests/b/1", &document(1));
+    let endpoints: Vec<String> =
+        members.iter().map(|member| format!("\"http://127.0.0.1:{}\"", member.port())).collect();
+    let store = format!("endpoints = [{}]\nrequest_timeout = \"1s\"\n", endpoints.join(", "));
+    let agent = Agent::with_store("b", &store, "");
+    wait_number_of_tests(&agent, 1);
+    members[1].kill();
+    members[2].kill();
+    agent.wait_status("the loss", |status| (status["store"]["connected"] == false).then_some(()));
+    wait_number_of_tests(&agent, 1);
+    members[1].launch();
+    members[2].launch();
+    agent.wait_status("the store", |status| (status["store"]["connected"] == true).then_some(()));
+    members[2].put("tests/b/2", &document(2));
+    wait_number_of_tests(&agent, 2);
+    // Any one of them may go.
+    for n in 0..3 {
+        members[n].kill();
+        let other = (n + 1) % 3;
+        members[other].put(&format!("tests/b/x{n}"), &document(3 + n as u8));
+        wait_number_of_tests(&agent, 3 + n);
+        members[n].launch();
+        members[n].wait_until_healthy();
+    }
+}
+
+#[test]
+fn two_of_three_members_of_3_4_lost_and_back() {
+    two_of_three_members_lost_and_back(Flavour::V3Of34);
+}
+
+#[test]
+fn two_of_three_members_of_3_5_lost_and_back() {
+    two_of_three_members_lost_and_back(Flavour::V3Of35);
+}
+
+/// It takes no more writes, but agents read, also from the start.
+#[test]
+fn a_full_database() {
+    let etcd = Etcd::with(Flavour::V3Of35, &["--quota-backend-bytes", "4000000"]);
+    etcd.put("tests/b/1", &document(1));
+    let early = Agent::with_etcd("b", etcd.port(), "");
+    wait_number_of_tests(&early, 1);
+    let filler = json!({"key": "Zg==", "value": "x".repeat(1 << 20)});
+    wait_for("a full database", || etcd.ask("kv/put", &filler).is_err().then_some(()));
+    let late = Agent::with_etcd("b", etcd.port(), "");
+    wait_number_of_tests(&late, 1);
+    // What is removed is heard of; new documents are refused with the reason.
+    let directory = tempfile::tempdir().unwrap();
+    write(&directory.path().join("docs/tests/b/2.json"), &document(2));
+    let output = peerpair(directory.path(), etcd.port(), &["import", "docs", "--yes"]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("tests/b/2: not written") && said.contains("database is full"), "{said}");
+    etcd.delete("tests/b/1");
+    wait_number_of_tests(&early, 0);
+}
+
+fn peerpair(directory: &Path, port: u16, arguments: &[&str]) -> std::process::Output {
+    let text = format!("host = \"b\"\n[store]\nkind = \"etcd\"\nendpoints = [\"http://127.0.0.1:{port}\"]\n");
+    write(&directory.join("peerpair.toml"), &text);
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_peerpair"));
+    command.current_dir(directory).args(arguments).args(["--config", "peerpair.toml"]);
+    command.output().unwrap()
+}
+
+/// Tokens end, by age or with the server that gave them; passwords are never shown.
+fn users_and_expired_tokens(flavour: Flavour) {
+    let mut etcd = Etcd::with(flavour, &["--auth-token", "simple", "--auth-token-ttl", "1", "--bcrypt-cost", "4"]);
+    etcd.put("tests/b/1", &document(1));
+    etcd.enable_auth("pass-of-agent");
+    let store = |user: &str| {
+        let endpoint = format!("endpoints = [\"http://127.0.0.1:{}\"]\nrequest_timeout = \"1s\"\n", etcd.port());
+        format!("{endpoint}[store.auth]\n{user}")
+    };
+    let files = [("good", "pass-of-agent\n"), ("bad", "wrong-pass\n")];
+    let good = Agent::with_store_and_files("b", &store("user = \"agent\"\npassword_file = \"good\"\n"), &files);
+    wait_number_of_tests(&good, 1);
+    let bad = Agent::with_store_and_files("b", &store("user = \"agent\"\npassword_file = \"bad\"\n"), &files);
+    let error = wait_error(&bad, "authentication failed");
+    assert!(error.contains("user `agent`"), "{error}");
+    let nobody = Agent::with_store_and_files("b", &store(""), &files);
+    wait_error(&nobody, "set [store.auth] user and password_file");
+    // Its token has long expired when the stream ends and everything is listed anew.
+    etcd.terminate();
+    good.wait_status("the loss", |status| (status["store"]["connected"] == false).then_some(()));
+    etcd.restart();
+    etcd.login();
+    etcd.put("tests/b/2", &document(2));
+    wait_number_of_tests(&good, 2);
+    for agent in [&good, &bad, &nobody] {
+        let shown = agent.log() + &agent.status().to_string();
+        assert!(!shown.contains("pass-of-agent") && !shown.contains("wrong-pass"));
+    }
+}
+
+#[test]
+fn users_and_expired_tokens_of_3_4() {
+    users_and_expired_tokens(Flavour::V3Of34);
+}
+
+#[test]
+fn users_and_expired_tokens_of_3_5() {
+    users_and_expired_tokens(Flavour::V3Of35);
+}
+
+/// An authority and what it issues, as PEM.
+struct Authority {
+    params: CertificateParams,
+    key: KeyPair,
+}
+
+impl Authority {
+    fn new() -> Authority {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::OrganizationName, "test authority");
+        Authority { params, key: KeyPair::generate().unwrap() }
+    }
+
+    fn certificate(&self) -> String {
+        self.params.self_signed(&self.key).unwrap().pem()
+    }
+
+    /// A certificate and its key.
+    fn issue(&self, usages: &[ExtendedKeyUsagePurpose], common_name: Option<&str>) -> (String, String) {
+        let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned(), "localhost".to_owned()]).unwrap();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(DnType::OrganizationName, "test");
+        if let Some(name) = common_name {
+            params.distinguished_name.push(DnType::CommonName, name);
+        }
+        params.extended_key_usages = usages.to_vec();
+        let key = KeyPair::generate().unwrap();
+        let issuer = Issuer::from_params(&self.params, &self.key);
+        (params.signed_by(&key, &issuer).unwrap().pem(), key.serialize_pem())
+    }
+}
+
+const SERVER: &[ExtendedKeyUsagePurpose] = &[ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+
+/// An etcd that asks for certificates; tests write by a port of its own without.
+struct SecureEtcd {
+    etcd: Etcd,
+    port: u16,
+    authority: Authority,
+    _files: tempfile::TempDir,
+}
+
+fn secure(flavour: Flavour, usages: &[ExtendedKeyUsagePurpose]) -> SecureEtcd {
+    let (authority, files, port) = (Authority::new(), tempfile::tempdir().unwrap(), tcp_port());
+    let file = |name: &str, text: &str| {
+        write(&files.path().join(name), text);
+        files.path().join(name).display().to_string()
+    };
+    let (certificate, key) = authority.issue(usages, None);
+    let (ca, certificate, key) =
+        (file("ca.pem", &authority.certificate()), file("server.pem", &certificate), file("server.key", &key));
+    let plain = Etcd::prepared(flavour, &[]).port();
+    let (secure, open) = (format!("https://127.0.0.1:{port}"), format!("http://127.0.0.1:{plain}"));
+    let urls = format!("{secure},{open}");
+    let arguments = [
+        "--listen-client-urls",
+        &urls,
+        "--advertise-client-urls",
+        &secure,
+        "--cert-file",
+        &certificate,
+        "--key-file",
+        &key,
+        "--client-cert-auth",
+        "--trusted-ca-file",
+        &ca,
+    ];
+    let mut etcd = Etcd::prepared(flavour, &arguments);
+    etcd.set_port(plain);
+    etcd.restart();
+    SecureEtcd { etcd, port, authority, _files: files }
+}
+
+impl SecureEtcd {
+    fn agent(&self, client: (String, String), ca: &str, more: &str) -> Agent {
+        let store = format!(
+            "endpoints = [\"https://127.0.0.1:{}\"]\nrequest_timeout = \"2s\"\n{more}[store.tls]\nca_file = \"ca.pem\"\n\
+             cert_file = \"client.pem\"\nkey_file = \"client.key\"\n",
+            self.port
+        );
+        let files = [("ca.pem", ca), ("client.pem", &client.0), ("client.key", &client.1), ("password", "p")];
+        Agent::with_store_and_files("b", &store, &files)
+    }
+}
+
+fn certificates_good_and_bad(flavour: Flavour) {
+    let secure = secure(flavour, SERVER);
+    let client = || secure.authority.issue(&[ExtendedKeyUsagePurpose::ClientAuth], None);
+    secure.etcd.put_v3("tests/b/1", &document(1));
+    let good = secure.agent(client(), &secure.authority.certificate(), "");
+    wait_number_of_tests(&good, 1);
+    secure.etcd.put_v3("tests/b/2", &document(2));
+    wait_number_of_tests(&good, 2);
+
+    let stranger = Authority::new();
+    let distrusting = secure.agent(client(), &stranger.certificate(), "");
+    wait_error(&distrusting, "another authority than [store.tls] ca_file");
+    let distrusted =
+        secure.agent(stranger.issue(&[ExtendedKeyUsagePurpose::ClientAuth], None), &secure.authority.certificate(), "");
+    wait_error(&distrusted, "error");
+    // Good files in the place of bad ones are read without a restart.
+    let (certificate, key) = client();
+    distrusted.file("client.pem", &certificate);
+    distrusted.file("client.key", &key);
+    wait_number_of_tests(&distrusted, 2);
+
+    let port = secure.port;
+    let plain = Agent::with_store("b", &format!("endpoints = [\"http://127.0.0.1:{port}\"]\n"), "");
+    wait_error(&plain, "write https://");
+    let bare = Agent::with_store_and_files(
+        "b",
+        &format!("endpoints = [\"https://127.0.0.1:{port}\"]\n[store.tls]\nca_file = \"ca.pem\"\n"),
+        &[("ca.pem", &secure.authority.certificate())],
+    );
+    wait_error(&bare, "it wants a client certificate: set [store.tls] cert_file and key_file");
+    let open = secure.etcd.port();
+    let too_careful = Agent::with_store_and_files(
+        "b",
+        &format!("endpoints = [\"https://127.0.0.1:{open}\"]\n[store.tls]\nca_file = \"ca.pem\"\n"),
+        &[("ca.pem", &secure.authority.certificate())],
+    );
+    wait_error(&too_careful, "write http://");
+}
+
+#[test]
+fn certificates_good_and_bad_for_3_4() {
+    certificates_good_and_bad(Flavour::V3Of34);
+}
+
+#[test]
+fn certificates_good_and_bad_for_3_5() {
+    certificates_good_and_bad(Flavour::V3Of35);
+}
+
+/// etcd's gateway dials etcd with the server's own certificate.
+#[test]
+fn a_server_certificate_that_is_none_for_clients_is_named() {
+    for flavour in [Flavour::V3Of34, Flavour::V3Of35] {
+        let secure = secure(flavour, &[ExtendedKeyUsagePurpose::ServerAuth]);
+        let client = secure.authority.issue(&[ExtendedKeyUsagePurpose::ClientAuth], None);
+        let agent = secure.agent(client, &secure.authority.certificate(), "api = \"v3\"\n");
+        wait_error(&agent, "lacks the extended key usage clientAuth");
+    }
+}
+
+#[test]
+fn a_common_name_that_the_gateway_refuses_is_named() {
+    let mut secure = secure(Flavour::V3Of34, SERVER);
+    secure.etcd.enable_auth("p");
+    let client = secure.authority.issue(&[ExtendedKeyUsagePurpose::ClientAuth], Some("agent"));
+    let agent = secure.agent(client, &secure.authority.certificate(), "api = \"v3\"\n");
+    wait_error(&agent, "use one without a CN");
+}
+
+/// The store that holds documents is read; where both do, people are told.
+#[test]
+fn the_api_that_holds_the_documents_is_found() {
+    let etcd = Etcd::of(Flavour::V3Of34);
+    let agent = Agent::with_etcd("b", etcd.port(), "");
+    agent.wait_status("the store", |status| (status["store"]["connected"] == true).then_some(()));
+    // Nothing is anywhere yet: whichever is written to.
+    etcd.put_v2("tests/b/1", &document(1));
+    wait_number_of_tests(&agent, 1);
+    let origin = |agent: &Agent| agent.status()["store"]["origin"].as_str().unwrap().to_owned();
+    assert!(origin(&agent).starts_with("etcd v2, cluster "), "{}", origin(&agent));
+    etcd.put_v3("tests/b/2", &document(2));
+    etcd.put_v3("tests/b/3", &document(3));
+    let late = Agent::with_etcd("b", etcd.port(), "");
+    wait_number_of_tests(&late, 2);
+    assert!(origin(&late).starts_with("etcd v3, cluster "), "{}", origin(&late));
+    let remark = late.status()["store"]["remark"].as_str().unwrap().to_owned();
+    assert!(remark.contains("both"), "{remark}");
+    assert_eq!(late.logged("documents stand both in"), 1);
+}
+
+#[test]
+fn an_etcd_that_answers_no_json_is_named() {
+    let arguments = ["--enable-grpc-gateway=false", "--enable-v2=false"];
+    let etcd = Etcd::with(Flavour::V3Of34, &arguments);
+    let agent = Agent::with_etcd("b", etcd.port(), "");
+    let error = wait_error(&agent, "answers neither its v3 nor its v2 API");
+    assert!(error.contains("etcd 3.4."), "{error}");
+    let other = tcp_port();
+    let _web = Agent::with_dir("x", &[], "");
+    assert!(http(other, "GET", "/", "").is_err());
+    let port = _web.web_port();
+    let lost = Agent::with_store("b", &format!("endpoints = [\"http://127.0.0.1:{port}\"]\n"), "");
+    wait_error(&lost, "not an etcd");
+}
+
+/// Another cluster behind the same name is obeyed, and named.
+#[test]
+fn another_cluster_in_the_place_of_the_first() {
+    let mut first = Etcd::of(Flavour::V3Of34);
+    first.put("tests/b/1", &document(1));
+    let agent = Agent::with_etcd("b", first.port(), "");
+    wait_number_of_tests(&agent, 1);
+    first.kill();
+    let mut second = Etcd::prepared(Flavour::V3Of35, &[]);
+    second.set_port(first.port());
+    second.restart();
+    second.put("tests/b/2", &document(2));
+    agent.wait_condition(2, "receiver", "unknown");
+    wait_number_of_tests(&agent, 1);
+    assert_eq!(agent.logged("another store answers in the place of the one before"), 1, "{}", agent.log());
+}
+
+/// A lease says that an agent is there, and what of the documents it runs.
+#[test]
+fn agents_say_what_they_run() {
+    let etcd = Etcd::of(Flavour::V3Of35);
+    let addr = address();
+    let to = format!("{addr}:{}", udp_port(&addr));
+    let test = |n, more: &str| test_document(n, ("a", "127.0.0.2:0"), ("b", &to), more);
+    etcd.put_test(["a", "b"], "1", &test(1, ""));
+    let a = Agent::with_etcd("a", etcd.port(), "");
+    let said = |host: &str| -> Option<Value> { serde_json::from_str(&etcd.get(&format!("agents/{host}"))?).ok() };
+    let first = wait_for("what a says", || said("a"));
+    assert_eq!(first["rejected"], json!([]));
+    assert_eq!(first["version"], env!("CARGO_PKG_VERSION"));
+    let directory = tempfile::tempdir().unwrap();
+    let rollout = || {
+        let output = peerpair(directory.path(), etcd.port(), &["rollout"]);
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    let (code, text) = rollout();
+    assert_eq!(code, Some(1));
+    assert!(text.contains("a     current"), "{text}");
+    assert!(text.contains("b     silent"), "{text}");
+    // It rejects a document; that is said no sooner than half a minute later.
+    etcd.put("tests/a/1", &test(1, r#","max_latency":"soon""#));
+    a.wait_status("the rejection", |status| status["store"]["rejected"].as_array()?.first().cloned());
+    stays("it is not said at once", std::time::Duration::from_secs(2), || said("a") == Some(first.clone()));
+    assert!(rollout().1.contains("a     behind"));
+    // A new agent says it at once, with the reason.
+    drop(a);
+    let _a = Agent::with_etcd("a", etcd.port(), "");
+    wait_for("the rejection", || {
+        let rejected = said("a")?["rejected"].as_array()?.first()?.clone();
+        assert!(rejected["reason"].as_str()?.contains("max_latency"));
+        Some(())
+    });
+    let (_, text) = rollout();
+    assert!(text.contains("a     rejected") && text.contains("tests/a/1: max_latency"), "{text}");
+}
