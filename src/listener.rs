@@ -186,14 +186,20 @@ impl Listener {
 
     fn on_probe(&mut self, datagram: &Datagram<'_>, received: Now) -> Result<(), Reason> {
         let probe = arrival::read(datagram.octets)?;
-        let id = self.one_of.get(&probe.test_id()).copied().unwrap_or(probe.test_id());
+        // A test of its own goes before those of which any is enough.
+        let id = match self.expectations.contains_key(&probe.test_id()) {
+            true => probe.test_id(),
+            false => self.one_of.get(&probe.test_id()).copied().unwrap_or(probe.test_id()),
+        };
         let watched = self.expectations.get_mut(&id).ok_or(Reason::UnknownTest)?;
         let expectation = &mut watched.expectation;
         let clocks = match self.gauges.is_local(datagram.source.ip()) {
             true => Clocks::Same,
             false => Clocks::Two(self.gauges.clock_error()),
         };
-        let incoming = probe.incoming(&expectation.expected().test, received, clocks)?;
+        let expected = expectation.expected();
+        let sender = expected.any_of.is_none().then_some(expected.test.from_host.as_str());
+        let incoming = probe.incoming(sender, received, clocks)?;
         let incoming = Incoming { dropped: self.kernel_drops, ..incoming };
         let (_, changes) = expectation.on_probe(&incoming);
         // The first probe ends the grace: silence is due earlier than it was.

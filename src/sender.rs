@@ -65,10 +65,11 @@ impl Sender {
     /// A sender whose epoch begins now.
     pub fn new(beginning: Beginning) -> Self {
         let Beginning { plan, socket, gauges, parent, generation } = beginning;
+        let now = time::now();
         Sender {
             schedule: Schedule::new(plan.send_every, plan.test.id.as_u128()),
-            health: SenderHealth::new(plan.test.clone(), plan.thresholds),
-            epoch: time::now().wall.unix_micros(),
+            health: SenderHealth::new(plan.test.clone(), plan.thresholds, now.moment + plan.startup_grace),
+            epoch: now.wall.unix_micros(),
             sequence: 0,
             lateness: None,
             slot: None,
@@ -158,9 +159,15 @@ impl Sender {
     }
 
     fn on_error(&mut self, cause: String, now: Now) {
-        debug!(cause, "probe not delivered");
+        debug!(cause, "probe not sent");
         self.errors += 1;
         self.health.on_error(cause, now);
+    }
+
+    fn on_path_error(&mut self, cause: String, now: Now) {
+        debug!(cause, "probe not delivered");
+        self.errors += 1;
+        self.health.on_path_error(cause, now);
     }
 }
 
@@ -180,6 +187,12 @@ impl Handler<Send> for Sender {
     type Result = ();
     fn handle(&mut self, Send(plan, socket): Send, ctx: &mut Self::Context) {
         let same_schedule = plan.send_every == self.plan.send_every;
+        if plan.destination != self.plan.destination {
+            // Whoever still listens there may hear of the change later.
+            let now = time::now();
+            self.send(now, flag::STOPS);
+            self.health.on_moved(now.moment + plan.startup_grace);
+        }
         self.health.on_plan(plan.test.clone(), plan.thresholds);
         self.schedule = Schedule::new(plan.send_every, plan.test.id.as_u128());
         self.plan = plan;
@@ -199,7 +212,7 @@ impl Handler<TakeError> for Sender {
     fn handle(&mut self, TakeError(cause): TakeError, _: &mut Self::Context) {
         let span = self.span.clone();
         let _entered = span.enter();
-        self.on_error(cause, time::now());
+        self.on_path_error(cause, time::now());
     }
 }
 

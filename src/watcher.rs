@@ -10,8 +10,8 @@ mod names;
 mod observed;
 mod sockets;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -73,6 +73,8 @@ pub struct Watcher {
     planned: bool,
     /// The alarms that can be raised under it.
     possible: BTreeSet<AlarmKey>,
+    /// Those of this host, once they could be had.
+    addresses: Option<HashSet<IpAddr>>,
     /// What its predecessor knew.
     memory: Option<Memory>,
     looking_again: Option<SpawnHandle>,
@@ -117,6 +119,7 @@ impl Watcher {
             running: Arc::new(Plan::of_bootstrap(&bootstrap.sink, &bootstrap.host)),
             planned: false,
             possible: BTreeSet::new(),
+            addresses: None,
             memory: beginning.memory,
             looking_again: None,
             said: watch::Sender::new(None),
@@ -134,7 +137,12 @@ impl Watcher {
 
     fn follow_store(&mut self, ctx: &mut Context<Self>) {
         let store = match Store::new(&self.bootstrap.store, Concern::Host(self.bootstrap.host.clone())) {
-            Ok(store) => store,
+            Ok(mut store) => {
+                if let Some(origin) = self.config.origin() {
+                    store.expect(origin);
+                }
+                store
+            }
             Err(error) => {
                 self.on_store_lost(error.to_string());
                 return;
@@ -154,6 +162,7 @@ impl Watcher {
             if self.say_faults(time::now()) {
                 self.say_plan();
             }
+            self.say_how_it_stands();
             return;
         };
         if let Some(again) = again {
@@ -169,7 +178,18 @@ impl Watcher {
             self.replan(ctx);
         }
         self.resolve(unknown, ctx);
-        self.said.send_replace(self.config.announcement(self.bootstrap.web.url(&self.bootstrap.host)));
+        self.say_how_it_stands();
+    }
+
+    /// In the store, for those who roll out documents.
+    fn say_how_it_stands(&self) {
+        let said = self.config.announcement(self.bootstrap.web.url(&self.bootstrap.host));
+        self.said.send_if_modified(|before| {
+            *before != said && {
+                *before = said;
+                true
+            }
+        });
     }
 
     /// Looks at the same documents once more when something in them has come of age.
@@ -227,10 +247,12 @@ impl Watcher {
     /// Plans with what is known now, and carries out the difference.
     fn replan(&mut self, ctx: &mut Context<Self>) {
         let Some(loaded) = self.config.loaded() else { return };
-        let addresses = local_addresses();
-        let around = Surroundings { names: self.names.known(), addresses: Some(&addresses) };
+        if let Ok(addresses) = local_addresses() {
+            self.gauges.set_local_addresses(addresses.clone());
+            self.addresses = Some(addresses);
+        }
+        let around = Surroundings { names: self.names.known(), addresses: self.addresses.as_ref() };
         let plan = plan::plan(loaded, around, &self.bootstrap.host, &self.bootstrap.sink);
-        self.gauges.set_local_addresses(addresses);
         let changes = difference(&self.running, &plan);
         let before = std::mem::replace(&mut self.running, Arc::new(plan));
         let first = !std::mem::replace(&mut self.planned, true);
@@ -557,7 +579,12 @@ impl StreamHandler<StoreEvent> for Watcher {
             return;
         }
         self.on_store_lost("its reader failed, to be begun anew".to_owned());
-        ctx.run_later(READ_AGAIN, |watcher, ctx| watcher.follow_store(ctx));
+        self.following = None;
+        ctx.run_later(READ_AGAIN, |watcher, ctx| {
+            if watcher.following.is_none() {
+                watcher.follow_store(ctx);
+            }
+        });
     }
 }
 
@@ -565,6 +592,8 @@ impl StreamHandler<AddressesChanged> for Watcher {
     fn handle(&mut self, _: AddressesChanged, ctx: &mut Self::Context) {
         let span = self.span.clone();
         let _entered = span.enter();
+        // Those that could not be bound may have come.
+        self.sockets.forget_failures();
         self.replan(ctx);
     }
 
@@ -627,7 +656,6 @@ impl Handler<Rebase> for Watcher {
         if before.store != self.bootstrap.store {
             // What runs goes on until the other store has answered.
             self.config.on_rebased(&self.bootstrap);
-            actix::spawn(self.config.writer());
             self.announce();
             if let Some(following) = self.following.take() {
                 ctx.cancel_future(following);

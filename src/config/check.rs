@@ -304,9 +304,9 @@ impl fmt::Display for Report {
         writeln!(f, "  bandwidth: {incoming} in, {outgoing} out")?;
         let Some(against) = &self.against else { return Ok(()) };
         if against.differences.is_empty() {
-            return writeln!(f, "\nnothing would change against {}", against.place);
+            return writeln!(f, "\nnothing differs from {}", against.place);
         }
-        writeln!(f, "\nagainst {} it would", against.place)?;
+        writeln!(f, "\nwhere {} is now, these documents would", against.place)?;
         compare::write_differences(f, &against.differences)
     }
 }
@@ -353,7 +353,8 @@ pub fn bandwidth(bits: f64) -> String {
     }
 }
 
-pub(super) fn counted(count: usize, noun: &str) -> String {
+/// A number of things.
+pub fn counted(count: usize, noun: &str) -> String {
     let plural = match noun {
         _ if count == 1 => "",
         "address" => "es",

@@ -1,5 +1,6 @@
 //! One document: what its text says, and everything that is wrong with that.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -92,6 +93,14 @@ fn read_host(value: Value, directory: Option<&Path>, findings: &mut Findings) ->
     place_sinks("sinks", &mut host.sinks, directory, findings);
     check_sinks("sinks", &host.sinks, findings);
     drop_bad_windows(&mut host, findings);
+    host.addresses.retain(|name, addr| {
+        let of_one_host = !addr.is_unspecified() && !addr.is_multicast() && *addr != IpAddr::V4(Ipv4Addr::BROADCAST);
+        if !of_one_host {
+            let way_out = "write the address at which others reach this host";
+            findings.error(&format!("addresses.{name}"), format!("{addr} is not the address of one host"), way_out);
+        }
+        of_one_host
+    });
     host
 }
 
@@ -114,7 +123,10 @@ fn read_set(name: &str, value: Value, findings: &mut Findings) -> SetDocument {
     }
     check_alarm("", &set.template().alarm(), findings);
     maintenance::windows(&set.maintenance, "", None, findings);
-    expansion::check(&set, findings);
+    // What is left of a set that cannot be read would be blamed for what is missing.
+    if !findings.has_errors() {
+        expansion::check(&set, findings);
+    }
     set
 }
 

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use sha2::{Digest, Sha256};
 use wildmatch::WildMatch;
 
-use super::central::TestDocument;
+use super::central::{TestDocument, WhenAbsent};
 use super::endpoint::Endpoint;
 use super::findings::Findings;
 use super::set::{Direction, Expect, Hosts, SetDocument, SetEnd, Topology};
@@ -50,7 +50,12 @@ struct Flow<'a> {
 impl<'a> Expansion<'a> {
     /// The set `sets/<name>` among these hosts.
     pub fn new(name: &'a str, set: &'a SetDocument, hosts: &'a Hosts) -> Self {
-        let from = select(&set.from, hosts);
+        let mut from = select(&set.from, hosts);
+        if !set.to.at.is_empty() {
+            // Whoever has the address would send to itself.
+            let receivers = select(&set.to, hosts);
+            from.retain(|host| !receivers.contains(host));
+        }
         let to = match set.topology {
             Topology::Mesh => from.clone(),
             Topology::Disjoint | Topology::List => select(&set.to, hosts),
@@ -86,13 +91,18 @@ impl<'a> Expansion<'a> {
 
     /// How many tests the whole fleet has of it.
     pub fn count(&self) -> usize {
-        let others = |own: &str| self.to.len() - usize::from(self.to.contains(own));
+        let has = |end: &SetEnd, host: &str| self.hosts[host].addresses.contains_key(&end.address);
+        let to_end = if self.set.topology == Topology::Mesh { &self.set.from } else { &self.set.to };
+        let reached = |host: &&&str| !to_end.at.is_empty() || has(to_end, host);
+        let to: BTreeSet<&str> = self.to.iter().filter(reached).copied().collect();
+        let others = |own: &str| to.len() - usize::from(to.contains(own));
         let sample = self.set.sample.map_or(usize::MAX, |sample| sample as usize);
         let pairs = match self.set.topology {
             Topology::Mesh | Topology::Disjoint | Topology::Star => {
-                self.from.iter().map(|host| others(host).min(sample)).sum()
+                let from = self.from.iter().filter(|host| has(&self.set.from, host));
+                from.map(|host| others(host).min(sample)).sum()
             }
-            Topology::List => self.pairs().count(),
+            Topology::List => self.pairs().collect::<BTreeSet<_>>().len(),
         };
         if self.set.direction == Direction::Both { pairs * 2 } else { pairs }
     }
@@ -106,6 +116,10 @@ impl<'a> Expansion<'a> {
             for name in end.hosts.iter().filter(|name| !name.contains('*') && !self.hosts.contains_key(*name)) {
                 let way_out = format!("write hosts/{name}, or correct the name");
                 findings.warning(&format!("{field}.hosts"), format!("there is no host `{name}`"), way_out);
+            }
+            for name in end.except.iter().filter(|name| !name.contains('*') && !self.hosts.contains_key(*name)) {
+                let problem = format!("there is no host `{name}` to be left out");
+                findings.warning(&format!("{field}.except"), problem, "correct the name, or remove it");
             }
             for group in &end.groups {
                 if !self.hosts.values().any(|host| host.groups.contains(group)) {
@@ -125,7 +139,17 @@ impl<'a> Expansion<'a> {
                 );
             }
         }
-        for (n, (from, to)) in self.set.pairs.iter().enumerate() {
+        if self.count() == 0 && !self.from.is_empty() && !self.to.is_empty() {
+            findings.warning("", "it comes to no test at all", "nobody tests himself: select more hosts");
+        }
+        let shared = self.to.len() > 1 && self.set.expect == Expect::Each && self.set.when_absent == WhenAbsent::Alarm;
+        if !self.set.to.at.is_empty() && self.set.listen.is_empty() && shared {
+            let problem = format!("one address, and {} hosts that would listen at it", self.to.len());
+            let way_out = "write \"when_absent\": \"standby\" for a floating address, \"listen\" and \"expect\": \"any\" behind \
+                           a load balancer";
+            findings.warning("to.at", problem, way_out);
+        }
+        for (n, [from, to]) in self.set.pairs.iter().enumerate() {
             for name in [from, to].into_iter().filter(|name| !self.hosts.contains_key(*name)) {
                 let way_out = format!("write hosts/{name}, or correct the name");
                 findings.warning(&format!("pairs[{n}]"), format!("there is no host `{name}`"), way_out);
@@ -156,7 +180,7 @@ impl<'a> Expansion<'a> {
 
     fn pairs(&self) -> impl Iterator<Item = (&'a str, &'a str)> {
         let known = |name: &'a String| Some(self.hosts.get_key_value(name)?.0.as_str());
-        let pairs = self.set.pairs.iter().filter_map(move |(from, to)| Some((known(from)?, known(to)?)));
+        let pairs = self.set.pairs.iter().filter_map(move |[from, to]| Some((known(from)?, known(to)?)));
         let enabled = |name: &str| self.hosts.get(name).is_some_and(|host| host.enabled);
         pairs.filter(move |(from, to)| from != to && enabled(from) && enabled(to))
     }
@@ -298,6 +322,12 @@ pub fn check(set: &SetDocument, findings: &mut Findings) {
         if !set.pairs.is_empty() {
             findings.error("pairs", "only a list has pairs", "write \"topology\": \"list\", or remove them");
         }
+    } else if selects(&set.from) || selects(&set.to) {
+        findings.error(
+            "pairs",
+            "a list goes by its pairs, and hosts and groups say nothing",
+            "remove them, or write another topology",
+        );
     } else if set.pairs.is_empty() {
         findings.error("pairs", "missing", "write the pairs one by one: [[\"app1\", \"db1\"], ...]");
     }

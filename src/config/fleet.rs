@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write as _};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -133,7 +133,7 @@ pub fn report(loader: &mut Loader, store: String, revision: u64, names: &Names) 
         let plan = plan::plan(&loaded, Surroundings { names, addresses: None }, &host, &[]);
         findings.extend(loaded.findings.iter().cloned());
         findings.extend(plan::remarks(&loaded, names, &host));
-        for address in plan.listeners.keys().filter(|addr| !addr.ip().is_unspecified() && !addr.ip().is_loopback()) {
+        for address in plan.listeners.keys().filter(|addr| !anywhere(addr.ip())) {
             // An address that sets send to, and that no document says is the host's own, moves between hosts.
             let own =
                 documents.get(&host).is_some_and(|host| host.addresses.values().any(|addr| *addr == address.ip()));
@@ -223,7 +223,7 @@ pub fn misfits(loader: &Loader) -> Vec<Finding> {
     let hosts = loader.hosts();
     for (host, document) in &hosts {
         for (name, addr) in &document.addresses {
-            let other = addresses.insert(*addr, host).filter(|other| *other != host && !addr.is_loopback());
+            let other = addresses.insert(*addr, host).filter(|other| *other != host && !anywhere(*addr));
             if let Some(other) = other {
                 let mut findings = Findings::about(loader.place(&format!("hosts/{host}")));
                 let problem = format!("{addr} is an address of {other} too");
@@ -234,6 +234,11 @@ pub fn misfits(loader: &Loader) -> Vec<Finding> {
     }
     found.extend(many(&set_lines(loader)));
     found
+}
+
+/// Addresses that every host has.
+fn anywhere(addr: IpAddr) -> bool {
+    addr.is_unspecified() || addr == IpAddr::V4(Ipv4Addr::LOCALHOST) || addr == IpAddr::V6(Ipv6Addr::LOCALHOST)
 }
 
 /// The fields in which the two ends of a test must not differ.

@@ -280,6 +280,9 @@ impl Loader {
             // A last good version may not go with today's global document: its findings are its own.
             (Outcome::Good(Document::Test(document)), _) => {
                 let test = fill_in(&document, &mut Findings::about(""));
+                if let Some(rejected) = run.rejected.last_mut().filter(|_| test.is_none()) {
+                    rejected.last_good_in_force = false;
+                }
                 Some((document, test))
             }
             (Outcome::Good(_) | Outcome::Absent | Outcome::Bad, _) => None,
@@ -321,8 +324,9 @@ impl Loader {
         tests
     }
 
-    /// The hosts that sets can select, alike at every agent: by the last good version of their
-    /// documents, or what can be read of a bad one.
+    /// The hosts that sets can select: by the last good version of their documents, or what can be
+    /// read of a bad one. An agent that never saw a good version, here or on its disk, may see fewer
+    /// than the others until the document is mended: that is the price of testing on.
     pub fn hosts(&self) -> Hosts {
         let hosts = self.known.range(HOSTS_PREFIX.to_owned()..).take_while(|(key, _)| key.starts_with(HOSTS_PREFIX));
         let document = |known: &Known| match (&known.good, &known.document) {
@@ -422,15 +426,26 @@ impl Loader {
     }
 }
 
-/// The tests of a set on a host; none if one of them has an error.
+/// The tests of a set on a host. A pair that cannot be is left out, and only that: its other end
+/// finds the same. If all are wrong it is the set.
 fn expand(name: &str, set: &SetDocument, hosts: &Hosts, context: &Context<'_>, findings: &mut Findings) -> Vec<Test> {
     let expansion = Expansion::new(name, set, hosts);
     expansion.check(findings);
-    let mut tests = Vec::new();
+    let (mut tests, mut wrong) = (Vec::new(), BTreeSet::new());
     for expanded in expansion.tests_of(context.host_name) {
-        let Some(mut test) = context.fill_in(&expanded.document, findings) else { return Vec::new() };
-        test.any_of = expanded.any_of.map(Arc::new);
-        tests.push(test);
+        let mut of_pair = Findings::about("");
+        match context.fill_in(&expanded.document, &mut of_pair) {
+            Some(mut test) => {
+                test.any_of = expanded.any_of.map(Arc::new);
+                tests.push(test);
+            }
+            None => wrong.extend(of_pair.into_vec()),
+        }
+    }
+    for finding in wrong {
+        let level = if tests.is_empty() { finding.level } else { Level::Warning };
+        let field = finding.place.trim_start_matches(": ").to_owned();
+        findings.add(level, &field, finding.problem, finding.way_out);
     }
     tests
 }

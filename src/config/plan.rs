@@ -83,6 +83,8 @@ pub struct SenderPlan {
     pub send_every: Duration,
     /// How many errors decide.
     pub thresholds: Thresholds,
+    /// What the path says is forgiven for so long: the other end may hear of the test later.
+    pub startup_grace: Duration,
     /// Which probe.
     pub wire: Wire,
 }
@@ -188,6 +190,7 @@ pub fn plan(loaded: &Loaded, around: Surroundings<'_>, host: &str, bootstrap_sin
                 destination: addresses.to,
                 send_every: test.send_every,
                 thresholds: test.thresholds,
+                startup_grace: test.startup_grace,
                 wire: test.wire,
             },
         );

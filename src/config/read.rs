@@ -155,9 +155,18 @@ fn way_out(problem: &str, level: Level) -> String {
     if problem.contains("duration") {
         return "write a number with its unit, such as \"500ms\", \"2s\" or \"10m\"".to_owned();
     }
+    if problem.contains("IP address syntax") {
+        return "write an IP address without a port, such as \"10.0.0.5\"".to_owned();
+    }
     match problem.rsplit_once("expected ") {
         Some((_, "a boolean")) => "write true or false".to_owned(),
-        Some((_, "u8" | "u16" | "u32" | "u64" | "i64" | "usize")) => "write a whole number in its range".to_owned(),
+        Some((_, "u16")) => "write a whole number from 0 to 65535".to_owned(),
+        Some((_, "u8" | "u32" | "u64" | "i64" | "usize")) => "write a whole number in its range".to_owned(),
+        Some((_, expected)) if expected.contains("array of length 2") => {
+            "write two names: [\"app1\", \"db1\"]".to_owned()
+        }
+        Some((_, "a map")) => "write fields in braces: { ... }".to_owned(),
+        Some((_, "IP address")) => "write an IP address without a port, such as \"10.0.0.5\"".to_owned(),
         Some((_, "path string")) => "write a path in quotes".to_owned(),
         Some((_, "a string")) => "write a text in quotes".to_owned(),
         Some((_, "a sequence")) => "write a list: [ ... ]".to_owned(),

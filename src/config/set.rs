@@ -27,7 +27,7 @@ pub struct SetDocument {
     /// The other end.
     pub to: SetEnd,
     /// The pairs of a `list`.
-    pub pairs: Vec<(String, String)>,
+    pub pairs: Vec<[String; 2]>,
     /// Each host of `from` tests only so many others, chosen alike by all agents.
     pub sample: Option<u32>,
     /// Whose probes a receiver wants.

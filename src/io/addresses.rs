@@ -14,15 +14,15 @@ const RTMGRP_IPV4_IFADDR: u32 = 0x10;
 const RTMGRP_IPV6_IFADDR: u32 = 0x100;
 
 /// The addresses of this host's interfaces.
-pub fn local_addresses() -> HashSet<IpAddr> {
-    let Ok(interfaces) = nix::ifaddrs::getifaddrs() else { return HashSet::new() };
-    interfaces
+pub fn local_addresses() -> io::Result<HashSet<IpAddr>> {
+    let addresses = nix::ifaddrs::getifaddrs()?
         .filter_map(|interface| interface.address)
         .filter_map(|address| {
             let v4 = address.as_sockaddr_in().map(|addr| IpAddr::from(addr.ip()));
             v4.or_else(|| address.as_sockaddr_in6().map(|addr| IpAddr::from(addr.ip())))
         })
-        .collect()
+        .collect();
+    Ok(addresses)
 }
 
 /// Yields whenever an address may have come or gone.

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, TryLockError};
 
@@ -85,7 +86,10 @@ impl StateFile {
         if let Some(directory) = self.path.parent() {
             fs::create_dir_all(directory).map_err(failed("create", directory))?;
         }
-        let mut file = File::create(&temporary).map_err(failed("create", &temporary))?;
+        // What is kept names communities and receivers: nobody else's business.
+        let mut options = File::options();
+        options.write(true).create(true).truncate(true).mode(0o600);
+        let mut file = options.open(&temporary).map_err(failed("create", &temporary))?;
         file.write_all(format!("{HEADER}{}\n", checksum(&body)).as_bytes())
             .and_then(|()| file.write_all(&body))
             .and_then(|()| file.sync_all())

@@ -7,7 +7,7 @@ use super::expectation::Incoming;
 use super::foreign::Reason;
 use super::probe::{NotProbe, Probe, flag};
 use super::probe_v1::ProbeV1;
-use super::test::{TestFacts, TestId};
+use super::test::TestId;
 use super::time::Now;
 
 /// A probe of either kind.
@@ -51,8 +51,9 @@ impl AnyProbe {
         }
     }
 
-    /// What it says to its test's expectation.
-    pub fn incoming(&self, test: &TestFacts, received: Now, clocks: Clocks) -> Result<Incoming, Reason> {
+    /// What it says to its test's expectation. `sender` is the host that has to have sent it; nothing:
+    /// one of many.
+    pub fn incoming(&self, sender: Option<&str>, received: Now, clocks: Clocks) -> Result<Incoming, Reason> {
         match self {
             AnyProbe::Stamp(probe) => Ok(Incoming {
                 test_id: probe.test_id,
@@ -66,7 +67,7 @@ impl AnyProbe {
                 stops: probe.flags & flag::STOPS != 0,
                 dropped: 0,
             }),
-            AnyProbe::V1(probe) if probe.host_id != test.from_host => Err(Reason::WrongHost),
+            AnyProbe::V1(probe) if sender.is_some_and(|sender| probe.host_id != sender) => Err(Reason::WrongHost),
             AnyProbe::V1(probe) => Ok(Incoming {
                 test_id: probe.test_id,
                 received,

@@ -121,6 +121,8 @@ struct Stream {
     window: SequenceWindow,
     /// When its last probe was accepted.
     last: Moment,
+    /// It announced its stop.
+    stopped: bool,
 }
 
 impl Expectation {
@@ -206,8 +208,7 @@ impl Expectation {
             return (Acceptance::Accepted, changes);
         }
         self.last_probe = Some(now);
-        // One of many that stops says nothing of the others.
-        let stops = incoming.stops && self.expected.any_of.is_none();
+        let stops = incoming.stops && self.all_stopped();
         self.announced_stop = stops;
         self.dropped = incoming.dropped;
         self.silence_deadline = self.deadline_after(now.moment);
@@ -318,6 +319,11 @@ impl Expectation {
         moment - self.expected.expect_every.saturating_mul(self.expected.thresholds.raise_after.max(1) - 1)
     }
 
+    /// One of many senders that stops says nothing of the others.
+    fn all_stopped(&self) -> bool {
+        self.streams.many.values().flatten().all(|stream| stream.stopped)
+    }
+
     fn admit(&mut self, incoming: &Incoming) -> Acceptance {
         let Some((epoch, sequence)) = incoming.order else { return Acceptance::Accepted };
         let now = incoming.received.moment;
@@ -335,11 +341,11 @@ impl Expectation {
                 self.counters.stale += 1;
                 return Acceptance::StaleEpoch;
             }
-            begun => begun.insert(Stream { epoch, window: SequenceWindow::default(), last: now }),
+            begun => begun.insert(Stream { epoch, window: SequenceWindow::default(), last: now, stopped: false }),
         };
         match stream.window.on_sequence(sequence) {
             Arrival::InOrder => {
-                stream.last = now;
+                (stream.last, stream.stopped) = (now, incoming.stops);
                 Acceptance::Accepted
             }
             Arrival::Reordered => {

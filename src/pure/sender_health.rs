@@ -22,12 +22,14 @@ pub struct SenderHealth {
     /// An error since the last slot.
     pending: Option<String>,
     last_error: Option<(Moment, String)>,
+    /// Until then the other end may not yet know of the test, or of its new place.
+    forgiven_until: Moment,
     sent_once: bool,
 }
 
 impl SenderHealth {
-    /// For a test that begins.
-    pub fn new(test: Arc<TestFacts>, thresholds: Thresholds) -> Self {
+    /// For a test that begins; what its path says is forgiven until then.
+    pub fn new(test: Arc<TestFacts>, thresholds: Thresholds, forgiven_until: Moment) -> Self {
         SenderHealth {
             test,
             thresholds,
@@ -35,6 +37,7 @@ impl SenderHealth {
             cause: None,
             pending: None,
             last_error: None,
+            forgiven_until,
             sent_once: false,
         }
     }
@@ -45,7 +48,20 @@ impl SenderHealth {
         self.thresholds = thresholds;
     }
 
-    /// The operating system refused a probe, or an ICMP error came back for one.
+    /// Its probes go elsewhere: what their path says is forgiven until then.
+    pub fn on_moved(&mut self, forgiven_until: Moment) {
+        self.forgiven_until = forgiven_until;
+        self.pending = None;
+    }
+
+    /// An ICMP error came back for a probe.
+    pub fn on_path_error(&mut self, cause: String, now: Now) {
+        if now.moment >= self.forgiven_until {
+            self.on_error(cause, now);
+        }
+    }
+
+    /// The operating system refused a probe.
     pub fn on_error(&mut self, cause: String, now: Now) {
         self.last_error = Some((now.moment, cause.clone()));
         self.pending = Some(cause);
@@ -119,7 +135,7 @@ mod tests {
             set: None,
             to: "127.0.0.3:8620".into(),
         };
-        SenderHealth::new(Arc::new(test), Thresholds::in_a_row(3, 3))
+        SenderHealth::new(Arc::new(test), Thresholds::in_a_row(3, 3), Moment::ZERO)
     }
 
     /// ICMP errors come once a second, probes ten times: still one raise and, after it heals, one clear.

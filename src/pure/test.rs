@@ -79,6 +79,7 @@ pub struct TestFacts {
 impl TestFacts {
     /// From where to where.
     pub fn path(&self) -> String {
-        format!("{} {} → {} {}", self.from_host, self.from, self.to_host, self.to)
+        let end = |host: &str, at: &str| format!("{host} {at}").trim_end().to_owned();
+        format!("{} → {}", end(&self.from_host, &self.from), end(&self.to_host, &self.to))
     }
 }

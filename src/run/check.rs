@@ -56,8 +56,8 @@ async fn checked(arguments: &CheckConfig) -> anyhow::Result<i32> {
     let (planned, sinks) = plan_host(&bootstrap, &mut loader, &snapshot, report).await;
     // What lies on another host is not seen from here.
     let here = bootstrap.host == parse_bootstrap(path, &Overrides::default()).0.host;
-    let mut found: Vec<Finding> =
-        fleet::misfits(&loader).into_iter().filter(|f| concerns(f, &bootstrap.host)).collect();
+    let mut found = strays(&snapshot);
+    found.extend(fleet::misfits(&loader).into_iter().filter(|finding| concerns(finding, &bootstrap.host)));
     if here {
         found.extend(lacking(&sinks));
         found.extend(exposed(&bootstrap, &sinks));
@@ -65,8 +65,8 @@ async fn checked(arguments: &CheckConfig) -> anyhow::Result<i32> {
         found.extend(fleet::undecidable(&loaded, &bootstrap.host, adjtimex::clock_quality().error));
     }
     let mut report = planned.with_findings(found);
-    if let Some((place, before)) = before(&bootstrap, arguments).await? {
-        report = report.against(place, &before);
+    if let Some((place, before, found)) = before(&bootstrap, arguments).await? {
+        report = report.against(place, &before).with_findings(found);
     }
     show(&report, arguments, true)
 }
@@ -105,7 +105,7 @@ async fn all_hosts(
     }
     let names = resolve(names).await;
     let mut report = fleet::report(&mut loader, store::place(&bootstrap.store), snapshot.revision, &names);
-    report.findings.extend(found.into_iter().chain(exposed(bootstrap, &bootstrap.sink)));
+    report.findings.extend(found.into_iter().chain(exposed(bootstrap, &bootstrap.sink)).chain(strays(&snapshot)));
     report.findings.sort();
     let mut stdout = std::io::stdout().lock();
     match arguments.format {
@@ -119,19 +119,23 @@ async fn all_hosts(
 async fn before(
     bootstrap: &Bootstrap,
     arguments: &CheckConfig,
-) -> anyhow::Result<Option<(String, BTreeMap<String, Value>)>> {
+) -> anyhow::Result<Option<(String, BTreeMap<String, Value>, Vec<Finding>)>> {
     if let Some(url) = &arguments.running {
+        let url = &if url.contains("://") { url.clone() } else { format!("http://{url}") };
         let running = Agent::new(url, None)?.plan().await?;
         let host = running["host"].as_str().unwrap_or_default();
         anyhow::ensure!(host == bootstrap.host, "{url} is the agent of `{host}`, not of `{}`", bootstrap.host);
-        return Ok(Some((format!("the running agent at {url}"), check::parts(&running))));
+        return Ok(Some((format!("the running agent at {url}"), check::parts(&running), Vec::new())));
     }
     let Some(directory) = &arguments.against else { return Ok(None) };
     let config = StoreConfig { kind: StoreKind::Dir, path: directory.clone(), ..StoreConfig::default() };
     let snapshot = list(&config).await.map_err(anyhow::Error::msg)?;
     let report = Report::of_findings(&bootstrap.host, String::new(), Vec::new());
     let (report, _) = plan_host(bootstrap, &mut Loader::of(bootstrap), &snapshot, report).await;
-    Ok(Some((directory.display().to_string(), report.parts())))
+    let place = directory.display().to_string();
+    let mut found = report.findings.clone();
+    found.iter_mut().for_each(|finding| finding.place = format!("{place}/{}", finding.place));
+    Ok(Some((place, report.parts(), found)))
 }
 
 async fn list(config: &StoreConfig) -> Result<Snapshot, String> {
@@ -163,6 +167,15 @@ fn unreadable(path: &Path, config: &StoreConfig, place: &str, error: &str) -> Ve
         StoreKind::Dir => "create it, or correct [store]; nothing was checked behind it",
     };
     findings.error("store", format!("{place} cannot be read: {error}"), way_out);
+    findings.into_vec()
+}
+
+/// What the store's reader says of it.
+fn strays(snapshot: &Snapshot) -> Vec<Finding> {
+    let mut findings = Findings::about("store");
+    if let Some(remark) = &snapshot.remark {
+        findings.warning("", remark, "put it where agents look, or remove it");
+    }
     findings.into_vec()
 }
 

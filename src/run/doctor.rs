@@ -9,6 +9,7 @@ use anyhow::Context as _;
 use super::{EXIT_CONFIG, EXIT_FAILURE, EXIT_GOOD, known_sinks, parse_bootstrap};
 use crate::cli;
 use crate::config::bootstrap::{Bootstrap, StoreKind};
+use crate::config::check::counted;
 use crate::config::findings::Level;
 use crate::io::store::{self, Concern, Store};
 use crate::io::{adjtimex, outlet, state_file, tls, udp};
@@ -68,7 +69,7 @@ impl fmt::Display for Diagnosis {
             }
         }
         let (errors, warnings) = (self.count(Health::Bad), self.count(Health::Poor));
-        writeln!(f, "\n{errors} errors, {warnings} warnings")
+        writeln!(f, "\n{}, {}", counted(errors, "error"), counted(warnings, "warning"))
     }
 }
 

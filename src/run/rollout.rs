@@ -83,7 +83,10 @@ pub fn rollout(arguments: &cli::Rollout) -> anyhow::Result<i32> {
     lines.sort_by(|a, b| (a.standing, &a.host).cmp(&(b.standing, &b.host)));
     let mut stdout = std::io::stdout().lock();
     match arguments.format {
-        OutputFormat::Text => write!(stdout, "{}", table(&lines, snapshot.revision))?,
+        OutputFormat::Text => {
+            let newest = snapshot.documents.values().map(|document| document.version).max().unwrap_or(0);
+            write!(stdout, "{}", table(&lines, newest))?;
+        }
         OutputFormat::Json => writeln!(stdout, "{}", serde_json::to_string_pretty(&lines)?)?,
     }
     let all = lines.iter().all(|line| line.standing == Standing::Current);
@@ -149,7 +152,7 @@ fn table(lines: &[Line], revision: u64) -> String {
     let count = |standing| lines.iter().filter(|line| line.standing == standing).count();
     let _infallible = writeln!(
         text,
-        "\nrevision {revision}: {} current, {} behind, {} with rejected documents, {} silent",
+        "\nnewest document of revision {revision}: {} current, {} behind, {} with rejected documents, {} silent",
         count(Standing::Current),
         count(Standing::Behind),
         count(Standing::Rejected),

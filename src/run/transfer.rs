@@ -50,6 +50,11 @@ async fn transfer(from: &StoreConfig, to: &StoreConfig, arguments: &Transfer, in
         eprint("nothing was written");
         return Ok(EXIT_CONFIG);
     }
+    anyhow::ensure!(
+        !(into_store && source.documents.is_empty()),
+        "{} has no documents: config.json, hosts/, sets/ and tests/ are looked for; nothing was written",
+        arguments.directory.display()
+    );
     let mut target = Store::new(to, Concern::Fleet)?;
     let there = match target.list().await {
         Ok(snapshot) => snapshot,
@@ -78,7 +83,7 @@ async fn transfer(from: &StoreConfig, to: &StoreConfig, arguments: &Transfer, in
     if kept > 0 {
         text.push_str(&format!(", {kept} only there, which stay (--prune removes them)"));
     }
-    if let Some(remark) = &there.remark {
+    for remark in [&source.remark, &there.remark].into_iter().flatten() {
         text.push_str(&format!("\n  warning: {remark}"));
     }
     print(&text)?;

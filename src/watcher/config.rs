@@ -15,10 +15,13 @@ use crate::config::load::{GLOBAL_KEY, Loaded, Loader, digest, newer_schema};
 use crate::io::store::{self, Cache, Kept, Snapshot};
 use crate::pure::alarm::{AlarmKey, Cause, Kind, Subject};
 use crate::pure::status::{RejectedDocument, StoreState, StoreStatus};
-use crate::pure::time::{Now, WallTime, seconds};
+use crate::pure::time::{Moment, Now, WallTime, seconds};
 
 /// What an agent says of itself in its store has no more octets than this.
 const MOST_SAID: usize = 2048;
+
+/// What is kept on disk says how old it is: it is written again this often though nothing changed.
+const KEPT_AGAIN: Duration = Duration::from_secs(3600);
 
 /// See the module.
 pub struct Config {
@@ -30,10 +33,15 @@ pub struct Config {
     /// What is wrong with the documents; only what is new is logged.
     findings: BTreeSet<Finding>,
     status: StoreStatus,
+    /// What the store's reader says of it, and that it is not the one of before.
+    remarked: Option<String>,
+    moved: Option<String>,
     /// A newer form of the documents than this agent knows.
     newer_schema: Option<u64>,
     cache: Cache,
     kept: Option<Kept>,
+    /// When the cache was written last.
+    kept_at: Moment,
 }
 
 /// What a listing means.
@@ -62,9 +70,12 @@ impl Config {
             departed: Departed::default(),
             findings: BTreeSet::new(),
             status: status(bootstrap),
+            remarked: None,
+            moved: None,
             newer_schema: None,
             cache,
             kept,
+            kept_at: Moment::ZERO,
         }
     }
 
@@ -72,7 +83,13 @@ impl Config {
     pub fn on_rebased(&mut self, bootstrap: &Bootstrap) {
         let rejected = std::mem::take(&mut self.status.rejected);
         self.status = StoreStatus { rejected, revision: self.status.revision, ..status(bootstrap) };
-        self.cache = Cache::of(bootstrap);
+        self.cache.rebase(bootstrap);
+    }
+
+    /// Which store's documents were kept on disk.
+    pub fn origin(&self) -> Option<&str> {
+        let known = self.snapshot.as_ref().map(|snapshot| snapshot.origin.as_str());
+        known.or(self.kept.as_ref().map(|kept| kept.origin.as_str()))
     }
 
     /// What a predecessor knew.
@@ -99,20 +116,31 @@ impl Config {
     /// The store listed these.
     pub fn on_listed(&mut self, snapshot: Snapshot, now: Now) -> Listed {
         self.compare(&snapshot);
-        let listed = self.take_in(snapshot, now);
-        if listed != Listed::NotUnderstood {
-            self.kept = None;
-            let (revision, origin) =
-                self.snapshot.as_ref().map_or((0, String::new()), |s| (s.revision, s.origin.clone()));
-            self.cache.keep(revision, origin, now.wall, self.loader.in_force());
+        self.newer_schema = newer_schema(&snapshot.documents);
+        if let Some(schema) = self.newer_schema {
+            error!(schema, known = SCHEMA, "the documents are for newer agents: what was in force stays");
+            return Listed::NotUnderstood;
         }
-        listed
+        self.kept = None;
+        let again = self.take_in(snapshot, now);
+        self.keep(now);
+        Listed::InForce(again)
+    }
+
+    /// Keeps on disk what is in force.
+    fn keep(&mut self, now: Now) {
+        if let Some(Snapshot { revision, origin, .. }) = &self.snapshot {
+            self.cache.keep(*revision, origin.clone(), now.wall, self.loader.in_force());
+            self.kept_at = now.moment;
+        }
     }
 
     /// The same documents once more: a grace is over.
     pub fn on_grace_over(&mut self, now: Now) -> Option<Listed> {
         let snapshot = self.snapshot.clone()?;
-        Some(self.take_in(snapshot, now))
+        let again = self.take_in(snapshot, now);
+        self.keep(now);
+        Some(Listed::InForce(again))
     }
 
     /// The store did not answer for so long that what was kept comes into force, if anything was.
@@ -130,15 +158,12 @@ impl Config {
         self.status.confirmed = Some(kept.confirmed);
         self.status.remark = Some(format!("the config of {} is in force, kept on this host", kept.confirmed));
         let Kept { revision, origin, documents, .. } = kept;
-        Some(self.take_in(Snapshot { revision, documents, origin, remark: None }, now))
+        let again = self.take_in(Snapshot { revision, documents, origin, remark: None }, now);
+        Some(Listed::InForce(again))
     }
 
-    fn take_in(&mut self, snapshot: Snapshot, now: Now) -> Listed {
-        self.newer_schema = newer_schema(&snapshot.documents);
-        if let Some(schema) = self.newer_schema {
-            error!(schema, known = SCHEMA, "the documents are for newer agents: what was in force stays");
-            return Listed::NotUnderstood;
-        }
+    /// Puts documents in force; they have to be looked at again after what this tells.
+    fn take_in(&mut self, snapshot: Snapshot, now: Now) -> Option<Duration> {
         let mut documents = snapshot.documents.clone();
         let until = self.departed.on_listed(&mut documents, now.moment);
         let loaded = self.loader.load(&documents);
@@ -160,7 +185,7 @@ impl Config {
         self.status.rejected.clone_from(&loaded.rejected);
         self.loaded = Some(Arc::new(loaded));
         self.snapshot = Some(snapshot);
-        Listed::InForce(until.map(|until| until.since(now.moment)))
+        until.map(|until| until.since(now.moment))
     }
 
     /// A store that is not the one of before, or that has forgotten, is obeyed, and named.
@@ -181,13 +206,16 @@ impl Config {
             }
             Some((before, _)) if *before != snapshot.origin => {
                 warn!(before, now = snapshot.origin, "another store answers in the place of the one before");
+                self.moved = Some(format!("another store answers in the place of the one before, which was {before}"));
             }
             Some(_) | None => {}
         }
-        if let Some(remark) = snapshot.remark.as_ref().filter(|remark| self.status.remark.as_ref() != Some(remark)) {
+        if let Some(remark) = snapshot.remark.as_ref().filter(|remark| self.remarked.as_ref() != Some(remark)) {
             warn!(place = self.status.place, "{remark}");
         }
-        self.status.remark.clone_from(&snapshot.remark);
+        self.remarked.clone_from(&snapshot.remark);
+        let remarks: Vec<&str> = self.remarked.iter().chain(&self.moved).map(String::as_str).collect();
+        self.status.remark = (!remarks.is_empty()).then(|| remarks.join("; "));
         self.status.origin = Some(snapshot.origin.clone());
     }
 
@@ -199,6 +227,9 @@ impl Config {
         self.status.connected = true;
         self.status.error = None;
         self.status.confirmed = Some(now.wall);
+        if now.moment.since(self.kept_at) > KEPT_AGAIN {
+            self.keep(now);
+        }
     }
 
     /// The store is away.

@@ -76,6 +76,11 @@ impl Sockets {
         unneeded
     }
 
+    /// What could not be bound is tried as if for the first time.
+    pub fn forget_failures(&mut self) {
+        self.unbound.clear();
+    }
+
     /// Closes what has stayed long enough.
     pub fn close_lingering(&mut self) {
         self.lingering.retain(|_, (_, until)| *until > Instant::now());

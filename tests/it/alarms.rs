@@ -12,7 +12,8 @@ use nix::sys::signal::Signal;
 
 use crate::support::{Agent, Etcd, Trapd, address, alone, id, stays, test_document, udp_port, wait_for};
 
-const QUICK: &str = r#","hold_down":"100ms""#;
+/// What stops on purpose is soon down all the same: these tests stop senders by a document.
+const QUICK: &str = r#","hold_down":"100ms","max_pause":"0s""#;
 
 /// A probe of test `n` as its sender would send it now, moved by `age`.
 pub fn probe(n: u8, sequence: u32, age: Duration) -> [u8; 108] {
@@ -377,7 +378,7 @@ fn an_outage_soon_after_the_start_is_found_in_time() {
     let _alone = alone();
     let addr = address();
     let to = format!("{addr}:{}", udp_port(&addr));
-    let document = test_document(1, ("b", "127.0.0.2:0"), ("b", &to), "").replace(r#","startup_grace":"1s""#, "");
+    let document = test_document(1, ("b", "127.0.0.2:0"), ("b", &to), QUICK).replace(r#","startup_grace":"1s""#, "");
     let agent = Agent::with_dir("b", &[("tests/b/1.json", document.clone())], "");
     agent.wait_condition(1, "receiver", "up");
     agent.document("tests/b/1.json", &document.replacen("\"from_host\":\"b\"", "\"from_host\":\"a\"", 1));

@@ -344,6 +344,76 @@ fn the_api_that_holds_the_documents_is_found() {
     assert_eq!(late.logged("documents stand both in"), 1);
 }
 
+/// A server that comes back without the API that held the documents says nothing of them.
+#[test]
+fn an_api_that_vanishes_ends_no_test() {
+    let mut etcd = Etcd::of(Flavour::V2Of34);
+    etcd.put("tests/b/1", &document(1));
+    let mut agent = Agent::with_etcd("b", etcd.port(), "");
+    wait_number_of_tests(&agent, 1);
+    etcd.terminate();
+    etcd.set_argument("--enable-v2=false");
+    etcd.restart();
+    wait_error(&agent, "does not answer the v2 API");
+    stays("its test", std::time::Duration::from_secs(3), || agent.status()["tests"].as_array().unwrap().len() == 1);
+    // Nor after a restart, with only what it kept.
+    agent.kill();
+    agent.restart();
+    wait_error(&agent, "does not answer the v2 API");
+    wait_number_of_tests(&agent, 1);
+    etcd.terminate();
+    etcd.set_argument("--enable-v2=true");
+    etcd.restart();
+    agent.wait_status("the store", |status| (status["store"]["state"] == "current").then_some(()));
+    wait_number_of_tests(&agent, 1);
+}
+
+/// What was left in v2 does not come back when v3 refuses or is emptied.
+#[test]
+fn leftovers_of_the_other_api_do_not_come_back() {
+    let mut etcd = Etcd::of(Flavour::V3Of34);
+    etcd.put_v3("tests/b/1", &document(1));
+    let mut agent = Agent::with_etcd("b", etcd.port(), "");
+    wait_number_of_tests(&agent, 1);
+    for n in 2..5 {
+        etcd.put_v2(&format!("tests/b/{n}"), &document(n));
+    }
+    etcd.enable_auth("p");
+    agent.signal(Signal::SIGTERM);
+    agent.wait_exit();
+    agent.restart();
+    wait_error(&agent, "set [store.auth] user");
+    wait_number_of_tests(&agent, 1);
+    etcd.ask("auth/disable", &json!({})).expect("no authentication");
+    agent.wait_status("the store", |status| (status["store"]["connected"] == true).then_some(()));
+    etcd.delete("tests/b/1");
+    wait_number_of_tests(&agent, 0);
+    stays("nothing comes back", std::time::Duration::from_secs(3), || {
+        agent.status()["tests"].as_array().unwrap().is_empty()
+    });
+}
+
+/// A store that was wiped and written anew counts the same revisions for other documents.
+#[test]
+fn the_same_revision_of_another_document() {
+    let mut etcd = Etcd::of(Flavour::V3Of34);
+    etcd.roll_back_to_nothing(
+        |etcd| {
+            etcd.put("tests/b/1", &document(1));
+            let agent = Agent::with_etcd("b", etcd.port(), "");
+            wait_number_of_tests(&agent, 1);
+            agent
+        },
+        |etcd, agent| {
+            etcd.put("tests/b/1", &document(1).replace("8620", "8629"));
+            agent.wait_status("the new port", |status| {
+                let to = status["tests"][0]["to"].as_str()?;
+                to.ends_with(":8629").then_some(())
+            });
+        },
+    );
+}
+
 #[test]
 fn an_etcd_that_answers_no_json_is_named() {
     let arguments = ["--enable-grpc-gateway=false", "--enable-v2=false"];
@@ -374,6 +444,8 @@ fn another_cluster_in_the_place_of_the_first() {
     agent.wait_condition(2, "receiver", "unknown");
     wait_number_of_tests(&agent, 1);
     assert_eq!(agent.logged("another store answers in the place of the one before"), 1, "{}", agent.log());
+    // It stays visible: the first one's documents are gone.
+    assert!(agent.status()["store"]["remark"].as_str().unwrap().contains("another store answers"));
 }
 
 /// A lease says that an agent is there, and what of the documents it runs.

@@ -54,9 +54,15 @@ fn wait_kept(agent: &Agent, words: &str) {
     wait_for("the config on disk", || {
         let files = std::fs::read_dir(agent.path("state")).ok()?;
         let names = files.map(|file| file.unwrap().path());
-        let kept = names.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("config-b-"));
+        let kept = names.filter(|path| is_kept_config(path));
         kept.filter_map(|path| std::fs::read_to_string(path).ok()).any(|text| text.contains(words)).then_some(())
     });
+}
+
+/// The newest copy, not what is still written, or was before.
+fn is_kept_config(path: &std::path::Path) -> bool {
+    let name = path.file_name().unwrap().to_string_lossy();
+    name.starts_with("config-b-") && !name.contains('.')
 }
 
 #[test]
@@ -72,11 +78,7 @@ fn what_was_kept_is_used_only_if_it_is_whole_and_of_this_store() {
     etcd.kill();
     let kept = || {
         let files = std::fs::read_dir(agent.path("state")).unwrap().map(|file| file.unwrap().path());
-        let newest = |path: &std::path::PathBuf| {
-            let name = path.file_name().unwrap().to_string_lossy().into_owned();
-            name.starts_with("config-b-") && !name.contains('.')
-        };
-        files.into_iter().find(newest).unwrap()
+        files.into_iter().find(|path| is_kept_config(path)).unwrap()
     };
     // The newest is damaged: the one before it is whole.
     let path = kept();
@@ -129,6 +131,52 @@ fn documents_for_newer_agents_change_nothing() {
     agent.document("config.json", "{}");
     agent.wait_condition(2, "receiver", "up");
     agent.wait_status("the first test's end", |status| (status["tests"].as_array()?.len() == 2).then_some(()));
+}
+
+/// Nor after a restart: what was kept is in force, and the reason why is still shown.
+#[test]
+fn documents_for_newer_agents_change_nothing_after_a_restart() {
+    let to = place();
+    let mut agent = Agent::with_dir("b", &[("tests/b/1.json", document(1, &to))], "");
+    agent.wait_condition(1, "receiver", "up");
+    wait_kept(&agent, "tests/b/1");
+    agent.document("config.json", r#"{"schema":2}"#);
+    agent.wait_status("that", |status| (status["store"]["state"] == "unsupported_schema").then_some(()));
+    agent.kill();
+    agent.restart();
+    agent.wait_condition(1, "receiver", "up");
+    assert_eq!(agent.status()["store"]["state"], "unsupported_schema");
+    assert_eq!(agent.status()["store"]["connected"], true);
+}
+
+/// A test moves to another port. Its sender hears of that first, then its receiver; then the other way
+/// round. Nobody is told of a loss that is none.
+#[test]
+fn a_test_that_moves_raises_nothing_at_the_end_that_hears_of_it_later() {
+    let addr = address();
+    let ports = [udp_port(&addr), udp_port(&addr)];
+    let text = |n: usize| {
+        let to = format!("{addr}:{}", ports[n]);
+        test_document(1, ("a", "127.0.0.2:0"), ("b", &to), "").replace("\"1s\"", "\"6s\"")
+    };
+    let sender = Agent::with_dir("a", &[("tests/a/1.json", text(0))], "");
+    let receiver = Agent::with_dir("b", &[("tests/b/1.json", text(0))], "");
+    receiver.wait_condition(1, "receiver", "up");
+    sender.document("tests/a/1.json", &text(1));
+    receiver.wait_condition(1, "receiver", "paused");
+    stays("no alarm", Duration::from_secs(2), || alarms(&[&sender, &receiver]) == 0);
+    receiver.document("tests/b/1.json", &text(1));
+    receiver.wait_condition(1, "receiver", "up");
+    receiver.document("tests/b/1.json", &text(0));
+    receiver.wait_status("its new listener", |status| (status["listeners"][0]["packets"] == 0).then_some(()));
+    stays("no alarm", Duration::from_secs(2), || alarms(&[&sender, &receiver]) == 0);
+    sender.document("tests/a/1.json", &text(0));
+    receiver.wait_condition(1, "receiver", "up");
+    assert_eq!(alarms(&[&sender, &receiver]), 0);
+}
+
+fn alarms(agents: &[&Agent]) -> usize {
+    agents.iter().map(|agent| agent.logged("alarm raised")).sum()
 }
 
 /// Everything is switched off in one document. Both ends hear of it, one later than the other: nobody

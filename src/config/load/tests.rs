@@ -215,3 +215,37 @@ fn a_misspelt_field_of_a_window_is_an_error() {
     assert!(loaded.rejected[0].reasons[0].contains("maintenance[0].host: unknown field"), "{:?}", loaded.rejected);
     assert_eq!(loaded.windows, []);
 }
+
+/// An address that nobody can have takes one host out of a set, not the set out of the fleet.
+#[test]
+fn one_bad_host_takes_only_its_own_pairs_out_of_a_set() {
+    let host = |addr: &str| format!(r#"{{"addresses":{{"default":"{addr}"}},"groups":["x"]}}"#);
+    let (a, b, c) = (host("10.0.0.1"), host("10.0.0.2"), host("0.0.0.0"));
+    let documents = documents(&[
+        ("hosts/a", &a),
+        ("hosts/b", &b),
+        ("hosts/c", &c),
+        ("sets/s", r#"{"topology":"mesh","from":{"groups":["x"]}}"#),
+    ]);
+    for (own, tests) in [("a", 2), ("b", 2), ("c", 0)] {
+        let loaded = Loader::new(own).load(&documents);
+        assert_eq!(loaded.tests.len(), tests, "{own}: {}", findings(&loaded));
+    }
+    let of_c = Loader::new("c").load(&documents);
+    assert!(findings(&of_c).contains("0.0.0.0 is not the address of one host"), "{}", findings(&of_c));
+}
+
+/// Only what changed is read again, and what did not stays the very same.
+#[test]
+fn a_document_is_read_once() {
+    let (first, second) = (test_document(""), test_document(r#","description":"x""#));
+    let before = documents(&[("tests/b/x", &first)]);
+    let mut loader = Loader::new("b");
+    loader.load(&before);
+    let loaded = loader.load(&documents(&[("tests/b/x", &second)]));
+    assert_eq!(only(&loaded).facts.description, "x");
+    assert_eq!(loader.in_force()["tests/b/x"].text, second);
+    let bad = loader.load(&documents(&[("tests/b/x", "{")]));
+    assert_eq!(only(&bad).facts.description, "x");
+    assert_eq!(loader.in_force()["tests/b/x"].text, second);
+}

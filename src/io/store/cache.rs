@@ -77,6 +77,11 @@ impl Cache {
         }
     }
 
+    /// What is kept from now on is of the store of this bootstrap file.
+    pub fn rebase(&mut self, bootstrap: &Bootstrap) {
+        self.source = Source::of(&bootstrap.store);
+    }
+
     /// What was kept of this store, if anything was.
     pub fn recall(&self) -> Option<Kept> {
         let path = self.file.path().display().to_string();

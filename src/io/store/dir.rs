@@ -62,8 +62,13 @@ impl Dir {
             }
             self.documents = Some(documents.clone());
         }
+        let strays = match self.concern {
+            Concern::Fleet => strays(&self.root),
+            Concern::Host(_) => Vec::new(),
+        };
+        let remark = (!strays.is_empty()).then(|| format!("no place for a document: {}", strays.join(", ")));
         let origin = format!("dir {place}");
-        Ok(Snapshot { revision: self.revision, documents, origin, remark: None })
+        Ok(Snapshot { revision: self.revision, documents, origin, remark })
     }
 
     pub(super) async fn watch(&mut self) -> Result<Watched, StoreError> {
@@ -76,6 +81,11 @@ impl Dir {
 
     /// Writes a document whole, in the place and the language of the file that is there.
     pub(super) fn write(&self, key: &str, text: Option<&str>) -> Result<Result<(), Conflict>, StoreError> {
+        let plain = |segment: &str| !segment.is_empty() && !segment.starts_with('.') && !segment.contains('\0');
+        if !key.split('/').all(plain) {
+            let problem = format!("`{key}` is not a name for a file");
+            return Err(StoreError::new(&self.root.display().to_string(), problem, Pace::Slow));
+        }
         let known = self.documents.as_ref().and_then(|documents| documents.get(key));
         let path = self.root.join(known.map_or_else(|| format!("{key}.json"), |known| known.place.clone()));
         let failed = |error: io::Error| StoreError::new(&path.display().to_string(), error.to_string(), Pace::Quick);
@@ -143,6 +153,44 @@ fn read_tree(root: &Path, concern: &Concern) -> io::Result<Documents> {
         read_directory(root, &prefix, &mut documents)?;
     }
     Ok(documents)
+}
+
+/// Documents where nobody looks for them.
+fn strays(root: &Path) -> Vec<String> {
+    let document = |path: &Path| path.extension().is_some_and(|ending| ending == "json" || ending == "toml");
+    let entries = |path: &Path| -> Vec<(String, PathBuf)> {
+        let found = fs::read_dir(path).into_iter().flatten().flatten();
+        let named = found.map(|entry| (entry.file_name().to_string_lossy().into_owned(), entry.path()));
+        named.filter(|(name, _)| !name.starts_with('.')).collect()
+    };
+    let mut strays = Vec::new();
+    for (name, path) in entries(root) {
+        let known = [HOSTS_PREFIX, SETS_PREFIX, TESTS_PREFIX].iter().any(|prefix| prefix.trim_end_matches('/') == name);
+        match path.is_dir() {
+            false if document(&path) && path.file_stem().is_none_or(|stem| stem != GLOBAL_KEY) => strays.push(name),
+            false => {}
+            true if !known => {
+                if entries(&path).iter().any(|(_, path)| path.is_dir() || document(path)) {
+                    strays.push(format!("{name}/"));
+                }
+            }
+            true => {
+                let within = entries(&path).into_iter().filter(|(_, path)| path.is_dir());
+                // Tests stand one directory deeper.
+                let deeper = within.flat_map(|(below, path)| match format!("{name}/") == TESTS_PREFIX {
+                    true => entries(&path)
+                        .into_iter()
+                        .filter(|(_, path)| path.is_dir())
+                        .map(|(file, _)| format!("{name}/{below}/{file}/"))
+                        .collect(),
+                    false => vec![format!("{name}/{below}/")],
+                });
+                strays.extend(deeper);
+            }
+        }
+    }
+    strays.sort();
+    strays
 }
 
 fn read_directory(root: &Path, prefix: &str, documents: &mut Documents) -> io::Result<()> {

@@ -9,8 +9,6 @@ mod v3;
 
 use std::time::Duration;
 
-use tokio::time::sleep;
-
 use super::{Concern, Conflict, Pace, Snapshot, StoreError, Watched};
 use crate::config::bootstrap::{Api, StoreConfig};
 use crate::config::load::Documents;
@@ -24,8 +22,9 @@ use v3::V3;
 /// etcd ends no watch by itself; a server that hangs or a path that lost its state is found by a
 /// small request that often, on a connection of its own.
 const ALIVE_EVERY: Duration = Duration::from_secs(30);
-/// While there is nothing below the prefix, the other API's store is looked at too, this often.
-const LOOK_AGAIN: Duration = Duration::from_secs(2);
+/// While there is nothing below the prefix, the other API's store is looked at too, after a time in
+/// this range, in milliseconds.
+const LOOK_AGAIN: std::ops::Range<u64> = 5_000..10_000;
 
 /// A reader and writer of one cluster.
 pub struct Etcd {
@@ -35,8 +34,8 @@ pub struct Etcd {
     speaks: Option<Speaks>,
     /// What people should know of the choice.
     remark: Option<String>,
-    /// Whether the last list found nothing at all.
-    empty: bool,
+    /// Which API's store held documents when they were last seen.
+    held: Option<Api>,
 }
 
 enum Speaks {
@@ -68,7 +67,21 @@ impl Etcd {
         let refuse = |fault: Fault| StoreError::new("store.endpoints", fault.problem, Pace::Slow);
         let cluster = Cluster::new(config).map_err(refuse)?;
         let keys = Keys::new(&config.prefix, concern);
-        Ok(Etcd { cluster, keys, wanted: config.api, speaks: None, remark: None, empty: false })
+        Ok(Etcd { cluster, keys, wanted: config.api, speaks: None, remark: None, held: None })
+    }
+
+    /// The store that held this agent's documents when it last ran, by its origin.
+    pub fn expect(&mut self, origin: &str) {
+        self.held = match origin {
+            _ if origin.starts_with("etcd v2") => Some(Api::V2),
+            _ if origin.starts_with("etcd v3") => Some(Api::V3),
+            _ => None,
+        };
+    }
+
+    /// There is nothing below the prefix, and never was as far as is known: it may come by either API.
+    fn undecided(&self) -> bool {
+        self.wanted == Api::Auto && self.held.is_none()
     }
 
     /// Lists from the first member that answers.
@@ -85,18 +98,24 @@ impl Etcd {
 
     /// From one member; if that fails by its own fault, another one is asked next time.
     async fn list_once(&mut self) -> Result<Snapshot, StoreError> {
-        if self.empty && self.wanted == Api::Auto {
+        if self.undecided() {
             self.speaks = None;
         }
-        let listed = self.try_list().await;
+        let mut listed = self.try_list().await;
+        if matches!(listed, Err(Fault { kind: FaultKind::Compacted, .. })) {
+            // Between two pages; that is no fault.
+            listed = self.try_list().await;
+        }
         match listed {
             Ok(listed) => {
                 self.cluster.member_is_good();
-                self.empty = listed.documents.is_empty();
-                let api = match &self.speaks {
-                    Some(Speaks::V2(_)) => "v2",
-                    Some(Speaks::V3(_)) | None => "v3",
+                let (speaks, api) = match &self.speaks {
+                    Some(Speaks::V2(_)) => (Api::V2, "v2"),
+                    Some(Speaks::V3(_)) | None => (Api::V3, "v3"),
                 };
+                if !listed.documents.is_empty() {
+                    self.held = Some(speaks);
+                }
                 let origin = format!("etcd {api}, cluster {}", listed.cluster);
                 let (revision, documents, remark) = (listed.revision, listed.documents, self.remark.clone());
                 Ok(Snapshot { revision, documents, origin, remark })
@@ -119,14 +138,20 @@ impl Etcd {
 
     /// Waits for what happens after the last list.
     pub(super) async fn watch(&mut self) -> Result<Watched, StoreError> {
-        if self.empty && self.wanted == Api::Auto {
-            sleep(LOOK_AGAIN).await;
-            return Ok(Watched::Doubt);
-        }
-        let seen = match &mut self.speaks {
-            Some(Speaks::V2(v2)) => v2.watch(&mut self.cluster, &self.keys).await,
-            Some(Speaks::V3(v3)) => v3.watch(&mut self.cluster, &self.keys).await,
-            None => Ok(Seen::Doubt),
+        let undecided = self.undecided();
+        let watch = async {
+            match &mut self.speaks {
+                Some(Speaks::V2(v2)) => v2.watch(&mut self.cluster, &self.keys).await,
+                Some(Speaks::V3(v3)) => v3.watch(&mut self.cluster, &self.keys).await,
+                None => Ok(Seen::Doubt),
+            }
+        };
+        let seen = match undecided {
+            true => {
+                let look_again = Duration::from_millis(fastrand::u64(LOOK_AGAIN));
+                tokio::time::timeout(look_again, watch).await.unwrap_or(Ok(Seen::Doubt))
+            }
+            false => watch.await,
         };
         match seen {
             Ok(Seen::Changed(revision, documents)) => Ok(Watched::Changed(revision, documents)),
@@ -192,23 +217,28 @@ impl Etcd {
         }
         let in_v3 = v3.holds_any(&mut self.cluster, &self.keys).await;
         let in_v2 = v2.holds_any(&self.cluster, &self.keys).await;
+        let both = "documents stand both in etcd's v3 and in its v2 store, which are two different ones: those of v3 are \
+                    in force; remove the others, or set api";
         match (in_v3, in_v2) {
             (Ok(true), Ok(true)) => {
-                let remark = "documents stand both in etcd's v3 and in its v2 store, which are two different ones: those \
-                              of v3 are in force; remove the others, or set api";
-                self.remark = Some(remark.to_owned());
+                self.remark = Some(both.to_owned());
                 Ok(Speaks::V3(v3))
             }
-            (_, Ok(true)) => Ok(Speaks::V2(v2)),
-            (Ok(_), _) => Ok(Speaks::V3(v3)),
+            // What held documents is not given up for something that is empty, or that is left over.
+            (Ok(false), _) if self.held == Some(Api::V3) => Ok(Speaks::V3(v3)),
+            (Err(fault), _) if self.held == Some(Api::V3) => Err(missing(fault, no_v3())),
+            (Ok(true), _) => Ok(Speaks::V3(v3)),
+            (_, Ok(_)) if self.held == Some(Api::V2) => Ok(Speaks::V2(v2)),
+            (_, Err(fault)) if self.held == Some(Api::V2) => Err(missing(fault, no_v2())),
+            (Ok(false) | Err(Fault { kind: FaultKind::Api, .. }), Ok(true)) => Ok(Speaks::V2(v2)),
             (Err(Fault { kind: FaultKind::Api, .. }), Ok(false)) => Ok(Speaks::V2(v2)),
+            (Ok(false), Ok(false) | Err(Fault { kind: FaultKind::Api, .. })) => Ok(Speaks::V3(v3)),
             (Err(Fault { kind: FaultKind::Api, problem }), Err(Fault { kind: FaultKind::Api, .. })) => {
                 let way_out = "start it without --enable-grpc-gateway=false, or with --enable-v2=true";
-                Err(Fault::api(format!(
-                    "etcd {version} answers neither its v3 nor its v2 API as JSON; {way_out} ({problem})"
-                )))
+                let both = format!("etcd {version} answers neither its v3 nor its v2 API as JSON");
+                Err(Fault::api(format!("{both}; {way_out} ({problem})")))
             }
-            (Err(fault), _) => Err(fault),
+            (Err(fault), _) | (Ok(false), Err(fault)) => Err(fault),
         }
     }
 

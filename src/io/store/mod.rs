@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::config::bootstrap::{StoreConfig, StoreKind};
 use crate::config::load::Documents;
@@ -108,6 +108,8 @@ const RETRY_AT_FIRST: Backoff = Backoff::new(Duration::from_millis(800), Duratio
 const RETRY_REFUSED: Backoff = Backoff::new(Duration::from_secs(5), Duration::from_secs(300));
 /// A watch that was cut was cut for all agents at once: they come back spread over this.
 const AFTER_A_CUT: Duration = Duration::from_secs(2);
+/// So many watches that did not last in a row are told.
+const CUT_AGAIN: u32 = 3;
 /// A watch that lasted so long was a good one.
 const LASTING: Duration = Duration::from_secs(1);
 /// One write by an operator is often several changes: they are taken together once it is quiet for
@@ -123,6 +125,13 @@ impl Store {
             StoreKind::Dir => Store::Dir(dir::Dir::new(config.path.clone(), concern)),
             StoreKind::Etcd => Store::Etcd(Box::new(etcd::Etcd::new(config, concern)?)),
         })
+    }
+
+    /// The store whose documents this agent had when it last ran, by its origin.
+    pub fn expect(&mut self, origin: &str) {
+        if let Store::Etcd(etcd) = self {
+            etcd.expect(origin);
+        }
     }
 
     /// All documents that are asked for.
@@ -209,6 +218,9 @@ pub async fn reflect(mut store: Store, events: mpsc::Sender<StoreEvent>) {
                             cut.on_success();
                             AFTER_A_CUT.mul_f64(fastrand::f64())
                         } else {
+                            if cut.failures() == CUT_AGAIN {
+                                warn!(%error, "watches are cut at once: changes are found late, by listing");
+                            }
                             cut.on_failure_spread(fastrand::f64())
                         }
                     }

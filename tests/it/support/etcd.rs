@@ -162,6 +162,20 @@ impl Etcd {
         self.restart();
     }
 
+    /// Runs `before` on it, wipes it, and runs `after` on it.
+    pub fn roll_back_to_nothing<T>(&mut self, before: impl FnOnce(&Etcd) -> T, after: impl FnOnce(&Etcd, &T)) {
+        let between = before(self);
+        self.terminate();
+        std::fs::remove_dir_all(self.data()).expect("remove data");
+        self.restart();
+        after(self, &between);
+    }
+
+    /// One more argument from the next start on; the last one of its name counts.
+    pub fn set_argument(&mut self, argument: &str) {
+        self.arguments.push(argument.to_owned());
+    }
+
     /// It hangs: connections are taken, and nothing is answered.
     pub fn pause(&self) {
         self.process.as_ref().expect("etcd runs").signal(Signal::SIGSTOP);

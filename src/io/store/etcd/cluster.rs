@@ -25,7 +25,9 @@ const KEEP_ALIVE: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_WITHIN: Duration = Duration::from_secs(5);
 /// When tokens are gone, all agents want new ones at once, and etcd checks no more than some ten
 /// passwords a second.
-const NEW_TOKEN_WITHIN: Duration = Duration::from_secs(5);
+const NEW_TOKEN_WITHIN: Duration = Duration::from_secs(10);
+/// Whoever gives up before his turn has etcd check his password all the same, and asks again.
+const AUTHENTICATED_WITHIN: Duration = Duration::from_secs(120);
 
 /// A client of one cluster.
 pub struct Cluster {
@@ -97,8 +99,10 @@ impl Cluster {
     pub async fn version(&mut self) -> Result<Version, Fault> {
         let url = self.url(&["version"])?;
         let answer = self.answer(self.client()?.get(url)).await?;
-        serde_json::from_slice(&answer.body)
-            .map_err(|_| Fault::api(format!("HTTP status {} to GET /version: not an etcd", answer.status)))
+        serde_json::from_slice(&answer.body).map_err(|_| match answer.status.is_server_error() {
+            true => Fault { kind: FaultKind::Member, problem: format!("HTTP status {}", answer.status) },
+            false => Fault::api(format!("HTTP status {} to GET /version: not an etcd", answer.status)),
+        })
     }
 
     /// A request with v2's authentication.
@@ -177,11 +181,18 @@ impl Cluster {
         }
         self.token = None;
         let root = path.trim_start_matches('/').split('/').next().unwrap_or("v3");
-        let body = serde_json::json!({"name": self.config.auth.user, "password": password.reveal()}).to_string();
-        let answer = self.ask_v3(&format!("/{root}/auth/authenticate"), &body).await.map_err(|fault| Fault {
-            problem: format!("user `{}`: {}", self.config.auth.user, fault.problem),
-            ..fault
+        let user = self.config.auth.user.clone();
+        let body = serde_json::json!({"name": user, "password": password.reveal()}).to_string();
+        let request = self.v3_request(&format!("/{root}/auth/authenticate"), body)?.timeout(AUTHENTICATED_WITHIN);
+        let response = request.send().await.map_err(|error| match error.is_timeout() {
+            true => Fault::access(format!("user `{user}`: no token within {}", shown(AUTHENTICATED_WITHIN))),
+            false => self.unreachable(&error),
         })?;
+        let answer = self.read(response).await?;
+        if !answer.status.is_success() {
+            let fault = self.refusal(&answer);
+            return Err(Fault { problem: format!("user `{user}`: {}", fault.problem), ..fault });
+        }
         #[derive(Deserialize)]
         struct Token {
             token: Secret,
@@ -225,13 +236,15 @@ impl Cluster {
     pub fn unreachable(&self, error: &reqwest::Error) -> Fault {
         let problem = describe(error);
         let https = self.members[self.current].url.scheme() == "https";
-        let hint = if https && problem.contains("InvalidContentType") {
+        let hint = if https && (problem.contains("InvalidContentType") || problem.contains("tls handshake eof")) {
             "; this endpoint does not speak TLS: write http://, or give etcd a certificate"
         } else if !https
             && (problem.contains("connection closed before message completed") || problem.contains("IncompleteMessage"))
         {
             "; an endpoint that speaks TLS does that: write https://"
-        } else if problem.contains("UnknownIssuer") {
+        } else if problem.contains("UnknownIssuer") && self.config.tls.ca_file.is_none() {
+            "; this host does not trust its certificate: set [store.tls] ca_file"
+        } else if problem.contains("UnknownIssuer") || problem.contains("BadSignature") {
             "; its certificate is of another authority than [store.tls] ca_file"
         } else if problem.contains("Expired") {
             "; its certificate has expired, or this host's clock is wrong"
@@ -248,7 +261,7 @@ impl Cluster {
     }
 
     fn no_answer(&self) -> Fault {
-        let within = humantime::format_duration(self.config.request_timeout);
+        let within = shown(self.config.request_timeout);
         Fault { kind: FaultKind::Member, problem: format!("no answer within {within}") }
     }
 
@@ -321,4 +334,8 @@ impl Cluster {
     pub fn member_is_good(&mut self) {
         self.members[self.current].quarantined_until = None;
     }
+}
+
+fn shown(duration: Duration) -> humantime::FormattedDuration {
+    humantime::format_duration(duration)
 }

@@ -82,7 +82,14 @@ fn of_refusal(refusal: Refusal, with_certificate: bool) -> Fault {
     let message = if refusal.message.is_empty() { inner } else { &refusal.message };
     let code = refusal.code.max(refusal.grpc_code);
     let told = |kind, problem: String| Fault { kind, problem };
-    let wants_token = ["invalid auth token", "user name is empty", "user name not found"];
+    let wants_token = [
+        "invalid auth token",
+        "user name is empty",
+        "user name not found",
+        // Of signed tokens, after any change of users.
+        "revision of auth store is old",
+        "revision in header is old",
+    ];
     if code == UNAUTHENTICATED || wants_token.iter().any(|words| message.contains(words)) {
         return told(FaultKind::Token, message.to_owned());
     }

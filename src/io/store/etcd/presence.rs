@@ -31,66 +31,105 @@ pub async fn announce(config: StoreConfig, host: String, mut said: watch::Receiv
     if config.kind != StoreKind::Etcd || config.api == Api::V2 {
         return;
     }
-    let mut retry = RETRY;
-    let mut troubled = false;
-    loop {
-        let ended = follow(&config, &host, &mut said).await;
-        let Err(fault) = ended else { return };
-        if !std::mem::replace(&mut troubled, true) && fault.kind != FaultKind::Member {
+    let mut presence = Presence::new(&config, &host);
+    let (mut retry, mut troubled) = (RETRY, false);
+    // Nothing is written before something is known.
+    while said.wait_for(Option::is_some).await.is_ok() {
+        let begun = Instant::now();
+        let Err(fault) = presence.follow(&config, &mut said).await else { break };
+        if begun.elapsed() > APART {
+            (retry, troubled) = (RETRY, false);
+        }
+        if fault.kind != FaultKind::Member && !std::mem::replace(&mut troubled, true) {
             warn!(problem = fault.problem, "this agent's state cannot be written to agents/<host>");
         }
-        sleep(retry.on_failure_spread(fastrand::f64())).await;
+        tokio::select! {
+            () = sleep(retry.on_failure_spread(fastrand::f64())) => {}
+            () = closed(&mut said) => break,
+        }
     }
+    presence.end(&config).await;
 }
 
-/// Until something fails, or nobody says anything any more.
-async fn follow(config: &StoreConfig, host: &str, said: &mut watch::Receiver<Option<String>>) -> Result<(), Fault> {
-    let keys = Keys::new(&config.prefix, Concern::Fleet);
-    let key = format!("{AGENTS_PREFIX}{host}");
-    // Nothing is written before something is known.
-    if said.wait_for(Option::is_some).await.is_err() {
-        return Ok(());
-    }
-    let (mut cluster, v3) = connect(config).await?;
-    let mut lease: Option<Lease> = None;
-    let mut written: Option<String> = None;
-    let mut not_before = Instant::now();
-    let mut keep_at = Instant::now();
-    loop {
+/// Until nobody says anything any more.
+async fn closed(said: &mut watch::Receiver<Option<String>>) {
+    while said.changed().await.is_ok() {}
+}
+
+/// What was written, and under which lease; it outlives the connection.
+struct Presence {
+    keys: Keys,
+    key: String,
+    lease: Option<Lease>,
+    written: Option<String>,
+    not_before: Instant,
+    keep_at: Instant,
+}
+
+impl Presence {
+    fn new(config: &StoreConfig, host: &str) -> Self {
         let now = Instant::now();
-        if lease.is_some() && keep_at <= now {
-            let kept = match &lease {
-                Some(lease) => v3.keep_lease(&mut cluster, lease).await?,
-                None => false,
-            };
-            keep_at = now + Duration::from_millis(fastrand::u64(KEEP_AFTER));
-            if !kept {
-                (lease, written, not_before) = (None, None, now);
-            }
+        Presence {
+            keys: Keys::new(&config.prefix, Concern::Fleet),
+            key: format!("{AGENTS_PREFIX}{host}"),
+            lease: None,
+            written: None,
+            not_before: now,
+            keep_at: now,
         }
-        let newest = said.borrow_and_update().clone();
-        if let Some(text) = newest.filter(|text| written.as_ref() != Some(text) && not_before <= now) {
-            if lease.is_none() {
-                lease = Some(v3.grant_lease(&mut cluster, TIME_TO_LIVE).await?);
-                keep_at = now + Duration::from_millis(fastrand::u64(KEEP_AFTER));
-            }
-            if let Some(lease) = &lease {
-                v3.write_leased(&mut cluster, &keys, &key, &text, lease).await?;
-            }
-            written = Some(text);
-            not_before = now + APART;
-        }
-        let wake = if not_before > now { not_before.min(keep_at) } else { keep_at };
-        tokio::select! {
-            changed = said.changed() => if changed.is_err() {
-                // It stops on purpose.
-                if let Some(lease) = &lease {
-                    v3.end_lease(&mut cluster, lease).await?;
+    }
+
+    /// Until something fails, or nobody says anything any more.
+    async fn follow(&mut self, config: &StoreConfig, said: &mut watch::Receiver<Option<String>>) -> Result<(), Fault> {
+        let (mut cluster, v3) = connect(config).await?;
+        loop {
+            let now = Instant::now();
+            if self.keep_at <= now {
+                self.keep_at = now + Duration::from_millis(fastrand::u64(KEEP_AFTER));
+                let kept = match &self.lease {
+                    Some(lease) => v3.keep_lease(&mut cluster, lease).await?,
+                    None => false,
+                };
+                if !kept {
+                    (self.lease, self.written) = (None, None);
                 }
-                return Ok(());
-            },
-            () = sleep_until(wake) => {}
+            }
+            let newest = said.borrow_and_update().clone();
+            if let Some(text) = newest.filter(|text| self.written.as_ref() != Some(text) && self.not_before <= now) {
+                self.write(&mut cluster, &v3, text).await?;
+            }
+            let wake = if self.not_before > now { self.not_before.min(self.keep_at) } else { self.keep_at };
+            tokio::select! {
+                changed = said.changed() => if changed.is_err() {
+                    return Ok(());
+                },
+                () = sleep_until(wake) => {}
+            }
         }
+    }
+
+    async fn write(&mut self, cluster: &mut Cluster, v3: &V3, text: String) -> Result<(), Fault> {
+        let lease = match &self.lease {
+            Some(lease) => lease.clone(),
+            None => v3.grant_lease(cluster, TIME_TO_LIVE).await?,
+        };
+        self.lease = Some(lease.clone());
+        let written = v3.write_leased(cluster, &self.keys, &self.key, &text, &lease).await;
+        if written.is_err() {
+            // It may have run out; a new one is taken the next time.
+            self.lease = None;
+            let _runs_out_by_itself = v3.end_lease(cluster, &lease).await;
+        }
+        written?;
+        self.written = Some(text);
+        self.not_before = Instant::now() + APART;
+        Ok(())
+    }
+
+    /// The agent stops on purpose: what it said goes with it.
+    async fn end(self, config: &StoreConfig) {
+        let (Some(lease), Ok((mut cluster, v3))) = (&self.lease, connect(config).await) else { return };
+        let _runs_out_by_itself = v3.end_lease(&mut cluster, lease).await;
     }
 }
 

@@ -13,7 +13,7 @@ use super::cluster::Cluster;
 use super::fault::{Fault, FaultKind};
 use super::keys::{Keys, Scope};
 use super::{ALIVE_EVERY, Listed, Seen};
-use crate::config::load::{Documents, RawDocument};
+use crate::config::load::{Documents, GLOBAL_KEY, RawDocument};
 use crate::io::causes::describe;
 use crate::io::store::DEBOUNCE;
 
@@ -138,7 +138,8 @@ impl V2 {
             }
             () = sleep_until(self.relist_at) => Ok(Seen::Doubt),
             () = sleep(ALIVE_EVERY) => {
-                cluster.version().await?;
+                // With a quorum: a member that has lost the others answers for itself alone.
+                self.get(cluster, keys, &Scope::Key(GLOBAL_KEY)).await?;
                 Ok(Seen::Nothing)
             }
         }
@@ -152,7 +153,9 @@ impl V2 {
         let answer = cluster.answer(cluster.v2(Method::GET, &keys.v2_path(scope), query)?).await?;
         // A 404 without etcd's index is no word about a key: the API itself is missing.
         let Some(index) = answer.index else {
-            return Err(Fault::api(format!("HTTP status {} without X-Etcd-Index", answer.status)));
+            let problem = format!("HTTP status {} without X-Etcd-Index", answer.status);
+            let kind = if answer.status.is_server_error() { FaultKind::Member } else { FaultKind::Api };
+            return Err(Fault { kind, problem });
         };
         let cluster = answer.cluster_id.unwrap_or_default();
         if answer.status.is_success() {
@@ -206,10 +209,10 @@ impl V2 {
             return;
         }
         let Some(key) = keys.below_prefix(&node.key) else { return };
-        let known = self.documents.get(key).filter(|known| known.version == node.modified_index);
-        let document = match known {
-            Some(known) => known.clone(),
-            None => Arc::new(RawDocument::of_store(key, Ok(node.value.unwrap_or_default()), node.modified_index)),
+        let document = RawDocument::of_store(key, Ok(node.value.unwrap_or_default()), node.modified_index);
+        let document = match self.documents.get(key) {
+            Some(known) if **known == document => known.clone(),
+            Some(_) | None => Arc::new(document),
         };
         documents.insert(key.to_owned(), document);
     }

@@ -41,8 +41,6 @@ pub struct V3 {
     documents: Documents,
     revision: u64,
     stream: Option<Stream>,
-    /// The stream ended with changes that had come before it: they were told, and now all is listed anew.
-    doubt: bool,
 }
 
 struct Stream {
@@ -131,7 +129,7 @@ impl V3 {
             (Some(3), Some(3)) => "v3beta",
             _ => "v3",
         };
-        V3 { root, documents: Documents::new(), revision: 0, stream: None, doubt: false }
+        V3 { root, documents: Documents::new(), revision: 0, stream: None }
     }
 
     /// Whether anything stands below the prefix.
@@ -148,7 +146,7 @@ impl V3 {
     /// Lists everything as it was at one revision, from a member that asked the others: what is not
     /// there is not there.
     pub async fn list(&mut self, cluster: &mut Cluster, keys: &Keys) -> Result<Listed, Fault> {
-        (self.stream, self.doubt) = (None, false);
+        self.stream = None;
         let mut documents = Documents::new();
         // Not in one transaction: one of ranges only, when its client leaves, ends etcd 3.5.1 in a panic.
         let mut at: Option<Header> = None;
@@ -178,9 +176,6 @@ impl V3 {
 
     /// Waits for what happens after the list.
     pub async fn watch(&mut self, cluster: &mut Cluster, keys: &Keys) -> Result<Seen, Fault> {
-        if self.doubt {
-            return Ok(Seen::Doubt);
-        }
         if self.stream.is_none() {
             self.stream = Some(self.open(cluster, keys).await?);
         }
@@ -196,10 +191,10 @@ impl V3 {
             match timeout_at(until, self.next(cluster, keys)).await {
                 Ok(Ok(Meaning::Nothing | Meaning::Changed)) => {}
                 Ok(Ok(Meaning::Doubt)) => return Ok(Seen::Doubt),
-                // A stream cannot be continued: of a change to several watches only a part may have come.
+                // Of a change to several watches only a part may have come.
                 Ok(Err(_)) => {
-                    (self.stream, self.doubt) = (None, true);
-                    break;
+                    self.stream = None;
+                    return Ok(Seen::Doubt);
                 }
                 Err(_) => break,
             }
@@ -302,14 +297,11 @@ impl V3 {
         let key = decode(&entry.key)?;
         let key = String::from_utf8_lossy(&key).into_owned();
         let Some(key) = keys.below_prefix(&key).filter(|key| keys.concerns(key)) else { return Ok(()) };
-        let known =
-            self.documents.get(key).filter(|known| known.version == entry.mod_revision && entry.mod_revision > 0);
-        let document = match known {
-            Some(known) => known.clone(),
-            None => {
-                let value = decode(&entry.value)?;
-                Arc::new(RawDocument::of_store(key, String::from_utf8(value), entry.mod_revision))
-            }
+        let value = String::from_utf8(decode(&entry.value)?);
+        let document = RawDocument::of_store(key, value, entry.mod_revision);
+        let document = match self.documents.get(key) {
+            Some(known) if **known == document => known.clone(),
+            Some(_) | None => Arc::new(document),
         };
         documents.insert(key.to_owned(), document);
         Ok(())
