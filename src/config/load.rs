@@ -113,6 +113,8 @@ pub struct Loader {
     /// Whether this host runs programs that documents name.
     allow_exec: bool,
     known: BTreeMap<String, Known>,
+    /// What stands for documents that are not there.
+    absent: (Arc<Global>, Arc<HostDocument>),
 }
 
 /// What is known of one document.
@@ -125,6 +127,8 @@ struct Known {
     findings: Vec<Finding>,
     /// The last version without an error.
     good: Option<(Arc<RawDocument>, Document)>,
+    /// What a host made of it, under these documents of the fleet and of the host.
+    filled: Option<(Arc<Global>, Arc<HostDocument>, Test)>,
 }
 
 impl Known {
@@ -138,7 +142,7 @@ const GROUPS: GroupSettings = GroupSettings { group_wait: Duration::from_secs(5)
 impl Loader {
     /// For this host.
     pub fn new(host: impl Into<String>) -> Self {
-        Loader { host: host.into(), allow_exec: false, known: BTreeMap::new() }
+        Loader { host: host.into(), allow_exec: false, known: BTreeMap::new(), absent: Default::default() }
     }
 
     /// For the host of this bootstrap file.
@@ -162,7 +166,8 @@ impl Loader {
                 before => before.and_then(|known| known.good.clone()),
             };
             let (document, findings) = document::read(key, raw);
-            self.known.insert(key.clone(), Known { newest: raw.clone(), document, findings, good: before });
+            self.known
+                .insert(key.clone(), Known { newest: raw.clone(), document, findings, good: before, filled: None });
         }
     }
 
@@ -177,13 +182,13 @@ impl Loader {
         let mut run = Run { findings: Vec::new(), rejected: Vec::new() };
         let global = match self.settle(GLOBAL_KEY, Vec::new(), &mut run) {
             Outcome::Good(Document::Global(global)) => global,
-            Outcome::Absent => Arc::default(),
+            Outcome::Absent => self.absent.0.clone(),
             // Nothing good is known: better no tests than tests with settings nobody wrote.
             Outcome::Good(_) | Outcome::Bad => Arc::new(Global { enabled: false, ..Global::default() }),
         };
         let host = match self.settle(&host_key(host_name), Vec::new(), &mut run) {
             Outcome::Good(Document::Host(host)) => host,
-            Outcome::Absent | Outcome::Good(_) | Outcome::Bad => Arc::default(),
+            Outcome::Absent | Outcome::Good(_) | Outcome::Bad => self.absent.1.clone(),
         };
         let context = Context { host_name, global: &global, host: &host };
         let (mut tests, off) = self.tests(&context, &mut run);
@@ -227,8 +232,7 @@ impl Loader {
         let mut off = BTreeSet::new();
         for key in keys {
             let Some(raw) = self.known.get(&key).map(|known| known.newest.clone()) else { continue };
-            let fill_in = |document: &TestDocument, findings: &mut Findings| context.fill_in(document, findings);
-            let Some((document, test)) = self.fill_in(&key, fill_in, run) else { continue };
+            let Some((document, test)) = self.fill_in(&key, context, run) else { continue };
             if !document.enabled {
                 off.extend(document.id.parse::<TestId>());
                 continue;
@@ -257,10 +261,17 @@ impl Loader {
     fn fill_in(
         &mut self,
         key: &str,
-        fill_in: impl Fn(&TestDocument, &mut Findings) -> Option<Test>,
+        context: &Context<'_>,
         run: &mut Run,
     ) -> Option<(Arc<TestDocument>, Option<Test>)> {
+        let fill_in = |document: &TestDocument, findings: &mut Findings| context.fill_in(document, findings);
         let known = self.known.get(key)?;
+        if let (Some((global, host, test)), Some(Document::Test(document))) = (&known.filled, &known.document)
+            && Arc::ptr_eq(global, context.global)
+            && Arc::ptr_eq(host, context.host)
+        {
+            return Some((document.clone(), Some(test.clone())));
+        }
         let mut findings = Findings::about(&known.newest.place);
         let newest = match &known.document {
             Some(Document::Test(document)) if !known.has_errors() => {
@@ -273,8 +284,13 @@ impl Loader {
             }
             Some(_) | None => None,
         };
-        match (self.settle(key, findings.into_vec(), run), newest) {
+        let findings = findings.into_vec();
+        let silent = findings.is_empty() && known.findings.is_empty();
+        match (self.settle(key, findings, run), newest) {
             (Outcome::Good(Document::Test(document)), Some((newest, test))) if Arc::ptr_eq(&document, &newest) => {
+                if let (Some(test), Some(known)) = (&test, self.known.get_mut(key).filter(|_| silent)) {
+                    known.filled = Some((context.global.clone(), context.host.clone(), test.clone()));
+                }
                 Some((document, test))
             }
             // A last good version may not go with today's global document: its findings are its own.

@@ -65,9 +65,9 @@ pub struct Context<'a> {
     /// The host that reads it.
     pub host_name: &'a str,
     /// The fleet's document.
-    pub global: &'a Global,
+    pub global: &'a Arc<Global>,
     /// The host's document.
-    pub host: &'a HostDocument,
+    pub host: &'a Arc<HostDocument>,
 }
 
 impl Context<'_> {

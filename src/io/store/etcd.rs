@@ -17,7 +17,7 @@ use fault::{Fault, FaultKind};
 use keys::Keys;
 pub use presence::{announce, announced};
 use v2::V2;
-use v3::V3;
+use v3::{Reading, V3};
 
 /// etcd ends no watch by itself; a server that hangs or a path that lost its state is found by a
 /// small request that often, on a connection of its own.
@@ -93,7 +93,36 @@ impl Etcd {
                 Ok(_) | Err(_) => break,
             }
         }
-        listed
+        match listed {
+            Err(StoreError { pace: Pace::Quick, .. }) if self.held.is_none() => match self.list_alone().await {
+                Some(alone) => Ok(alone),
+                None => listed,
+            },
+            other => other,
+        }
+    }
+
+    /// Without a quorum, for an agent that knows no documents at all: old ones are better than none.
+    async fn list_alone(&mut self) -> Option<Snapshot> {
+        if self.wanted == Api::V2 {
+            return None;
+        }
+        for _ in 0..self.cluster.len() {
+            if let Ok(version) = self.cluster.version().await {
+                let mut v3 = V3::of_server(&version.etcdserver);
+                let listed = v3.list(&mut self.cluster, &self.keys, Reading::Alone).await;
+                if let Ok(Listed { revision, documents, cluster }) = listed
+                    && !documents.is_empty()
+                {
+                    (self.held, self.speaks) = (Some(Api::V3), Some(Speaks::V3(v3)));
+                    let remark = "read from one member without the others: it may be old";
+                    let origin = format!("etcd v3, cluster {cluster}");
+                    return Some(Snapshot { revision, documents, origin, remark: Some(remark.to_owned()) });
+                }
+            }
+            self.cluster.give_up_member();
+        }
+        None
     }
 
     /// From one member; if that fails by its own fault, another one is asked next time.
@@ -131,7 +160,7 @@ impl Etcd {
         }
         match &mut self.speaks {
             Some(Speaks::V2(v2)) => v2.list(&self.cluster, &self.keys).await,
-            Some(Speaks::V3(v3)) => v3.list(&mut self.cluster, &self.keys).await,
+            Some(Speaks::V3(v3)) => v3.list(&mut self.cluster, &self.keys, Reading::Agreed).await,
             None => Err(Fault::api("no API was found".to_owned())),
         }
     }

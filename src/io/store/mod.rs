@@ -114,7 +114,7 @@ const CUT_AGAIN: u32 = 3;
 const LASTING: Duration = Duration::from_secs(1);
 /// One write by an operator is often several changes: they are taken together once it is quiet for
 /// this long.
-const DEBOUNCE: Duration = Duration::from_millis(100);
+const DEBOUNCE: Duration = Duration::from_millis(30);
 /// But no later than this.
 const DEBOUNCE_MOST: Duration = Duration::from_secs(1);
 

@@ -272,6 +272,11 @@ impl Etcd {
         self.login();
     }
 
+    /// Writes as nobody from now on.
+    pub fn logout(&mut self) {
+        self.token = None;
+    }
+
     /// Writes as root from now on.
     pub fn login(&mut self) {
         self.token = None;

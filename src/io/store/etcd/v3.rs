@@ -112,6 +112,15 @@ struct Event {
     kv: KeyValue,
 }
 
+/// How a member answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reading {
+    /// It asks the others.
+    Agreed,
+    /// By itself: it may be behind.
+    Alone,
+}
+
 /// What a line of the stream means.
 enum Meaning {
     Nothing,
@@ -145,14 +154,15 @@ impl V3 {
 
     /// Lists everything as it was at one revision, from a member that asked the others: what is not
     /// there is not there.
-    pub async fn list(&mut self, cluster: &mut Cluster, keys: &Keys) -> Result<Listed, Fault> {
+    pub async fn list(&mut self, cluster: &mut Cluster, keys: &Keys, by: Reading) -> Result<Listed, Fault> {
         self.stream = None;
         let mut documents = Documents::new();
         // Not in one transaction: one of ranges only, when its client leaves, ends etcd 3.5.1 in a panic.
         let mut at: Option<Header> = None;
         for (mut key, range_end) in keys.v3_ranges() {
             loop {
-                let body = range_body(&(key, range_end.clone()), at.map(|header| header.revision));
+                let mut body = range_body(&(key, range_end.clone()), at.map(|header| header.revision));
+                body["serializable"] = json!(by == Reading::Alone);
                 let page: Range = self.ask(cluster, "kv/range", &body).await?;
                 if page.header.revision == 0 {
                     return Err(Fault::api("an answer to kv/range without a revision".to_owned()));
