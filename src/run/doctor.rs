@@ -95,6 +95,7 @@ pub fn doctor(arguments: &cli::Doctor) -> anyhow::Result<i32> {
     disk(&bootstrap, &mut diagnosis);
     writeln!(stdout, "{}, {}\n", bootstrap.host, store::place(&bootstrap.store))?;
     write!(stdout, "{diagnosis}")?;
+    writeln!(stdout, "Whether a sink's receiver takes what it is sent, `peerpair send-test-notification` tells.")?;
     Ok(if diagnosis.count(Health::Bad) > 0 { EXIT_FAILURE } else { EXIT_GOOD })
 }
 
@@ -164,7 +165,6 @@ async fn sinks(bootstrap: &Bootstrap, diagnosis: &mut Diagnosis) {
             Ok(()) => {}
         }
     }
-    diagnosis.good("whether a receiver takes what it is sent, `peerpair send-test-notification` tells");
 }
 
 async fn sockets(diagnosis: &mut Diagnosis) {

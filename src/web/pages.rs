@@ -51,10 +51,11 @@ fn render(status: &Status) -> String {
 
 fn totals(status: &Status) -> String {
     let totals = status.totals();
-    let shown = ["down", "recovering", "suspect", "unknown", "paused", "up"].into_iter().filter_map(|state| {
-        let count = totals.get(state)?;
-        Some(format!("<span class=\"pill {state}\">{count} {state}</span>"))
-    });
+    let shown =
+        ["down", "recovering", "suspect", "unknown", "paused", "standby", "up"].into_iter().filter_map(|state| {
+            let count = totals.get(state)?;
+            Some(format!("<span class=\"pill {state}\">{count} {state}</span>"))
+        });
     let shown: String = shown.collect();
     if shown.is_empty() { "<span class=pill>no tests</span>".to_owned() } else { shown }
 }
@@ -73,6 +74,9 @@ fn store(status: &Status) -> String {
             escape(&store.place),
             escape(error)
         );
+    }
+    if let Some(remark) = &store.remark {
+        let _ = write!(notices, "<div class=notice>{}</div>", escape(remark));
     }
     for rejected in &store.rejected {
         let instead =
@@ -278,13 +282,14 @@ fn sinks(sinks: &[SinkStatus]) -> String {
 fn footer(status: &Status) -> String {
     let store = &status.store;
     let revision = store.revision.map_or("none".to_owned(), |revision| revision.to_string());
+    let origin = store.origin.as_deref().map_or(String::new(), |origin| format!(" ({})", escape(origin)));
     let clock_quality = match status.clock.synchronised {
         true => format!("synchronised within {}", milliseconds(status.clock.error_seconds)),
         false => "not synchronised".to_owned(),
     };
     let restarts: u64 = status.restarts.values().sum();
     format!(
-        "<footer>Documents from {}, revision {revision}. Clock {clock_quality}. Restarts of children: {restarts}. \
+        "<footer>Documents from {}{origin}, revision {revision}. Clock {clock_quality}. Restarts of children: {restarts}. \
          <a href=status.json>status.json</a></footer>",
         escape(&store.place)
     )
