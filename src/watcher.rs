@@ -78,7 +78,7 @@ pub struct Watcher {
     /// What its predecessor knew.
     memory: Option<Memory>,
     looking_again: Option<SpawnHandle>,
-    /// What is written to agents/<host> where the store has leases.
+    /// What is written to `agents/<host>` where the store has leases.
     said: watch::Sender<Option<String>>,
     sockets: Sockets,
     /// What the paths of each socket send back.
