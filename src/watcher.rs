@@ -138,6 +138,7 @@ impl Watcher {
     fn follow_store(&mut self, ctx: &mut Context<Self>) {
         let store = match Store::new(&self.bootstrap.store, Concern::Host(self.bootstrap.host.clone())) {
             Ok(mut store) => {
+                store.allow_reading_alone();
                 if let Some(origin) = self.config.origin() {
                     store.expect(origin);
                 }
@@ -593,7 +594,9 @@ impl StreamHandler<AddressesChanged> for Watcher {
         let span = self.span.clone();
         let _entered = span.enter();
         // Those that could not be bound may have come.
-        self.sockets.forget_failures();
+        for (address, opened) in self.sockets.try_all() {
+            self.on_opened(address, opened, ctx);
+        }
         self.replan(ctx);
     }
 
@@ -655,7 +658,7 @@ impl Handler<Rebase> for Watcher {
         let before = std::mem::replace(&mut self.bootstrap, bootstrap);
         if before.store != self.bootstrap.store {
             // What runs goes on until the other store has answered.
-            self.config.on_rebased(&self.bootstrap);
+            self.config.on_rebased(&self.bootstrap, time::now());
             self.announce();
             if let Some(following) = self.following.take() {
                 ctx.cancel_future(following);

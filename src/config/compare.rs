@@ -93,8 +93,26 @@ fn compare(path: &str, before: Option<&Value>, after: Option<&Value>, found: &mu
         }
         (before, after) if before == after => {}
         (before, after) => {
-            found.push(FieldChange { field: path.to_owned(), before: before.cloned(), after: after.cloned() });
+            let shown = |value: Option<&Value>| value.map(|value| without_secrets(path, value));
+            found.push(FieldChange { field: path.to_owned(), before: shown(before), after: shown(after) });
         }
+    }
+}
+
+/// A value as people may see it: secrets that a document holds itself, such as a community, are not shown.
+fn without_secrets(name: &str, value: &Value) -> Value {
+    const SECRETS: [&str; 4] = ["community", "password", "secret", "token"];
+    let last = name.rsplit('.').next().unwrap_or_default().to_ascii_lowercase();
+    let names_a_place = last.ends_with("_file") || last.ends_with("_env");
+    match value {
+        Value::String(_) if !names_a_place && SECRETS.iter().any(|secret| last.contains(secret)) => {
+            Value::String("***".to_owned())
+        }
+        Value::Object(fields) => {
+            fields.iter().map(|(name, value)| (name.clone(), without_secrets(name, value))).collect()
+        }
+        Value::Array(items) => items.iter().map(|item| without_secrets(name, item)).collect(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => value.clone(),
     }
 }
 
@@ -113,6 +131,20 @@ pub fn write_differences(f: &mut impl fmt::Write, differences: &[Difference]) ->
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn secrets_are_not_shown() {
+        let document = |sinks: Value| BTreeMap::from([("config".to_owned(), json!({"sinks": sinks}))]);
+        let sink = |word: &str| json!({"name": "noc", "community": word, "auth_password_file": "/etc/x"});
+        for (before, after) in [
+            (json!([sink("hidden")]), json!([sink("hiding")])),
+            (json!([sink("hidden")]), json!([sink("hidden"), sink("hiding")])),
+        ] {
+            let mut text = String::new();
+            write_differences(&mut text, &differences(&document(before), &document(after))).unwrap();
+            assert!(text.contains("***") && !text.contains("hid"), "{text}");
+        }
+    }
 
     #[test]
     fn every_field_that_differs() {

@@ -243,7 +243,8 @@ impl<'a> Expansion<'a> {
             // Who of them it is that the address leads to, a sender cannot know.
             false if flow.sender == own => {
                 let receivers: Vec<&str> = self.to.iter().copied().filter(|host| *host != own).collect();
-                (TestId::of_set(self.name, flow.sender, at), listed(&receivers))
+                let listed = if receivers.is_empty() { flow.receiver.to_owned() } else { listed(&receivers) };
+                (TestId::of_set(self.name, flow.sender, at), listed)
             }
             false => (TestId::of_set(self.name, flow.sender, at), flow.receiver.to_owned()),
         };

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::central::{TestDocument, Wire};
+use super::central::{TestDocument, WhenAbsent, Wire};
 use super::check::{bandwidth, counted};
 use super::document::Document;
 use super::expansion::Expansion;
@@ -137,7 +137,8 @@ pub fn report(loader: &mut Loader, store: String, revision: u64, names: &Names) 
             // An address that sets send to, and that no document says is the host's own, moves between hosts.
             let own =
                 documents.get(&host).is_some_and(|host| host.addresses.values().any(|addr| *addr == address.ip()));
-            let of_sets = plan.listeners[address].tests.values().all(|expected| expected.test.set.is_some());
+            let tests = plan.listeners[address].tests.keys().filter_map(|id| loaded.tests.get(id));
+            let of_sets = tests.clone().all(|test| test.facts.set.is_some() || test.when_absent == WhenAbsent::Standby);
             if let Some(other) = bound.insert(*address, host.clone()).filter(|_| own || !of_sets) {
                 let mut found = Findings::about(format!("hosts/{host}"));
                 let problem = format!("would listen at {address}, and so would {other}");

@@ -184,7 +184,6 @@ pub fn recall<T: DeserializeOwned>(file: &StateFile, what: &str, loss: &str) -> 
 
 /// Whether state can be kept in `directory`.
 pub fn examine(directory: &Path) -> io::Result<()> {
-    fs::create_dir_all(directory)?;
     let path = directory.join(format!("examined-{}", std::process::id()));
     File::create(&path).and_then(|file| file.sync_all())?;
     fs::remove_file(path)

@@ -24,6 +24,8 @@ pub struct SenderHealth {
     last_error: Option<(Moment, String)>,
     /// Until then the other end may not yet know of the test, or of its new place.
     forgiven_until: Moment,
+    /// The last error that was forgiven, and whether it came since the last slot.
+    forgiven: Option<(Moment, bool)>,
     sent_once: bool,
 }
 
@@ -38,6 +40,7 @@ impl SenderHealth {
             pending: None,
             last_error: None,
             forgiven_until,
+            forgiven: None,
             sent_once: false,
         }
     }
@@ -56,8 +59,9 @@ impl SenderHealth {
 
     /// An ICMP error came back for a probe.
     pub fn on_path_error(&mut self, cause: String, now: Now) {
-        if now.moment >= self.forgiven_until {
-            self.on_error(cause, now);
+        match now.moment >= self.forgiven_until {
+            true => self.on_error(cause, now),
+            false => self.forgiven = Some((now.moment, true)),
         }
     }
 
@@ -70,6 +74,13 @@ impl SenderHealth {
     /// A slot begins: the probe before this one is judged.
     pub fn on_slot(&mut self, now: Now) -> Option<ConditionChange> {
         let first = !std::mem::replace(&mut self.sent_once, true);
+        // What was forgiven is no bad sample, and no good one.
+        if let Some((at, since)) = &mut self.forgiven
+            && (std::mem::take(since) || now.moment.since(*at) < ERROR_LINGERS)
+            && self.pending.is_none()
+        {
+            return None;
+        }
         let sample = match (self.pending.take(), &self.last_error) {
             (Some(cause), _) => {
                 self.cause = Some(Cause::NotSent(cause));
@@ -153,6 +164,23 @@ mod tests {
         let down = Verdict::Violated(Cause::NotSent("port unreachable".into()));
         // The first error comes at slot 3, the last at slot 93; it lingers for 30 slots.
         assert_eq!(changes, [(1, Verdict::Cleared), (23, down), (125, Verdict::Cleared)]);
+    }
+
+    /// The other end may not know of the test yet: that is neither bad news nor good.
+    #[test]
+    fn forgiven_errors_say_nothing() {
+        let mut health = health();
+        health.on_moved(at(10_000).moment);
+        let mut changes = Vec::new();
+        for slot in 0..200u64 {
+            let now = at(slot * 100);
+            if slot % 10 == 0 {
+                health.on_path_error("port unreachable".into(), now);
+            }
+            changes.extend(health.on_slot(now).map(|change| (slot, change.verdict)));
+        }
+        let down = Verdict::Violated(Cause::NotSent("port unreachable".into()));
+        assert_eq!(changes, [(120, down)]);
     }
 
     #[test]

@@ -141,6 +141,9 @@ fn certificates(bootstrap: &Bootstrap, diagnosis: &mut Diagnosis) {
                 let day_nanos = 86_400 * 1_000_000_000;
                 let days = until.nanos_since(WallTime::from(std::time::SystemTime::now())) / day_nanos;
                 match days {
+                    ..0 if field == "ca_file" => {
+                        diagnosis.poor(format!("{what}: one in it has expired at {until}"), "remove it");
+                    }
                     ..0 => diagnosis
                         .bad(format!("{what}: has expired at {until}"), "issue it anew; it is read again by itself"),
                     0..RENEW_WITHIN => diagnosis.poor(format!("{what}: good until {until}"), "issue it anew in time"),
@@ -212,6 +215,13 @@ fn clock(diagnosis: &mut Diagnosis) {
 fn disk(bootstrap: &Bootstrap, diagnosis: &mut Diagnosis) {
     let directory: &Path = &bootstrap.state_dir;
     let what = format!("state_dir {}", directory.display());
+    if !directory.exists() {
+        diagnosis.poor(
+            format!("{what}: is not there"),
+            "the agent makes it if it may; else make it, and make it the agent's",
+        );
+        return;
+    }
     match state_file::examine(directory) {
         Ok(()) => diagnosis.good(format!("{what}: can be written")),
         Err(error) => diagnosis.bad(

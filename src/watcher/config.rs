@@ -35,6 +35,8 @@ pub struct Config {
     status: StoreStatus,
     /// What the store's reader says of it, and that it is not the one of before.
     remarked: Option<String>,
+    /// The bootstrap file names another store, which has not answered yet.
+    rebased: bool,
     moved: Option<String>,
     /// A newer form of the documents than this agent knows.
     newer_schema: Option<u64>,
@@ -71,6 +73,7 @@ impl Config {
             findings: BTreeSet::new(),
             status: status(bootstrap),
             remarked: None,
+            rebased: false,
             moved: None,
             newer_schema: None,
             cache,
@@ -80,7 +83,8 @@ impl Config {
     }
 
     /// Another bootstrap file: what is in force stays until its store has answered.
-    pub fn on_rebased(&mut self, bootstrap: &Bootstrap) {
+    pub fn on_rebased(&mut self, bootstrap: &Bootstrap, now: Now) {
+        (self.rebased, self.moved, self.kept_at) = (true, None, now.moment);
         let rejected = std::mem::take(&mut self.status.rejected);
         self.status = StoreStatus { rejected, revision: self.status.revision, ..status(bootstrap) };
         self.cache.rebase(bootstrap);
@@ -88,6 +92,9 @@ impl Config {
 
     /// Which store's documents were kept on disk.
     pub fn origin(&self) -> Option<&str> {
+        if self.rebased {
+            return None;
+        }
         let known = self.snapshot.as_ref().map(|snapshot| snapshot.origin.as_str());
         known.or(self.kept.as_ref().map(|kept| kept.origin.as_str()))
     }
@@ -192,7 +199,8 @@ impl Config {
     fn compare(&mut self, snapshot: &Snapshot) {
         let kept = self.kept.as_ref().map(|kept| (&kept.origin, kept.revision));
         let before = self.snapshot.as_ref().map(|before| (&before.origin, before.revision)).or(kept);
-        match before {
+        let meant = std::mem::take(&mut self.rebased);
+        match before.filter(|_| !meant) {
             Some((origin, before)) if *origin == snapshot.origin && snapshot.revision < before => {
                 // A directory counts its changes from each start on.
                 if !origin.starts_with("dir ") {

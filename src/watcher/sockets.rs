@@ -76,9 +76,11 @@ impl Sockets {
         unneeded
     }
 
-    /// What could not be bound is tried as if for the first time.
-    pub fn forget_failures(&mut self) {
-        self.unbound.clear();
+    /// Tries everything that could not be bound, and soon again what still cannot.
+    pub fn try_all(&mut self) -> Vec<(SocketAddr, Opened)> {
+        self.unbound.values_mut().for_each(|unbound| unbound.backoff = RETRY);
+        let waiting: Vec<SocketAddr> = self.unbound.keys().copied().collect();
+        waiting.into_iter().map(|address| (address, self.bind(address))).collect()
     }
 
     /// Closes what has stayed long enough.

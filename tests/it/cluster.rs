@@ -398,6 +398,38 @@ fn leftovers_of_the_other_api_do_not_come_back() {
     });
 }
 
+/// An operator moves a fleet from v2 to v3, and the agents move along.
+#[test]
+fn documents_move_from_v2_to_v3() {
+    let etcd = Etcd::of(Flavour::V2Of34);
+    etcd.put_v2("tests/b/1", &document(1));
+    let agent = Agent::with_etcd("b", etcd.port(), "");
+    wait_number_of_tests(&agent, 1);
+    etcd.put_v3("tests/b/1", &document(1));
+    etcd.put_v3("tests/b/2", &document(2));
+    etcd.delete("tests/b/1");
+    wait_number_of_tests(&agent, 2);
+    assert!(agent.status()["store"]["origin"].as_str().unwrap().starts_with("etcd v3"));
+}
+
+/// The bootstrap file names another store: its documents are taken as they are, and nobody is warned.
+#[test]
+fn another_store_by_the_bootstrap_file() {
+    let (first, second) = (Etcd::of(Flavour::V3Of34), Etcd::of(Flavour::V2Of34));
+    first.put("tests/b/1", &document(1));
+    for n in 2..4 {
+        second.put(&format!("tests/b/{n}"), &document(n));
+    }
+    let agent = Agent::with_etcd("b", first.port(), "");
+    wait_number_of_tests(&agent, 1);
+    let text = std::fs::read_to_string(agent.path("peerpair.toml")).unwrap();
+    agent.file("peerpair.toml", &text.replace(&first.port().to_string(), &second.port().to_string()));
+    agent.signal(Signal::SIGHUP);
+    wait_number_of_tests(&agent, 2);
+    assert_eq!(agent.status()["store"]["remark"], Value::Null);
+    assert_eq!(agent.logged("another store answers"), 0, "{}", agent.log());
+}
+
 /// A store that was wiped and written anew counts the same revisions for other documents.
 #[test]
 fn the_same_revision_of_another_document() {

@@ -235,6 +235,7 @@ fn the_doctor_says_what_is_wrong_and_what_to_do() {
             etcd.port()
         ),
     );
+    std::fs::create_dir(root.join("state")).unwrap();
     let output = peerpair(root, &["doctor"]);
     let text = said(&output);
     assert_eq!(output.status.code(), Some(1), "{text}");

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use super::{Concern, Conflict, DEBOUNCE, Pace, Snapshot, StoreError, Watched};
@@ -29,28 +30,39 @@ pub struct Dir {
     documents: Option<Documents>,
     changed: Arc<Notify>,
     watcher: Option<RecommendedWatcher>,
+    /// A read that has not ended yet.
+    reading: Option<JoinHandle<(Option<RecommendedWatcher>, io::Result<Documents>)>>,
 }
 
 impl Dir {
     /// The directory at `root`, for whoever is concerned.
     pub fn new(root: PathBuf, concern: Concern) -> Self {
-        Dir { root, concern, revision: 0, documents: None, changed: Arc::default(), watcher: None }
+        Dir { root, concern, revision: 0, documents: None, changed: Arc::default(), watcher: None, reading: None }
     }
 
     /// Reads all files. The revision counts the times that they were found changed.
     pub async fn list(&mut self) -> Result<Snapshot, StoreError> {
-        // Watched before it is read, so that nothing falls between.
-        self.watch_files();
-        let (root, concern) = (self.root.clone(), self.concern.clone());
-        let place = root.display().to_string();
-        let read = timeout(READ_WITHIN, tokio::task::spawn_blocking(move || read_tree(&root, &concern))).await;
+        let place = self.root.display().to_string();
         let failed = |problem: String| StoreError::new(&place, problem, Pace::Quick);
-        let mut documents = match read {
-            Ok(Ok(Ok(documents))) => documents,
-            Ok(Ok(Err(error))) => return Err(failed(error.to_string())),
+        // A file system that hangs holds one thread, however often it is asked.
+        let mut reading = self.reading.take().unwrap_or_else(|| {
+            let (root, concern, changed) = (self.root.clone(), self.concern.clone(), self.changed.clone());
+            tokio::task::spawn_blocking(move || {
+                // Watched before it is read, so that nothing falls between.
+                let watcher = watch_files(&root, changed);
+                (watcher, read_tree(&root, &concern))
+            })
+        });
+        let (watcher, read) = match timeout(READ_WITHIN, &mut reading).await {
+            Ok(Ok(read)) => read,
             Ok(Err(error)) => return Err(failed(error.to_string())),
-            Err(_) => return Err(failed(format!("no answer within {}", humantime::format_duration(READ_WITHIN)))),
+            Err(_) => {
+                self.reading = Some(reading);
+                return Err(failed(format!("no answer within {}", humantime::format_duration(READ_WITHIN))));
+            }
         };
+        self.watcher = watcher;
+        let mut documents = read.map_err(|error| failed(error.to_string()))?;
         if self.documents.as_ref() != Some(&documents) {
             self.revision += 1;
             // What did not change stays the very same.
@@ -114,22 +126,20 @@ impl Dir {
         }
         Ok(Ok(()))
     }
+}
 
-    /// Begins anew each time: the directory may have been replaced by another of its name.
-    fn watch_files(&mut self) {
-        let changed = self.changed.clone();
-        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            // Our own reading is an access.
-            if event.map_or(true, |event| !event.kind.is_access()) {
-                changed.notify_one();
-            }
-        });
-        // Without notifications there is still the rescan.
-        self.watcher = watcher.ok().and_then(|mut watcher| {
-            watcher.watch(&self.root, RecursiveMode::Recursive).ok()?;
-            Some(watcher)
-        });
-    }
+/// Begins anew each time: the directory may have been replaced by another of its name. Without
+/// notifications there is still the rescan.
+fn watch_files(root: &Path, changed: Arc<Notify>) -> Option<RecommendedWatcher> {
+    let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        // Our own reading is an access.
+        if event.map_or(true, |event| !event.kind.is_access()) {
+            changed.notify_one();
+        }
+    });
+    let mut watcher = watcher.ok()?;
+    watcher.watch(root, RecursiveMode::Recursive).ok()?;
+    Some(watcher)
 }
 
 /// Only what is concerned. The directory itself must be readable; a file that is not rejects itself.

@@ -36,6 +36,10 @@ pub struct Etcd {
     remark: Option<String>,
     /// Which API's store held documents when they were last seen.
     held: Option<Api>,
+    /// Whether the last list found nothing at all.
+    empty: bool,
+    /// Whether old documents are better than none.
+    alone: bool,
 }
 
 enum Speaks {
@@ -67,7 +71,16 @@ impl Etcd {
         let refuse = |fault: Fault| StoreError::new("store.endpoints", fault.problem, Pace::Slow);
         let cluster = Cluster::new(config).map_err(refuse)?;
         let keys = Keys::new(&config.prefix, concern);
-        Ok(Etcd { cluster, keys, wanted: config.api, speaks: None, remark: None, held: None })
+        Ok(Etcd {
+            cluster,
+            keys,
+            wanted: config.api,
+            speaks: None,
+            remark: None,
+            held: None,
+            empty: false,
+            alone: false,
+        })
     }
 
     /// The store that held this agent's documents when it last ran, by its origin.
@@ -79,9 +92,14 @@ impl Etcd {
         };
     }
 
-    /// There is nothing below the prefix, and never was as far as is known: it may come by either API.
+    /// Takes what one member says by itself, as long as no documents are known at all.
+    pub fn allow_reading_alone(&mut self) {
+        self.alone = true;
+    }
+
+    /// There is nothing below the prefix: it may come by either API.
     fn undecided(&self) -> bool {
-        self.wanted == Api::Auto && self.held.is_none()
+        self.wanted == Api::Auto && (self.held.is_none() || self.empty)
     }
 
     /// Lists from the first member that answers.
@@ -94,10 +112,12 @@ impl Etcd {
             }
         }
         match listed {
-            Err(StoreError { pace: Pace::Quick, .. }) if self.held.is_none() => match self.list_alone().await {
-                Some(alone) => Ok(alone),
-                None => listed,
-            },
+            Err(StoreError { pace: Pace::Quick, .. }) if self.alone && self.held.is_none() => {
+                match self.list_alone().await {
+                    Some(alone) => Ok(alone),
+                    None => listed,
+                }
+            }
             other => other,
         }
     }
@@ -142,7 +162,8 @@ impl Etcd {
                     Some(Speaks::V2(_)) => (Api::V2, "v2"),
                     Some(Speaks::V3(_)) | None => (Api::V3, "v3"),
                 };
-                if !listed.documents.is_empty() {
+                self.empty = listed.documents.is_empty();
+                if !self.empty {
                     self.held = Some(speaks);
                 }
                 let origin = format!("etcd {api}, cluster {}", listed.cluster);

@@ -110,8 +110,8 @@ const RETRY_REFUSED: Backoff = Backoff::new(Duration::from_secs(5), Duration::fr
 const AFTER_A_CUT: Duration = Duration::from_secs(2);
 /// So many watches that did not last in a row are told.
 const CUT_AGAIN: u32 = 3;
-/// A watch that lasted so long was a good one.
-const LASTING: Duration = Duration::from_secs(1);
+/// A watch that lasted so long was a good one, and not one that took long to fail.
+const LASTING: Duration = Duration::from_secs(15);
 /// One write by an operator is often several changes: they are taken together once it is quiet for
 /// this long.
 const DEBOUNCE: Duration = Duration::from_millis(30);
@@ -131,6 +131,13 @@ impl Store {
     pub fn expect(&mut self, origin: &str) {
         if let Store::Etcd(etcd) = self {
             etcd.expect(origin);
+        }
+    }
+
+    /// Takes what one member of a cluster says by itself, as long as no documents are known at all.
+    pub fn allow_reading_alone(&mut self) {
+        if let Store::Etcd(etcd) = self {
+            etcd.allow_reading_alone();
         }
     }
 
