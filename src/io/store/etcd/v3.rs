@@ -1,15 +1,15 @@
 //! etcd's v3 API by its JSON gateway: everything is listed at one revision, and one stream carries
 //! the watches from there on.
 
+mod stream;
+mod wire;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use futures_util::StreamExt as _;
-use futures_util::stream::BoxStream;
-use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout_at};
 use tracing::trace;
@@ -20,14 +20,14 @@ use super::keys::Keys;
 use super::{ALIVE_EVERY, Listed, Seen};
 use crate::config::load::{Documents, RawDocument};
 use crate::io::store::{DEBOUNCE, DEBOUNCE_MOST};
+use stream::Stream;
+pub use wire::Lease;
+use wire::{Event, Header, Kept, KeyValue, Line, Range, Txn, decode};
 
 /// Keys in one answer; more come in pages.
 const PAGE: u64 = 2000;
 /// etcd says how far it is at least every ten minutes; a stream that is silent for longer is dead.
 const SILENCE: Duration = Duration::from_secs(700);
-/// A line of a stream that is longer than this is none of etcd's, whose events have 1.5 MiB at most.
-const LONGEST_LINE: usize = 64 << 20;
-
 /// Over HTTP/1.1, etcd's gateway begins to answer when it has read the first request of a body, and
 /// what it has not read by then is lost: it reads so many octets at once.
 const TAKEN_AT_ONCE: usize = 512;
@@ -41,75 +41,6 @@ pub struct V3 {
     documents: Documents,
     revision: u64,
     stream: Option<Stream>,
-}
-
-struct Stream {
-    chunks: BoxStream<'static, reqwest::Result<Vec<u8>>>,
-    pending: Vec<u8>,
-    ended: bool,
-    heard: Instant,
-    opened: Instant,
-    /// Watches that the server has not confirmed yet.
-    awaited: usize,
-}
-
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
-#[serde(default)]
-struct Header {
-    #[serde(deserialize_with = "number")]
-    cluster_id: u64,
-    #[serde(deserialize_with = "number")]
-    revision: u64,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct KeyValue {
-    key: String,
-    value: String,
-    #[serde(deserialize_with = "number")]
-    mod_revision: u64,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Range {
-    header: Header,
-    kvs: Vec<KeyValue>,
-    more: bool,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Txn {
-    succeeded: bool,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Line {
-    result: Option<WatchResult>,
-    error: Option<Value>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct WatchResult {
-    header: Header,
-    created: bool,
-    canceled: bool,
-    #[serde(deserialize_with = "number")]
-    compact_revision: u64,
-    cancel_reason: String,
-    events: Vec<Event>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Event {
-    #[serde(rename = "type")]
-    kind: String,
-    kv: KeyValue,
 }
 
 /// How a member answers.
@@ -336,9 +267,7 @@ impl V3 {
             body = ranges.iter().cloned().enumerate().map(request).collect();
         }
         let response = cluster.v3_stream(&format!("/{}/watch", self.root), body).await?;
-        let chunks = response.bytes_stream().map(|chunk| chunk.map(|chunk| chunk.to_vec())).boxed();
-        let now = Instant::now();
-        Ok(Stream { chunks, pending: Vec::new(), ended: false, heard: now, opened: now, awaited: ranges.len() })
+        Ok(Stream::new(response, ranges.len()))
     }
 
     /// Asks for something that is answered at once.
@@ -378,17 +307,6 @@ impl V3 {
 
     /// Prolongs a lease. Tells whether there still was one.
     pub async fn keep_lease(&self, cluster: &mut Cluster, lease: &Lease) -> Result<bool, Fault> {
-        #[derive(Default, Deserialize)]
-        #[serde(default)]
-        struct Kept {
-            result: Alive,
-        }
-        #[derive(Default, Deserialize)]
-        #[serde(default)]
-        struct Alive {
-            #[serde(rename = "TTL", deserialize_with = "number")]
-            time_to_live: u64,
-        }
         let kept: Kept = self.ask(cluster, "lease/keepalive", &json!({"ID": lease.id.to_string()})).await?;
         Ok(kept.result.time_to_live > 0)
     }
@@ -441,49 +359,6 @@ impl V3 {
     }
 }
 
-/// A lease.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-pub struct Lease {
-    #[serde(rename = "ID", deserialize_with = "number")]
-    id: u64,
-}
-
-impl Stream {
-    /// The next line; the last one may lack its newline.
-    async fn next_line(&mut self, cluster: &Cluster) -> Result<Vec<u8>, Fault> {
-        loop {
-            if let Some(newline) = self.pending.iter().position(|&octet| octet == b'\n') {
-                let rest = self.pending.split_off(newline + 1);
-                let line = std::mem::replace(&mut self.pending, rest);
-                if line.trim_ascii().is_empty() {
-                    continue;
-                }
-                return Ok(line);
-            }
-            if self.ended {
-                return match std::mem::take(&mut self.pending) {
-                    rest if rest.trim_ascii().is_empty() => {
-                        Err(Fault { kind: FaultKind::Member, problem: "etcd ended the watch".to_owned() })
-                    }
-                    rest => Ok(rest),
-                };
-            }
-            match self.chunks.next().await {
-                Some(Ok(chunk)) => {
-                    self.heard = Instant::now();
-                    self.pending.extend(chunk);
-                    if self.pending.len() > LONGEST_LINE {
-                        return Err(Fault::api("a line of the watch has no end".to_owned()));
-                    }
-                }
-                Some(Err(error)) => return Err(cluster.unreachable(&error)),
-                None => self.ended = true,
-            }
-        }
-    }
-}
-
 fn range_body(range: &(Vec<u8>, Vec<u8>), revision: Option<u64>) -> Value {
     let mut body = json!({"key": BASE64.encode(&range.0), "limit": PAGE});
     if !range.1.is_empty() {
@@ -493,15 +368,4 @@ fn range_body(range: &(Vec<u8>, Vec<u8>), revision: Option<u64>) -> Value {
         body["revision"] = json!(revision.to_string());
     }
     body
-}
-
-fn decode(base64: &str) -> Result<Vec<u8>, Fault> {
-    BASE64.decode(base64).map_err(|error| Fault::api(format!("unreadable base64: {error}")))
-}
-
-/// The gateway writes 64-bit numbers as texts, and leaves out zeros.
-fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
-    let value = Value::deserialize(deserializer)?;
-    let number = value.as_u64().or_else(|| value.as_str()?.parse().ok());
-    number.ok_or_else(|| serde::de::Error::custom(format!("`{value}` is no number")))
 }

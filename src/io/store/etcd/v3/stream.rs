@@ -1,0 +1,67 @@
+//! The stream of a watch: one line after the other, as the octets come in.
+
+use futures_util::StreamExt as _;
+use futures_util::stream::BoxStream;
+use reqwest::Response;
+use tokio::time::Instant;
+
+use crate::io::store::etcd::cluster::Cluster;
+use crate::io::store::etcd::fault::{Fault, FaultKind};
+
+/// A line of a stream that is longer than this is none of etcd's, whose events have 1.5 MiB at most.
+const LONGEST_LINE: usize = 64 << 20;
+
+/// A watch as it comes in.
+pub struct Stream {
+    chunks: BoxStream<'static, reqwest::Result<Vec<u8>>>,
+    pending: Vec<u8>,
+    ended: bool,
+    /// When the last octets came.
+    pub heard: Instant,
+    /// When it was opened.
+    pub opened: Instant,
+    /// Watches that the server has not confirmed yet.
+    pub awaited: usize,
+}
+
+impl Stream {
+    /// The body of an answer that has just begun, to so many watches.
+    pub fn new(response: Response, watches: usize) -> Self {
+        let chunks = response.bytes_stream().map(|chunk| chunk.map(|chunk| chunk.to_vec())).boxed();
+        let now = Instant::now();
+        Stream { chunks, pending: Vec::new(), ended: false, heard: now, opened: now, awaited: watches }
+    }
+
+    /// The next line; the last one may lack its newline.
+    pub async fn next_line(&mut self, cluster: &Cluster) -> Result<Vec<u8>, Fault> {
+        loop {
+            if let Some(newline) = self.pending.iter().position(|&octet| octet == b'\n') {
+                let rest = self.pending.split_off(newline + 1);
+                let line = std::mem::replace(&mut self.pending, rest);
+                if line.trim_ascii().is_empty() {
+                    continue;
+                }
+                return Ok(line);
+            }
+            if self.ended {
+                return match std::mem::take(&mut self.pending) {
+                    rest if rest.trim_ascii().is_empty() => {
+                        Err(Fault { kind: FaultKind::Member, problem: "etcd ended the watch".to_owned() })
+                    }
+                    rest => Ok(rest),
+                };
+            }
+            match self.chunks.next().await {
+                Some(Ok(chunk)) => {
+                    self.heard = Instant::now();
+                    self.pending.extend(chunk);
+                    if self.pending.len() > LONGEST_LINE {
+                        return Err(Fault::api("a line of the watch has no end".to_owned()));
+                    }
+                }
+                Some(Err(error)) => return Err(cluster.unreachable(&error)),
+                None => self.ended = true,
+            }
+        }
+    }
+}
