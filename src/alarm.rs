@@ -350,7 +350,7 @@ impl Handler<Observe> for Alarm {
     type Result = ();
     fn handle(&mut self, _: Observe, ctx: &mut Self::Context) {
         self.look_up(ctx);
-        self.sinks.iter().for_each(|sink| sink.do_send(Observe));
+        self.sinks.iter().for_each(|sink| sink.do_send(Observe::Briefly));
         ctx.run_later(OBSERVE_WAIT, |alarm, _| {
             alarm.parent.do_send(AlarmFact::Observed(Box::new(AlarmStatus {
                 alarms: worst(&alarm.situation),

@@ -21,6 +21,7 @@ pub mod config;
 pub mod io;
 pub mod listener;
 pub mod messages;
+pub mod pacer;
 pub mod pure;
 pub mod run;
 pub mod sender;

@@ -5,26 +5,32 @@
 //! it panics; the watcher rebuilds it.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, HashMap};
-use std::net::SocketAddr;
+use std::collections::{BinaryHeap, HashMap};
+use std::hash::BuildHasherDefault;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use actix::prelude::*;
 use futures_util::stream::{self, Stream};
+use rustc_hash::FxHasher;
 use tracing::{Span, info, info_span};
 
 use crate::io::gauges::Gauges;
 use crate::io::time;
-use crate::io::udp::{Buffer, Datagram, Socket};
+use crate::io::udp::{Buffer, Datagram, Envelope, Readiness, Socket};
 use crate::messages::{Expect, Forget, Generation, ListenerFact, Observe, Report, Stop};
-use crate::pure::alarm::{ConditionChange, Kind, Subject};
-use crate::pure::arrival::{self, Clocks};
-use crate::pure::condition::State;
-use crate::pure::expectation::{Expectation, Expected, Incoming};
+use crate::pure::alarm::{ConditionChange, Subject};
+use crate::pure::arrival::{self, AnyProbe, Clocks, Landed};
+use crate::pure::bucket::Bucket;
+use crate::pure::expectation::{Acceptance, Expectation, Expected};
 use crate::pure::foreign::{ForeignTraffic, Reason};
-use crate::pure::status::{ForeignSource, ListenerStatus, Role, TestStatus};
-use crate::pure::test::TestId;
+use crate::pure::key::{Key, KeyRing};
+use crate::pure::probe::{Probe, STAMP_LEN, flag};
+use crate::pure::reflection::{Reflector, reflect};
+use crate::pure::status::{ForeignSource, ListenerStatus, TestStatus};
+use crate::pure::test::{Mode, TestId};
 use crate::pure::time::{Moment, Now};
 
 /// Batches taken in for one wake-up, so that a flood leaves time for timers.
@@ -36,6 +42,15 @@ const BATCHES_BEFORE_JUDGING: usize = 128;
 const OWN_STALL: Duration = Duration::from_secs(3);
 /// Strangers shown on the status page.
 const SOURCES_SHOWN: usize = 5;
+/// Above so many packets a second, the socket is not waited for but looked at every `PAUSE`: the kernel
+/// stamps them as they come, and a wake-up for each is dear.
+const BUSY: f64 = 1_000.0;
+const PAUSE: Duration = Duration::from_millis(4);
+/// Answers a second, and at once: to tests of ours, and to strangers where they are answered at all.
+const REFLECT_RATE: (f64, u32) = (20_000.0, 2_000);
+const REFLECT_FOREIGN_RATE: (f64, u32) = (1_000.0, 100);
+/// Changes of time-to-live that are logged, a second and at once.
+const PATH_CHANGE_RATE: (f64, u32) = (1.0, 20);
 
 /// See the module.
 pub struct Listener {
@@ -45,9 +60,10 @@ pub struct Listener {
     parent: Recipient<ListenerFact>,
     generation: Generation,
     names: Vec<String>,
-    expectations: HashMap<TestId, Watched>,
+    /// Boxed: a table of large things wastes much.
+    expectations: HashMap<TestId, Box<Watched>, BuildHasherDefault<FxHasher>>,
     /// Which expectation a probe is for that carries another test's id: that of one of many senders.
-    one_of: HashMap<TestId, TestId>,
+    one_of: HashMap<TestId, TestId, BuildHasherDefault<FxHasher>>,
     /// When to look at whom. A test's deadline may have moved on; it is asked when its turn comes.
     agenda: BinaryHeap<Reverse<(Moment, TestId)>>,
     foreign: ForeignTraffic,
@@ -58,13 +74,36 @@ pub struct Listener {
     last_run: Moment,
     packets: u64,
     kernel_drops: u64,
+    reflected: u64,
+    /// What every probe needs, read once for a batch.
+    keys: Arc<KeyRing>,
+    clock_error: Duration,
+    steps: u32,
+    /// What may be answered, and logged.
+    answers: Bucket,
+    answers_to_strangers: Bucket,
+    path_changes: Bucket,
+    /// Conditions that changed while a batch is taken in.
+    changes: Vec<ConditionChange>,
+    pace: Pace,
     span: Span,
 }
+
+/// How the socket is to be looked at next, for whoever waits for it.
+type Pace = Arc<AtomicU8>;
+/// When there is something to read.
+const WHEN_READY: u8 = 0;
+/// After `PAUSE`.
+const AFTER_A_PAUSE: u8 = 1;
+/// At once: not all was read.
+const AT_ONCE: u8 = 2;
 
 /// An expectation, and its place in the agenda. Other places of it there are of the past.
 struct Watched {
     expectation: Expectation,
     due: Moment,
+    /// Whether its last probe came from this host: one clock gives both stamps then.
+    source: Option<(IpAddr, bool)>,
 }
 
 /// What a listener begins with.
@@ -76,7 +115,7 @@ pub struct Beginning {
     /// What the documents call it.
     pub names: Vec<String>,
     /// The tests that end there.
-    pub expected: Vec<Expected>,
+    pub expected: Vec<Arc<Expected>>,
     /// Readings of others.
     pub gauges: Gauges,
     /// The watcher.
@@ -89,6 +128,7 @@ impl Listener {
     /// A listener that begins to expect now.
     pub fn new(beginning: Beginning) -> Self {
         let now = time::now();
+        let steps = beginning.gauges.steps();
         let mut listener = Listener {
             address: beginning.address,
             socket: beginning.socket,
@@ -96,8 +136,8 @@ impl Listener {
             parent: beginning.parent,
             generation: beginning.generation,
             names: beginning.names,
-            expectations: HashMap::new(),
-            one_of: HashMap::new(),
+            expectations: HashMap::default(),
+            one_of: HashMap::default(),
             agenda: BinaryHeap::new(),
             foreign: ForeignTraffic::new(Subject::Listener(beginning.address.to_string()), now),
             buffer: Buffer::default(),
@@ -106,6 +146,15 @@ impl Listener {
             last_run: now.moment,
             packets: 0,
             kernel_drops: 0,
+            reflected: 0,
+            keys: Arc::default(),
+            clock_error: Duration::ZERO,
+            steps,
+            answers: Bucket::new(REFLECT_RATE.0, REFLECT_RATE.1, now.moment),
+            answers_to_strangers: Bucket::new(REFLECT_FOREIGN_RATE.0, REFLECT_FOREIGN_RATE.1, now.moment),
+            path_changes: Bucket::new(PATH_CHANGE_RATE.0, PATH_CHANGE_RATE.1, now.moment),
+            changes: Vec::new(),
+            pace: Pace::default(),
             span: info_span!("listener", address = %beginning.address),
         };
         for expected in beginning.expected {
@@ -114,24 +163,28 @@ impl Listener {
         listener
     }
 
-    fn expect(&mut self, expected: Expected, now: Now) {
+    fn expect(&mut self, expected: Arc<Expected>, now: Now) {
         let id = expected.test.id;
         self.one_of.retain(|_, wanted| *wanted != id);
         self.one_of.extend(expected.any_of.iter().flat_map(|any_of| any_of.iter()).map(|sender| (*sender, id)));
         match self.expectations.get_mut(&id) {
             Some(watched) => {
-                let changes = watched.expectation.on_expected(expected, now);
+                watched.expectation.on_expected(expected, now, &mut self.changes);
                 let due = watched.expectation.next_deadline();
                 if due < watched.due {
                     watched.due = due;
                     self.agenda.push(Reverse((due, id)));
                 }
-                self.say(changes);
+                self.say();
             }
             None => {
-                let expectation = Expectation::new(expected, now);
+                let remembered = expected.keys.is_some().then(|| self.gauges.replays().get(id)).flatten();
+                let mut expectation = Expectation::new(expected, now);
+                if let Some((epoch, newest)) = remembered {
+                    expectation.on_remembered(epoch, newest);
+                }
                 let due = expectation.next_deadline();
-                self.expectations.insert(id, Watched { expectation, due });
+                self.expectations.insert(id, Box::new(Watched { expectation, due, source: None }));
                 self.agenda.push(Reverse((due, id)));
             }
         }
@@ -140,18 +193,27 @@ impl Listener {
     /// Takes in up to `batches` batches.
     fn take_in(&mut self, batches: usize) {
         self.notice_own_stall();
+        self.notice_own_step();
+        self.keys = self.gauges.keys();
+        self.clock_error = self.gauges.clock_error();
         let socket = self.socket.clone();
         let mut buffer = std::mem::take(&mut self.buffer);
+        let (before, since) = (self.packets, self.drained);
+        let mut pace = AT_ONCE;
         for _ in 0..batches {
             let now = time::now();
             let received = socket.receive(&mut buffer, |datagram| self.on_datagram(&datagram, now));
             match received {
                 Ok(0) => {
+                    let took = now.moment.since(since).max(PAUSE / 4);
+                    let rate = (self.packets - before) as f64 / took.as_secs_f64();
+                    pace = if rate > BUSY { AFTER_A_PAUSE } else { WHEN_READY };
                     self.drained = now.moment;
                     break;
                 }
                 Ok(_) => {}
                 Err(error) => {
+                    pace = AFTER_A_PAUSE;
                     // Nothing that a datagram can cause; the socket is asked again at the next wake-up.
                     tracing::debug!(%error, "receive failed");
                     break;
@@ -159,6 +221,17 @@ impl Listener {
             }
         }
         self.buffer = buffer;
+        self.pace.store(pace, Ordering::Relaxed);
+        self.say();
+    }
+
+    /// The wall's clock was set: what was learnt of delays by it does not hold any more.
+    fn notice_own_step(&mut self) {
+        let steps = self.gauges.steps();
+        if std::mem::replace(&mut self.steps, steps) != steps {
+            let now = time::now();
+            self.expectations.values_mut().for_each(|watched| watched.expectation.on_own_step(now));
+        }
     }
 
     /// Before anything is judged by what did not come, or by what came in one heap.
@@ -178,38 +251,88 @@ impl Listener {
             self.kernel_drops = drops.into();
         }
         let received = self.arrival(datagram, now);
-        if let Err(reason) = self.on_probe(datagram, received) {
-            let change = self.foreign.on_foreign(datagram.source, reason, received);
-            self.say(change);
+        match self.on_probe(datagram, received) {
+            Ok(()) => {}
+            Err(Reason::PlainStamp) if self.gauges.reflects_foreign() => {
+                if self.answers_to_strangers.take(received.moment).is_ok() {
+                    self.answer(datagram, received, None);
+                }
+            }
+            Err(reason) => {
+                let change = self.foreign.on_foreign(datagram.source, reason, received);
+                self.changes.extend(change);
+            }
         }
     }
 
     fn on_probe(&mut self, datagram: &Datagram<'_>, received: Now) -> Result<(), Reason> {
         let probe = arrival::read(datagram.octets)?;
         // A test of its own goes before those of which any is enough.
-        let id = match self.expectations.contains_key(&probe.test_id()) {
-            true => probe.test_id(),
-            false => self.one_of.get(&probe.test_id()).copied().unwrap_or(probe.test_id()),
+        let mut id = probe.test_id();
+        let watched = match self.expectations.get_mut(&id) {
+            Some(watched) => watched,
+            None => {
+                id = *self.one_of.get(&id).ok_or(Reason::UnknownTest)?;
+                self.expectations.get_mut(&id).ok_or(Reason::UnknownTest)?
+            }
         };
-        let watched = self.expectations.get_mut(&id).ok_or(Reason::UnknownTest)?;
-        let expectation = &mut watched.expectation;
-        let clocks = match self.gauges.is_local(datagram.source.ip()) {
-            true => Clocks::Same,
-            false => Clocks::Two(self.gauges.clock_error()),
+        let expected = watched.expectation.expected();
+        let key = check_signature(expected, &self.keys, &probe, datagram.octets)?;
+        let source = datagram.source.ip();
+        let is_local = match watched.source {
+            Some((known, is_local)) if known == source => is_local,
+            Some(_) | None => self.gauges.is_local(source),
         };
-        let expected = expectation.expected();
+        watched.source = Some((source, is_local));
+        let landed = Landed {
+            received,
+            clocks: if is_local { Clocks::Same } else { Clocks::Two(self.clock_error) },
+            ttl: datagram.ttl,
+            dscp: datagram.dscp,
+            dropped: self.kernel_drops,
+        };
         let sender = expected.any_of.is_none().then_some(expected.test.from_host.as_str());
-        let incoming = probe.incoming(sender, received, clocks)?;
-        let incoming = Incoming { dropped: self.kernel_drops, ..incoming };
-        let (_, changes) = expectation.on_probe(&incoming);
+        let incoming = probe.incoming(sender, landed)?;
+        let reflects = expected.mode == Mode::TwoWay && wants_answer(&probe);
+        let may_reflect = key.is_some() || expected.from_address.is_none_or(|from| from == source);
+        let accepted = watched.expectation.on_probe(&incoming, &mut self.changes);
         // The first probe ends the grace: silence is due earlier than it was.
-        let due = expectation.next_deadline();
+        let due = watched.expectation.next_deadline();
         if due < watched.due {
             watched.due = due;
             self.agenda.push(Reverse((due, id)));
         }
-        self.say(changes);
+        let Acceptance::Accepted(ttl_was) = accepted else { return Ok(()) };
+        if let Some(was) = ttl_was
+            && self.path_changes.take(received.moment).is_ok()
+        {
+            info!(test = %id, was, ttl = datagram.ttl, "the time-to-live of probes changed: they take another path");
+        }
+        if reflects && may_reflect && self.answers.take(received.moment).is_ok() {
+            self.answer(datagram, received, key.as_deref());
+        }
         Ok(())
+    }
+
+    /// Sends a packet back to where it came from, as long as it was.
+    fn answer(&mut self, datagram: &Datagram<'_>, received: Now, key: Option<&Key>) {
+        if datagram.octets.len() < STAMP_LEN {
+            return;
+        }
+        let mut octets = datagram.octets.to_vec();
+        let by = Reflector {
+            received: received.wall,
+            sent: time::now().wall,
+            error_estimate: self.gauges.error_estimate(),
+            ttl: datagram.ttl,
+        };
+        reflect(&mut octets, by, key);
+        let source = datagram.sent_to;
+        let envelope = Envelope { destination: datagram.source, source, dscp: datagram.dscp.unwrap_or(0) };
+        match self.socket.send(&octets, &envelope) {
+            Ok(()) => self.reflected += 1,
+            Err(error) => tracing::debug!(%error, "answer not sent"),
+        }
     }
 
     /// The kernel stamps with the wall's clock. On the monotonic one the arrival was as long ago,
@@ -224,7 +347,6 @@ impl Listener {
         // What is in the socket came in time, however late it is read.
         self.take_in(BATCHES_BEFORE_JUDGING);
         let now = time::now();
-        let mut changes = Vec::new();
         while let Some(Reverse((deadline, id))) = self.agenda.peek().copied() {
             if deadline > now.moment {
                 break;
@@ -233,16 +355,16 @@ impl Listener {
             let Some(watched) = self.expectations.get_mut(&id).filter(|watched| watched.due == deadline) else {
                 continue;
             };
-            watched.expectation.on_silence(now, self.kernel_drops, &mut changes);
+            watched.expectation.on_silence(now, self.kernel_drops, &mut self.changes);
             watched.due = watched.expectation.next_deadline();
             self.agenda.push(Reverse((watched.due, id)));
         }
-        changes.extend(self.foreign.on_quiet(now));
-        self.say(changes);
+        self.changes.extend(self.foreign.on_quiet(now));
+        self.say();
     }
 
-    fn say(&self, changes: impl IntoIterator<Item = ConditionChange>) {
-        for change in changes {
+    fn say(&mut self) {
+        for change in self.changes.drain(..) {
             self.parent.do_send(ListenerFact::Changed(change));
         }
     }
@@ -281,39 +403,54 @@ impl Listener {
             foreign: self.foreign.total(),
             foreign_sources: sources.collect(),
             kernel_drops: self.kernel_drops,
+            reflected: self.reflected,
             ..ListenerStatus::silent(address, names, self.expectations.len())
         }
     }
 }
 
-fn test_status(expectation: &Expectation) -> TestStatus {
-    let (connection, latency) = (expectation.connection(), expectation.latency());
-    let mut conditions = BTreeMap::from([(Kind::Connection, connection.state())]);
-    if expectation.expected().limits.max_latency.is_some() {
-        conditions.insert(Kind::Latency, latency.state());
-    }
-    // The worse of the two; the connection where neither is.
-    let worst = if latency.is_down() && !connection.is_down() { latency } else { connection };
-    let last_delay = expectation.last_delay();
-    TestStatus {
-        test: expectation.expected().test.clone(),
-        role: Role::Receiver,
-        condition: worst.state(),
-        since: (worst.state() != State::Unknown).then(|| worst.since().wall),
-        conditions,
-        last_probe: expectation.last_probe().map(|now| now.wall),
-        last_delay: last_delay.map(|(delay, _)| delay.seconds()),
-        last_delay_uncertainty: last_delay.map(|(delay, _)| delay.uncertainty.as_secs_f64()),
-        last_delay_verdict: last_delay.map(|(_, verdict)| verdict),
-        counters: Some(expectation.counters()),
-    }
+/// The key that a probe is signed with, if its test wants it signed.
+fn check_signature(
+    expected: &Expected,
+    keys: &KeyRing,
+    probe: &AnyProbe,
+    octets: &[u8],
+) -> Result<Option<Arc<Key>>, Reason> {
+    let Some(choice) = &expected.keys else { return Ok(None) };
+    let AnyProbe::Stamp(probe) = probe else { return Err(Reason::BadSignature) };
+    let key = keys.taken(choice, probe.key_id).filter(|key| Probe::is_signed(octets, key));
+    key.cloned().map(Some).ok_or(Reason::BadSignature)
 }
 
-/// Yields whenever the socket may have something to read.
-fn readiness(socket: Arc<Socket>) -> impl Stream<Item = Readable> {
-    stream::unfold(socket, |socket| async move {
-        socket.readable().await.ok()?;
-        Some((Readable, socket))
+fn wants_answer(probe: &AnyProbe) -> bool {
+    matches!(probe, AnyProbe::Stamp(probe) if probe.flags & flag::REFLECT != 0)
+}
+
+/// Yields whenever the socket may have something to read, or is to be looked at.
+fn readiness(socket: Arc<Socket>, pace: Pace) -> impl Stream<Item = Readable> {
+    stream::unfold(None, move |readiness: Option<Readiness>| {
+        let (socket, pace) = (socket.clone(), pace.clone());
+        async move {
+            match pace.load(Ordering::Relaxed) {
+                AFTER_A_PAUSE => {
+                    drop(readiness);
+                    tokio::time::sleep(PAUSE).await;
+                    return Some((Readable, None));
+                }
+                AT_ONCE => {
+                    tokio::task::yield_now().await;
+                    return Some((Readable, readiness));
+                }
+                _ => {}
+            }
+            // Registered anew: whatever lies in the socket counts as news.
+            let readiness = match readiness {
+                Some(readiness) => readiness,
+                None => Readiness::of(socket).ok()?,
+            };
+            readiness.readable().await.ok()?;
+            Some((Readable, Some(readiness)))
+        }
     })
 }
 
@@ -324,7 +461,7 @@ impl Actor for Listener {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        ctx.add_stream(readiness(self.socket.clone()));
+        ctx.add_stream(readiness(self.socket.clone(), self.pace.clone()));
         self.arm(ctx);
     }
 
@@ -362,19 +499,31 @@ impl Handler<Report> for Listener {
     type Result = ();
     fn handle(&mut self, _: Report, _: &mut Self::Context) {
         let now = time::now();
-        self.say(self.expectations.values().flat_map(|watched| watched.expectation.report(now)));
-        self.say(self.foreign.report(now));
+        self.changes.extend(self.expectations.values().flat_map(|watched| watched.expectation.report(now)));
+        self.changes.extend(self.foreign.report(now));
+        self.say();
     }
 }
 
 impl Handler<Observe> for Listener {
     type Result = ();
-    fn handle(&mut self, _: Observe, ctx: &mut Self::Context) {
+    fn handle(&mut self, observe: Observe, ctx: &mut Self::Context) {
         let span = self.span.clone();
         let _entered = span.enter();
         self.judge();
         self.arm(ctx);
-        let tests = self.expectations.values().map(|watched| test_status(&watched.expectation)).collect();
+        let now = time::now().moment;
+        let all = || self.expectations.values().map(|watched| &watched.expectation);
+        let tests = match observe {
+            Observe::Briefly => Vec::new(),
+            Observe::Fully => all().map(|expectation| TestStatus::of(expectation, now)).collect(),
+        };
+        for (expectation, newest) in all().filter_map(|expectation| Some((expectation, expectation.newest()?))) {
+            let expected = expectation.expected();
+            if expected.keys.is_some() {
+                self.gauges.replays().set(expected.test.id, newest);
+            }
+        }
         self.parent.do_send(ListenerFact::Observed(Box::new(self.status()), tests));
     }
 }

@@ -3,24 +3,26 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use actix::Message;
+use actix::{Message, Recipient};
 use tokio::sync::oneshot;
 
 use crate::config::bootstrap::Bootstrap;
 use crate::config::load::{Loaded, Loader};
-use crate::config::plan::{AlarmPlan, Names, Plan, SenderPlan};
+use crate::config::plan::{AlarmPlan, Names, Plan};
 use crate::config::receivers::SinkPlan;
 use crate::config::sinks::SinkConfig;
+use crate::io::outgoing::{Line, Outlet};
 use crate::io::store::Snapshot;
-use crate::io::udp::Socket;
 use crate::pure::alarm::{AlarmKey, ConditionChange, Subject};
 use crate::pure::expectation::Expected;
 use crate::pure::ledger::{Damping, Knowledge, ToldRecord, ToldState};
 use crate::pure::notification::{Notification, Standing};
 use crate::pure::order::{Answer, Refusal, Request};
+use crate::pure::sending::{SenderPlan, Source};
 use crate::pure::shelf::Silence;
 use crate::pure::status::{ClockStatus, ListenerStatus, SenderStatus, SinkStatus, StoreStatus, TestStatus};
 use crate::pure::test::TestId;
+use crate::pure::time::WallTime;
 
 /// Tells a child from its predecessor of the same name.
 pub type Generation = u64;
@@ -49,6 +51,18 @@ pub enum SenderFact {
     Observed(Box<SenderStatus>, Box<TestStatus>),
     /// It is gone, asked or not.
     Down(TestId, Generation),
+}
+
+/// From a pacer to the watcher.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub enum PacerFact {
+    /// A condition of one of its tests went down or came up.
+    Changed(ConditionChange),
+    /// The turn of this test failed by a fault of its own.
+    Faulted(TestId),
+    /// It is gone, asked or not.
+    Down(Source, Generation),
 }
 
 /// From the watcher to the supervisor.
@@ -112,11 +126,13 @@ pub struct WatcherStatus {
     /// Its listeners.
     pub listeners: Vec<ListenerStatus>,
     /// Its senders.
-    pub senders: Vec<SenderStatus>,
+    pub senders: Arc<Vec<SenderStatus>>,
     /// The tests of both.
-    pub tests: Vec<TestStatus>,
-    /// Restarts of listeners and of senders.
-    pub restarts: [(&'static str, u64); 2],
+    pub tests: Arc<Vec<TestStatus>>,
+    /// When these two were taken, if they were.
+    pub tests_taken: Option<WallTime>,
+    /// Restarts of listeners, pacers and senders.
+    pub restarts: [(&'static str, u64); 3],
 }
 
 /// From the alarm actor to the supervisor.
@@ -173,6 +189,8 @@ pub enum ClockFact {
 pub enum WebFact {
     /// The status page is served.
     Serving(Generation),
+    /// Somebody looks at the tests.
+    Looked,
     /// Somebody asks.
     Asked(Request, oneshot::Sender<Result<Answer, Refusal>>),
     /// It is gone, asked or not, or because of this.
@@ -184,7 +202,7 @@ pub enum WebFact {
 /// To a listener: expect this test, new or with other parameters.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub struct Expect(pub Expected);
+pub struct Expect(pub Arc<Expected>);
 
 /// To a listener: this test no longer ends here.
 #[derive(Debug, Message)]
@@ -192,14 +210,21 @@ pub struct Expect(pub Expected);
 pub struct Forget(pub TestId);
 
 /// To a sender: send like this from now on.
-#[derive(Debug, Message)]
+#[derive(Message)]
 #[rtype(result = "()")]
-pub struct Send(pub SenderPlan, pub Arc<Socket>);
+pub struct Send {
+    /// What.
+    pub plan: Arc<SenderPlan>,
+    /// From where.
+    pub outlet: Outlet,
+    /// Who sends when it is time.
+    pub pacer: Recipient<Enrol>,
+}
 
-/// To a sender: the path sent this error back for one of its probes.
+/// To a pacer: this test has its turns from now on.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub struct TakeError(pub String);
+pub struct Enrol(pub Arc<Line>);
 
 /// To the watcher: the bootstrap file says this now.
 #[derive(Debug, Message)]
@@ -264,9 +289,14 @@ pub struct Adopt(pub SinkPlan);
 pub struct Report;
 
 /// To anyone below: say how you stand.
-#[derive(Clone, Copy, Debug, Message)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Message)]
 #[rtype(result = "()")]
-pub struct Observe;
+pub enum Observe {
+    /// Without the tests: there may be very many.
+    Briefly,
+    /// With each test: somebody is looking.
+    Fully,
+}
 
 /// To anyone below: end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Message)]

@@ -1,58 +1,45 @@
 //! The sender: one test that starts on this host.
 //!
-//! It owns the test's schedule, epoch and sequence numbers; the socket is shared with the other
-//! tests of its source address and lent by the watcher. It stops when the watcher says so, with a
-//! last probe that says goodbye if the whole agent stops, or when it panics; the watcher rebuilds it.
+//! It owns the test's state (epoch, sequence numbers, health, and what comes back) and has it enrolled
+//! with the pacer of its source, which sends when its turn comes. It stops when the watcher says so,
+//! with a last probe that says goodbye if nothing of the test is to follow, or when it panics; the
+//! watcher rebuilds it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use actix::prelude::*;
-use tracing::{Span, debug, info_span};
+use tracing::{Span, info_span};
 
-use crate::config::central::Wire;
-use crate::config::plan::SenderPlan;
 use crate::io::gauges::Gauges;
+use crate::io::outgoing::{Line, Outlet, Post};
 use crate::io::time;
-use crate::io::udp::{Socket, describe_send_error};
-use crate::messages::{Generation, Observe, Report, Send, SenderFact, Stop, TakeError};
-use crate::pure::alarm::Kind;
+use crate::messages::{Enrol, Generation, Observe, Report, Send, SenderFact, Stop};
+use crate::pure::alarm::{ConditionChange, Kind};
 use crate::pure::condition::State;
-use crate::pure::probe::{Probe, flag};
-use crate::pure::probe_v1::ProbeV1;
-use crate::pure::schedule::Schedule;
-use crate::pure::sender_health::SenderHealth;
+use crate::pure::probe::flag;
+use crate::pure::sending::{SenderPlan, Sending};
 use crate::pure::status::{Role, SenderStatus, TestStatus};
-use crate::pure::time::{Moment, Now};
+use crate::pure::test::TestId;
 
 /// See the module.
 pub struct Sender {
-    plan: SenderPlan,
-    socket: Arc<Socket>,
+    line: Arc<Line>,
+    outlet: Outlet,
+    pacer: Recipient<Enrol>,
     gauges: Gauges,
     parent: Recipient<SenderFact>,
     generation: Generation,
-    schedule: Schedule,
-    health: SenderHealth,
-    epoch: u64,
-    sequence: u32,
-    /// How late the last probe left after its timestamp, in nanoseconds.
-    lateness: Option<i32>,
-    /// The slot that is armed, or has just passed.
-    slot: Option<Moment>,
-    timer: Option<SpawnHandle>,
-    sent: u64,
-    errors: u64,
-    skipped: u64,
-    span: Span,
 }
 
 /// What a sender begins with.
 pub struct Beginning {
     /// What to send.
-    pub plan: SenderPlan,
+    pub plan: Arc<SenderPlan>,
     /// From where.
-    pub socket: Arc<Socket>,
+    pub outlet: Outlet,
+    /// Who sends when it is time.
+    pub pacer: Recipient<Enrol>,
     /// Readings of others.
     pub gauges: Gauges,
     /// The watcher.
@@ -64,186 +51,108 @@ pub struct Beginning {
 impl Sender {
     /// A sender whose epoch begins now.
     pub fn new(beginning: Beginning) -> Self {
-        let Beginning { plan, socket, gauges, parent, generation } = beginning;
+        let Beginning { plan, outlet, pacer, gauges, parent, generation } = beginning;
         let now = time::now();
-        Sender {
-            schedule: Schedule::new(plan.send_every, plan.test.id.as_u128()),
-            health: SenderHealth::new(plan.test.clone(), plan.thresholds, now.moment + plan.startup_grace),
-            epoch: now.wall.unix_micros(),
-            sequence: 0,
-            lateness: None,
-            slot: None,
-            timer: None,
-            sent: 0,
-            errors: 0,
-            skipped: 0,
-            span: info_span!("sender", test = %plan.test.id),
-            plan,
-            socket,
-            gauges,
-            parent,
-            generation,
-        }
+        let epoch = gauges.next_epoch(now.wall);
+        let line = Line::new(plan.test.id, Sending::new(plan, now, epoch));
+        Sender { line, outlet, pacer, gauges, parent, generation }
     }
 
-    /// Arms the next slot. Those that passed meanwhile are counted and left out.
-    fn arm(&mut self, ctx: &mut Context<Self>) {
-        let now = time::now().moment;
-        let next = self.schedule.next_slot(now);
-        if let Some(passed) = self.slot.replace(next) {
-            let slots = next.since(passed).as_nanos() / self.plan.send_every.as_nanos().max(1);
-            self.skipped += u64::try_from(slots.saturating_sub(1)).unwrap_or(0);
-        }
-        self.timer = Some(ctx.run_later(next.since(now), |sender, ctx| {
-            let span = sender.span.clone();
-            let _entered = span.enter();
-            sender.on_slot();
-            sender.arm(ctx);
-        }));
+    fn id(&self) -> TestId {
+        self.line.id
     }
 
-    fn on_slot(&mut self) {
-        let now = time::now();
-        if let Some(change) = self.health.on_slot(now) {
-            self.parent.do_send(SenderFact::Changed(change));
-        }
-        self.send(now, 0);
+    /// There are too many senders for each to keep a span of its own.
+    fn span(&self) -> Span {
+        info_span!("sender", test = %self.id())
     }
 
-    fn send(&mut self, now: Now, flags: u8) {
-        let plan = &self.plan;
-        let sent = match plan.wire {
-            Wire::Stamp => self.socket.send(&self.probe(now, flags).encode(), plan.destination, plan.source),
-            Wire::JsonV1 => {
-                let probe = ProbeV1 {
-                    config_version: self.gauges.config_version(),
-                    sent: now.wall,
-                    host_id: plan.test.from_host.clone(),
-                    test_id: plan.test.id,
-                };
-                self.socket.send(&probe.encode(), plan.destination, plan.source)
-            }
-        };
-        self.sequence = self.sequence.wrapping_add(1);
-        match sent {
-            Ok(()) => {
-                let lateness = time::now().moment.since(now.moment);
-                self.lateness = i32::try_from(lateness.as_nanos()).ok();
-                self.sent += 1;
-            }
-            Err(error) => {
-                self.lateness = None;
-                self.on_error(describe_send_error(&error, self.plan.destination), now);
-            }
-        }
+    fn say(&self, changes: Vec<ConditionChange>) {
+        changes.into_iter().for_each(|change| self.parent.do_send(SenderFact::Changed(change)));
     }
 
-    fn probe(&self, now: Now, flags: u8) -> Probe {
-        let correction = if self.lateness.is_some() { flag::CORRECTION_VALID } else { 0 };
-        let clock_error = self.gauges.clock_error().as_nanos();
-        Probe {
-            sequence: self.sequence,
-            sent: now.wall,
-            error_estimate: self.gauges.error_estimate(),
-            ssid: Probe::ssid_of(self.plan.test.id),
-            flags: flags | correction,
-            flow: 0,
-            key_id: 0,
-            test_id: self.plan.test.id,
-            epoch: self.epoch,
-            send_every: self.plan.send_every,
-            config_revision: self.gauges.config_revision(),
-            clock_error: u32::try_from(clock_error).unwrap_or(u32::MAX),
-            previous_lateness: self.lateness.unwrap_or(0),
-        }
-    }
-
-    fn on_error(&mut self, cause: String, now: Now) {
-        debug!(cause, "probe not sent");
-        self.errors += 1;
-        self.health.on_error(cause, now);
-    }
-
-    fn on_path_error(&mut self, cause: String, now: Now) {
-        debug!(cause, "probe not delivered");
-        self.errors += 1;
-        self.health.on_path_error(cause, now);
+    fn say_goodbye(&self, sending: &mut Sending) {
+        Post::new(self.gauges.clone()).send_turn(sending, &self.outlet, flag::STOPS, time::now());
     }
 }
 
 impl Actor for Sender {
     type Context = Context<Self>;
 
-    fn started(&mut self, ctx: &mut Self::Context) {
-        self.arm(ctx);
+    fn started(&mut self, _: &mut Self::Context) {
+        self.pacer.do_send(Enrol(self.line.clone()));
     }
 
     fn stopped(&mut self, _: &mut Self::Context) {
-        self.parent.do_send(SenderFact::Down(self.plan.test.id, self.generation));
+        self.line.state().withdraw();
+        self.parent.do_send(SenderFact::Down(self.id(), self.generation));
     }
 }
 
 impl Handler<Send> for Sender {
     type Result = ();
-    fn handle(&mut self, Send(plan, socket): Send, ctx: &mut Self::Context) {
-        let same_schedule = plan.send_every == self.plan.send_every;
-        if plan.destination != self.plan.destination {
-            // Whoever still listens there may hear of the change later.
-            let now = time::now();
-            self.send(now, flag::STOPS);
-            self.health.on_moved(now.moment + plan.startup_grace);
-        }
-        self.health.on_plan(plan.test.clone(), plan.thresholds);
-        self.schedule = Schedule::new(plan.send_every, plan.test.id.as_u128());
-        self.plan = plan;
-        self.socket = socket;
-        if !same_schedule {
-            self.slot = None;
-            if let Some(timer) = self.timer.take() {
-                ctx.cancel_future(timer);
-            }
-            self.arm(ctx);
-        }
-    }
-}
-
-impl Handler<TakeError> for Sender {
-    type Result = ();
-    fn handle(&mut self, TakeError(cause): TakeError, _: &mut Self::Context) {
-        let span = self.span.clone();
+    fn handle(&mut self, Send { plan, outlet, pacer }: Send, _: &mut Self::Context) {
+        let span = self.span();
         let _entered = span.enter();
-        self.on_path_error(cause, time::now());
+        let mut changes = Vec::new();
+        {
+            let mut sending = self.line.state();
+            if plan.destination != sending.plan().destination {
+                // Whoever still listens there may hear of the change later.
+                self.say_goodbye(&mut sending);
+            }
+            sending.on_plan(plan, time::now(), &mut changes);
+        }
+        self.outlet = outlet;
+        self.pacer = pacer;
+        self.pacer.do_send(Enrol(self.line.clone()));
+        self.say(changes);
     }
 }
 
 impl Handler<Report> for Sender {
     type Result = ();
     fn handle(&mut self, _: Report, _: &mut Self::Context) {
-        if let Some(change) = self.health.report(time::now()) {
-            self.parent.do_send(SenderFact::Changed(change));
-        }
+        let changes = self.line.state().report(time::now());
+        self.say(changes);
     }
 }
 
 impl Handler<Observe> for Sender {
     type Result = ();
     fn handle(&mut self, _: Observe, _: &mut Self::Context) {
-        let condition = self.health.condition();
+        let sending = self.line.state();
+        let (health, counts) = (sending.health(), sending.counts());
+        let condition = health.condition();
+        let test = sending.plan().test.clone();
         let sender = SenderStatus {
-            test: self.plan.test.clone(),
+            test: test.clone(),
             condition: condition.state(),
-            sent: self.sent,
-            errors: self.errors,
-            skipped: self.skipped,
-            last_error: self.health.last_error().map(str::to_owned),
+            sent: counts.sent,
+            errors: counts.errors,
+            skipped: counts.skipped,
+            lateness_seconds: counts.lateness_nanos as f64 / 1e9,
+            last_error: health.last_error().map(str::to_owned),
         };
-        let test = TestStatus {
+        let own = TestStatus {
             condition: condition.state(),
             since: (condition.state() != State::Unknown).then(|| condition.since().wall),
             conditions: BTreeMap::from([(Kind::Sender, condition.state())]),
-            ..TestStatus::unknown(self.plan.test.clone(), Role::Sender)
+            ..TestStatus::unknown(test, Role::Sender)
         };
-        self.parent.do_send(SenderFact::Observed(Box::new(sender), Box::new(test)));
+        let status = match sending.answers() {
+            None => own,
+            Some(answers) => {
+                let mut status = TestStatus::of(answers, time::now().moment);
+                status.conditions.extend(own.conditions);
+                match condition.is_down() {
+                    true => TestStatus { condition: own.condition, since: own.since, ..status },
+                    false => status,
+                }
+            }
+        };
+        drop(sending);
+        self.parent.do_send(SenderFact::Observed(Box::new(sender), Box::new(status)));
     }
 }
 
@@ -251,7 +160,7 @@ impl Handler<Stop> for Sender {
     type Result = ();
     fn handle(&mut self, stop: Stop, ctx: &mut Self::Context) {
         if stop == Stop::WithGoodbye {
-            self.send(time::now(), flag::STOPS);
+            self.say_goodbye(&mut self.line.state());
         }
         ctx.stop();
     }

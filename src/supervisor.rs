@@ -31,7 +31,7 @@ use crate::pure::alarm::{AlarmKey, Cause, ConditionChange, Kind, Subject};
 use crate::pure::clock_error::ClockQuality;
 use crate::pure::faults::Faults;
 use crate::pure::status::{ClockStatus, Status};
-use crate::pure::time::WallTime;
+use crate::pure::time::{Moment, WallTime};
 use crate::run;
 use crate::tree::Slot;
 use crate::watcher::{Beginning, Watcher};
@@ -39,6 +39,8 @@ use crate::web::{self, Web};
 
 /// Everybody is asked how he stands this often.
 const OBSERVE_EVERY: Duration = Duration::from_secs(1);
+/// Whoever looked at the tests may look again within this.
+const LOOKED_FOR: Duration = Duration::from_secs(10);
 /// An ordered stop that takes longer is cut short.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
 
@@ -65,6 +67,8 @@ pub struct Supervisor {
     started: WallTime,
     published: watch::Sender<Arc<Status>>,
     in_force: watch::Sender<Option<Arc<InForce>>>,
+    /// When somebody last looked at the tests.
+    looked: Option<Moment>,
     stopping: bool,
     /// Takes the exit code.
     ended: Option<oneshot::Sender<i32>>,
@@ -114,6 +118,7 @@ impl Supervisor {
             started,
             published: watch::Sender::default(),
             in_force: watch::Sender::default(),
+            looked: None,
             stopping: false,
             span: info_span!("supervisor"),
         };
@@ -302,6 +307,15 @@ impl Supervisor {
         }
     }
 
+    /// Somebody wants to see the tests: they are looked at now, and each second for a while.
+    fn on_looked(&mut self) {
+        let now = time::now().moment;
+        let before = self.looked.replace(now);
+        if before.is_none_or(|before| now.since(before) >= LOOKED_FOR) {
+            self.watcher.send(Observe::Fully);
+        }
+    }
+
     fn publish(&mut self) {
         let watcher = self.watcher_status.clone();
         let mut restarts = BTreeMap::from(watcher.restarts);
@@ -319,6 +333,7 @@ impl Supervisor {
             listeners: watcher.listeners,
             senders: watcher.senders,
             tests: watcher.tests,
+            tests_taken: watcher.tests_taken,
             alarms: self.alarm_status.alarms.clone(),
             raised: self.alarm_status.raised,
             silences: self.alarm_status.silences.clone(),
@@ -362,9 +377,10 @@ impl Actor for Supervisor {
         self.start_watcher(ctx);
         self.start_web(ctx);
         ctx.run_interval(OBSERVE_EVERY, |supervisor, _| {
-            supervisor.watcher.send(Observe);
-            supervisor.alarm.send(Observe);
-            supervisor.clock.send(Observe);
+            let looked = supervisor.looked.is_some_and(|at| time::now().moment.since(at) < LOOKED_FOR);
+            supervisor.watcher.send(if looked { Observe::Fully } else { Observe::Briefly });
+            supervisor.alarm.send(Observe::Briefly);
+            supervisor.clock.send(Observe::Briefly);
         });
     }
 }
@@ -444,6 +460,7 @@ impl Handler<WebFact> for Supervisor {
         let span = self.span.clone();
         let _entered = span.enter();
         match fact {
+            WebFact::Looked => self.on_looked(),
             WebFact::Serving(_) => self.set_fault(Subject::Web(self.bootstrap.web.listen.clone()), None),
             WebFact::Asked(request, reply) => self.alarm.send(Carry(request, reply)),
             WebFact::Down(generation, problem) => {

@@ -26,18 +26,23 @@ use crate::config::difference::difference;
 use crate::config::plan::{self, Names, Plan, Surroundings};
 use crate::io::addresses::{self, AddressesChanged, local_addresses};
 use crate::io::gauges::Gauges;
+use crate::io::keys;
+use crate::io::outgoing::Outlet;
+use crate::io::replays::{Kept, ReplayFile};
 use crate::io::resolve::resolve;
 use crate::io::store::{self, Concern, Store, StoreEvent};
 use crate::io::time;
-use crate::io::udp::PathError;
 use crate::listener::Listener;
 use crate::messages::{
-    Generation, InForce, ListenerFact, Memory, Observe, Planned, Rebase, Report, Retain, SenderFact, Stop, TakeError,
+    Generation, InForce, ListenerFact, Memory, Observe, PacerFact, Planned, Rebase, Report, Retain, SenderFact, Stop,
     WatcherFact, WatcherStatus,
 };
+use crate::pacer::Pacer;
 use crate::pure::alarm::{AlarmKey, Cause, ConditionChange, Kind, Subject};
 use crate::pure::faults::Faults;
 use crate::pure::ledger::Knowledge;
+use crate::pure::sending::Source;
+use crate::pure::status::Status;
 use crate::pure::test::TestId;
 use crate::pure::time::{Now, WallTime};
 use crate::sender::Sender;
@@ -55,7 +60,9 @@ const READ_AGAIN: Duration = Duration::from_secs(5);
 /// A store that has not answered after this is away: what was kept on disk comes into force.
 const FALL_BACK: Duration = Duration::from_secs(5);
 /// Children answer within this; what they say goes up together.
-const OBSERVE_WAIT: Duration = Duration::from_millis(50);
+const OBSERVE_WAIT: Duration = Duration::from_millis(900);
+/// What signed probes were taken is kept this often.
+const KEEP_EVERY: Duration = Duration::from_secs(2);
 /// Store events that may wait; more would only be older.
 const STORE_EVENTS: usize = 4;
 
@@ -82,12 +89,19 @@ pub struct Watcher {
     /// What is written to `agents/<host>` where the store has leases.
     said: watch::Sender<Option<String>>,
     sockets: Sockets,
-    /// What the paths of each socket send back.
-    path_errors: BTreeMap<SocketAddr, SpawnHandle>,
     listeners: Children<SocketAddr, Listener>,
+    pacers: Children<Source, Pacer>,
+    /// The sockets of each pacer, and whether it alone reads them.
+    outlets: BTreeMap<Source, (Outlet, bool)>,
     senders: Children<TestId, Sender>,
     faults: Faults,
     observed: Observed,
+    /// What was asked for last, and how many of the children have not answered yet.
+    asked: (Observe, usize),
+    replay_file: ReplayFile,
+    kept_epoch: u64,
+    /// What is wrong with the fleet's keys on this host.
+    key_problems: Vec<(u8, String)>,
     stopping: bool,
     span: Span,
 }
@@ -125,11 +139,16 @@ impl Watcher {
             looking_again: None,
             said: watch::Sender::new(None),
             sockets: Sockets::default(),
-            path_errors: BTreeMap::new(),
             listeners: Children::default(),
+            pacers: Children::default(),
+            outlets: BTreeMap::new(),
             senders: Children::default(),
             faults: Faults::default(),
             observed: Observed::default(),
+            asked: (Observe::Briefly, 0),
+            replay_file: ReplayFile::new(&bootstrap.state_dir, &bootstrap.host),
+            kept_epoch: 0,
+            key_problems: Vec::new(),
             stopping: false,
             span: info_span!("watcher"),
             bootstrap,
@@ -253,6 +272,10 @@ impl Watcher {
             self.gauges.set_local_addresses(addresses.clone());
             self.addresses = Some(addresses);
         }
+        self.gauges.set_reflects_foreign(loaded.reflect_foreign);
+        let (keys, key_problems) = keys::read(&loaded.keys, loaded.active_key);
+        self.gauges.set_keys(Arc::new(keys));
+        self.key_problems = key_problems;
         let around = Surroundings { names: self.names.known(), addresses: self.addresses.as_ref() };
         let plan = plan::plan(loaded, around, &self.bootstrap.host, &self.bootstrap.sink);
         let changes = difference(&self.running, &plan);
@@ -266,7 +289,9 @@ impl Watcher {
         let starts = changes.iter().position(|change| !change.stops()).unwrap_or(changes.len());
         let (stops, starts) = changes.split_at(starts);
         stops.iter().for_each(|change| self.carry_out(change));
+        self.stop_idle_pacers();
         self.open_sockets(ctx);
+        self.start_pacers(ctx);
         starts.iter().for_each(|change| self.carry_out(change));
         self.start_missing(ctx);
         let faults_changed = self.say_faults(time::now());
@@ -283,12 +308,16 @@ impl Watcher {
         for (name, problem) in self.names.lost() {
             add(Subject::Name(name.to_owned()), problem);
         }
-        for (address, problem) in self.sockets.problems() {
+        for (binding, problem) in self.sockets.problems() {
+            let address = binding.address;
             let subject = match self.running.listeners.contains_key(&address) {
                 true => Subject::Listener(address.to_string()),
                 false => Subject::Source(address.to_string()),
             };
             add(subject, problem.to_owned());
+        }
+        for (id, problem) in &self.key_problems {
+            add(Subject::Name(format!("key {id}")), format!("key {id} cannot be used: {problem}"));
         }
         faults.extend(self.config.faults());
         faults
@@ -326,12 +355,62 @@ impl Watcher {
     }
 
     fn say_observed(&self) {
-        let problems = self.sockets.problems().collect();
-        let Shown { listeners, senders, tests } = self.observed.show(&self.running, &problems, &self.bootstrap.host);
-        let store = self.config.status(time::now().wall);
-        let restarts = [("listener", self.listeners.restarts()), ("sender", self.senders.restarts())];
-        let status = WatcherStatus { store, listeners, senders, tests, restarts };
+        let now = time::now().wall;
+        let problems = self.sockets.problems().map(|(binding, problem)| (binding.address, problem)).collect();
+        let Shown { listeners, mut senders, mut tests } = match self.asked.0 {
+            Observe::Fully => self.observed.show(&self.running, &problems, &self.bootstrap.host),
+            Observe::Briefly => self.observed.show_listeners(&self.running, &problems),
+        };
+        let store = self.config.status(now);
+        let restarts = [
+            ("listener", self.listeners.restarts()),
+            ("pacer", self.pacers.restarts()),
+            ("sender", self.senders.restarts()),
+        ];
+        let tests_taken = (self.asked.0 == Observe::Fully).then_some(now);
+        Status::sort_tests(&mut tests);
+        senders.sort_by_key(|sender| sender.test.id);
+        let (senders, tests) = (Arc::new(senders), Arc::new(tests));
+        let status = WatcherStatus { store, listeners, senders, tests, tests_taken, restarts };
         self.parent.do_send(WatcherFact::Observed(Box::new(status)));
+    }
+
+    /// One of the children has answered.
+    fn on_answered(&mut self) {
+        let Some(left) = self.asked.1.checked_sub(1) else { return };
+        self.asked.1 = left;
+        if left == 0 {
+            self.say_observed();
+        }
+    }
+
+    /// What an earlier run of this agent kept.
+    fn remember_replays(&mut self) {
+        let Kept { last_epoch, newest } = self.replay_file.load();
+        if self.gauges.last_epoch() == 0 {
+            self.gauges.replays().remember(newest);
+        }
+        self.gauges.set_last_epoch(last_epoch);
+    }
+
+    /// Keeps what must survive a restart, if it changed.
+    fn keep_replays(&mut self) {
+        let replays = self.gauges.replays();
+        replays.retain(|id| self.running.listeners.values().any(|listener| listener.tests.contains_key(&id)));
+        let last_epoch = self.gauges.last_epoch();
+        let news = replays.news();
+        if news.is_none() && last_epoch == self.kept_epoch {
+            return;
+        }
+        self.kept_epoch = last_epoch;
+        let kept = Kept { last_epoch, newest: news.unwrap_or_else(|| replays.all()) };
+        let file = self.replay_file.clone();
+        // Nothing waits for a disk that hangs.
+        drop(tokio::task::spawn_blocking(move || {
+            if let Err(problem) = file.save(&kept) {
+                debug!(%problem, "what signed probes were taken cannot be kept");
+            }
+        }));
     }
 
     /// A fact of a test that was removed while it was on its way would never be taken back.
@@ -343,6 +422,7 @@ impl Watcher {
 
     fn stop_children(&mut self, how: Stop) {
         self.senders.release_all().for_each(|sender| sender.do_send(how));
+        self.pacers.release_all().for_each(|pacer| pacer.do_send(how));
         self.listeners.release_all().for_each(|listener| listener.do_send(how));
     }
 }
@@ -362,6 +442,8 @@ impl Actor for Watcher {
             let listed = self.config.on_listed(memory.snapshot, time::now());
             self.on_listed(listed, ctx);
         }
+        self.remember_replays();
+        ctx.run_interval(KEEP_EVERY, |watcher, _| watcher.keep_replays());
         ctx.run_later(FALL_BACK, |watcher, ctx| {
             let span = watcher.span.clone();
             let _entered = span.enter();
@@ -425,8 +507,8 @@ impl StreamHandler<AddressesChanged> for Watcher {
         let span = self.span.clone();
         let _entered = span.enter();
         // Those that could not be bound may have come.
-        for (address, opened) in self.sockets.try_all() {
-            self.on_opened(address, opened, ctx);
+        for opened in self.sockets.try_all() {
+            self.on_opened(opened, ctx);
         }
         self.replan(ctx);
     }
@@ -434,16 +516,17 @@ impl StreamHandler<AddressesChanged> for Watcher {
     fn finished(&mut self, _: &mut Self::Context) {}
 }
 
-impl StreamHandler<Vec<PathError>> for Watcher {
-    fn handle(&mut self, errors: Vec<PathError>, _: &mut Self::Context) {
-        for error in errors {
-            if let Some(sender) = self.senders.get(&error.test_id) {
-                sender.do_send(TakeError(error.cause));
-            }
+impl Handler<PacerFact> for Watcher {
+    type Result = ();
+    fn handle(&mut self, fact: PacerFact, ctx: &mut Self::Context) {
+        let span = self.span.clone();
+        let _entered = span.enter();
+        match fact {
+            PacerFact::Changed(change) => self.pass_on(change),
+            PacerFact::Faulted(id) => self.on_sender_faulted(id),
+            PacerFact::Down(source, generation) => self.on_pacer_down(&source, generation, ctx),
         }
     }
-
-    fn finished(&mut self, _: &mut Self::Context) {}
 }
 
 impl Handler<ListenerFact> for Watcher {
@@ -458,6 +541,7 @@ impl Handler<ListenerFact> for Watcher {
                 if let Some(address) = address.ok().filter(|address| self.listeners.contains(address)) {
                     self.observed.listeners.insert(address, (*status, tests));
                 }
+                self.on_answered();
             }
             ListenerFact::Down(address, generation) => self.on_listener_down(address, generation, ctx),
         }
@@ -475,6 +559,7 @@ impl Handler<SenderFact> for Watcher {
                 if self.senders.contains(&sender.test.id) {
                     self.observed.senders.insert(sender.test.id, (*sender, *test));
                 }
+                self.on_answered();
             }
             SenderFact::Down(id, generation) => self.on_sender_down(id, generation, ctx),
         }
@@ -517,10 +602,29 @@ impl Handler<Report> for Watcher {
 
 impl Handler<Observe> for Watcher {
     type Result = ();
-    fn handle(&mut self, _: Observe, ctx: &mut Self::Context) {
-        self.listeners.iter().for_each(|listener| listener.do_send(Observe));
-        self.senders.iter().for_each(|sender| sender.do_send(Observe));
-        ctx.run_later(OBSERVE_WAIT, |watcher, _| watcher.say_observed());
+    fn handle(&mut self, observe: Observe, ctx: &mut Self::Context) {
+        if self.asked.1 > 0 && self.asked.0 == Observe::Fully {
+            // Still busy with the last time; whoever does not answer is shown as he was.
+            return;
+        }
+        self.listeners.iter().for_each(|listener| listener.do_send(observe));
+        let mut answers = self.listeners.len();
+        match observe {
+            Observe::Fully => {
+                self.senders.iter().for_each(|sender| sender.do_send(observe));
+                answers += self.senders.len();
+            }
+            Observe::Briefly => self.observed.forget_tests(),
+        }
+        self.asked = (observe, answers);
+        if answers == 0 {
+            self.say_observed();
+        }
+        ctx.run_later(OBSERVE_WAIT, |watcher, _| {
+            if std::mem::take(&mut watcher.asked.1) > 0 {
+                watcher.say_observed();
+            }
+        });
     }
 }
 
@@ -528,6 +632,7 @@ impl Handler<Stop> for Watcher {
     type Result = ();
     fn handle(&mut self, stop: Stop, ctx: &mut Self::Context) {
         self.stopping = true;
+        self.keep_replays();
         self.stop_children(stop);
         ctx.stop();
     }

@@ -44,7 +44,7 @@ impl Handler<AlarmFact> for Parent {
 
 async fn until(alarm: &Addr<Alarm>, facts: &mut UnboundedReceiver<AlarmFact>, expected: impl Fn(&AlarmStatus) -> bool) {
     loop {
-        alarm.do_send(Observe);
+        alarm.do_send(Observe::Fully);
         match timeout(DEADLINE, facts.recv()).await.expect("in time").expect("an alarm actor") {
             AlarmFact::Observed(status) if expected(&status) => return,
             AlarmFact::Observed(_) | AlarmFact::Down(_) => {}

@@ -2,11 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Deserialize;
 
 use super::duration;
+use super::secret::Secret;
+use super::settings::{define_defaults, define_document, with_test_settings};
 use super::sinks::SinkConfig;
 
 /// `config`: for the whole fleet.
@@ -30,6 +33,22 @@ pub struct Global {
     pub maintenance: Vec<MaintenanceDocument>,
     /// Receivers of alarms, beside those in the host's own document.
     pub sinks: Vec<SinkConfig>,
+    /// What probes can be signed with. Every agent takes all of them.
+    pub keys: Vec<KeyDocument>,
+    /// The id of the one that tests with `keyed` are signed with.
+    pub active_key: Option<u8>,
+}
+
+/// A key that probes can be signed with: 32 octets in hex or base64.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct KeyDocument {
+    /// From 1 to 255; probes carry it.
+    pub id: u8,
+    /// The file that holds it, on every host; others must not be able to read it.
+    pub secret_file: Option<PathBuf>,
+    /// The key itself, for those who trust whoever can read the store.
+    pub secret: Option<Secret>,
 }
 
 /// The form of documents that this agent knows.
@@ -49,29 +68,16 @@ impl Default for Global {
             alarm: AlarmSettings::default(),
             maintenance: Vec::new(),
             sinks: Vec::new(),
+            keys: Vec::new(),
+            active_key: None,
         }
     }
 }
 
-/// What tests do that say nothing else.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct TestDefaults {
-    /// See [`TestDocument::send_every`].
-    #[serde(with = "duration::optional")]
-    pub send_every: Option<Duration>,
-    /// See [`TestDocument::expect_every`].
-    #[serde(with = "duration::optional")]
-    pub expect_every: Option<Duration>,
-    /// See [`TestDocument::max_latency`].
-    #[serde(with = "duration::optional")]
-    pub max_latency: Option<Duration>,
-    /// See [`TestDocument::clear_latency`].
-    #[serde(with = "duration::optional")]
-    pub clear_latency: Option<Duration>,
-    /// See [`TestDocument::wire`].
-    pub wire: Option<Wire>,
-}
+with_test_settings! { define_defaults! {
+    /// How tests are run and judged that say nothing else.
+    pub struct TestDefaults;
+} }
 
 /// When alarms are raised, cleared and told. What is left out comes from the level above: test,
 /// host, global, built-in.
@@ -247,6 +253,10 @@ pub struct HostDocument {
     pub maintenance: Vec<MaintenanceDocument>,
     /// Receivers of this host's alarms.
     pub sinks: Vec<SinkConfig>,
+    /// `address:port` of a time server that this host's clock is held against every few minutes.
+    pub ntp_server: String,
+    /// True: its listeners answer STAMP and TWAMP-light senders that are no agents.
+    pub reflect_foreign: bool,
 }
 
 impl Default for HostDocument {
@@ -259,136 +269,42 @@ impl Default for HostDocument {
             alarm: AlarmSettings::default(),
             maintenance: Vec::new(),
             sinks: Vec::new(),
+            ntp_server: String::new(),
+            reflect_foreign: false,
         }
     }
 }
 
-/// `tests/<host>/<id>`: one test, under both of its hosts.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct TestDocument {
-    /// A UUID, the same under both hosts.
-    pub id: String,
-    /// For people.
-    pub description: String,
-    /// What this test has in common with others.
-    pub tags: BTreeSet<String>,
-    /// False: not run.
-    pub enabled: bool,
-    /// The host that sends.
-    pub from_host: String,
-    /// The address and port that it sends from; port 0 or nothing: any.
-    pub from: String,
-    /// The host that receives and judges.
-    pub to_host: String,
-    /// The address and port that it sends to.
-    pub to: String,
-    /// Where the receiver binds, if that is not `to`.
-    pub listen: String,
-    /// What the receiver does if that address is not on it now.
-    pub when_absent: WhenAbsent,
-    /// The set that it was expanded from.
-    #[serde(skip)]
-    pub set: Option<String>,
-    /// `udp`.
-    pub protocol: Protocol,
-    /// The sender's interval; left out: half of `expect_every`.
-    #[serde(with = "duration::optional")]
-    pub send_every: Option<Duration>,
-    /// At least one probe in each such time; left out: twice `send_every`.
-    #[serde(with = "duration::optional")]
-    pub expect_every: Option<Duration>,
-    /// A one-way delay beyond this is an alarm.
-    #[serde(with = "duration::optional")]
-    pub max_latency: Option<Duration>,
-    /// Once it was, only a delay within this clears it; left out: `max_latency`.
-    #[serde(with = "duration::optional")]
-    pub clear_latency: Option<Duration>,
-    /// Which probe is sent.
-    pub wire: Option<Wire>,
-    /// See [`AlarmSettings`].
-    pub raise_after: Option<u32>,
-    /// See [`AlarmSettings`].
-    pub raise_out_of: Option<u32>,
-    /// See [`AlarmSettings`].
-    pub clear_after: Option<u32>,
-    /// See [`AlarmSettings`].
-    pub clear_out_of: Option<u32>,
-    /// See [`AlarmSettings`].
-    #[serde(with = "duration::optional")]
-    pub startup_grace: Option<Duration>,
-    /// See [`AlarmSettings`].
-    #[serde(with = "duration::optional")]
-    pub max_pause: Option<Duration>,
-    /// See [`AlarmSettings`].
-    #[serde(with = "duration::optional")]
-    pub hold_down: Option<Duration>,
-    /// See [`AlarmSettings`].
-    #[serde(with = "duration::optional")]
-    pub hold_down_max: Option<Duration>,
-    /// See [`AlarmSettings`].
-    pub flap_high: Option<u32>,
-    /// See [`AlarmSettings`].
-    pub flap_low: Option<u32>,
-    /// See [`AlarmSettings`].
-    #[serde(with = "duration::optional")]
-    pub flap_window: Option<Duration>,
-}
-
-impl Default for TestDocument {
-    fn default() -> Self {
-        TestDocument {
-            id: String::new(),
-            description: String::new(),
-            tags: BTreeSet::new(),
-            enabled: true,
-            from_host: String::new(),
-            from: String::new(),
-            to_host: String::new(),
-            to: String::new(),
-            listen: String::new(),
-            when_absent: WhenAbsent::Alarm,
-            set: None,
-            protocol: Protocol::Udp,
-            send_every: None,
-            expect_every: None,
-            max_latency: None,
-            clear_latency: None,
-            wire: None,
-            raise_after: None,
-            raise_out_of: None,
-            clear_after: None,
-            clear_out_of: None,
-            startup_grace: None,
-            max_pause: None,
-            hold_down: None,
-            hold_down_max: None,
-            flap_high: None,
-            flap_low: None,
-            flap_window: None,
-        }
+with_test_settings! { define_document! {
+    /// `tests/<host>/<id>`: one test, under both of its hosts.
+    pub struct TestDocument {
+        /// A UUID, the same under both hosts.
+        pub id: String = String::new(),
+        /// For people.
+        pub description: String = String::new(),
+        /// What this test has in common with others.
+        pub tags: BTreeSet<String> = BTreeSet::new(),
+        /// False: not run.
+        pub enabled: bool = true,
+        /// The host that sends.
+        pub from_host: String = String::new(),
+        /// The address and port that it sends from; port 0 or nothing: any.
+        pub from: String = String::new(),
+        /// The host that receives and judges.
+        pub to_host: String = String::new(),
+        /// The address and port that it sends to.
+        pub to: String = String::new(),
+        /// Where the receiver binds, if that is not `to`.
+        pub listen: String = String::new(),
+        /// What the receiver does if that address is not on it now.
+        pub when_absent: WhenAbsent = WhenAbsent::Alarm,
+        /// The set that it was expanded from.
+        #[serde(skip)]
+        pub set: Option<String> = None,
+        /// `udp`.
+        pub protocol: Protocol = Protocol::Udp,
     }
-}
-
-impl TestDocument {
-    /// The test's own alarm settings.
-    pub fn alarm(&self) -> AlarmSettings {
-        AlarmSettings {
-            raise_after: self.raise_after,
-            raise_out_of: self.raise_out_of,
-            clear_after: self.clear_after,
-            clear_out_of: self.clear_out_of,
-            startup_grace: self.startup_grace,
-            max_pause: self.max_pause,
-            hold_down: self.hold_down,
-            hold_down_max: self.hold_down_max,
-            flap_high: self.flap_high,
-            flap_low: self.flap_low,
-            flap_window: self.flap_window,
-            ..AlarmSettings::default()
-        }
-    }
-}
+} }
 
 /// What a receiver does if the address where it should listen is not on it now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -416,15 +332,4 @@ impl<'de> Deserialize<'de> for Protocol {
             false => Err(serde::de::Error::unknown_variant(&name, &["udp"])),
         }
     }
-}
-
-/// Which probe is sent. Both are understood on receipt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, serde::Serialize)]
-pub enum Wire {
-    /// STAMP with our extension.
-    #[serde(rename = "stamp")]
-    Stamp,
-    /// The original's JSON, for a receiver that still runs it.
-    #[serde(rename = "json-v1")]
-    JsonV1,
 }

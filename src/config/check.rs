@@ -6,7 +6,6 @@ use std::fmt::{self, Write as _};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::central::Wire;
 use super::compare::{self, Difference};
 use super::findings::{Finding, Findings, Level};
 use super::fleet::Load;
@@ -15,6 +14,7 @@ use super::plan::{self, Names, Plan};
 use crate::pure::expectation::Expected;
 use crate::pure::ledger::Scope;
 use crate::pure::test::TestFacts;
+use crate::pure::test::Wire;
 
 /// What `check-config` shows.
 #[derive(Clone, Debug, Serialize)]
@@ -182,7 +182,7 @@ impl Report {
             .map(|(addr, listener)| Listener {
                 address: addr.to_string(),
                 names: listener.names.iter().cloned().collect(),
-                tests: listener.tests.values().map(Received::of).collect(),
+                tests: listener.tests.values().map(|expected| Received::of(expected)).collect(),
             })
             .collect();
         self.senders = plan
@@ -190,7 +190,7 @@ impl Report {
             .values()
             .map(|sender| Sender {
                 test: sender.test.as_ref().clone(),
-                socket: sender.socket.to_string(),
+                socket: sender.source.address.to_string(),
                 destination: sender.destination.to_string(),
                 send_every: sender.send_every.as_secs_f64(),
                 wire: sender.wire,

@@ -1,9 +1,11 @@
 //! The difference between two plans: what has to be done to get from one to the other.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
-use super::plan::{Plan, SenderPlan};
+use super::plan::Plan;
 use crate::pure::expectation::Expected;
+use crate::pure::sending::SenderPlan;
 use crate::pure::test::TestId;
 
 /// One step from one plan to the next.
@@ -18,11 +20,11 @@ pub enum Change {
     /// Tests end at an address where none did.
     StartListener(SocketAddr),
     /// A test ends at this address, new or with other parameters.
-    Expect(SocketAddr, Expected),
+    Expect(SocketAddr, Arc<Expected>),
     /// A test starts here that did not.
-    StartSender(SenderPlan),
+    StartSender(Arc<SenderPlan>),
     /// A test that starts here has other parameters.
-    AlterSender(SenderPlan),
+    AlterSender(Arc<SenderPlan>),
 }
 
 impl Change {

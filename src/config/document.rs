@@ -9,17 +9,20 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::bootstrap::check_sinks;
-use super::central::{AlarmSettings, Global, HostDocument, TestDefaults, TestDocument};
+use super::central::{AlarmSettings, Global, HostDocument, KeyDocument, TestDefaults, TestDocument};
+use super::endpoint::Endpoint;
 use super::expansion;
 use super::findings::{Finding, Findings, Level};
 use super::legacy;
 use super::load::{GLOBAL_KEY, HOSTS_PREFIX, RawDocument, SETS_PREFIX, TESTS_PREFIX};
 use super::maintenance;
 use super::read;
+use super::secret::place_path;
 use super::set::SetDocument;
 use super::sinks::SinkConfig;
-use super::test::{check_intervals, intervals};
+use super::test::{check_intervals, check_settings, intervals};
 use crate::pure::condition::MOST_SAMPLES;
+use crate::pure::key::read_key;
 
 /// A document by its kind.
 #[derive(Clone, Debug)]
@@ -76,7 +79,9 @@ fn read_global(value: Value, directory: Option<&Path>, findings: &mut Findings) 
     maintenance::windows(&global.maintenance, "", None, findings);
     let defaults = &global.defaults;
     let intervals = intervals(defaults.send_every, defaults.expect_every, &TestDefaults::default());
-    check_intervals("defaults.", defaults.send_every, intervals, defaults.max_latency, findings);
+    check_intervals("defaults.", defaults.send_every, intervals, findings);
+    check_settings("defaults.", defaults, findings);
+    check_keys(&mut global.keys, global.active_key, directory, findings);
     if global.egregious_latency.is_zero() {
         findings.error("egregious_latency", "zero", "write a delay that no path can have, such as \"10s\"");
     }
@@ -93,6 +98,10 @@ fn read_host(value: Value, directory: Option<&Path>, findings: &mut Findings) ->
     place_sinks("sinks", &mut host.sinks, directory, findings);
     check_sinks("sinks", &host.sinks, findings);
     drop_bad_windows(&mut host, findings);
+    if !host.ntp_server.is_empty() && host.ntp_server.parse::<Endpoint>().is_err() {
+        let problem = format!("`{}` is not an address of a time server", host.ntp_server);
+        findings.error("ntp_server", problem, "write address:port, such as \"ntp1.example:123\"");
+    }
     host.addresses.retain(|name, addr| {
         let of_one_host = !addr.is_unspecified() && !addr.is_multicast() && *addr != IpAddr::V4(Ipv4Addr::BROADCAST);
         if !of_one_host {
@@ -156,6 +165,33 @@ const MOST_REPEATS: usize = 10;
 const SHORTEST_STORM: Duration = Duration::from_secs(10);
 /// Each flapping alarm remembers so many changes at each receiver.
 const MOST_FLAPS: u32 = 1000;
+
+/// A secret that a file holds has to be readable by the agent only; that is looked at when it is read.
+fn check_keys(keys: &mut [KeyDocument], active: Option<u8>, directory: Option<&Path>, findings: &mut Findings) {
+    let ids: Vec<u8> = keys.iter().map(|key| key.id).collect();
+    for (n, key) in keys.iter_mut().enumerate() {
+        let field = format!("keys[{n}]");
+        if key.id == 0 {
+            findings.error(&format!("{field}.id"), "missing or zero", "write a number from 1 to 255");
+        } else if ids[..n].contains(&key.id) {
+            let way_out = "give each key an id of its own: probes carry it";
+            findings.error(&format!("{field}.id"), format!("{} is another key's id", key.id), way_out);
+        }
+        match (&mut key.secret_file, &key.secret) {
+            (Some(file), None) => place_path(file, directory, &format!("{field}.secret_file"), findings),
+            (None, Some(secret)) if read_key(secret.reveal()).is_some() => {}
+            (None, Some(_)) => {
+                let way_out = "write 64 hex digits, or 32 octets in base64 (peerpair key new makes one)";
+                findings.error(&format!("{field}.secret"), "not a key of 32 octets", way_out);
+            }
+            (None, None) => findings.error(&field, "no secret", "write secret_file"),
+            (Some(_), Some(_)) => findings.error(&field, "two secrets", "write secret_file or secret"),
+        }
+    }
+    if let Some(id) = active.filter(|id| !ids.contains(id)) {
+        findings.error("active_key", format!("no key has the id {id}"), "write the id of one of `keys`");
+    }
+}
 
 fn place_sinks(field: &str, sinks: &mut [SinkConfig], directory: Option<&Path>, findings: &mut Findings) {
     for (n, sink) in sinks.iter_mut().enumerate() {

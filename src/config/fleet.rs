@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::central::{TestDocument, WhenAbsent, Wire};
+use super::central::{TestDocument, WhenAbsent};
 use super::check::{bandwidth, counted};
 use super::document::Document;
 use super::expansion::Expansion;
@@ -15,6 +15,7 @@ use super::findings::{Finding, Findings, Level};
 use super::load::{Loaded, Loader};
 use super::plan::{self, Names, Plan, Surroundings};
 use crate::pure::probe;
+use crate::pure::test::Wire;
 
 /// Octets of IPv4's and UDP's headers, and how many more IPv6's has.
 const HEADERS: u32 = 28;

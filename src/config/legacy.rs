@@ -7,12 +7,13 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::central::{Global, HostDocument, Protocol, TestDocument, Wire};
+use super::central::{Global, HostDocument, Protocol, TestDocument};
 use super::duration;
 use super::findings::{Findings, Level};
 use super::read;
 use super::secret::Secret;
 use super::sinks::{SinkConfig, SinkKind, SnmpProfile};
+use crate::pure::test::Wire;
 
 /// The name of the sink that a host document's `SNMPServer` becomes.
 pub const SNMP_SERVER_SINK: &str = "snmp-server";

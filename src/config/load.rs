@@ -10,8 +10,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::bootstrap::Bootstrap;
-use super::central::{AlarmSettings, Global, HostDocument, SCHEMA, TestDocument};
+use super::central::{AlarmSettings, Global, HostDocument, KeyDocument, SCHEMA, TestDocument};
 use super::document::{self, Document};
+use super::endpoint::Endpoint;
 use super::expansion::Expansion;
 use super::findings::{Finding, Findings, Level};
 use super::maintenance;
@@ -98,6 +99,14 @@ pub struct Loaded {
     pub windows: Vec<Window>,
     /// Hosts that are drained.
     pub drained: BTreeSet<String>,
+    /// What probes can be signed with.
+    pub keys: Vec<KeyDocument>,
+    /// The id of the key that signs.
+    pub active_key: Option<u8>,
+    /// The time server that this host's clock is held against.
+    pub ntp_server: Option<Endpoint>,
+    /// Whether strangers' STAMP packets are answered.
+    pub reflect_foreign: bool,
     /// The enabled tests.
     pub tests: BTreeMap<TestId, Test>,
     /// Everything that is wrong.
@@ -217,6 +226,10 @@ impl Loader {
             telling: Telling::of(&alarm),
             windows,
             drained,
+            keys: global.keys.clone(),
+            active_key: global.active_key,
+            ntp_server: host.ntp_server.parse().ok().filter(|_| !host.ntp_server.is_empty()),
+            reflect_foreign: host.reflect_foreign,
             tests: if enabled { tests } else { BTreeMap::new() },
             findings: run.findings,
             rejected: run.rejected,

@@ -20,5 +20,6 @@ pub mod read;
 pub mod receivers;
 pub mod secret;
 pub mod set;
+pub mod settings;
 pub mod sinks;
 pub mod test;

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::central::{WhenAbsent, Wire};
+use super::central::WhenAbsent;
 use super::endpoint::{Endpoint, EndpointHost, wildcard_of};
 use super::findings::{Finding, Findings};
 use super::load::{Documents, Loaded, Loader};
@@ -14,11 +14,13 @@ use super::receivers::{self, SinkPlan};
 use super::sinks::SinkConfig;
 use super::test::Test;
 use crate::pure::alarm::{AlarmKey, Cause, Kind, Subject};
-use crate::pure::condition::Thresholds;
+use crate::pure::clock_error::DelayLimits;
 use crate::pure::expectation::Expected;
 use crate::pure::groups::Membership;
+use crate::pure::sending::{SenderPlan, Source};
 use crate::pure::situation::Rules;
-use crate::pure::test::{TestFacts, TestId};
+use crate::pure::status::Role;
+use crate::pure::test::{Mode, TestFacts, TestId};
 
 /// Whoever tests once an hour is not kept waiting for a fresh sample.
 const LONGEST_FRESH: Duration = Duration::from_secs(60);
@@ -48,7 +50,7 @@ pub struct Plan {
     /// By the address that is bound.
     pub listeners: BTreeMap<SocketAddr, ListenerPlan>,
     /// By test.
-    pub senders: BTreeMap<TestId, SenderPlan>,
+    pub senders: BTreeMap<TestId, Arc<SenderPlan>>,
     /// Tests that wait for a name to resolve. What was said of them stands.
     pub waiting: BTreeMap<TestId, Arc<TestFacts>>,
     /// Tests that would end here if their floating address were on this host.
@@ -65,28 +67,7 @@ pub struct ListenerPlan {
     /// What the documents call it.
     pub names: BTreeSet<String>,
     /// The tests that end there.
-    pub tests: BTreeMap<TestId, Expected>,
-}
-
-/// One test that starts here.
-#[derive(Clone, Debug, PartialEq)]
-pub struct SenderPlan {
-    /// The test.
-    pub test: Arc<TestFacts>,
-    /// The socket it shares with others: its own source address, a listener's, or a wildcard's.
-    pub socket: SocketAddr,
-    /// The address that its probes carry as their source, if the socket's own does not say it.
-    pub source: Option<IpAddr>,
-    /// Where they go.
-    pub destination: SocketAddr,
-    /// How often.
-    pub send_every: Duration,
-    /// How many errors decide.
-    pub thresholds: Thresholds,
-    /// What the path says is forgiven for so long: the other end may hear of the test later.
-    pub startup_grace: Duration,
-    /// Which probe.
-    pub wire: Wire,
+    pub tests: BTreeMap<TestId, Arc<Expected>>,
 }
 
 /// Whom this host tells what.
@@ -153,7 +134,7 @@ pub fn plan(loaded: &Loaded, around: Surroundings<'_>, host: &str, bootstrap_sin
                 if is_receiver && elsewhere {
                     plan.standby.insert(test.facts.id, test.facts.clone());
                 } else if is_receiver {
-                    receives.push((test, addresses.listen));
+                    receives.push((test, addresses.listen, addresses.from.ip()));
                 }
                 if is_sender {
                     sends.push((test, addresses));
@@ -170,30 +151,44 @@ pub fn plan(loaded: &Loaded, around: Surroundings<'_>, host: &str, bootstrap_sin
         }
     }
 
-    let bound: BTreeSet<SocketAddr> =
-        receives.iter().map(|(_, listen)| *listen).chain(sends.iter().map(|(_, addresses)| addresses.from)).collect();
-    for (test, listen) in receives {
+    let bound: BTreeSet<SocketAddr> = receives
+        .iter()
+        .map(|(_, listen, _)| *listen)
+        .chain(sends.iter().map(|(_, addresses)| addresses.from))
+        .collect();
+    for (test, listen, from) in receives {
         let addr = covering(listen, &bound);
-        plan.alarms.rules.members.insert(test.facts.id, membership(test, addr));
+        plan.alarms.rules.members.insert(test.facts.id, membership(test, Some(addr)));
         let listener = plan.listeners.entry(addr).or_default();
         listener.names.insert(test.listen.to_string());
-        listener.tests.insert(test.facts.id, expected(test));
+        listener.tests.insert(test.facts.id, Arc::new(expected(test, from)));
     }
     for (test, addresses) in sends {
-        let socket = covering(addresses.from, &bound);
-        plan.senders.insert(
-            test.facts.id,
-            SenderPlan {
-                test: test.facts.clone(),
-                socket,
-                source: (socket.ip() != addresses.from.ip()).then(|| addresses.from.ip()),
-                destination: addresses.to,
-                send_every: test.send_every,
-                thresholds: test.thresholds,
-                startup_grace: test.startup_grace,
-                wire: test.wire,
-            },
-        );
+        let address = covering(addresses.from, &bound);
+        let two_way = test.mode == Mode::TwoWay;
+        if two_way && plan.listeners.contains_key(&address) {
+            let key = AlarmKey::new(Kind::Config, Subject::Document(test.place.clone()));
+            let problem = format!("{}: from: answers come to {address}, where probes are expected", test.place);
+            plan.faults.insert(key, Cause::Config(problem));
+            continue;
+        }
+        if two_way {
+            plan.alarms.rules.members.entry(test.facts.id).or_insert_with(|| membership(test, None));
+        }
+        let sender = SenderPlan {
+            test: test.facts.clone(),
+            source: Source { address, interface: test.from_interface.clone() },
+            source_address: (address.ip() != addresses.from.ip()).then(|| addresses.from.ip()),
+            destination: addresses.to,
+            send_every: test.send_every,
+            thresholds: test.thresholds,
+            startup_grace: test.startup_grace,
+            wire: test.wire,
+            flows: test.flows.clone(),
+            keys: test.keys.clone(),
+            answers: two_way.then(|| Arc::new(answers(test))),
+        };
+        plan.senders.insert(test.facts.id, Arc::new(sender));
     }
     plan
 }
@@ -208,24 +203,26 @@ impl Plan {
     /// Every alarm that can still be raised under this plan.
     pub fn possible_alarms(&self) -> BTreeSet<AlarmKey> {
         let mut possible: BTreeSet<AlarmKey> = self.faults.keys().cloned().collect();
-        for listener in self.listeners.values() {
+        if !self.listeners.is_empty() {
             possible.insert(AlarmKey::new(Kind::UnknownPacket, Subject::Agent));
-            for (id, expected) in &listener.tests {
-                possible.insert(AlarmKey::new(Kind::Connection, Subject::Test(*id)));
-                possible.insert(AlarmKey::new(Kind::Clock, Subject::Host(expected.test.from_host.clone())));
-                if expected.limits.max_latency.is_some() {
-                    possible.insert(AlarmKey::new(Kind::Latency, Subject::Test(*id)));
-                }
-            }
         }
+        let mut add = |expected: &Expected| {
+            let id = expected.test.id;
+            possible.extend(expected.kinds().map(|kind| AlarmKey::new(kind, Subject::Test(id))));
+            possible.insert(AlarmKey::new(Kind::Clock, Subject::Host(expected.peer().to_owned())));
+        };
+        self.listeners.values().flat_map(|listener| listener.tests.values()).for_each(|expected| add(expected));
+        self.senders.values().filter_map(|sender| sender.answers.as_ref()).for_each(|expected| add(expected));
+        possible.insert(AlarmKey::new(Kind::Clock, Subject::Agent));
         possible.extend(self.senders.keys().map(|id| AlarmKey::new(Kind::Sender, Subject::Test(*id))));
         if !self.waiting.is_empty() {
             possible.insert(AlarmKey::new(Kind::UnknownPacket, Subject::Agent));
         }
         for (id, test) in &self.waiting {
-            let kinds = [Kind::Connection, Kind::Latency, Kind::Sender];
+            let kinds = [Kind::Connection, Kind::Latency, Kind::Loss, Kind::Jitter, Kind::Path, Kind::Sender];
             possible.extend(kinds.map(|kind| AlarmKey::new(kind, Subject::Test(*id))));
-            possible.insert(AlarmKey::new(Kind::Clock, Subject::Host(test.from_host.clone())));
+            let ends = [&test.from_host, &test.to_host];
+            possible.extend(ends.map(|host| AlarmKey::new(Kind::Clock, Subject::Host(host.clone()))));
         }
         possible
     }
@@ -234,7 +231,9 @@ impl Plan {
     pub fn reporters(&self) -> BTreeSet<Subject> {
         let tests = self.listeners.values().flat_map(|listener| listener.tests.keys()).chain(self.senders.keys());
         let listeners = self.listeners.keys().map(|addr| Subject::Listener(addr.to_string()));
-        tests.chain(self.waiting.keys()).map(|id| Subject::Test(*id)).chain(listeners).collect()
+        let answers = self.senders.iter().filter(|(_, sender)| sender.answers.is_some());
+        let answers = answers.map(|(id, _)| id).chain(self.waiting.keys()).map(|id| Subject::Answers(*id));
+        tests.chain(self.waiting.keys()).map(|id| Subject::Test(*id)).chain(listeners).chain(answers).collect()
     }
 
     /// Whether this test or listener is part of this plan.
@@ -244,6 +243,7 @@ impl Plan {
                 let received = self.listeners.values().any(|listener| listener.tests.contains_key(id));
                 received || self.senders.contains_key(id)
             }
+            Subject::Answers(id) => self.senders.get(id).is_some_and(|sender| sender.answers.is_some()),
             Subject::Listener(address) => {
                 address.parse().is_ok_and(|address: SocketAddr| self.listeners.contains_key(&address))
             }
@@ -258,9 +258,23 @@ impl Plan {
         }
     }
 
-    /// The addresses of sockets that this plan needs.
-    pub fn sockets(&self) -> BTreeSet<SocketAddr> {
-        self.listeners.keys().copied().chain(self.senders.values().map(|sender| sender.socket)).collect()
+    /// Where probes leave from, and from how many ports of each.
+    pub fn sources(&self) -> BTreeMap<Source, u8> {
+        let mut sources = BTreeMap::new();
+        for sender in self.senders.values() {
+            let ports = sources.entry(sender.source.clone()).or_insert(1);
+            *ports = sender.flows.ports.max(*ports);
+        }
+        sources
+    }
+
+    /// The sockets that this plan needs.
+    pub fn sockets(&self) -> BTreeSet<Binding> {
+        let listeners = self.listeners.keys().map(|address| Binding::of_listener(*address));
+        let sources = self.sources().into_iter();
+        listeners
+            .chain(sources.flat_map(|(source, ports)| (0..ports).map(move |port| Binding::of(&source, port))))
+            .collect()
     }
 }
 
@@ -309,26 +323,71 @@ fn all_loopback(addresses: &[IpAddr]) -> bool {
     addresses.iter().all(IpAddr::is_loopback)
 }
 
-fn expected(test: &Test) -> Expected {
+/// What a sender expects to come back.
+fn answers(test: &Test) -> Expected {
+    Expected {
+        role: Role::Sender,
+        limits: DelayLimits { max_latency: test.max_round_trip, clear_latency: Duration::MAX, ..test.limits },
+        max_each_way: test.limits.max_latency,
+        any_of: None,
+        ..expected(test, IpAddr::from([0; 4]))
+    }
+}
+
+fn expected(test: &Test, from: IpAddr) -> Expected {
     Expected {
         test: test.facts.clone(),
+        role: Role::Receiver,
+        mode: test.mode,
         expect_every: test.expect_every,
         thresholds: test.thresholds,
         limits: test.limits,
+        max_each_way: None,
+        max_above_baseline: test.max_above_baseline,
+        loss: test.loss,
+        flows: test.flows.clone(),
+        from_address: Some(from).filter(|from| !from.is_unspecified()),
+        keys: test.keys.clone(),
         startup_grace: test.startup_grace,
         max_pause: test.max_pause,
         any_of: test.any_of.clone(),
     }
 }
 
-/// What a test that is received at `addr` shares with others.
-fn membership(test: &Test, addr: SocketAddr) -> Membership {
-    let ends = [Subject::Host(test.facts.from_host.clone()), Subject::Listener(addr.to_string())];
+/// What a test that is received at `addr`, or whose answers are judged here, shares with others.
+fn membership(test: &Test, addr: Option<SocketAddr>) -> Membership {
+    let peer = if addr.is_some() { &test.facts.from_host } else { &test.facts.to_host };
+    let listener = addr.map(|addr| Subject::Listener(addr.to_string()));
+    let ends = [Some(Subject::Host(peer.clone())), listener].into_iter().flatten();
     let samples = test.thresholds.raise_out_of.max(test.thresholds.clear_out_of).saturating_add(1);
     Membership {
-        shares: ends.into_iter().chain(test.facts.tags.iter().cloned().map(Subject::Tag)).collect(),
+        shares: ends.chain(test.facts.tags.iter().cloned().map(Subject::Tag)).collect(),
         fresh_after: test.expect_every.saturating_mul(samples).min(LONGEST_FRESH),
         description: test.facts.description.clone(),
+    }
+}
+
+/// A socket of this host.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Binding {
+    /// Where it is bound.
+    pub address: SocketAddr,
+    /// The network interface that it uses, whatever the routes say.
+    pub interface: Option<String>,
+    /// Which of the source ports of its tests.
+    pub port: u8,
+}
+
+impl Binding {
+    /// That of a listener, which senders may share.
+    pub fn of_listener(address: SocketAddr) -> Self {
+        Binding { address, interface: None, port: 0 }
+    }
+
+    /// That of a source: only the first has the port that the documents say.
+    pub fn of(source: &Source, port: u8) -> Self {
+        let address = if port == 0 { source.address } else { SocketAddr::new(source.address.ip(), 0) };
+        Binding { address, interface: source.interface.clone(), port }
     }
 }
 

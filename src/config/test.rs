@@ -5,13 +5,17 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::central::{AlarmSettings, Global, HostDocument, TestDefaults, TestDocument, WhenAbsent, Wire};
+use super::central::{AlarmSettings, Global, HostDocument, TestDefaults, TestDocument, WhenAbsent};
 use super::endpoint::{Endpoint, EndpointError, EndpointHost};
 use super::findings::Findings;
 use crate::pure::clock_error::DelayLimits;
 use crate::pure::condition::Thresholds;
+use crate::pure::flows::{Flows, MOST_FLOWS};
+use crate::pure::key::KeyChoice;
 use crate::pure::ledger::{Damping, FlapSettings};
-use crate::pure::test::{TestFacts, TestId};
+use crate::pure::loss_window::LossLimits;
+use crate::pure::probe::PADDED_LEN;
+use crate::pure::test::{Mode, TestFacts, TestId, Wire};
 
 /// One test with everything filled in.
 #[derive(Clone, Debug, PartialEq)]
@@ -34,6 +38,20 @@ pub struct Test {
     pub thresholds: Thresholds,
     /// What is asked of delays.
     pub limits: DelayLimits,
+    /// And of the round trip.
+    pub max_round_trip: Option<Duration>,
+    /// A delay further above the test's own usual one is too much.
+    pub max_above_baseline: Option<Duration>,
+    /// What is asked of loss and delay variation.
+    pub loss: LossLimits,
+    /// Whether probes come back.
+    pub mode: Mode,
+    /// In which kinds probes are sent.
+    pub flows: Flows,
+    /// The network interface that they leave by.
+    pub from_interface: Option<String>,
+    /// The keys that they are signed with, if they are.
+    pub keys: Option<KeyChoice>,
     /// Silence forgiven at the start.
     pub startup_grace: Duration,
     /// Silence forgiven after the sender announced its stop.
@@ -56,6 +74,7 @@ const CLEAR_AFTER: u32 = 3;
 const HOLD_DOWN: Duration = Duration::from_secs(30);
 const HOLD_DOWN_MAX: Duration = Duration::from_secs(600);
 const FLAPS: FlapSettings = FlapSettings { flap_high: 6, flap_low: 2, flap_window: Duration::from_secs(600) };
+const LOSS_WINDOW: Duration = Duration::from_secs(60);
 const MAX_PAUSE: Duration = Duration::from_secs(300);
 /// The least grace; a slow test has three of its intervals.
 const STARTUP_GRACE: Duration = Duration::from_secs(30);
@@ -105,7 +124,9 @@ impl Context<'_> {
         }
 
         let (send_every, expect_every) = intervals(document.send_every, document.expect_every, defaults);
-        check_intervals("", document.send_every, (send_every, expect_every), document.max_latency, findings);
+        check_intervals("", document.send_every, (send_every, expect_every), findings);
+        check_settings("", &document.settings(), findings);
+        self.check_together(&document.settings().or(defaults), send_every, findings);
         if findings.has_errors() {
             return None;
         }
@@ -113,7 +134,8 @@ impl Context<'_> {
         let alarm = self.alarm(document.alarm());
         let (raise_after, clear_after) =
             (alarm.raise_after.unwrap_or(RAISE_AFTER), alarm.clear_after.unwrap_or(CLEAR_AFTER));
-        let max_latency = document.max_latency.or(defaults.max_latency);
+        let settings = document.settings().or(defaults);
+        let max_latency = settings.max_latency;
         let (from, to, listen) = (from?, to?, listen?);
         Some(Test {
             facts: Arc::new(TestFacts {
@@ -140,13 +162,33 @@ impl Context<'_> {
             },
             limits: DelayLimits {
                 max_latency,
-                clear_latency: document.clear_latency.or(defaults.clear_latency).unwrap_or(Duration::MAX),
+                clear_latency: settings.clear_latency.unwrap_or(Duration::MAX),
                 egregious_latency: self.global.egregious_latency,
             },
+            // A longer round trip proves that one of its ways took longer than it may.
+            max_round_trip: settings.max_round_trip.or(max_latency.map(|limit| limit * 2)),
+            max_above_baseline: settings.max_latency_above_baseline,
+            loss: LossLimits {
+                max_loss_ppm: settings.max_loss.map(|share| (share * 1e6).round() as u32),
+                max_jitter: settings.max_jitter,
+                loss_window: settings.loss_window.unwrap_or(LOSS_WINDOW.max(send_every * 20)),
+            },
+            mode: settings.mode.unwrap_or_default(),
+            flows: Flows {
+                ports: settings.flows.unwrap_or(1),
+                dscp: settings.dscp.clone().unwrap_or_else(|| vec![0]),
+                size: settings.size,
+            },
+            keys: match (settings.key, settings.keyed) {
+                (Some(ids), _) => Some(KeyChoice::These(ids)),
+                (None, Some(true)) => Some(KeyChoice::Fleet),
+                (None, Some(false) | None) => None,
+            },
+            from_interface: settings.from_interface,
             startup_grace: alarm.startup_grace.unwrap_or(STARTUP_GRACE.max(expect_every * 3)),
             max_pause: alarm.max_pause.unwrap_or(MAX_PAUSE),
             damping: damping(&alarm),
-            wire: document.wire.or(defaults.wire).unwrap_or(Wire::Stamp),
+            wire: settings.wire.unwrap_or(Wire::Stamp),
             when_absent: document.when_absent,
             any_of: None,
         })
@@ -172,7 +214,6 @@ pub fn check_intervals(
     field: &str,
     said: Option<Duration>,
     (send_every, expect_every): (Duration, Duration),
-    max_latency: Option<Duration>,
     findings: &mut Findings,
 ) {
     match said {
@@ -189,10 +230,89 @@ pub fn check_intervals(
         let way_out = "write at least send_every, better twice that";
         findings.error(&format!("{field}expect_every"), problem, way_out);
     }
-    if max_latency.is_some_and(|limit| limit.is_zero()) {
-        findings.error(&format!("{field}max_latency"), "zero", "write a limit above zero, or leave it out");
+}
+
+/// What is wrong with a setting by itself.
+pub fn check_settings(field: &str, settings: &TestDefaults, findings: &mut Findings) {
+    let limits = [
+        ("max_latency", settings.max_latency),
+        ("max_latency_above_baseline", settings.max_latency_above_baseline),
+        ("max_round_trip", settings.max_round_trip),
+        ("max_jitter", settings.max_jitter),
+    ];
+    for (name, limit) in limits {
+        if limit.is_some_and(|limit| limit.is_zero()) {
+            findings.error(&format!("{field}{name}"), "zero", "write a limit above zero, or leave it out");
+        }
+    }
+    if settings.loss_window.is_some_and(|window| window < SHORTEST_LOSS_WINDOW) {
+        findings.error(&format!("{field}loss_window"), "shorter than 1s", "write \"1s\" or more");
+    }
+    if settings.flows.is_some_and(|flows| flows == 0 || flows > MOST_PORTS) {
+        let way_out = format!("write 1 to {MOST_PORTS}");
+        findings.error(&format!("{field}flows"), "not a number of source ports", way_out);
+    }
+    let dscp = settings.dscp.as_deref().unwrap_or(&[0]);
+    let twice = dscp.iter().enumerate().any(|(n, code)| dscp[..n].contains(code));
+    if dscp.is_empty() || twice || dscp.iter().any(|code| *code > HIGHEST_DSCP) {
+        let way_out = format!("write different code points from 0 to {HIGHEST_DSCP}, such as [0, 46]");
+        findings.error(&format!("{field}dscp"), "not differentiated services code points", way_out);
+    }
+    if settings.size.is_some_and(|size| !PADDED_LEN.contains(&usize::from(size))) {
+        let way_out = format!("write {} to {} octets of UDP payload", PADDED_LEN.start(), PADDED_LEN.end());
+        findings.error(&format!("{field}size"), "not a size that a probe can have", way_out);
+    }
+    if settings.key.as_ref().is_some_and(|ids| ids.is_empty() || ids.contains(&0)) {
+        findings.error(&format!("{field}key"), "not ids of keys", "write the id of one of `keys`, from 1 to 255");
+    }
+    let interface = settings.from_interface.as_deref().unwrap_or("any");
+    if interface.is_empty() || interface.len() > LONGEST_INTERFACE || interface.contains(['/', ' ', '\0']) {
+        let problem = format!("`{interface}` is not the name of a network interface");
+        findings.error(&format!("{field}from_interface"), problem, "write it as `ip link` shows it, such as \"eth1\"");
     }
 }
+
+impl Context<'_> {
+    /// What is wrong with settings in view of each other, and of the fleet's keys.
+    fn check_together(&self, settings: &TestDefaults, send_every: Duration, findings: &mut Findings) {
+        let dscp = settings.dscp.as_ref().map_or(1, Vec::len);
+        let sizes = if settings.size.is_some() { 2 } else { 1 };
+        let flows = usize::from(settings.flows.unwrap_or(1)) * dscp * sizes;
+        if flows > MOST_FLOWS {
+            let problem = format!("{flows} flows, counted with dscp and size");
+            findings.error("flows", problem, format!("write fewer: {MOST_FLOWS} can be told apart"));
+        }
+        if flows > 1 && send_every < MIN_SEND_EVERY * u32::try_from(flows).unwrap_or(u32::MAX) {
+            let problem = format!("{flows} probes in each send_every are a flood");
+            findings.error("send_every", problem, format!("write \"{flows}ms\" or more, or fewer flows"));
+        }
+        let two_way = settings.mode == Some(Mode::TwoWay);
+        let keyed = settings.keyed == Some(true) || settings.key.is_some();
+        if settings.wire == Some(Wire::JsonV1) && (flows > 1 || two_way || keyed) {
+            let problem = "the original's probes have neither flows, sizes, keys nor answers";
+            findings.error("wire", problem, "write \"stamp\", or leave the others out");
+        }
+        if settings.max_round_trip.is_some() && !two_way {
+            findings.warning("max_round_trip", "nothing comes back in mode one_way", "write mode = \"two_way\"");
+        }
+        let known: BTreeSet<u8> = self.global.keys.iter().map(|key| key.id).collect();
+        let missing: Vec<u8> = settings.key.iter().flatten().copied().filter(|id| !known.contains(id)).collect();
+        if !missing.is_empty() {
+            let problem = format!("no key has the id {missing:?}");
+            findings.error("key", problem, "add it to `keys` of the document config first");
+        }
+        if settings.key.is_none() && settings.keyed == Some(true) && self.global.active_key.is_none() {
+            let way_out = "write `keys` and `active_key` in the document config first (peerpair key new)";
+            findings.error("keyed", "the fleet has no active_key", way_out);
+        }
+    }
+}
+
+const SHORTEST_LOSS_WINDOW: Duration = Duration::from_secs(1);
+const MOST_PORTS: u8 = 128;
+const HIGHEST_DSCP: u8 = 63;
+/// IFNAMSIZ without the closing zero.
+const LONGEST_INTERFACE: usize = 15;
 
 /// How alarms under these settings are damped.
 pub fn damping(alarm: &AlarmSettings) -> Damping {

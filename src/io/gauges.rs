@@ -2,24 +2,32 @@
 
 use std::collections::HashSet;
 use std::net::IpAddr;
-use std::sync::Arc;
-use std::sync::RwLock;
-use std::sync::atomic::{AtomicI64, AtomicU16, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU16, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use super::replays::Replays;
 use crate::pure::clock_error::{ClockQuality, ErrorEstimate};
+use crate::pure::key::KeyRing;
+use crate::pure::sending::Readings;
+use crate::pure::time::WallTime;
 
 /// Shared by all actors of an agent; each reading has one writer.
 #[derive(Clone, Debug, Default)]
-pub struct Gauges(Arc<Readings>);
+pub struct Gauges(Arc<Values>);
 
 #[derive(Debug, Default)]
-struct Readings {
+struct Values {
     clock_error_nanos: AtomicU64,
     error_estimate: AtomicU16,
     config_revision: AtomicU32,
     config_version: AtomicI64,
+    steps: AtomicU32,
+    last_epoch: AtomicU64,
+    reflects_foreign: AtomicBool,
     local_addresses: RwLock<HashSet<IpAddr>>,
+    keys: RwLock<Arc<KeyRing>>,
+    replays: Replays,
 }
 
 impl Gauges {
@@ -35,6 +43,71 @@ impl Gauges {
         let nanos = u64::try_from(quality.error.as_nanos()).unwrap_or(u64::MAX);
         self.0.clock_error_nanos.store(nanos, Ordering::Relaxed);
         self.0.error_estimate.store(ErrorEstimate::encode(quality).0, Ordering::Relaxed);
+    }
+
+    /// Written by the clock actor: how often the wall's clock stepped.
+    pub fn set_steps(&self, steps: u32) {
+        self.0.steps.store(steps, Ordering::Relaxed);
+    }
+
+    /// How often the wall's clock stepped.
+    pub fn steps(&self) -> u32 {
+        self.0.steps.load(Ordering::Relaxed)
+    }
+
+    /// What probes say of this host.
+    pub fn readings(&self) -> Readings {
+        let error_estimate = self.error_estimate();
+        let synchronised = error_estimate.decode().is_some_and(|quality| quality.synchronised);
+        Readings {
+            clock: ClockQuality { synchronised, error: self.clock_error() },
+            error_estimate,
+            config_revision: self.config_revision(),
+            config_version: self.config_version(),
+            steps: self.steps(),
+        }
+    }
+
+    /// Written by the watcher.
+    pub fn set_keys(&self, keys: Arc<KeyRing>) {
+        *self.0.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
+    }
+
+    /// What probes are signed with.
+    pub fn keys(&self) -> Arc<KeyRing> {
+        self.0.keys.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// No epoch is earlier than this or equal to it: an earlier run of this agent had it.
+    pub fn set_last_epoch(&self, epoch: u64) {
+        self.0.last_epoch.fetch_max(epoch, Ordering::Relaxed);
+    }
+
+    /// The epoch that a sender had last, here or in an earlier run.
+    pub fn last_epoch(&self) -> u64 {
+        self.0.last_epoch.load(Ordering::Relaxed)
+    }
+
+    /// The epoch of a sender that begins now: growing, even if the wall's clock is set back.
+    pub fn next_epoch(&self, now: WallTime) -> u64 {
+        let next = |last: u64| Some(now.unix_micros().max(last + 1));
+        let last = self.0.last_epoch.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+        next(last.unwrap_or_default()).unwrap_or_default()
+    }
+
+    /// Written by the watcher: whether strangers' STAMP packets are answered.
+    pub fn set_reflects_foreign(&self, reflects: bool) {
+        self.0.reflects_foreign.store(reflects, Ordering::Relaxed);
+    }
+
+    /// Whether strangers' STAMP packets are answered.
+    pub fn reflects_foreign(&self) -> bool {
+        self.0.reflects_foreign.load(Ordering::Relaxed)
+    }
+
+    /// What signed probes were taken; written by listeners.
+    pub fn replays(&self) -> &Replays {
+        &self.0.replays
     }
 
     /// How far the local clock may be off.
@@ -66,12 +139,12 @@ impl Gauges {
     /// Written by the watcher.
     pub fn set_local_addresses(&self, addresses: HashSet<IpAddr>) {
         // A poisoned lock still holds a whole set: writers only replace it.
-        *self.0.local_addresses.write().unwrap_or_else(std::sync::PoisonError::into_inner) = addresses;
+        *self.0.local_addresses.write().unwrap_or_else(PoisonError::into_inner) = addresses;
     }
 
     /// Whether the address is on this host.
     pub fn is_local(&self, addr: IpAddr) -> bool {
-        let addresses = self.0.local_addresses.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let addresses = self.0.local_addresses.read().unwrap_or_else(PoisonError::into_inner);
         addr.is_loopback() || addresses.contains(&addr)
     }
 }

@@ -125,7 +125,11 @@ impl Renderer {
             // Groups and storms are not summed up for it.
             (Kind::Connection | Kind::Latency, None, _)
             | (Kind::UnknownPacket, _, false)
-            | (Kind::Sender | Kind::Clock | Kind::Isolated | Kind::Storm, _, _) => None,
+            | (
+                Kind::Sender | Kind::Loss | Kind::Jitter | Kind::Path | Kind::Clock | Kind::Isolated | Kind::Storm,
+                _,
+                _,
+            ) => None,
         }
     }
 
@@ -159,6 +163,9 @@ impl Renderer {
                 }
             }
             (Kind::Test, _) => 20,
+            (Kind::Loss, _) => of_pair(21),
+            (Kind::Jitter, _) => of_pair(23),
+            (Kind::Path, _) => of_pair(25),
         };
         let severity = match (notification.is_raised(), notification.severity) {
             (false, _) => 1,

@@ -3,20 +3,26 @@
 use std::fmt;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::cmsg_space;
-use nix::sys::socket::sockopt::{Ipv4RecvErr, Ipv6RecvErr, RcvBuf, RcvBufForce, ReceiveTimestampns, RxqOvfl};
+use nix::sys::socket::sockopt::{
+    IpRecvTos, Ipv4PacketInfo, Ipv4RecvErr, Ipv4RecvTtl, Ipv6RecvErr, Ipv6RecvHopLimit, Ipv6RecvPacketInfo, RcvBuf,
+    RcvBufForce, ReceiveTimestampns, RxqOvfl,
+};
 use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, MultiHeaders, SockaddrStorage, getsockopt, recvmmsg, recvmsg,
-    sendmsg, setsockopt,
+    sendmsg, sendto, setsockopt,
 };
 use nix::sys::time::TimeSpec;
+use rustix::net::sockopt::{self, Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery};
 use socket2::{Domain, Protocol, Type};
 use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
-use crate::pure::probe::Probe;
+use crate::pure::probe::{PADDED_LEN, Probe};
 use crate::pure::probe_v1::ProbeV1;
 use crate::pure::test::TestId;
 use crate::pure::time::WallTime;
@@ -29,13 +35,27 @@ const BATCH: usize = 64;
 /// Errors that one read may meet before it gives up until the next wake-up.
 const MOST_ERRORS: usize = 64;
 /// Longer datagrams are cut; no probe is.
-const LONGEST: usize = 2048;
+const LONGEST: usize = *PADDED_LEN.end() + 1;
+/// Code points stand in the upper six bits of the octet that was "type of service" once.
+const DSCP_SHIFT: u32 = 2;
 
 /// A bound socket. Senders and a listener may share one.
 #[derive(Debug)]
 pub struct Socket {
-    inner: tokio::net::UdpSocket,
+    inner: std::net::UdpSocket,
     local: SocketAddr,
+}
+
+impl AsRawFd for Socket {
+    fn as_raw_fd(&self) -> RawFd {
+        self.inner.as_raw_fd()
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.inner.as_fd()
+    }
 }
 
 /// A datagram as the kernel took it in.
@@ -49,6 +69,23 @@ pub struct Datagram<'a> {
     pub received: Option<WallTime>,
     /// How many datagrams the kernel had dropped at this socket by then.
     pub drops: Option<u32>,
+    /// The time-to-live that it came with.
+    pub ttl: Option<u8>,
+    /// The differentiated services code point that it came with.
+    pub dscp: Option<u8>,
+    /// The address that it was sent to, where the socket's own is a wildcard.
+    pub sent_to: Option<IpAddr>,
+}
+
+/// How a datagram is to be sent.
+#[derive(Clone, Copy, Debug)]
+pub struct Envelope {
+    /// Where it goes.
+    pub destination: SocketAddr,
+    /// Goes over the socket's own address where that is a wildcard.
+    pub source: Option<IpAddr>,
+    /// Its differentiated services code point.
+    pub dscp: u8,
 }
 
 /// An error that came back for a probe.
@@ -61,16 +98,32 @@ pub struct PathError {
 }
 
 impl Socket {
-    /// Opens and binds. Must be called within the runtime.
-    pub fn open(local: SocketAddr) -> io::Result<Socket> {
+    /// Opens and binds, to an interface if one is named.
+    pub fn open(local: SocketAddr, interface: Option<&str>) -> io::Result<Socket> {
         let socket = socket2::Socket::new(Domain::for_address(local), Type::DGRAM, Some(Protocol::UDP))?;
         socket.set_nonblocking(true)?;
         if local.is_ipv6() {
             // A wildcard covers its own family only, as the documents say it.
             socket.set_only_v6(true)?;
             setsockopt(&socket, Ipv6RecvErr, &true)?;
+            setsockopt(&socket, Ipv6RecvHopLimit, &true)?;
+            socket.set_recv_tclass_v6(true)?;
+            // Long probes find what is too long for the path; nothing on the way may cut them.
+            sockopt::set_ipv6_mtu_discover(&socket, Ipv6PathMtuDiscovery::PROBE)?;
+            if local.ip().is_unspecified() {
+                setsockopt(&socket, Ipv6RecvPacketInfo, &true)?;
+            }
         } else {
             setsockopt(&socket, Ipv4RecvErr, &true)?;
+            setsockopt(&socket, Ipv4RecvTtl, &true)?;
+            setsockopt(&socket, IpRecvTos, &true)?;
+            sockopt::set_ip_mtu_discover(&socket, Ipv4PathMtuDiscovery::PROBE)?;
+            if local.ip().is_unspecified() {
+                setsockopt(&socket, Ipv4PacketInfo, &true)?;
+            }
+        }
+        if let Some(interface) = interface {
+            socket.bind_device(Some(interface.as_bytes()))?;
         }
         if setsockopt(&socket, RcvBufForce, &RECEIVE_BUFFER).is_err() {
             socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
@@ -78,7 +131,7 @@ impl Socket {
         setsockopt(&socket, ReceiveTimestampns, &true)?;
         setsockopt(&socket, RxqOvfl, &1)?;
         socket.bind(&local.into())?;
-        let inner = tokio::net::UdpSocket::from_std(socket.into())?;
+        let inner: std::net::UdpSocket = socket.into();
         let local = inner.local_addr()?;
         Ok(Socket { inner, local })
     }
@@ -88,47 +141,48 @@ impl Socket {
         self.local
     }
 
-    /// Waits until there is something to read.
-    pub async fn readable(&self) -> io::Result<()> {
-        self.inner.readable().await
-    }
-
-    /// Waits until the path has sent an error back.
-    pub async fn error_ready(&self) -> io::Result<()> {
-        self.inner.ready(Interest::ERROR).await.map(|_| ())
-    }
-
-    /// Sends one datagram; `source` goes over the socket's own address where that is a wildcard.
+    /// Sends one datagram.
     ///
     /// An earlier probe's error, which may be another peer's, is reported by the kernel once on the
     /// next send: that send is tried again.
-    pub fn send(&self, octets: &[u8], destination: SocketAddr, source: Option<IpAddr>) -> io::Result<()> {
-        self.send_once(octets, destination, source).or_else(|_| self.send_once(octets, destination, source))
+    pub fn send(&self, octets: &[u8], envelope: &Envelope) -> io::Result<()> {
+        self.send_once(octets, envelope).or_else(|_| self.send_once(octets, envelope)).map_err(io::Error::from)
     }
 
-    fn send_once(&self, octets: &[u8], destination: SocketAddr, source: Option<IpAddr>) -> io::Result<()> {
-        let slices = [IoSlice::new(octets)];
-        let destination = SockaddrStorage::from(destination);
-        let send = |messages: &[ControlMessage]| {
-            sendmsg(self.fd(), &slices, messages, MsgFlags::empty(), Some(&destination)).map(|_| ())
-        };
-        let sent = match source {
-            None => send(&[]),
+    fn send_once(&self, octets: &[u8], envelope: &Envelope) -> nix::Result<()> {
+        let fd = self.as_raw_fd();
+        let destination = SockaddrStorage::from(envelope.destination);
+        if envelope.source.is_none() && envelope.dscp == 0 {
+            return sendto(fd, octets, &destination, MsgFlags::empty()).map(|_| ());
+        }
+        let (tos, info4, info6);
+        let class = i32::from(envelope.dscp << DSCP_SHIFT);
+        let mut messages = Vec::with_capacity(2);
+        if envelope.dscp != 0 {
+            messages.push(match envelope.destination.is_ipv4() {
+                true => {
+                    tos = envelope.dscp << DSCP_SHIFT;
+                    ControlMessage::Ipv4Tos(&tos)
+                }
+                false => ControlMessage::Ipv6TClass(&class),
+            });
+        }
+        match envelope.source {
+            None => {}
             Some(IpAddr::V4(source)) => {
-                let info = libc::in_pktinfo {
+                info4 = libc::in_pktinfo {
                     ipi_ifindex: 0,
                     ipi_spec_dst: libc::in_addr { s_addr: u32::from(source).to_be() },
                     ipi_addr: libc::in_addr { s_addr: 0 },
                 };
-                send(&[ControlMessage::Ipv4PacketInfo(&info)])
+                messages.push(ControlMessage::Ipv4PacketInfo(&info4));
             }
             Some(IpAddr::V6(source)) => {
-                let info =
-                    libc::in6_pktinfo { ipi6_ifindex: 0, ipi6_addr: libc::in6_addr { s6_addr: source.octets() } };
-                send(&[ControlMessage::Ipv6PacketInfo(&info)])
+                info6 = libc::in6_pktinfo { ipi6_ifindex: 0, ipi6_addr: libc::in6_addr { s6_addr: source.octets() } };
+                messages.push(ControlMessage::Ipv6PacketInfo(&info6));
             }
-        };
-        sent.map_err(io::Error::from)
+        }
+        sendmsg(fd, &[IoSlice::new(octets)], &messages, MsgFlags::empty(), Some(&destination)).map(|_| ())
     }
 
     /// Takes in at most one batch; zero if there is nothing.
@@ -148,42 +202,36 @@ impl Socket {
     }
 
     fn receive_once(&self, buffer: &mut Buffer, each: &mut impl FnMut(Datagram<'_>)) -> io::Result<usize> {
-        self.inner.try_io(Interest::READABLE, || {
-            // The kernel writes into the headers how much it used of them, so they are made anew.
-            let space = cmsg_space!(TimeSpec, u32);
-            let mut headers = MultiHeaders::<SockaddrStorage>::preallocate(BATCH, Some(space));
-            let mut slices: Vec<[IoSliceMut; 1]> =
-                buffer.0.chunks_exact_mut(LONGEST).map(|chunk| [IoSliceMut::new(chunk)]).collect();
-            let messages = recvmmsg(self.fd(), &mut headers, slices.iter_mut(), MsgFlags::MSG_DONTWAIT, None)?;
-            let mut count = 0;
-            for message in messages {
-                count += 1;
-                let Some(source) = message.address.as_ref().and_then(std_address) else { continue };
-                let (mut received, mut drops) = (None, None);
-                for control in message.cmsgs()? {
-                    if let ControlMessageOwned::ScmTimestampns(time) = control {
-                        received = Some(wall_time(time));
-                    } else if let ControlMessageOwned::RxqOvfl(total) = control {
-                        drops = Some(total);
-                    }
-                }
-                let octets = message.iovs().next().unwrap_or_default();
-                each(Datagram { octets, source, received, drops });
+        // The kernel writes into the headers how much it used of them, so they are made anew.
+        let space = cmsg_space!(TimeSpec, u32, libc::c_int, libc::c_int, libc::in6_pktinfo);
+        let mut headers = MultiHeaders::<SockaddrStorage>::preallocate(BATCH, Some(space));
+        let mut slices: Vec<[IoSliceMut; 1]> =
+            buffer.0.chunks_exact_mut(LONGEST).map(|chunk| [IoSliceMut::new(chunk)]).collect();
+        let messages = recvmmsg(self.as_raw_fd(), &mut headers, slices.iter_mut(), MsgFlags::MSG_DONTWAIT, None)?;
+        let mut count = 0;
+        for message in messages {
+            count += 1;
+            let Some(source) = message.address.as_ref().and_then(std_address) else { continue };
+            let octets = message.iovs().next().unwrap_or_default();
+            let mut datagram =
+                Datagram { octets, source, received: None, drops: None, ttl: None, dscp: None, sent_to: None };
+            for control in message.cmsgs()? {
+                note(control, &mut datagram);
             }
-            Ok(count)
-        })
+            each(datagram);
+        }
+        Ok(count)
     }
 
     /// Takes what the path sent back out of the error queue.
     pub fn take_path_errors(&self) -> Vec<PathError> {
         let mut found = Vec::new();
-        let _drained = self.inner.try_io(Interest::ERROR, || {
-            loop {
-                found.extend(self.take_path_error()?);
+        for _ in 0..MOST_ERRORS {
+            match self.take_path_error() {
+                Ok(error) => found.extend(error),
+                Err(_) => break,
             }
-            #[expect(unreachable_code, reason = "gives the closure its type")]
-            Ok(())
-        });
+        }
         found
     }
 
@@ -192,7 +240,7 @@ impl Socket {
         let mut slices = [IoSliceMut::new(&mut octets)];
         let mut space = cmsg_space!(TimeSpec, u32, libc::sock_extended_err, libc::sockaddr_in6);
         let flags = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
-        let message = recvmsg::<SockaddrStorage>(self.fd(), &mut slices, Some(&mut space), flags)?;
+        let message = recvmsg::<SockaddrStorage>(self.as_raw_fd(), &mut slices, Some(&mut space), flags)?;
         let destination = message.address.as_ref().and_then(std_address);
         let mut cause = None;
         for control in message.cmsgs()? {
@@ -207,9 +255,44 @@ impl Socket {
         let test_id = Probe::quoted_test_id(octets).or_else(|| ProbeV1::decode(octets).map(|probe| probe.test_id));
         Ok(test_id.zip(cause).map(|(test_id, cause)| PathError { test_id, cause }))
     }
+}
 
-    fn fd(&self) -> RawFd {
-        self.inner.as_raw_fd()
+/// What a control message says of its datagram.
+fn note(control: ControlMessageOwned, datagram: &mut Datagram<'_>) {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "what was not asked for does not come")]
+    match control {
+        ControlMessageOwned::ScmTimestampns(time) => datagram.received = Some(wall_time(time)),
+        ControlMessageOwned::RxqOvfl(total) => datagram.drops = Some(total),
+        ControlMessageOwned::Ipv4Ttl(ttl) | ControlMessageOwned::Ipv6HopLimit(ttl) => {
+            datagram.ttl = u8::try_from(ttl).ok();
+        }
+        ControlMessageOwned::Ipv4Tos(tos) => datagram.dscp = Some(tos >> DSCP_SHIFT),
+        ControlMessageOwned::Ipv6TClass(class) => datagram.dscp = u8::try_from(class >> DSCP_SHIFT).ok(),
+        ControlMessageOwned::Ipv4PacketInfo(info) => {
+            datagram.sent_to = Some(IpAddr::from(info.ipi_addr.s_addr.to_ne_bytes()));
+        }
+        ControlMessageOwned::Ipv6PacketInfo(info) => datagram.sent_to = Some(info.ipi6_addr.s6_addr.into()),
+        _ => {}
+    }
+}
+
+/// Waits for a socket to have something to read. Registered with the runtime only while it waits: a
+/// busy socket that is looked at every now and then anyway wakes nobody.
+#[derive(Debug)]
+pub struct Readiness(AsyncFd<Arc<Socket>>);
+
+impl Readiness {
+    /// Must be called within the runtime; one for each socket.
+    #[expect(unsafe_code, reason = "tokio wants it said that the descriptor stays open")]
+    pub fn of(socket: Arc<Socket>) -> io::Result<Self> {
+        // SAFETY: a `Socket` never closes or replaces its descriptor, and lives as long as it is held.
+        let registered = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) };
+        registered.map(Readiness).map_err(Into::into)
+    }
+
+    /// Waits until there may be something to read. Whoever reads has to read all.
+    pub async fn readable(&self) -> io::Result<()> {
+        self.0.readable().await.map(|mut ready| ready.clear_ready())
     }
 }
 
@@ -298,13 +381,14 @@ pub struct Examined {
 /// Sends a datagram to itself, over loopback.
 pub async fn examine() -> io::Result<Examined> {
     const ARRIVES_WITHIN: Duration = Duration::from_secs(2);
-    let socket = Socket::open(SocketAddr::from(([127, 0, 0, 1], 0)))?;
-    socket.send(b"peerpair doctor", socket.local(), None)?;
+    let socket = Arc::new(Socket::open(SocketAddr::from(([127, 0, 0, 1], 0)), None)?);
+    socket.send(b"peerpair doctor", &Envelope { destination: socket.local(), source: None, dscp: 0 })?;
+    let readiness = Readiness::of(socket.clone())?;
     let mut kernel_stamps = false;
     let mut buffer = Buffer::default();
     let received = async {
         while socket.receive(&mut buffer, |datagram| kernel_stamps = datagram.received.is_some())? == 0 {
-            socket.readable().await?;
+            readiness.readable().await?;
         }
         io::Result::Ok(())
     };

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::clock_error::Delay;
+use super::flows::DeadFlows;
 use super::test::{TestFacts, TestId};
 use super::time::{Now, WallTime, seconds};
 
@@ -18,6 +19,12 @@ pub enum Kind {
     Connection,
     /// Probes came too late.
     Latency,
+    /// Too many probes did not come.
+    Loss,
+    /// Delay varies too much.
+    Jitter,
+    /// Some flows of a test are dead while others carry on.
+    Path,
     /// Probes could not be sent, or the path answered with an error.
     Sender,
     /// A clock is wrong.
@@ -36,12 +43,15 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, most urgent first.
-    pub const ALL: [Kind; 9] = [
+    pub const ALL: [Kind; 12] = [
         Kind::Isolated,
         Kind::Connection,
         Kind::Storm,
         Kind::Sender,
+        Kind::Path,
+        Kind::Loss,
         Kind::Latency,
+        Kind::Jitter,
         Kind::Config,
         Kind::Clock,
         Kind::UnknownPacket,
@@ -53,6 +63,9 @@ impl Kind {
         match self {
             Kind::Connection => "connection",
             Kind::Latency => "latency",
+            Kind::Loss => "loss",
+            Kind::Jitter => "jitter",
+            Kind::Path => "path",
             Kind::Sender => "sender",
             Kind::Clock => "clock",
             Kind::Config => "config",
@@ -67,8 +80,8 @@ impl Kind {
     pub fn severity(self) -> Severity {
         match self {
             Kind::Connection | Kind::Isolated => Severity::Critical,
-            Kind::Sender | Kind::Latency | Kind::Config | Kind::Storm => Severity::Major,
-            Kind::Clock => Severity::Minor,
+            Kind::Sender | Kind::Path | Kind::Loss | Kind::Latency | Kind::Config | Kind::Storm => Severity::Major,
+            Kind::Clock | Kind::Jitter => Severity::Minor,
             Kind::UnknownPacket | Kind::Test => Severity::Warning,
         }
     }
@@ -130,6 +143,8 @@ pub enum Subject {
     Web(String),
     /// All tests that carry this tag.
     Tag(String),
+    /// What comes back of a test, as its sender sees it. Reports; no alarm is about it.
+    Answers(TestId),
 }
 
 impl fmt::Display for Subject {
@@ -145,6 +160,7 @@ impl fmt::Display for Subject {
             Subject::Document(key) => write!(f, "document {key}"),
             Subject::Web(addr) => write!(f, "web {addr}"),
             Subject::Tag(tag) => write!(f, "tag {tag}"),
+            Subject::Answers(id) => write!(f, "answers of test {id}"),
         }
     }
 }
@@ -176,6 +192,7 @@ impl AlarmKey {
             | Subject::Name(_)
             | Subject::Document(_)
             | Subject::Web(_)
+            | Subject::Answers(_)
             | Subject::Tag(_) => None,
         }
     }
@@ -198,14 +215,47 @@ pub enum Cause {
         delay: Delay,
         /// The limit.
         max_latency: Duration,
+        /// Which way.
+        direction: Direction,
     },
-    /// A delay that no path can have.
+    /// Delay further above the test's own baseline than `max_latency_above_baseline`.
+    AboveBaseline {
+        /// By how much, in nanoseconds.
+        above: i64,
+        /// The limit.
+        limit: Duration,
+    },
+    /// More lost than `max_loss`.
+    Loss {
+        /// The share that was lost.
+        share: f64,
+        /// The limit.
+        max_loss: f64,
+        /// Over this time.
+        loss_window: Duration,
+        /// Datagrams that this host's kernel dropped meanwhile, because the socket was full.
+        dropped: u64,
+    },
+    /// Delay varies by more than `max_jitter`.
+    Jitter {
+        /// The share of probes that differed by more from the one before.
+        share: f64,
+        /// The limit.
+        max_jitter: Duration,
+        /// Over this time.
+        loss_window: Duration,
+    },
+    /// Some flows are dead.
+    DeadFlows(DeadFlows),
+    /// A delay that no path can have, or a clock that moved.
     ClockWrong {
         /// As measured.
         delay: Delay,
-        /// The sending host.
-        from_host: String,
+        /// The host at the other end.
+        peer: String,
     },
+    /// Something is wrong with the local clock.
+    LocalClock(String),
     /// The operating system or the path refused probes.
     NotSent(String),
     /// Something with the configuration.
@@ -221,6 +271,17 @@ pub enum Cause {
     },
 }
 
+/// Which way a delay was measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// From the sender to the receiver.
+    Forward,
+    /// Back.
+    Backward,
+    /// There and back.
+    RoundTrip,
+}
+
 /// How it fell silent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Silence {
@@ -234,6 +295,8 @@ pub struct Silence {
     pub announced_stop: bool,
     /// Datagrams that this host's kernel dropped meanwhile, because the socket was full.
     pub dropped: u64,
+    /// It is answers that do not come.
+    pub answers: bool,
 }
 
 /// Tests that went down together.
@@ -263,7 +326,15 @@ impl Cause {
             }
             Cause::Late { delay, .. } => format!("High Latency {:.6} Seconds", delay.seconds()),
             Cause::UnknownPacket { .. } => "No matching test for packet".to_owned(),
-            Cause::ClockWrong { .. } | Cause::NotSent(_) | Cause::Config(_) | Cause::Shared(_) => self.to_string(),
+            Cause::AboveBaseline { .. }
+            | Cause::Loss { .. }
+            | Cause::Jitter { .. }
+            | Cause::DeadFlows(_)
+            | Cause::ClockWrong { .. }
+            | Cause::LocalClock(_)
+            | Cause::NotSent(_)
+            | Cause::Config(_)
+            | Cause::Shared(_) => self.to_string(),
         }
     }
 
@@ -271,7 +342,12 @@ impl Cause {
     pub fn delay(&self) -> Option<Delay> {
         match self {
             Cause::Late { delay, .. } | Cause::ClockWrong { delay, .. } => Some(*delay),
+            Cause::AboveBaseline { above, .. } => Some(Delay { nanos: *above, uncertainty: Duration::ZERO }),
             Cause::Silence(_)
+            | Cause::Loss { .. }
+            | Cause::Jitter { .. }
+            | Cause::DeadFlows(_)
+            | Cause::LocalClock(_)
             | Cause::NotSent(_)
             | Cause::Config(_)
             | Cause::Shared(_)
@@ -284,9 +360,10 @@ impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Cause::Silence(silence) => {
+                let what = if silence.answers { "answer" } else { "probe" };
                 match silence.last_probe {
-                    Some(last_probe) => write!(f, "no probe since {last_probe}")?,
-                    None => f.write_str("no probe since the test began here")?,
+                    Some(last_probe) => write!(f, "no {what} since {last_probe}")?,
+                    None => write!(f, "no {what} since the test began here")?,
                 }
                 write!(f, ", expected every {}", humantime::format_duration(silence.expect_every))?;
                 if silence.announced_stop {
@@ -297,16 +374,45 @@ impl fmt::Display for Cause {
                 }
                 Ok(())
             }
-            Cause::Late { delay, max_latency } => {
+            Cause::Late { delay, max_latency, direction } => {
                 let limit = humantime::format_duration(*max_latency);
-                write!(f, "delay {} exceeds {limit}", readable(*delay))
+                let what = match direction {
+                    Direction::Forward => "delay",
+                    Direction::Backward => "delay on the way back",
+                    Direction::RoundTrip => "round trip",
+                };
+                write!(f, "{what} {} exceeds {limit}", readable(*delay))
             }
-            Cause::ClockWrong { delay, from_host } => write!(
-                f,
-                "measured delay {} is impossible: the clock of {from_host} or of this host is wrong",
-                readable(*delay)
-            ),
-            Cause::NotSent(text) | Cause::Config(text) => f.write_str(text),
+            Cause::AboveBaseline { above, limit } => {
+                let limit = humantime::format_duration(*limit);
+                write!(f, "delay is {:.3} ms above its baseline, more than {limit}", seconds(*above) * 1e3)
+            }
+            Cause::Loss { share, max_loss, loss_window, dropped } => {
+                let window = humantime::format_duration(*loss_window);
+                write!(f, "{} of the probes lost within {window}, more than {}", percent(*share), percent(*max_loss))?;
+                if *dropped > 0 {
+                    write!(f, "; this host's socket dropped {dropped} datagrams since the last probe")?;
+                }
+                Ok(())
+            }
+            Cause::Jitter { share, max_jitter, loss_window } => {
+                let (limit, window) =
+                    (humantime::format_duration(*max_jitter), humantime::format_duration(*loss_window));
+                write!(
+                    f,
+                    "delay varies by more than {limit} from one probe to the next in {} of all within {window}",
+                    percent(*share)
+                )
+            }
+            Cause::DeadFlows(flows) => flows.fmt(f),
+            Cause::ClockWrong { delay, peer } => {
+                write!(
+                    f,
+                    "measured delay {} is impossible: the clock of {peer} or of this host is wrong",
+                    readable(*delay)
+                )
+            }
+            Cause::NotSent(text) | Cause::Config(text) | Cause::LocalClock(text) => f.write_str(text),
             Cause::UnknownPacket { source, reason } => write!(f, "{reason} from {source}"),
             Cause::Shared(shared) => shared.fmt(f),
         }
@@ -329,6 +435,7 @@ impl fmt::Display for Shared {
             | Subject::Source(_)
             | Subject::Name(_)
             | Subject::Document(_)
+            | Subject::Answers(_)
             | Subject::Web(_) => f.write_str("that end on this host")?,
         }
         f.write_str(" went down together")?;
@@ -337,6 +444,11 @@ impl fmt::Display for Shared {
         }
         Ok(())
     }
+}
+
+fn percent(share: f64) -> String {
+    let percent = format!("{:.1}", share * 100.0);
+    format!("{} %", percent.trim_end_matches(".0"))
 }
 
 fn readable(delay: Delay) -> String {

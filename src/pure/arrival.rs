@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use super::clock_error::ClockQuality;
+use super::clock_error::{ClockQuality, Delay};
 use super::expectation::Incoming;
 use super::foreign::Reason;
 use super::probe::{NotProbe, Probe, flag};
 use super::probe_v1::ProbeV1;
 use super::test::TestId;
-use super::time::Now;
+use super::time::{Now, WallTime};
 
 /// A probe of either kind.
 #[derive(Clone, Debug, PartialEq)]
@@ -53,36 +53,61 @@ impl AnyProbe {
 
     /// What it says to its test's expectation. `sender` is the host that has to have sent it; nothing:
     /// one of many.
-    pub fn incoming(&self, sender: Option<&str>, received: Now, clocks: Clocks) -> Result<Incoming, Reason> {
+    pub fn incoming(&self, sender: Option<&str>, landed: Landed) -> Result<Incoming, Reason> {
+        let (wall, local) = (landed.received.wall, landed.clocks);
+        let incoming = |sent: WallTime, theirs: Duration| Incoming {
+            test_id: self.test_id(),
+            received: landed.received,
+            delay: Delay {
+                nanos: wall.nanos_since(sent),
+                uncertainty: match local {
+                    Clocks::Same => Duration::ZERO,
+                    Clocks::Two(ours) => ours.saturating_add(theirs),
+                },
+            },
+            directions: None,
+            order: None,
+            send_every: Duration::from_secs(1),
+            stops: false,
+            stepped: false,
+            ttl: landed.ttl,
+            dscp: landed.dscp,
+            dropped: landed.dropped,
+        };
         match self {
             AnyProbe::Stamp(probe) => Ok(Incoming {
-                test_id: probe.test_id,
-                received,
-                sent: probe.sent,
-                uncertainty: match clocks {
-                    Clocks::Same => Duration::ZERO,
-                    Clocks::Two(local) => local.saturating_add(sender_error(probe)),
-                },
                 order: Some((probe.epoch, probe.sequence)),
+                send_every: probe.send_every,
                 stops: probe.flags & flag::STOPS != 0,
-                dropped: 0,
+                stepped: probe.flags & flag::CLOCK_STEPPED != 0,
+                ..incoming(probe.sent, sender_error(probe))
             }),
             AnyProbe::V1(probe) if sender.is_some_and(|sender| probe.host_id != sender) => Err(Reason::WrongHost),
-            AnyProbe::V1(probe) => Ok(Incoming {
-                test_id: probe.test_id,
-                received,
-                sent: probe.sent,
+            AnyProbe::V1(probe) => {
                 // The original says nothing of its clock; it is taken to be as good as ours.
-                uncertainty: match clocks {
+                let theirs = match local {
                     Clocks::Same => Duration::ZERO,
-                    Clocks::Two(local) => local.saturating_mul(2),
-                },
-                order: None,
-                stops: false,
-                dropped: 0,
-            }),
+                    Clocks::Two(ours) => ours,
+                };
+                Ok(incoming(probe.sent, theirs))
+            }
         }
     }
+}
+
+/// How a datagram came in.
+#[derive(Clone, Copy, Debug)]
+pub struct Landed {
+    /// When the kernel took it in.
+    pub received: Now,
+    /// How its sender's clock relates to ours.
+    pub clocks: Clocks,
+    /// The time-to-live that it came with.
+    pub ttl: Option<u8>,
+    /// The differentiated services code point that it came with.
+    pub dscp: Option<u8>,
+    /// Datagrams that the kernel had dropped at this socket by then.
+    pub dropped: u64,
 }
 
 fn sender_error(probe: &Probe) -> Duration {

@@ -1,34 +1,87 @@
-//! One test at its receiver: what is expected, what came, and what that means.
+//! One test where it is judged: what is expected, what came, and what that means.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod conditions;
+pub mod streams;
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::alarm::{AlarmKey, Cause, ConditionChange, Kind, Silence, Subject, Verdict};
+use super::alarm::{AlarmKey, Cause, ConditionChange, Direction, Kind, Silence, Subject, Verdict};
+use super::baseline::Baseline;
 use super::clock_error::{Delay, DelayLimits, DelayVerdict};
-use super::condition::{Change, Condition, Sample, State, Thresholds};
+use super::condition::{Condition, Sample, State, Thresholds};
+use super::flows::{FlowStatus, Flows, Seen};
 use super::foreign::ROLL_OUT_GRACE;
-use super::sequence_window::{Arrival, SequenceWindow};
-use super::test::{TestFacts, TestId};
-use super::time::{Moment, Now, WallTime};
+use super::key::KeyChoice;
+use super::loss_window::{LossLimits, LossWindow};
+use super::reflection::{Delays, OffsetWatch};
+use super::statistics::{Event, Statistics, Summaries};
+use super::status::Role;
+use super::test::{Mode, TestFacts, TestId};
+use super::time::{Moment, Now};
+
+use conditions::Conditions;
+use streams::{Place, Streams, Terms};
 
 /// What is expected of a test. Two equal ones need no change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Expected {
     /// Which test.
     pub test: Arc<TestFacts>,
+    /// Who judges: the receiver what comes, or the sender what comes back.
+    pub role: Role,
+    /// Whether probes come back.
+    pub mode: Mode,
     /// At least one probe in each such time.
     pub expect_every: Duration,
     /// How many samples decide.
     pub thresholds: Thresholds,
-    /// What is asked of a probe's delay.
+    /// What is asked of a probe's delay; of the round trip at the sender.
     pub limits: DelayLimits,
+    /// What is asked of each direction of a round trip.
+    pub max_each_way: Option<Duration>,
+    /// A delay further above the test's own usual one is too much.
+    pub max_above_baseline: Option<Duration>,
+    /// What is asked of loss and delay variation.
+    pub loss: LossLimits,
+    /// In which kinds its probes are sent.
+    pub flows: Flows,
+    /// The address that they come from, if the documents say so: unsigned ones of others are not answered.
+    pub from_address: Option<IpAddr>,
+    /// The keys that its probes have to be signed with, if they have to.
+    pub keys: Option<KeyChoice>,
     /// Nothing is raised for silence before this is over, unless a probe came.
     pub startup_grace: Duration,
     /// The silence of a sender that announced its stop is forgiven for so long.
     pub max_pause: Duration,
     /// The tests of which any probe is enough; nothing: the test's own.
     pub any_of: Option<Arc<BTreeSet<TestId>>>,
+}
+
+impl Expected {
+    /// The host at the other end.
+    pub fn peer(&self) -> &str {
+        match self.role {
+            Role::Receiver => &self.test.from_host,
+            Role::Sender => &self.test.to_host,
+        }
+    }
+
+    /// The kinds of alarms that can come of it.
+    pub fn kinds(&self) -> impl Iterator<Item = Kind> {
+        let latency =
+            self.limits.max_latency.is_some() || self.max_each_way.is_some() || self.max_above_baseline.is_some();
+        let kinds = [
+            (Kind::Connection, true),
+            (Kind::Latency, latency),
+            (Kind::Loss, self.loss.max_loss_ppm.is_some()),
+            (Kind::Jitter, self.loss.max_jitter.is_some()),
+            (Kind::Path, self.flows.count() > 1 && self.any_of.is_none()),
+        ];
+        kinds.into_iter().filter(|(_, asked)| *asked).map(|(kind, _)| kind)
+    }
 }
 
 /// A probe as it came in.
@@ -38,14 +91,22 @@ pub struct Incoming {
     pub test_id: TestId,
     /// When the kernel took it in, on both clocks.
     pub received: Now,
-    /// When the sender says it left.
-    pub sent: WallTime,
-    /// How far the sender's and this host's clock may be off together.
-    pub uncertainty: Duration,
+    /// How long it took; there and back, if it is an answer.
+    pub delay: Delay,
+    /// What an answer says of each direction.
+    pub directions: Option<Delays>,
     /// The sender's epoch and its sequence number; the original's probes have none.
     pub order: Option<(u64, u32)>,
+    /// The sender's interval.
+    pub send_every: Duration,
     /// The sender announces its stop.
     pub stops: bool,
+    /// The sender's clock stepped since its last probe.
+    pub stepped: bool,
+    /// The time-to-live that it came with.
+    pub ttl: Option<u8>,
+    /// The differentiated services code point that it came with.
+    pub dscp: Option<u8>,
     /// Datagrams that the kernel dropped at this socket so far.
     pub dropped: u64,
 }
@@ -53,8 +114,8 @@ pub struct Incoming {
 /// What became of a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Acceptance {
-    /// It counts.
-    Accepted,
+    /// It counts. With the time-to-live of those before it, if that was another.
+    Accepted(Option<u8>),
     /// Its sequence number came before.
     Duplicate,
     /// Too far behind the newest sequence number.
@@ -76,17 +137,10 @@ pub struct Counters {
     pub stale: u64,
 }
 
-/// One condition with the cause of its last violation.
-#[derive(Clone, Debug, Default)]
-struct Judged {
-    condition: Condition,
-    cause: Option<Cause>,
-}
-
-/// The state of one test at its receiver.
+/// The state of one test where it is judged.
 #[derive(Clone, Debug)]
 pub struct Expectation {
-    expected: Expected,
+    expected: Arc<Expected>,
     started: Now,
     last_probe: Option<Now>,
     /// If nothing comes until then, that is a bad sample.
@@ -98,38 +152,42 @@ pub struct Expectation {
     announced_stop: bool,
     /// Datagrams dropped at this socket when the last probe came.
     dropped: u64,
+    /// The sender's interval, as its last probe said it.
+    send_every: Option<Duration>,
     streams: Streams,
-    connection: Judged,
-    latency: Judged,
-    clock: Judged,
+    conditions: Conditions,
     counters: Counters,
     last_delay: Option<(Delay, DelayVerdict)>,
+    /// The last probe's number and delay, for the next one's variation.
+    previous: Option<(u32, i64)>,
+    /// As the last probe came.
+    ttl: Option<u8>,
+    dscp: Option<u8>,
+    statistics: Statistics,
+    /// What only few tests need.
+    extra: Option<Box<Extra>>,
 }
 
-/// What each sender's probes say of their order.
 #[derive(Clone, Debug, Default)]
-struct Streams {
-    /// That of the only sender, as nearly all tests have it.
-    own: Option<Stream>,
-    /// Of many senders, of which any is enough.
-    many: BTreeMap<TestId, Option<Stream>>,
+struct Extra {
+    loss: Option<LossWindow>,
+    baseline: Option<Baseline>,
+    flows: Option<FlowWatch>,
+    offset: OffsetWatch,
 }
 
 #[derive(Clone, Debug)]
-struct Stream {
-    epoch: u64,
-    window: SequenceWindow,
-    /// When its last probe was accepted.
-    last: Moment,
-    /// It announced its stop.
-    stopped: bool,
+struct FlowWatch {
+    seen: Seen,
+    /// When the flows are looked at next.
+    look: Moment,
+    begun: Moment,
 }
 
 impl Expectation {
     /// Begins to expect.
-    pub fn new(expected: Expected, now: Now) -> Self {
+    pub fn new(expected: Arc<Expected>, now: Now) -> Self {
         let mut expectation = Expectation {
-            expected,
             started: now,
             last_probe: None,
             silence_deadline: now.moment,
@@ -137,37 +195,37 @@ impl Expectation {
             slower_until: None,
             announced_stop: false,
             dropped: 0,
+            send_every: None,
             streams: Streams::default(),
-            connection: Judged::default(),
-            latency: Judged::default(),
-            clock: Judged::default(),
+            conditions: Conditions::default(),
             counters: Counters::default(),
             last_delay: None,
+            previous: None,
+            ttl: None,
+            dscp: None,
+            statistics: Statistics::new(now.moment),
+            extra: None,
+            expected,
         };
+        expectation.extra = expectation.extra(now.moment);
         expectation.silence_deadline = expectation.first_deadline(now.moment);
         expectation
     }
 
     /// What is expected now.
-    pub fn expected(&self) -> &Expected {
+    pub fn expected(&self) -> &Arc<Expected> {
         &self.expected
     }
 
     /// Another expectation of the same test. What was seen and judged stays.
-    pub fn on_expected(&mut self, expected: Expected, now: Now) -> Vec<ConditionChange> {
-        let mut changes = Vec::new();
-        if expected.limits.max_latency.is_none() && self.latency.condition.state() != State::Unknown {
-            let was_down = self.latency.condition.is_down();
-            self.latency = Judged::default();
-            if was_down {
-                changes.push(self.change(Kind::Latency, Verdict::Cleared, now));
-            }
-        }
-        if expected.test.from_host != self.expected.test.from_host {
-            let was_wrong = self.clock.condition.is_down();
-            self.clock = Judged::default();
-            if was_wrong {
-                changes.push(self.change(Kind::Clock, Verdict::Cleared, now));
+    pub fn on_expected(&mut self, expected: Arc<Expected>, now: Now, changes: &mut Vec<ConditionChange>) {
+        let kept: Vec<Kind> = expected.kinds().collect();
+        let same_peer = expected.peer() == self.expected.peer();
+        let stays = |kind: &Kind| if *kind == Kind::Clock { same_peer } else { kept.contains(kind) };
+        let dropped: Vec<Kind> = conditions::JUDGED.into_iter().filter(|kind| !stays(kind)).collect();
+        for kind in dropped {
+            if self.conditions.forget(kind) {
+                changes.push(self.change(kind, Verdict::Cleared, now));
             }
         }
         let before = self.expected.expect_every;
@@ -176,49 +234,71 @@ impl Expectation {
         if expected.expect_every < before {
             self.slower_until = Some((now.moment + ROLL_OUT_GRACE, before));
         }
+        let same_extra = (expected.loss, expected.max_above_baseline, &expected.flows)
+            == (self.expected.loss, self.expected.max_above_baseline, &self.expected.flows);
         self.expected = expected;
-        let any_of = self.expected.any_of.as_deref();
-        self.streams.many.retain(|id, _| any_of.is_some_and(|any_of| any_of.contains(id)));
+        if !same_extra {
+            self.extra = self.extra(now.moment);
+        }
+        self.streams.retain(self.expected.any_of.as_deref());
         // What was counted stays counted; the interval that runs is the new one, from now.
         if !same_pace {
             self.silence_deadline = match self.last_probe {
-                Some(_) if self.connection.condition.state() == State::Paused => self.silence_deadline,
+                Some(_) if self.connection().state() == State::Paused => self.silence_deadline,
                 Some(_) => self.deadline_after(now.moment),
                 None => self.first_deadline(self.started.moment).max(now.moment),
             };
         }
-        changes
     }
 
     /// A probe of this test arrived.
-    pub fn on_probe(&mut self, incoming: &Incoming) -> (Acceptance, Vec<ConditionChange>) {
+    pub fn on_probe(&mut self, incoming: &Incoming, changes: &mut Vec<ConditionChange>) -> Acceptance {
         let now = incoming.received;
-        let mut changes = Vec::new();
-        self.on_silence(now, incoming.dropped, &mut changes);
-        let reordered_before = self.counters.reordered;
-        match self.admit(incoming) {
-            Acceptance::Accepted => {}
-            refused @ (Acceptance::Duplicate | Acceptance::TooOld | Acceptance::StaleEpoch) => {
-                return (refused, changes);
+        self.on_silence(now, incoming.dropped, changes);
+        let flows = self.flow_count();
+        let terms = Terms {
+            any_of: self.expected.any_of.as_deref(),
+            expect_every: self.expected.expect_every,
+            keyed: self.expected.keys.is_some(),
+            flows,
+        };
+        let place = self.streams.admit(incoming, terms);
+        let refused = match place {
+            Place::Duplicate => {
+                self.counters.duplicates += 1;
+                self.statistics.on_event(Event::Duplicate, now.moment);
+                Some(Acceptance::Duplicate)
             }
+            Place::TooOld | Place::StaleEpoch => {
+                self.counters.stale += 1;
+                self.statistics.on_event(Event::Stale, now.moment);
+                Some(if place == Place::TooOld { Acceptance::TooOld } else { Acceptance::StaleEpoch })
+            }
+            Place::First | Place::Newer(_) | Place::Behind(_) => None,
+        };
+        if let Some(refused) = refused {
+            return refused;
         }
         self.counters.received += 1;
+        self.send_every = Some(incoming.send_every);
+        let overtaken = self.count(incoming, place);
+        let ttl_was = self.note_path(incoming);
         // A probe that was overtaken by the goodbye does not take it back.
-        if self.connection.condition.state() == State::Paused && self.counters.reordered > reordered_before {
-            return (Acceptance::Accepted, changes);
+        if self.connection().state() == State::Paused && matches!(place, Place::Behind(_)) {
+            return Acceptance::Accepted(ttl_was);
         }
         self.last_probe = Some(now);
-        let stops = incoming.stops && self.all_stopped();
+        let stops = incoming.stops && self.streams.all_stopped();
         self.announced_stop = stops;
         self.dropped = incoming.dropped;
         self.silence_deadline = self.deadline_after(now.moment);
-        self.sample(Kind::Connection, Sample::Good, None, now, &mut changes);
+        self.sample(Kind::Connection, Sample::Good, None, now, changes);
         if stops {
-            self.connection.condition.on_pause(now);
+            self.conditions.pause(now);
             self.silence_deadline = self.silence_deadline.max(self.raising_at(now.moment + self.expected.max_pause));
         }
-        self.judge_delay(incoming, &mut changes);
-        (Acceptance::Accepted, changes)
+        self.judge_delay(incoming, overtaken, changes);
+        Acceptance::Accepted(ttl_was)
     }
 
     /// Time has passed: each `expect_every` without a probe is a bad sample. `dropped` is what the
@@ -238,53 +318,94 @@ impl Expectation {
                 expect_every: self.expected.expect_every,
                 announced_stop: self.announced_stop,
                 dropped: dropped.saturating_sub(self.dropped),
+                answers: self.expected.role == Role::Sender,
             });
+            if self.connection().state() != State::Paused {
+                self.presume_lost(now.moment);
+            }
             self.silence_deadline = self.deadline_after(self.silence_deadline);
             self.sample(Kind::Connection, Sample::Bad, Some(cause), now, changes);
         }
+        self.judge_loss(now, dropped, changes);
+        self.judge_flows(now, changes);
     }
 
     /// This agent itself slept (stopped, or its machine was frozen): silence meanwhile proves nothing.
     pub fn on_own_stall(&mut self, now: Now) {
         self.forgiven_until = now.moment + self.expected.expect_every;
         self.silence_deadline = self.silence_deadline.max(self.forgiven_until);
+        if let Some(flows) = self.flow_watch() {
+            flows.begun = now.moment;
+        }
+    }
+
+    /// The wall's clock here stepped: delays of before and after cannot be compared.
+    pub fn on_own_step(&mut self, now: Now) {
+        self.previous = None;
+        let Some(extra) = &mut self.extra else { return };
+        extra.offset.forget();
+        if let Some(baseline) = &mut extra.baseline {
+            baseline.on_step(now.moment);
+        }
+    }
+
+    /// What was taken before this process began, of a keyed test, cannot be taken again.
+    pub fn on_remembered(&mut self, epoch: u64, newest: u32) {
+        self.streams.remember(epoch, newest, self.started.moment);
+    }
+
+    /// The epoch and the newest sequence number, for whoever has to remember them.
+    pub fn newest(&self) -> Option<(u64, u32)> {
+        self.streams.newest()
     }
 
     /// When `on_silence` wants to be called next.
     pub fn next_deadline(&self) -> Moment {
-        self.silence_deadline
+        let flows = self.extra.as_ref().and_then(|extra| extra.flows.as_ref());
+        flows.map_or(self.silence_deadline, |flows| flows.look.min(self.silence_deadline))
     }
 
     /// Says everything that is decided once more, for an alarm actor that has just begun.
     pub fn report(&self, now: Now) -> Vec<ConditionChange> {
-        [(Kind::Connection, &self.connection), (Kind::Latency, &self.latency), (Kind::Clock, &self.clock)]
-            .into_iter()
-            .filter_map(|(kind, judged)| {
-                let verdict = match (judged.condition.state(), &judged.cause) {
-                    (State::Unknown | State::Standby, _) => return None,
-                    (State::Down | State::Recovering, Some(cause)) => Verdict::Violated(cause.clone()),
-                    (State::Up | State::Suspect | State::Paused | State::Down | State::Recovering, _) => {
-                        Verdict::Cleared
-                    }
-                };
-                Some(self.change(kind, verdict, now))
-            })
-            .collect()
+        self.conditions.decided().map(|(kind, verdict)| self.change(kind, verdict, now)).collect()
     }
 
     /// The connection's condition.
     pub fn connection(&self) -> &Condition {
-        &self.connection.condition
+        self.conditions.of(Kind::Connection)
     }
 
-    /// The latency's condition.
-    pub fn latency(&self) -> &Condition {
-        &self.latency.condition
+    /// The condition of a kind that is judged here.
+    pub fn condition(&self, kind: Kind) -> &Condition {
+        self.conditions.of(kind)
+    }
+
+    /// The condition that people should look at first: one that is down before one that is not, the
+    /// connection before others.
+    pub fn worst(&self) -> &Condition {
+        let mut all = self.expected.kinds().map(|kind| self.conditions.of(kind));
+        all.find(|condition| condition.is_down()).unwrap_or(self.connection())
     }
 
     /// What came so far.
     pub fn counters(&self) -> Counters {
         self.counters
+    }
+
+    /// The same in numbers of three periods.
+    pub fn statistics(&self, now: Moment) -> Summaries {
+        self.statistics.summaries(now)
+    }
+
+    /// What came of each flow, if there is more than one.
+    pub fn flows(&self) -> Vec<FlowStatus> {
+        let watch = self.extra.as_ref().and_then(|extra| extra.flows.as_ref());
+        watch.map(|watch| watch.seen.status(&self.expected.flows)).unwrap_or_default()
+    }
+
+    /// The time-to-live and the code point that the last probe came with.
+    pub fn path(&self) -> (Option<u8>, Option<u8>) {
+        (self.ttl, self.dscp)
     }
 
     /// The delay of the last accepted probe and what it was worth.
@@ -295,6 +416,35 @@ impl Expectation {
     /// When the last accepted probe came.
     pub fn last_probe(&self) -> Option<Now> {
         self.last_probe
+    }
+
+    fn extra(&self, now: Moment) -> Option<Box<Extra>> {
+        let expected = &self.expected;
+        let extra = Extra {
+            loss: expected.loss.any().then(|| LossWindow::new(now, &expected.loss)),
+            baseline: expected.max_above_baseline.map(|_| Baseline::new(now)),
+            flows: (expected.flows.count() > 1 && expected.any_of.is_none()).then(|| FlowWatch {
+                seen: Seen::default(),
+                look: now + expected.expect_every,
+                begun: now,
+            }),
+            offset: OffsetWatch::default(),
+        };
+        let needed =
+            extra.loss.is_some() || extra.baseline.is_some() || extra.flows.is_some() || expected.role == Role::Sender;
+        needed.then(|| Box::new(extra))
+    }
+
+    fn flow_count(&self) -> u32 {
+        u32::try_from(self.expected.flows.count()).unwrap_or(1).max(1)
+    }
+
+    fn flow_watch(&mut self) -> Option<&mut FlowWatch> {
+        self.extra.as_mut().and_then(|extra| extra.flows.as_mut())
+    }
+
+    fn loss_window(&mut self) -> Option<&mut LossWindow> {
+        self.extra.as_mut().and_then(|extra| extra.loss.as_mut())
     }
 
     /// The end of the interval that begins at `moment`.
@@ -319,79 +469,218 @@ impl Expectation {
         moment - self.expected.expect_every.saturating_mul(self.expected.thresholds.raise_after.max(1) - 1)
     }
 
-    /// One of many senders that stops says nothing of the others.
-    fn all_stopped(&self) -> bool {
-        self.streams.many.values().flatten().all(|stream| stream.stopped)
+    /// Counts what an accepted probe says of those before it. True if it was overtaken.
+    fn count(&mut self, incoming: &Incoming, place: Place) -> bool {
+        let now = incoming.received.moment;
+        let sequence = incoming.order.map_or(0, |(_, sequence)| sequence);
+        let presumed = self.statistics.presumed_lost();
+        let mut lost = 0;
+        match place {
+            Place::First => {
+                lost = -presumed;
+                self.statistics.on_epoch(now);
+                self.previous = None;
+                if let Some(flows) = self.flow_watch() {
+                    flows.seen.begin();
+                }
+            }
+            Place::Newer(missing) => {
+                lost = i64::from(missing) - presumed;
+                self.statistics.on_newer(sequence, missing, now);
+            }
+            Place::Behind(_) => {
+                lost = -1;
+                self.statistics.on_filled(sequence, now);
+            }
+            Place::Duplicate | Place::TooOld | Place::StaleEpoch => {}
+        }
+        if let Some(window) = self.loss_window() {
+            window.on_probes(1, i32::try_from(lost).unwrap_or(0));
+        }
+        let Place::Behind(by) = place else { return false };
+        // Given up means: by then, silence would have been a bad sample.
+        let turns = by / self.flow_count();
+        if incoming.send_every.saturating_mul(turns) > self.expected.expect_every {
+            self.statistics.on_event(Event::Late, now);
+        }
+        true
     }
 
-    fn admit(&mut self, incoming: &Incoming) -> Acceptance {
-        let Some((epoch, sequence)) = incoming.order else { return Acceptance::Accepted };
-        let now = incoming.received.moment;
-        let slot = match self.expected.any_of {
-            None => &mut self.streams.own,
-            Some(_) => self.streams.many.entry(incoming.test_id).or_default(),
+    /// The time-to-live of the probes before, if it was another.
+    fn note_path(&mut self, incoming: &Incoming) -> Option<u8> {
+        self.dscp = incoming.dscp.or(self.dscp);
+        // Equal paths may differ in length: only one port's probes can tell of a change.
+        let index = incoming.order.map_or(0, |(_, sequence)| sequence % self.flow_count());
+        if index != 0 {
+            return None;
+        }
+        let before = self.ttl;
+        self.ttl = incoming.ttl.or(before);
+        let changed = before.filter(|_| self.ttl != before)?;
+        self.statistics.on_event(Event::PathChange, incoming.received.moment);
+        Some(changed)
+    }
+
+    fn presume_lost(&mut self, now: Moment) {
+        let (Some(send_every), Some(_), None) = (self.send_every, self.last_probe, &self.expected.any_of) else {
+            return;
         };
-        let last = slot.as_ref().map(|stream| stream.last);
-        let fallen_silent = last.is_none_or(|last| now.since(last) > self.expected.expect_every);
-        let stream = match slot {
-            Some(stream) if stream.epoch == epoch => stream,
-            // A sender whose clock was set back, or whose state was lost, begins an older epoch: it
-            // is taken once the newer one has fallen silent.
-            Some(stream) if stream.epoch > epoch && !fallen_silent => {
-                self.counters.stale += 1;
-                return Acceptance::StaleEpoch;
-            }
-            begun => begun.insert(Stream { epoch, window: SequenceWindow::default(), last: now, stopped: false }),
-        };
-        match stream.window.on_sequence(sequence) {
-            Arrival::InOrder => {
-                (stream.last, stream.stopped) = (now, incoming.stops);
-                Acceptance::Accepted
-            }
-            Arrival::Reordered => {
-                stream.last = now;
-                self.counters.reordered += 1;
-                Acceptance::Accepted
-            }
-            Arrival::Duplicate => {
-                self.counters.duplicates += 1;
-                Acceptance::Duplicate
-            }
-            // A sender that was set back to an earlier state of itself, as a virtual machine can be.
-            Arrival::TooOld if fallen_silent => {
-                stream.window = SequenceWindow::default();
-                stream.window.on_sequence(sequence);
-                stream.last = now;
-                Acceptance::Accepted
-            }
-            Arrival::TooOld => {
-                self.counters.stale += 1;
-                Acceptance::TooOld
-            }
+        let turns = self.expected.expect_every.as_nanos() / send_every.as_nanos().max(1);
+        let missing = u32::try_from(turns).unwrap_or(u32::MAX).saturating_mul(self.flow_count()).min(MOST_PRESUMED);
+        self.statistics.on_silence(missing, now);
+        if let Some(window) = self.loss_window() {
+            window.on_probes(0, missing as i32);
         }
     }
 
-    fn judge_delay(&mut self, incoming: &Incoming, changes: &mut Vec<ConditionChange>) {
-        let now = incoming.received;
-        let limits = self.expected.limits;
-        let delay = Delay { nanos: now.wall.nanos_since(incoming.sent), uncertainty: incoming.uncertainty };
-        let verdict = delay.judge(limits);
-        self.last_delay = Some((delay, verdict));
-        if verdict == DelayVerdict::ClockWrong {
-            let cause = Cause::ClockWrong { delay, from_host: self.expected.test.from_host.clone() };
-            self.sample(Kind::Clock, Sample::Bad, Some(cause), now, changes);
+    fn judge_loss(&mut self, now: Now, dropped: u64, changes: &mut Vec<ConditionChange>) {
+        let limits = self.expected.loss;
+        let Some(window) = self.loss_window() else { return };
+        let (loss, variation) = window.on_time(now.moment, &limits);
+        let dropped = dropped.saturating_sub(self.dropped);
+        let loss_window = limits.loss_window;
+        if let Some((rate, ppm)) = loss.zip(limits.max_loss_ppm) {
+            let cause = Cause::Loss { share: rate.share, max_loss: f64::from(ppm) / 1e6, loss_window, dropped };
+            self.sample_once(Kind::Loss, rate.sample, cause, now, changes);
+        }
+        if let Some((rate, max_jitter)) = variation.zip(limits.max_jitter) {
+            let cause = Cause::Jitter { share: rate.share, max_jitter, loss_window };
+            self.sample_once(Kind::Jitter, rate.sample, cause, now, changes);
+        }
+    }
+
+    /// A flow is dead that nothing came from for as long as would raise an alarm of its own, while
+    /// others carry on.
+    fn judge_flows(&mut self, now: Now, changes: &mut Vec<ConditionChange>) {
+        let expected = self.expected.clone();
+        let Some(watch) = self.flow_watch().filter(|watch| watch.look <= now.moment) else { return };
+        watch.look = now.moment + expected.expect_every;
+        let after = expected.expect_every.saturating_mul(expected.thresholds.raise_after.max(1));
+        let dead = watch.seen.dead(now.moment, after, watch.begun);
+        let begun = watch.begun;
+        let alive = dead.iter().any(|dead| !dead) && now.moment.since(begun) > after;
+        if self.connection().state() != State::Up || !alive {
             return;
         }
-        self.sample(Kind::Clock, Sample::Good, None, now, changes);
-        let Some(max_latency) = limits.max_latency else { return };
-        // Once it was too much, only what is within the lower limit counts as good.
-        let limit = if self.latency.condition.is_down() { limits.clear_latency.min(max_latency) } else { max_latency };
-        match delay.judge(DelayLimits { max_latency: Some(limit), ..limits }) {
-            DelayVerdict::Good => self.sample(Kind::Latency, Sample::Good, None, now, changes),
-            DelayVerdict::Exceeded => {
-                self.sample(Kind::Latency, Sample::Bad, Some(Cause::Late { delay, max_latency }), now, changes);
+        let sample = if dead.contains(&true) { Sample::Bad } else { Sample::Good };
+        self.sample_once(Kind::Path, sample, Cause::DeadFlows(expected.flows.name(&dead)), now, changes);
+    }
+
+    fn judge_delay(&mut self, incoming: &Incoming, behind: bool, changes: &mut Vec<ConditionChange>) {
+        let now = incoming.received;
+        let (delay, limits) = (incoming.delay, self.expected.limits);
+        let variation = self.variation(incoming, behind);
+        let verdict = match self.clock_is_wrong(incoming) {
+            Some(wrong) => {
+                let cause = Cause::ClockWrong { delay: wrong, peer: self.expected.peer().to_owned() };
+                self.sample(Kind::Clock, Sample::Bad, Some(cause), now, changes);
+                DelayVerdict::ClockWrong
             }
-            DelayVerdict::Undecidable | DelayVerdict::ClockWrong => {}
+            None => {
+                self.sample(Kind::Clock, Sample::Good, None, now, changes);
+                delay.judge(limits)
+            }
+        };
+        self.last_delay = Some((delay, verdict));
+        self.statistics.on_delay(delay, variation, now.moment);
+        if verdict == DelayVerdict::Undecidable {
+            self.statistics.on_event(Event::Undecidable, now.moment);
+        }
+        if verdict != DelayVerdict::ClockWrong {
+            self.judge_latency(incoming, changes);
+        }
+    }
+
+    /// The delay of the probe before this one in the same flow; notes what that says.
+    fn variation(&mut self, incoming: &Incoming, behind: bool) -> Option<i64> {
+        let (now, nanos) = (incoming.received.moment, incoming.delay.nanos);
+        let (_, sequence) = incoming.order?;
+        let count = self.expected.flows.count();
+        let previous = match self.flow_watch() {
+            Some(watch) => {
+                if watch.seen.count() == 0 {
+                    watch.begun = now;
+                }
+                let place = watch.seen.on_probe(sequence, count, nanos, now);
+                if place.overtaken {
+                    self.counters.reordered += 1;
+                    self.statistics.on_event(Event::Reordered, now);
+                }
+                place.previous
+            }
+            None if behind => {
+                self.counters.reordered += 1;
+                self.statistics.on_event(Event::Reordered, now);
+                None
+            }
+            None => {
+                let before = self.previous.replace((sequence, nanos));
+                before.filter(|(number, _)| number.wrapping_add(1) == sequence).map(|(_, nanos)| nanos)
+            }
+        };
+        let limits = self.expected.loss;
+        if let (Some(previous), Some(window)) = (previous, self.loss_window()) {
+            window.on_variation(nanos.abs_diff(previous), &limits);
+        }
+        previous
+    }
+
+    /// A delay that no path can have, or an offset that moved by more than the clocks allow.
+    fn clock_is_wrong(&mut self, incoming: &Incoming) -> Option<Delay> {
+        let limits = DelayLimits { max_latency: None, ..self.expected.limits };
+        let wrong = |delay: &Delay| delay.judge(limits) == DelayVerdict::ClockWrong;
+        let Some(directions) = incoming.directions else {
+            return Some(incoming.delay).filter(wrong);
+        };
+        let moved = self.extra.as_mut().and_then(|extra| extra.offset.on_delays(&directions));
+        if let Some(extra) = self.extra.as_mut().filter(|_| incoming.stepped) {
+            extra.offset.forget();
+            return None;
+        }
+        let impossible = [directions.forward, directions.backward].into_iter().find(wrong);
+        impossible.or(moved.map(|nanos| Delay { nanos, uncertainty: directions.forward.uncertainty }))
+    }
+
+    fn judge_latency(&mut self, incoming: &Incoming, changes: &mut Vec<ConditionChange>) {
+        let now = incoming.received;
+        let limits = self.expected.limits;
+        let is_down = self.conditions.of(Kind::Latency).is_down();
+        let mut samples = Vec::new();
+        let mut judge = |delay: Delay, max_latency: Option<Duration>, direction: Direction| {
+            let Some(max_latency) = max_latency else { return };
+            // Once it was too much, only what is within the lower limit counts as good.
+            let limit = if is_down { limits.clear_latency.min(max_latency) } else { max_latency };
+            let verdict = delay.judge(DelayLimits { max_latency: Some(limit), ..limits });
+            samples.push((verdict, Cause::Late { delay, max_latency, direction }));
+        };
+        match incoming.directions {
+            None => judge(incoming.delay, limits.max_latency, Direction::Forward),
+            Some(directions) => {
+                judge(directions.round_trip, limits.max_latency, Direction::RoundTrip);
+                judge(directions.forward, self.expected.max_each_way, Direction::Forward);
+                judge(directions.backward, self.expected.max_each_way, Direction::Backward);
+            }
+        }
+        let nanos = incoming.delay.nanos;
+        let above = self.extra.as_mut().and_then(|extra| {
+            let baseline = extra.baseline.as_mut()?;
+            if incoming.stepped {
+                baseline.on_step(now.moment);
+            }
+            baseline.on_delay(nanos, now.moment)
+        });
+        if let Some((above, limit)) = above.zip(self.expected.max_above_baseline) {
+            let exceeds = i128::from(above) > limit.as_nanos() as i128;
+            let verdict = if exceeds { DelayVerdict::Exceeded } else { DelayVerdict::Good };
+            samples.push((verdict, Cause::AboveBaseline { above, limit }));
+        }
+        let undecided = samples.iter().any(|(verdict, _)| *verdict == DelayVerdict::Undecidable);
+        let stands_by_limit = matches!(self.conditions.cause(Kind::Latency), Some(Cause::Late { .. }));
+        if let Some(at) = samples.iter().position(|(verdict, _)| *verdict == DelayVerdict::Exceeded) {
+            let (_, cause) = samples.swap_remove(at);
+            self.sample(Kind::Latency, Sample::Bad, Some(cause), now, changes);
+        } else if !(undecided && stands_by_limit) && samples.iter().any(|(verdict, _)| *verdict == DelayVerdict::Good) {
+            self.sample(Kind::Latency, Sample::Good, None, now, changes);
         }
     }
 
@@ -403,50 +692,36 @@ impl Expectation {
         now: Now,
         changes: &mut Vec<ConditionChange>,
     ) {
-        let thresholds = self.expected.thresholds;
-        let judged = match kind {
-            Kind::Latency => &mut self.latency,
-            Kind::Clock => &mut self.clock,
-            Kind::Connection
-            | Kind::Sender
-            | Kind::Config
-            | Kind::UnknownPacket
-            | Kind::Isolated
-            | Kind::Storm
-            | Kind::Test => &mut self.connection,
-        };
-        let verdict = match (judged.condition.on_sample(sample, thresholds, now), cause) {
-            (Some(Change::Raised), Some(cause)) => {
-                judged.cause = Some(cause.clone());
-                Verdict::Violated(cause)
-            }
-            (Some(Change::Raised), None) | (None, _) => return,
-            (Some(Change::Cleared), _) => {
-                judged.cause = None;
-                Verdict::Cleared
-            }
-        };
-        changes.push(self.change(kind, verdict, now));
+        if let Some(verdict) = self.conditions.on_sample(kind, sample, self.expected.thresholds, cause, now) {
+            changes.push(self.change(kind, verdict, now));
+        }
     }
 
-    /// A wrong clock is the sending host's, whichever of its tests finds it.
+    /// What was judged over some time already needs no second sample to be believed.
+    fn sample_once(&mut self, kind: Kind, sample: Sample, cause: Cause, now: Now, changes: &mut Vec<ConditionChange>) {
+        let at_once = Thresholds::in_a_row(1, 1);
+        if let Some(verdict) = self.conditions.on_sample(kind, sample, at_once, Some(cause), now) {
+            changes.push(self.change(kind, verdict, now));
+        }
+    }
+
+    /// A wrong clock is the other host's, whichever of its tests finds it.
     fn change(&self, kind: Kind, verdict: Verdict, at: Now) -> ConditionChange {
         let test = &self.expected.test;
-        let reporter = Subject::Test(test.id);
-        let subject = match kind {
-            Kind::Clock => Subject::Host(test.from_host.clone()),
-            Kind::Connection
-            | Kind::Latency
-            | Kind::Sender
-            | Kind::Config
-            | Kind::UnknownPacket
-            | Kind::Isolated
-            | Kind::Storm
-            | Kind::Test => reporter.clone(),
+        let subject = match kind == Kind::Clock {
+            true => Subject::Host(self.expected.peer().to_owned()),
+            false => Subject::Test(test.id),
+        };
+        let reporter = match self.expected.role {
+            Role::Receiver => Subject::Test(test.id),
+            Role::Sender => Subject::Answers(test.id),
         };
         ConditionChange { key: AlarmKey::new(kind, subject), reporter, at, verdict, test: Some(test.clone()) }
     }
 }
+
+/// More are not presumed lost at once, however long `expect_every` is.
+const MOST_PRESUMED: u32 = 1 << 24;
 
 #[cfg(test)]
 mod tests;

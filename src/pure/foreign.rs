@@ -32,6 +32,8 @@ pub enum Reason {
     PlainStamp,
     /// A sound probe of a test that is not received here.
     UnknownTest,
+    /// An unsigned probe of a test whose probes are signed, or one whose signature is wrong.
+    BadSignature,
     /// The original's probe, naming another host than the test's `from_host`.
     WrongHost,
 }
@@ -44,6 +46,7 @@ impl fmt::Display for Reason {
             Reason::UnknownVersion => "a probe of an unknown version",
             Reason::PlainStamp => "a plain STAMP packet",
             Reason::UnknownTest => "a probe of a test that is not received here",
+            Reason::BadSignature => "a probe that is not signed as its test wants it",
             Reason::WrongHost => "a probe that names another host than its test",
         })
     }

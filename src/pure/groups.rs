@@ -319,6 +319,7 @@ impl Groups {
             | Subject::Tag(_)
             | Subject::Store
             | Subject::Test(_)
+            | Subject::Answers(_)
             | Subject::Source(_)
             | Subject::Name(_)
             | Subject::Document(_)

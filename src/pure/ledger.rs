@@ -558,7 +558,15 @@ impl Ledger {
                     all.take_while(|(other, _)| other.kind == Kind::Config).filter(|(other, _)| *other != key);
                 return others.find_map(|(_, entry)| raised(entry));
             }
-            Kind::Sender | Kind::Clock | Kind::UnknownPacket | Kind::Isolated | Kind::Storm | Kind::Test => {
+            Kind::Sender
+            | Kind::Loss
+            | Kind::Jitter
+            | Kind::Path
+            | Kind::Clock
+            | Kind::UnknownPacket
+            | Kind::Isolated
+            | Kind::Storm
+            | Kind::Test => {
                 return None;
             }
         };

@@ -1,21 +1,33 @@
 //! The probe: an unauthenticated STAMP Session-Sender packet (RFC 8762 section 4.2.1) with one
-//! private-use TLV (RFC 8972 section 4). 108 octets, big-endian.
+//! private-use TLV (RFC 8972 section 4), 108 octets, big-endian. With a key, the HMAC TLV follows;
+//! up to a wanted size, the Extra Padding TLV.
 
 use std::time::Duration;
 
 use super::clock_error::ErrorEstimate;
+use super::key::{Key, SIGNATURE_LEN};
 use super::test::TestId;
 use super::time::WallTime;
 
 /// Octets of a probe without key and padding.
 pub const PROBE_LEN: usize = 108;
+/// Octets of a signed probe without padding.
+pub const SIGNED_LEN: usize = PROBE_LEN + TLV_HEADER + SIGNATURE_LEN;
+/// The least size that a signed probe can be padded to, and the largest that any can.
+pub const PADDED_LEN: std::ops::RangeInclusive<usize> = SIGNED_LEN + TLV_HEADER..=9000;
 
 /// Octets of the base packet, before any TLV.
-const STAMP_LEN: usize = 44;
+pub const STAMP_LEN: usize = 44;
+/// Octets of a TLV before its value.
+pub const TLV_HEADER: usize = 4;
 /// TLV flags: a sender sets U (unrecognised) and clears M and I.
 const TLV_FLAGS: u8 = 0x80;
+/// Extra Padding (RFC 8972 section 4.1).
+pub const TLV_PADDING: u8 = 1;
+/// HMAC (RFC 8972 section 4.8).
+pub const TLV_HMAC: u8 = 8;
 /// The first private-use TLV type.
-const TLV_TYPE: u8 = 252;
+pub const TLV_TYPE: u8 = 252;
 /// Octets of the TLV's value.
 const TLV_LEN: u16 = 60;
 /// Our SMI private enterprise number.
@@ -86,7 +98,48 @@ impl Probe {
         ((id ^ (id >> 64)) as u16).max(1)
     }
 
-    /// The octets on the wire.
+    /// Writes the octets on the wire, and gives how many they are: as many as are needed, or as many
+    /// as `octets` has if that is at least a padding TLV more.
+    pub fn write(&self, octets: &mut [u8], key: Option<&Key>) -> usize {
+        octets[..PROBE_LEN].copy_from_slice(&self.encode());
+        let mut end = PROBE_LEN;
+        if let Some(key) = key {
+            octets[KEY_ID] = key.id();
+            let signature = key.sign([&octets[..4], &octets[STAMP_LEN..PROBE_LEN]]);
+            end = put_tlv(octets, end, TLV_HMAC, SIGNATURE_LEN);
+            octets[end - SIGNATURE_LEN..end].copy_from_slice(&signature);
+        }
+        if octets.len() >= end + TLV_HEADER {
+            let padding = octets.len() - end - TLV_HEADER;
+            octets[end..].fill(0);
+            end = put_tlv(octets, end, TLV_PADDING, padding);
+        }
+        end
+    }
+
+    /// Whether a datagram that was read as a probe is signed with this key, as a whole: what the
+    /// signature does not cover has to be as a sender writes it.
+    pub fn is_signed(octets: &[u8], key: &Key) -> bool {
+        let Some((signed, rest)) = octets.split_at_checked(SIGNED_LEN) else { return false };
+        let mut header = [0; TLV_HEADER];
+        put_tlv(&mut header, 0, TLV_HMAC, SIGNATURE_LEN);
+        let plain_rest = match rest.split_at_checked(TLV_HEADER) {
+            None => rest.is_empty(),
+            Some((tlv, padding)) => {
+                tlv[..2] == [TLV_FLAGS, TLV_PADDING]
+                    && usize::from(be16(tlv, 2)) == padding.len()
+                    && padding.iter().all(|&octet| octet == 0)
+            }
+        };
+        let (probe, tail) = signed.split_at(PROBE_LEN);
+        let Some(signature) = tail.last_chunk::<SIGNATURE_LEN>() else { return false };
+        plain_rest
+            && tail[..TLV_HEADER] == header
+            && probe[16..STAMP_LEN].iter().all(|&octet| octet == 0)
+            && key.verifies([&probe[..4], &probe[STAMP_LEN..]], signature)
+    }
+
+    /// The octets on the wire, without key and padding.
     pub fn encode(&self) -> [u8; PROBE_LEN] {
         let mut octets = [0; PROBE_LEN];
         let mut put = |offset: usize, field: &[u8]| octets[offset..offset + field.len()].copy_from_slice(field);
@@ -155,21 +208,31 @@ impl Probe {
     }
 }
 
+/// Where the key's id is.
+const KEY_ID: usize = 55;
+
+/// Writes a TLV's header; gives where its value ends.
+fn put_tlv(octets: &mut [u8], at: usize, kind: u8, len: usize) -> usize {
+    octets[at..at + 2].copy_from_slice(&[TLV_FLAGS, kind]);
+    octets[at + 2..at + TLV_HEADER].copy_from_slice(&u16::try_from(len).unwrap_or(u16::MAX).to_be_bytes());
+    (at + TLV_HEADER + len).min(octets.len())
+}
+
 /// A Session-Sender packet has an error estimate that is not corrupt and zeros where it must.
 fn plain_or_foreign(base: &[u8; STAMP_LEN], len: usize) -> NotProbe {
     let plain = len >= STAMP_LEN && base[16..].iter().all(|&octet| octet == 0) && base[13] != 0;
     if plain { NotProbe::PlainStamp } else { NotProbe::Foreign }
 }
 
-fn be16(octets: &[u8], offset: usize) -> u16 {
+pub(super) fn be16(octets: &[u8], offset: usize) -> u16 {
     u16::from_be_bytes([octets[offset], octets[offset + 1]])
 }
 
-fn be32(octets: &[u8], offset: usize) -> u32 {
+pub(super) fn be32(octets: &[u8], offset: usize) -> u32 {
     u32::from(be16(octets, offset)) << 16 | u32::from(be16(octets, offset + 2))
 }
 
-fn be64(octets: &[u8], offset: usize) -> u64 {
+pub(super) fn be64(octets: &[u8], offset: usize) -> u64 {
     u64::from(be32(octets, offset)) << 32 | u64::from(be32(octets, offset + 4))
 }
 
@@ -242,7 +305,66 @@ mod tests {
         assert_eq!(Probe::quoted_test_id(&octets[..71]), None);
     }
 
+    fn key() -> Key {
+        Key::new(3, [7; 32])
+    }
+
+    fn signed(size: usize) -> Vec<u8> {
+        let mut octets = vec![0xff; size];
+        assert_eq!(sample().write(&mut octets, Some(&key())), size);
+        octets
+    }
+
+    #[test]
+    fn padding_and_signature_stand_behind_the_probe() {
+        let octets = signed(200);
+        assert_eq!(octets[108..112], [0x80, 8, 0, 16]);
+        assert_eq!(octets[128..132], [0x80, 1, 0, 68]);
+        assert!(octets[132..].iter().all(|&octet| octet == 0));
+        assert_eq!(Probe::decode(&octets), Ok(Probe { key_id: 3, ..sample() }));
+        assert!(Probe::is_signed(&octets, &key()));
+        // Not enough room for a padding TLV: none.
+        let mut octets = [0; 111];
+        assert_eq!(sample().write(&mut octets, None), 108);
+        assert!(!Probe::is_signed(&signed(128), &Key::new(3, [8; 32])));
+    }
+
     proptest! {
+        /// Whatever is done to a signed probe, it is not accepted as signed any more.
+        #[test]
+        fn a_signed_probe_cannot_be_changed(
+            size in prop::sample::select(vec![128usize, 132, 200, 1400]),
+            offset in 0usize..1400,
+            flip in 1u8..=255,
+            cut in 0usize..1400,
+            more in prop::collection::vec(any::<u8>(), 1..40),
+        ) {
+            let octets = signed(size);
+            prop_assert!(Probe::is_signed(&octets, &key()));
+            let mut flipped = octets.clone();
+            flipped[offset % size] ^= flip;
+            // Octets 4 to 15 are covered by their copy, which `decode` compares.
+            prop_assert!(Probe::decode(&flipped).is_err() || !Probe::is_signed(&flipped, &key()));
+            prop_assert!(!Probe::is_signed(&octets[..cut % size], &key()) || cut % size == 128);
+            let mut longer = octets.clone();
+            longer.extend(more);
+            prop_assert!(!Probe::is_signed(&longer, &key()));
+        }
+
+        /// Parts of two signed probes make no third.
+        #[test]
+        fn signed_probes_cannot_be_spliced(sequence: u32, micros: u32, at in 1usize..128) {
+            let mut other = sample();
+            other.sequence = sequence;
+            other.sent = other.sent + Duration::from_micros(micros.into());
+            let (one, mut two) = (signed(128), vec![0; 128]);
+            other.write(&mut two, Some(&key()));
+            let spliced = [&one[..at], &two[at..]].concat();
+            let whole = spliced == one || spliced == two;
+            let taken = Probe::decode(&spliced).is_ok() && Probe::is_signed(&spliced, &key());
+            prop_assert_eq!(taken, whole);
+        }
+
         #[test]
         fn any_datagram_is_read_without_panic(octets in prop::collection::vec(any::<u8>(), 0..300)) {
             let _ = Probe::decode(&octets);

@@ -32,6 +32,16 @@ impl Default for SequenceWindow {
 }
 
 impl SequenceWindow {
+    /// One that has seen everything up to this number.
+    pub fn all_seen(newest: u32) -> Self {
+        SequenceWindow { newest: Some(newest), seen: [u64::MAX; (WINDOW / 64) as usize] }
+    }
+
+    /// The newest number.
+    pub fn newest(&self) -> Option<u32> {
+        self.newest
+    }
+
     /// Takes a sequence number in.
     pub fn on_sequence(&mut self, sequence: u32) -> Arrival {
         let Some(newest) = self.newest else {

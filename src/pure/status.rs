@@ -8,12 +8,14 @@ use serde::Serialize;
 use super::alarm::Kind;
 use super::clock_error::DelayVerdict;
 use super::condition::State;
-use super::expectation::Counters;
+use super::expectation::{Counters, Expectation};
+use super::flows::FlowStatus;
 use super::ledger::{LedgerCounts, Scope};
 use super::notification::Standing;
 use super::shelf::Silence;
+use super::statistics::Summaries;
 use super::test::TestFacts;
-use super::time::WallTime;
+use super::time::{Moment, WallTime};
 
 /// All that this agent shows of itself. Times are RFC 3339 in UTC, durations are in seconds.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -33,9 +35,12 @@ pub struct Status {
     /// Addresses at which probes are expected.
     pub listeners: Vec<ListenerStatus>,
     /// Tests that start here.
-    pub senders: Vec<SenderStatus>,
+    pub senders: Arc<Vec<SenderStatus>>,
     /// Every test of this host, once for each role it has here.
-    pub tests: Vec<TestStatus>,
+    pub tests: Arc<Vec<TestStatus>>,
+    /// When the tests and senders were looked at; nothing: nobody wanted to know lately.
+    #[serde(skip)]
+    pub tests_taken: Option<WallTime>,
     /// Alarms that stand, the worst first, up to a thousand of them.
     pub alarms: Vec<Standing>,
     /// How many stand.
@@ -135,6 +140,8 @@ pub struct ListenerStatus {
     pub foreign_sources: Vec<ForeignSource>,
     /// Datagrams that this host's kernel dropped because the socket was full.
     pub kernel_drops: u64,
+    /// Probes that were answered.
+    pub reflected: u64,
 }
 
 impl ListenerStatus {
@@ -150,6 +157,7 @@ impl ListenerStatus {
             foreign: 0,
             foreign_sources: Vec::new(),
             kernel_drops: 0,
+            reflected: 0,
         }
     }
 
@@ -185,6 +193,8 @@ pub struct SenderStatus {
     pub errors: u64,
     /// Slots that were missed.
     pub skipped: u64,
+    /// How late slots began, all together.
+    pub lateness_seconds: f64,
     /// The last error.
     pub last_error: Option<String>,
 }
@@ -213,16 +223,57 @@ pub struct TestStatus {
     pub last_delay_verdict: Option<DelayVerdict>,
     /// Counters since the expectation began.
     pub counters: Option<Counters>,
+    /// Numbers of three periods.
+    pub statistics: Option<Summaries>,
+    /// The time-to-live that the last probe came with.
+    pub ttl: Option<u8>,
+    /// The differentiated services code point that it came with.
+    pub dscp: Option<u8>,
+    /// What came of each flow, if there is more than one.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub flows: Vec<FlowStatus>,
 }
 
 impl SenderStatus {
     /// Of a test that was not sent yet.
     pub fn unknown(test: Arc<TestFacts>) -> Self {
-        SenderStatus { test, condition: State::Unknown, sent: 0, errors: 0, skipped: 0, last_error: None }
+        SenderStatus {
+            test,
+            condition: State::Unknown,
+            sent: 0,
+            errors: 0,
+            skipped: 0,
+            lateness_seconds: 0.0,
+            last_error: None,
+        }
     }
 }
 
 impl TestStatus {
+    /// Of a test that is judged here.
+    pub fn of(expectation: &Expectation, now: Moment) -> Self {
+        let expected = expectation.expected();
+        let worst = expectation.worst();
+        let (ttl, dscp) = expectation.path();
+        let last_delay = expectation.last_delay();
+        TestStatus {
+            test: expected.test.clone(),
+            role: expected.role,
+            condition: worst.state(),
+            since: (worst.state() != State::Unknown).then(|| worst.since().wall),
+            conditions: expected.kinds().map(|kind| (kind, expectation.condition(kind).state())).collect(),
+            last_probe: expectation.last_probe().map(|now| now.wall),
+            last_delay: last_delay.map(|(delay, _)| delay.seconds()),
+            last_delay_uncertainty: last_delay.map(|(delay, _)| delay.uncertainty.as_secs_f64()),
+            last_delay_verdict: last_delay.map(|(_, verdict)| verdict),
+            counters: Some(expectation.counters()),
+            statistics: Some(expectation.statistics(now)),
+            ttl,
+            dscp,
+            flows: expectation.flows(),
+        }
+    }
+
     /// Of a test of which nothing is known.
     pub fn unknown(test: Arc<TestFacts>, role: Role) -> Self {
         TestStatus {
@@ -236,6 +287,10 @@ impl TestStatus {
             last_delay_uncertainty: None,
             last_delay_verdict: None,
             counters: None,
+            statistics: None,
+            ttl: None,
+            dscp: None,
+            flows: Vec::new(),
         }
     }
 }
@@ -275,7 +330,16 @@ pub struct SinkStatus {
 impl Status {
     /// Orders what people read from the top: the worst first.
     pub fn sort(&mut self) {
-        self.tests.sort_by(|a, b| {
+        self.alarms.sort_by_key(|alarm| {
+            let notification = &alarm.notification;
+            (alarm.withheld.is_some(), notification.severity, notification.since, notification.key.clone())
+        });
+        self.listeners.sort_by(|a, b| a.address.cmp(&b.address));
+    }
+
+    /// Orders tests: the worst first.
+    pub fn sort_tests(tests: &mut [TestStatus]) {
+        tests.sort_by(|a, b| {
             let rank = |test: &TestStatus| match test.condition {
                 State::Down => 0,
                 State::Recovering => 1,
@@ -287,18 +351,12 @@ impl Status {
             };
             (rank(a), a.role, &a.test.description, a.test.id).cmp(&(rank(b), b.role, &b.test.description, b.test.id))
         });
-        self.alarms.sort_by_key(|alarm| {
-            let notification = &alarm.notification;
-            (alarm.withheld.is_some(), notification.severity, notification.since, notification.key.clone())
-        });
-        self.listeners.sort_by(|a, b| a.address.cmp(&b.address));
-        self.senders.sort_by_key(|sender| sender.test.id);
     }
 
     /// How many tests stand in each condition.
     pub fn totals(&self) -> BTreeMap<String, usize> {
         let mut totals = BTreeMap::new();
-        for test in &self.tests {
+        for test in self.tests.iter() {
             *totals.entry(test.condition.to_string()).or_default() += 1;
         }
         totals

@@ -53,6 +53,28 @@ impl FromStr for TestId {
     }
 }
 
+/// Whether the probes of a test come back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// They do not: the receiver judges.
+    #[default]
+    OneWay,
+    /// The receiver reflects them, and the sender judges the round trip too.
+    TwoWay,
+}
+
+/// Which probe is sent. Both are understood on receipt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub enum Wire {
+    /// STAMP with our extension.
+    #[serde(rename = "stamp")]
+    Stamp,
+    /// The original's JSON, for a receiver that still runs it.
+    #[serde(rename = "json-v1")]
+    JsonV1,
+}
+
 /// What notifications and pages say about a test, as its document says it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TestFacts {

@@ -56,6 +56,9 @@ const NTP_ERA_PIVOT: u64 = 1 << 31;
 const NANOS: u64 = 1_000_000_000;
 
 impl WallTime {
+    /// 1970.
+    pub const ZERO: WallTime = WallTime(0);
+
     /// From nanoseconds since 1970.
     pub fn from_unix_nanos(nanos: u64) -> Self {
         WallTime(nanos)

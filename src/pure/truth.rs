@@ -57,6 +57,15 @@ impl Truth {
         }
         let is_raised = !alarm.raised_by.is_empty();
         if known && was_raised == is_raised {
+            // Whoever asks, and whoever is told later, hears of it as it is now.
+            if let Verdict::Violated(cause) = &change.verdict
+                && alarm.raised_by.len() == 1
+            {
+                alarm.cause = cause.to_string();
+                if alarm.shown.text != alarm.cause {
+                    Arc::make_mut(&mut alarm.shown).text.clone_from(&alarm.cause);
+                }
+            }
             return None;
         }
         alarm.since = change.at.wall;
@@ -74,23 +83,12 @@ impl Truth {
                 alarm.cause.clone_from(&shown.text);
                 shown.legacy_text = cause.legacy_text();
                 shown.delay_seconds = cause.delay().map(|delay| delay.seconds());
-                shown.source = match cause {
-                    Cause::UnknownPacket { source, .. } => Some(source.clone()),
-                    Cause::Silence(_)
-                    | Cause::Late { .. }
-                    | Cause::ClockWrong { .. }
-                    | Cause::NotSent(_)
-                    | Cause::Shared(_)
-                    | Cause::Config(_) => None,
-                };
-                shown.tally = match cause {
-                    Cause::Shared(shared) => Some(Tally { down: shared.down, of: shared.of }),
-                    Cause::Silence(_)
-                    | Cause::Late { .. }
-                    | Cause::ClockWrong { .. }
-                    | Cause::NotSent(_)
-                    | Cause::UnknownPacket { .. }
-                    | Cause::Config(_) => None,
+                shown.source =
+                    if let Cause::UnknownPacket { source, .. } = cause { Some(source.clone()) } else { None };
+                shown.tally = if let Cause::Shared(shared) = cause {
+                    Some(Tally { down: shared.down, of: shared.of })
+                } else {
+                    None
                 };
             }
             Verdict::Cleared => {

@@ -62,6 +62,11 @@ impl<K: Clone + Ord, A: Actor> Children<K, A> {
         self.held.keys()
     }
 
+    /// How many live.
+    pub fn len(&self) -> usize {
+        self.held.len()
+    }
+
     /// Whether none lives.
     pub fn is_empty(&self) -> bool {
         self.held.is_empty()

@@ -4,17 +4,18 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use actix::prelude::*;
-use futures_util::stream;
 use tracing::error;
 
 use super::Watcher;
 use super::sockets::{LINGER, Opened, Retry};
 use crate::config::difference::Change;
-use crate::config::plan::SenderPlan;
+use crate::config::plan::Binding;
+use crate::io::outgoing::Outlet;
 use crate::io::time;
-use crate::io::udp::{PathError, Socket};
 use crate::listener::{self, Listener};
-use crate::messages::{Expect, Forget, Generation, Send, Stop};
+use crate::messages::{Enrol, Expect, Forget, Generation, Send, Stop};
+use crate::pacer::{self, Pacer};
+use crate::pure::sending::{SenderPlan, Source};
 use crate::pure::test::TestId;
 use crate::sender::{self, Sender};
 
@@ -45,16 +46,7 @@ impl Watcher {
                     listener.do_send(Expect(expected.clone()));
                 }
             }
-            Change::AlterSender(plan) => match (self.senders.get(&plan.test.id), self.sockets.get(plan.socket)) {
-                (Some(sender), Some(socket)) => sender.do_send(Send(plan.clone(), socket.clone())),
-                (Some(sender), None) => {
-                    // Its new address cannot be bound yet; it is started anew when it can.
-                    sender.do_send(Stop::Quietly);
-                    self.senders.release(&plan.test.id);
-                    self.observed.senders.remove(&plan.test.id);
-                }
-                (None, _) => {}
-            },
+            Change::AlterSender(plan) => self.alter_sender(plan),
             Change::StartListener(_) | Change::StartSender(_) => {}
         }
     }
@@ -62,41 +54,30 @@ impl Watcher {
     /// Opens what the plan needs and lets go of what it does not.
     pub(super) fn open_sockets(&mut self, ctx: &mut Context<Self>) {
         let needed = self.running.sockets();
-        let closed = self.sockets.keep(&needed);
-        if !closed.is_empty() {
+        if self.sockets.keep(&needed) {
             ctx.run_later(LINGER, |watcher, _| watcher.sockets.close_lingering());
         }
-        for closed in closed {
-            if let Some(errors) = self.path_errors.remove(&closed) {
-                ctx.cancel_future(errors);
-            }
-        }
-        for (address, opened) in self.sockets.open(&needed) {
-            self.on_opened(address, opened, ctx);
+        for opened in self.sockets.open(&needed) {
+            self.on_opened(opened, ctx);
         }
     }
 
-    pub(super) fn on_opened(&mut self, address: SocketAddr, opened: Opened, ctx: &mut Context<Self>) {
-        match opened {
-            Opened::Socket(socket) => {
-                self.path_errors.insert(address, ctx.add_stream(path_errors(socket)));
-            }
-            Opened::Retry(retry) => {
-                ctx.run_later(retry.wait, move |watcher, ctx| {
-                    let span = watcher.span.clone();
-                    let _entered = span.enter();
-                    watcher.on_bind_again(retry, ctx);
-                });
-            }
+    pub(super) fn on_opened(&mut self, opened: Opened, ctx: &mut Context<Self>) {
+        if let Opened::Retry(retry) = opened {
+            ctx.run_later(retry.wait, move |watcher, ctx| {
+                let span = watcher.span.clone();
+                let _entered = span.enter();
+                watcher.on_bind_again(&retry, ctx);
+            });
         }
     }
 
-    pub(super) fn on_bind_again(&mut self, retry: Retry, ctx: &mut Context<Self>) {
+    pub(super) fn on_bind_again(&mut self, retry: &Retry, ctx: &mut Context<Self>) {
         if self.stopping {
             return;
         }
-        let Some((address, opened)) = self.sockets.retry(retry) else { return };
-        self.on_opened(address, opened, ctx);
+        let Some(opened) = self.sockets.retry(retry) else { return };
+        self.on_opened(opened, ctx);
         self.start_missing(ctx);
         if self.say_faults(time::now()) {
             self.say_plan();
@@ -111,8 +92,10 @@ impl Watcher {
                 self.start_listener(address, ctx);
             }
         }
-        let missing = |(id, _): &(&TestId, &SenderPlan)| !self.senders.contains(id) && !self.senders.is_pending(id);
-        let senders: Vec<SenderPlan> =
+        self.start_pacers(ctx);
+        let missing =
+            |(id, _): &(&TestId, &Arc<SenderPlan>)| !self.senders.contains(id) && !self.senders.is_pending(id);
+        let senders: Vec<Arc<SenderPlan>> =
             self.running.senders.iter().filter(missing).map(|(_, plan)| plan.clone()).collect();
         for plan in senders {
             self.start_sender(plan, ctx);
@@ -120,7 +103,8 @@ impl Watcher {
     }
 
     pub(super) fn start_listener(&mut self, address: SocketAddr, ctx: &mut Context<Self>) {
-        let (Some(socket), Some(plan)) = (self.sockets.get(address), self.running.listeners.get(&address)) else {
+        let binding = Binding::of_listener(address);
+        let (Some(socket), Some(plan)) = (self.sockets.get(&binding), self.running.listeners.get(&address)) else {
             return;
         };
         if self.listeners.contains(&address) {
@@ -139,8 +123,75 @@ impl Watcher {
         self.listeners.hold(address, listener.start());
     }
 
-    pub(super) fn start_sender(&mut self, plan: SenderPlan, ctx: &mut Context<Self>) {
-        let Some(socket) = self.sockets.get(plan.socket) else { return };
+    pub(super) fn start_pacers(&mut self, ctx: &mut Context<Self>) {
+        for (source, ports) in self.running.sources() {
+            if !self.pacers.is_pending(&source) {
+                self.start_pacer(&source, ports, ctx);
+            }
+        }
+    }
+
+    /// Starts a source's pacer, or builds it anew if it needs other sockets. Its senders enrol anew.
+    fn start_pacer(&mut self, source: &Source, ports: u8, ctx: &mut Context<Self>) {
+        let Some(outlet) = self.sockets.outlet(source, ports) else { return };
+        // What the listener of the same socket reads, nobody else can.
+        let reads = source.interface.is_some() || !self.running.listeners.contains_key(&source.address);
+        let needs = (outlet.clone(), reads);
+        if self.outlets.get(source).is_some_and(|has| same_outlet(has, &needs)) && self.pacers.contains(source) {
+            return;
+        }
+        self.stop_pacer(source);
+        let generation = self.pacers.next_generation();
+        let pacer = Pacer::new(pacer::Beginning {
+            source: source.clone(),
+            outlet,
+            reads,
+            gauges: self.gauges.clone(),
+            parent: ctx.address().recipient(),
+            generation,
+        });
+        self.pacers.hold(source.clone(), pacer.start());
+        self.outlets.insert(source.clone(), needs);
+        let altered: Vec<Arc<SenderPlan>> =
+            self.running.senders.values().filter(|plan| plan.source == *source).cloned().collect();
+        altered.iter().for_each(|plan| self.alter_sender(plan));
+    }
+
+    fn stop_pacer(&mut self, source: &Source) {
+        self.outlets.remove(source);
+        if let Some((pacer, _)) = self.pacers.release(source) {
+            pacer.do_send(Stop::Quietly);
+        }
+    }
+
+    /// Stops the pacers that nobody needs any more.
+    pub(super) fn stop_idle_pacers(&mut self) {
+        let sources = self.running.sources();
+        let idle: Vec<Source> = self.outlets.keys().filter(|source| !sources.contains_key(source)).cloned().collect();
+        idle.iter().for_each(|source| self.stop_pacer(source));
+    }
+
+    /// What a sender of this source works with.
+    fn station(&self, source: &Source) -> Option<(Outlet, Recipient<Enrol>)> {
+        let ((outlet, _), pacer) = self.outlets.get(source).zip(self.pacers.get(source))?;
+        Some((outlet.clone(), pacer.clone().recipient()))
+    }
+
+    fn alter_sender(&mut self, plan: &Arc<SenderPlan>) {
+        let Some(sender) = self.senders.get(&plan.test.id) else { return };
+        match self.station(&plan.source) {
+            Some((outlet, pacer)) => sender.do_send(Send { plan: plan.clone(), outlet, pacer }),
+            None => {
+                // Its new source is not there yet; it is started anew when it is.
+                sender.do_send(Stop::Quietly);
+                self.senders.release(&plan.test.id);
+                self.observed.senders.remove(&plan.test.id);
+            }
+        }
+    }
+
+    pub(super) fn start_sender(&mut self, plan: Arc<SenderPlan>, ctx: &mut Context<Self>) {
+        let Some((outlet, pacer)) = self.station(&plan.source) else { return };
         let id = plan.test.id;
         if self.senders.contains(&id) {
             return;
@@ -148,7 +199,8 @@ impl Watcher {
         let generation = self.senders.next_generation();
         let sender = Sender::new(sender::Beginning {
             plan,
-            socket: socket.clone(),
+            outlet,
+            pacer,
             gauges: self.gauges.clone(),
             parent: ctx.address().recipient(),
             generation,
@@ -166,6 +218,29 @@ impl Watcher {
         ctx.run_later(wait, move |watcher, ctx| watcher.start_listener(address, ctx));
     }
 
+    pub(super) fn on_pacer_down(&mut self, source: &Source, generation: Generation, ctx: &mut Context<Self>) {
+        if !self.pacers.on_down(source, generation) || self.stopping {
+            return;
+        }
+        self.outlets.remove(source);
+        let wait = self.pacers.on_failure(source);
+        error!(source = %source.address, ?wait, "pacer failed, to be rebuilt");
+        let source = source.clone();
+        ctx.run_later(wait, move |watcher, ctx| {
+            if let Some(ports) = watcher.running.sources().remove(&source) {
+                watcher.start_pacer(&source, ports, ctx);
+                watcher.start_missing(ctx);
+            }
+        });
+    }
+
+    /// Its turn panicked: its sender is built anew, as if it had done so itself.
+    pub(super) fn on_sender_faulted(&mut self, id: TestId) {
+        if let Some(sender) = self.senders.get(&id) {
+            sender.do_send(Stop::Quietly);
+        }
+    }
+
     pub(super) fn on_sender_down(&mut self, id: TestId, generation: Generation, ctx: &mut Context<Self>) {
         if !self.senders.on_down(&id, generation) || self.stopping {
             return;
@@ -181,11 +256,9 @@ impl Watcher {
     }
 }
 
-/// What the path sent back to a socket, in batches.
-fn path_errors(socket: Arc<Socket>) -> impl futures_util::Stream<Item = Vec<PathError>> {
-    stream::unfold(socket, |socket| async move {
-        socket.error_ready().await.ok()?;
-        let errors = socket.take_path_errors();
-        Some((errors, socket))
-    })
+fn same_outlet(has: &(Outlet, bool), needs: &(Outlet, bool)) -> bool {
+    let (held, wanted) = (&has.0, &needs.0);
+    has.1 == needs.1
+        && held.len() == wanted.len()
+        && held.iter().zip(wanted.iter()).all(|(held, wanted)| Arc::ptr_eq(held, wanted))
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use crate::config::plan::Plan;
+use crate::config::plan::{ListenerPlan, Plan};
 use crate::pure::condition::State;
 use crate::pure::status::{ListenerStatus, Role, SenderStatus, TestStatus};
 use crate::pure::test::TestId;
@@ -30,6 +30,21 @@ pub struct Shown {
 }
 
 impl Observed {
+    /// Nobody looks at single tests.
+    pub fn forget_tests(&mut self) {
+        self.listeners.values_mut().for_each(|(_, tests)| *tests = Vec::new());
+        self.senders = BTreeMap::new();
+    }
+
+    /// The listeners alone.
+    pub fn show_listeners(&self, plan: &Plan, problems: &BTreeMap<SocketAddr, &str>) -> Shown {
+        let listeners = plan.listeners.iter().map(|(address, listener)| match self.listeners.get(address) {
+            Some((status, _)) => status.clone(),
+            None => silent(*address, listener, problems),
+        });
+        Shown { listeners: listeners.collect(), ..Shown::default() }
+    }
+
     /// Everything that `host` has planned. `problems` are the addresses that cannot be bound.
     pub fn show(&self, plan: &Plan, problems: &BTreeMap<SocketAddr, &str>, host: &str) -> Shown {
         let mut shown = Shown::default();
@@ -39,18 +54,13 @@ impl Observed {
                 shown.tests.extend(tests.iter().cloned());
                 continue;
             }
-            let names = listener.names.iter().cloned().collect();
-            let silent = ListenerStatus::silent(address.to_string(), names, listener.tests.len());
-            shown.listeners.push(match problems.get(address) {
-                Some(problem) => silent.unbound(problem),
-                None => silent,
-            });
+            shown.listeners.push(silent(*address, listener, problems));
             let tests = listener.tests.values().map(|expected| expected.test.clone());
             shown.tests.extend(tests.map(|test| TestStatus::unknown(test, Role::Receiver)));
         }
         for (id, sender) in &plan.senders {
             let (status, test) = self.senders.get(id).cloned().unwrap_or_else(|| {
-                let last_error = problems.get(&sender.socket).map(|problem| (*problem).to_owned());
+                let last_error = problems.get(&sender.source.address).map(|problem| (*problem).to_owned());
                 let status = SenderStatus { last_error, ..SenderStatus::unknown(sender.test.clone()) };
                 (status, TestStatus::unknown(sender.test.clone(), Role::Sender))
             });
@@ -67,5 +77,14 @@ impl Observed {
             shown.tests.extend(roles.map(|(_, role)| TestStatus::unknown(test.clone(), role)));
         }
         shown
+    }
+}
+
+/// A listener that has not answered yet, or cannot be.
+fn silent(address: SocketAddr, plan: &ListenerPlan, problems: &BTreeMap<SocketAddr, &str>) -> ListenerStatus {
+    let silent = ListenerStatus::silent(address.to_string(), plan.names.iter().cloned().collect(), plan.tests.len());
+    match problems.get(&address) {
+        Some(problem) => silent.unbound(problem),
+        None => silent,
     }
 }

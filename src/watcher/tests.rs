@@ -18,6 +18,13 @@ impl Handler<Fail> for Listener {
     }
 }
 
+impl Handler<Fail> for Pacer {
+    type Result = ();
+    fn handle(&mut self, _: Fail, _: &mut Self::Context) {
+        panic!("a fault in a pacer, made by a test");
+    }
+}
+
 impl Handler<Fail> for Sender {
     type Result = ();
     fn handle(&mut self, _: Fail, _: &mut Self::Context) {
@@ -33,6 +40,7 @@ impl Handler<FailChildren> for Watcher {
     type Result = ();
     fn handle(&mut self, _: FailChildren, _: &mut Self::Context) {
         self.listeners.iter().for_each(|listener| listener.do_send(Fail));
+        self.pacers.iter().for_each(|pacer| pacer.do_send(Fail));
         self.senders.iter().for_each(|sender| sender.do_send(Fail));
     }
 }
@@ -92,8 +100,11 @@ impl Run {
 
     /// Asks until the children's state is as expected.
     async fn until(&mut self, expected: impl Fn(&WatcherStatus) -> bool) -> WatcherStatus {
+        let begun = Instant::now();
         loop {
-            self.watcher.do_send(Observe);
+            assert!(begun.elapsed() < DEADLINE, "the children never stood as expected");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            self.watcher.do_send(Observe::Fully);
             loop {
                 match self.next().await {
                     WatcherFact::Observed(status) if expected(&status) => return *status,
@@ -116,7 +127,7 @@ async fn children_that_fail_come_back_with_back_off_and_go_on() {
     for n in 1..=2u64 {
         let failed = Instant::now();
         run.watcher.do_send(FailChildren);
-        let restarts = [("listener", n), ("sender", n)];
+        let restarts = [("listener", n), ("pacer", n), ("sender", n)];
         let status = run.until(|status| status.restarts == restarts).await;
         // Nothing is left out meanwhile.
         assert_eq!((status.listeners.len(), status.senders.len(), status.tests.len()), (1, 1, 2));

@@ -19,12 +19,17 @@ use crate::config::secret::SecretSource;
 use crate::io::secret;
 use crate::messages::{InForce, WebFact};
 use crate::pure::order::{ActiveAlarm, Answer, NewSilence, Refusal, Request};
+use crate::pure::status::Status;
 use crate::pure::time::{WallTime, seconds};
 
 /// A snapshot older than this, in seconds, was not renewed: the tree is stuck.
 const STUCK: f64 = 10.0;
 /// The alarms are listed no more often than this, whoever asks.
 const LISTED_EVERY: Duration = Duration::from_millis(500);
+/// Tests that were looked at so many seconds ago need not be looked at again.
+const FRESH: f64 = 2.0;
+/// And are looked at within this.
+const LOOK_WITHIN: Duration = Duration::from_secs(5);
 /// The tree answers within this, or not at all.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
@@ -40,6 +45,20 @@ pub struct Access {
 }
 
 type Listed = Arc<Vec<ActiveAlarm>>;
+
+impl Access {
+    /// A snapshot with the tests as they are now: they are looked at only while somebody looks.
+    pub async fn look(&self, snapshot: &Snapshot) -> Arc<Status> {
+        self.parent.do_send(WebFact::Looked);
+        let oldest = WallTime::from(SystemTime::now());
+        let fresh = |status: &Arc<Status>| status.tests_taken.is_some_and(|at| seconds(oldest.nanos_since(at)) < FRESH);
+        let mut snapshot = snapshot.clone();
+        if let Ok(Ok(status)) = timeout(LOOK_WITHIN, snapshot.wait_for(fresh)).await {
+            return status.clone();
+        }
+        snapshot.borrow().clone()
+    }
+}
 
 /// Whether the agent works. A store that is away is no reason to restart it, so it is only named.
 pub async fn healthz(snapshot: web::Data<Snapshot>) -> HttpResponse {
@@ -58,8 +77,8 @@ pub async fn healthz(snapshot: web::Data<Snapshot>) -> HttpResponse {
 }
 
 /// Everything that the agent shows of itself.
-pub async fn status(snapshot: web::Data<Snapshot>) -> HttpResponse {
-    let status = snapshot.borrow().clone();
+pub async fn status(snapshot: web::Data<Snapshot>, access: web::Data<Access>) -> HttpResponse {
+    let status = access.look(&snapshot).await;
     HttpResponse::Ok().insert_header(("Cache-Control", "no-store")).json(status.as_ref())
 }
 
@@ -81,7 +100,7 @@ pub async fn alarms(snapshot: web::Data<Snapshot>, access: web::Data<Access>) ->
         Ok(listed) => listed,
         Err(refusal) => return refused(&refusal),
     };
-    let status = snapshot.borrow().clone();
+    let status = access.look(&snapshot).await;
     let conditions: std::collections::HashMap<_, _> = status
         .tests
         .iter()

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use actix_web::{HttpResponse, web};
 
 use super::Snapshot;
+use super::api::Access;
 use crate::pure::condition::State;
 use crate::pure::notification::Withheld;
 use crate::pure::shelf::{Matcher, Silence};
@@ -17,8 +18,8 @@ const MOST_TESTS: usize = 500;
 const MOST_ALARMS: usize = 200;
 
 /// The page.
-pub async fn status(snapshot: web::Data<Snapshot>) -> HttpResponse {
-    let status = snapshot.borrow().clone();
+pub async fn status(snapshot: web::Data<Snapshot>, access: web::Data<Access>) -> HttpResponse {
+    let status = access.look(&snapshot).await;
     HttpResponse::Ok()
         .content_type("text/html; charset=utf-8")
         .insert_header(("Cache-Control", "no-store"))

@@ -100,7 +100,7 @@ fn senders_share_sockets_with_each_other_and_with_listeners() {
         back(7, ""),
     ];
     let plan = planned("b", &given, &Names::new());
-    let socket = |n: u8| (plan.senders[&id(n)].socket.to_string(), plan.senders[&id(n)].source);
+    let socket = |n: u8| (plan.senders[&id(n)].source.address.to_string(), plan.senders[&id(n)].source_address);
     assert_eq!(socket(3), ("10.0.0.5:5000".into(), None));
     assert_eq!(socket(4), ("0.0.0.0:6000".into(), Some("10.0.0.5".parse().unwrap())));
     assert_eq!(socket(5), socket(6));

@@ -191,6 +191,8 @@ fn probable_cause(kind: Kind) -> &'static str {
     match kind {
         Kind::Connection | Kind::Isolated => "lossOfSignal",
         Kind::Latency => "responseTimeExecessive",
+        Kind::Loss | Kind::Jitter => "degradedSignal",
+        Kind::Path => "lossOfSignal",
         Kind::Sender => "localNodeTransmissionError",
         Kind::Clock => "timingProblem",
         Kind::Config => "configurationOrCustomizationError",
@@ -200,8 +202,8 @@ fn probable_cause(kind: Kind) -> &'static str {
 
 fn event_type(kind: Kind) -> &'static str {
     match kind {
-        Kind::Connection | Kind::Isolated | Kind::Sender | Kind::UnknownPacket => "communicationsAlarm",
-        Kind::Latency | Kind::Storm => "qualityOfServiceAlarm",
+        Kind::Connection | Kind::Path | Kind::Isolated | Kind::Sender | Kind::UnknownPacket => "communicationsAlarm",
+        Kind::Latency | Kind::Loss | Kind::Jitter | Kind::Storm => "qualityOfServiceAlarm",
         Kind::Clock => "equipmentAlarm",
         Kind::Config => "processingErrorAlarm",
         Kind::Test => "other",

@@ -1,6 +1,41 @@
 use super::*;
+use crate::pure::reflection::Delays;
 use crate::pure::test::TestId;
+use crate::pure::time::WallTime;
 use proptest::prelude::*;
+
+/// An expectation, and what changed with each step.
+struct Tested(Expectation);
+
+impl Tested {
+    fn new(expected: Expected, now: Now) -> Self {
+        Tested(Expectation::new(Arc::new(expected), now))
+    }
+
+    fn on_probe(&mut self, incoming: &Incoming) -> (Acceptance, Vec<ConditionChange>) {
+        let mut changes = Vec::new();
+        (self.0.on_probe(incoming, &mut changes), changes)
+    }
+
+    fn on_expected(&mut self, expected: Expected, now: Now) -> Vec<ConditionChange> {
+        let mut changes = Vec::new();
+        self.0.on_expected(Arc::new(expected), now, &mut changes);
+        changes
+    }
+}
+
+impl std::ops::Deref for Tested {
+    type Target = Expectation;
+    fn deref(&self) -> &Expectation {
+        &self.0
+    }
+}
+
+impl std::ops::DerefMut for Tested {
+    fn deref_mut(&mut self) -> &mut Expectation {
+        &mut self.0
+    }
+}
 
 const EVERY: Duration = Duration::from_millis(200);
 
@@ -26,6 +61,14 @@ fn expected() -> Expected {
         startup_grace: Duration::from_secs(2),
         max_pause: Duration::from_secs(60),
         any_of: None,
+        role: Role::Receiver,
+        mode: Mode::OneWay,
+        max_each_way: None,
+        max_above_baseline: None,
+        loss: LossLimits { max_loss_ppm: None, max_jitter: None, loss_window: Duration::from_secs(60) },
+        flows: Flows::default(),
+        from_address: None,
+        keys: None,
     }
 }
 
@@ -42,20 +85,29 @@ fn probe(millis: u64, sequence: u32) -> Incoming {
 }
 
 fn delayed(millis: u64, sequence: u32, delay: i64) -> Incoming {
-    let received = at(millis);
-    let sent = received.wall.unix_nanos() as i64 - delay * 1_000_000;
     Incoming {
         test_id: TestId::from_bytes([7; 16]),
-        received,
-        sent: WallTime::from_unix_nanos(sent as u64),
-        uncertainty: Duration::ZERO,
+        received: at(millis),
+        delay: Delay { nanos: delay * 1_000_000, uncertainty: Duration::ZERO },
+        directions: None,
         order: Some((1, sequence)),
+        send_every: EVERY / 2,
         stops: false,
+        stepped: false,
+        ttl: None,
+        dscp: None,
         dropped: 0,
     }
 }
 
-fn silence(expectation: &mut Expectation, millis: u64) -> Vec<ConditionChange> {
+/// As if the receiver's clock had been set by so much.
+fn step(incoming: &mut Incoming, nanos: i64) {
+    let stepped = incoming.received.wall.unix_nanos().saturating_add_signed(nanos);
+    incoming.received.wall = WallTime::from_unix_nanos(stepped);
+    incoming.delay.nanos += nanos;
+}
+
+fn silence(expectation: &mut Tested, millis: u64) -> Vec<ConditionChange> {
     let mut changes = Vec::new();
     expectation.on_silence(at(millis), 0, &mut changes);
     changes
@@ -78,7 +130,7 @@ fn kinds(changes: &[ConditionChange]) -> Vec<(Kind, bool)> {
 
 #[test]
 fn silence_raises_at_exactly_raise_after_times_expect_every() {
-    let mut expectation = Expectation::new(expected(), at(0));
+    let mut expectation = Tested::new(expected(), at(0));
     expectation.on_probe(&probe(1000, 0));
     assert_eq!(silence(&mut expectation, 1599), []);
     assert_eq!(expectation.connection().state(), State::Suspect);
@@ -91,7 +143,7 @@ fn silence_raises_at_exactly_raise_after_times_expect_every() {
 
 #[test]
 fn three_probes_clear() {
-    let mut expectation = Expectation::new(expected(), at(0));
+    let mut expectation = Tested::new(expected(), at(0));
     expectation.on_probe(&probe(1000, 0));
     silence(&mut expectation, 5000);
     assert_eq!(expectation.on_probe(&probe(5000, 1)).1, []);
@@ -101,7 +153,7 @@ fn three_probes_clear() {
 
 #[test]
 fn silence_from_the_start_raises_at_the_end_of_the_grace() {
-    let mut expectation = Expectation::new(expected(), at(0));
+    let mut expectation = Tested::new(expected(), at(0));
     assert_eq!(silence(&mut expectation, 1999), []);
     let text = "no probe since the test began here, expected every 200ms";
     assert_eq!(shown(&silence(&mut expectation, 2000)), [(Kind::Connection, true, text.into())]);
@@ -109,7 +161,7 @@ fn silence_from_the_start_raises_at_the_end_of_the_grace() {
 
 #[test]
 fn a_grace_shorter_than_the_samples_does_not_shorten_them() {
-    let mut expectation = Expectation::new(Expected { startup_grace: Duration::ZERO, ..expected() }, at(0));
+    let mut expectation = Tested::new(Expected { startup_grace: Duration::ZERO, ..expected() }, at(0));
     assert_eq!(silence(&mut expectation, 599), []);
     assert_eq!(silence(&mut expectation, 600).len(), 1);
 }
@@ -117,7 +169,7 @@ fn a_grace_shorter_than_the_samples_does_not_shorten_them() {
 /// The deadlines passed while nobody looked: the probe that is found now counts from its arrival.
 #[test]
 fn a_late_look_judges_by_arrival_times() {
-    let mut expectation = Expectation::new(expected(), at(0));
+    let mut expectation = Tested::new(expected(), at(0));
     expectation.on_probe(&probe(1000, 0));
     let (_, changes) = expectation.on_probe(&probe(1150, 1));
     assert_eq!(changes, []);
@@ -128,13 +180,12 @@ fn a_late_look_judges_by_arrival_times() {
 /// The monotonic clock judges silence: a step of the wall's clock is no alarm of the connection.
 #[test]
 fn a_wall_clock_step_raises_no_connection_alarm() {
-    let mut expectation = Expectation::new(expected(), at(0));
+    let mut expectation = Tested::new(expected(), at(0));
     let mut all = Vec::new();
     for n in 0..100u32 {
         let mut incoming = probe(1000 + u64::from(n) * 100, n);
         if n >= 50 {
-            let stepped = incoming.received.wall.unix_nanos() + 3_600_000_000_000;
-            incoming.received.wall = WallTime::from_unix_nanos(stepped);
+            step(&mut incoming, 3_600_000_000_000);
         }
         all.extend(expectation.on_probe(&incoming).1);
     }
@@ -145,7 +196,7 @@ fn a_wall_clock_step_raises_no_connection_alarm() {
 
 #[test]
 fn late_probes_raise_latency_and_not_connection() {
-    let mut expectation = Expectation::new(expected(), at(0));
+    let mut expectation = Tested::new(expected(), at(0));
     let mut all = Vec::new();
     for n in 0..3 {
         all.extend(expectation.on_probe(&delayed(1000 + u64::from(n) * 100, n, 9)).1);
@@ -164,7 +215,7 @@ fn late_probes_raise_latency_and_not_connection() {
 
 #[test]
 fn an_egregious_delay_is_a_clock_and_not_a_latency() {
-    let mut expectation = Expectation::new(expected(), at(0));
+    let mut expectation = Tested::new(expected(), at(0));
     let mut all = Vec::new();
     for n in 0..5 {
         all.extend(expectation.on_probe(&delayed(1000 + u64::from(n) * 100, n, 60_000)).1);
@@ -175,19 +226,20 @@ fn an_egregious_delay_is_a_clock_and_not_a_latency() {
 
 #[test]
 fn what_the_clocks_cannot_decide_is_no_alarm() {
-    let mut expectation = Expectation::new(expected(), at(0));
+    let mut expectation = Tested::new(expected(), at(0));
     for n in 0..10 {
         let uncertainty = Duration::from_millis(20);
-        let incoming = Incoming { uncertainty, ..delayed(1000 + u64::from(n) * 100, n, 9) };
+        let delay = Delay { nanos: 9_000_000, uncertainty };
+        let incoming = Incoming { delay, ..delayed(1000 + u64::from(n) * 100, n, 9) };
         expectation.on_probe(&incoming);
     }
-    assert_eq!(expectation.latency().state(), State::Unknown);
+    assert_eq!(expectation.condition(Kind::Latency).state(), State::Unknown);
     assert_eq!(expectation.last_delay().unwrap().1, DelayVerdict::Undecidable);
 }
 
 #[test]
 fn duplicates_and_replays_keep_no_test_up() {
-    let mut expectation = Expectation::new(expected(), at(0));
+    let mut expectation = Tested::new(expected(), at(0));
     expectation.on_probe(&probe(1000, 0));
     let mut all = Vec::new();
     for n in 1..10 {
@@ -201,17 +253,17 @@ fn duplicates_and_replays_keep_no_test_up() {
 
 #[test]
 fn an_older_epoch_is_taken_only_when_the_newer_one_is_silent() {
-    let mut expectation = Expectation::new(expected(), at(0));
+    let mut expectation = Tested::new(expected(), at(0));
     let of_epoch = |millis, epoch| Incoming { order: Some((epoch, 0)), ..probe(millis, 0) };
-    assert_eq!(expectation.on_probe(&of_epoch(1000, 5)).0, Acceptance::Accepted);
+    assert_eq!(expectation.on_probe(&of_epoch(1000, 5)).0, Acceptance::Accepted(None));
     assert_eq!(expectation.on_probe(&of_epoch(1100, 4)).0, Acceptance::StaleEpoch);
-    assert_eq!(expectation.on_probe(&of_epoch(1150, 6)).0, Acceptance::Accepted);
-    assert_eq!(expectation.on_probe(&of_epoch(1400, 4)).0, Acceptance::Accepted);
+    assert_eq!(expectation.on_probe(&of_epoch(1150, 6)).0, Acceptance::Accepted(None));
+    assert_eq!(expectation.on_probe(&of_epoch(1400, 4)).0, Acceptance::Accepted(None));
 }
 
 #[test]
 fn an_own_stall_is_not_the_networks_silence() {
-    let mut expectation = Expectation::new(expected(), at(0));
+    let mut expectation = Tested::new(expected(), at(0));
     expectation.on_probe(&probe(1000, 0));
     expectation.on_own_stall(at(20_000));
     assert_eq!(silence(&mut expectation, 20_100), []);
@@ -220,7 +272,7 @@ fn an_own_stall_is_not_the_networks_silence() {
 
 #[test]
 fn other_parameters_keep_what_was_judged() {
-    let mut expectation = Expectation::new(expected(), at(0));
+    let mut expectation = Tested::new(expected(), at(0));
     expectation.on_probe(&probe(1000, 0));
     silence(&mut expectation, 1600);
     let changes = expectation.on_expected(Expected { expect_every: EVERY * 2, ..expected() }, at(1700));
@@ -231,7 +283,7 @@ fn other_parameters_keep_what_was_judged() {
 
 #[test]
 fn a_limit_that_is_taken_away_clears_its_alarm() {
-    let mut expectation = Expectation::new(expected(), at(0));
+    let mut expectation = Tested::new(expected(), at(0));
     for n in 0..3 {
         expectation.on_probe(&delayed(1000 + u64::from(n) * 100, n, 9));
     }
@@ -243,7 +295,7 @@ fn a_limit_that_is_taken_away_clears_its_alarm() {
 
 #[test]
 fn everything_decided_is_reported_anew() {
-    let mut expectation = Expectation::new(expected(), at(0));
+    let mut expectation = Tested::new(expected(), at(0));
     assert_eq!(expectation.report(at(1)), []);
     for n in 0..3 {
         expectation.on_probe(&delayed(1000 + u64::from(n) * 100, n, 9));
@@ -254,7 +306,7 @@ fn everything_decided_is_reported_anew() {
 
 #[test]
 fn a_planned_stop_is_named() {
-    let mut expectation = Expectation::new(expected(), at(0));
+    let mut expectation = Tested::new(expected(), at(0));
     expectation.on_probe(&Incoming { stops: true, ..probe(1000, 0) });
     assert_eq!(expectation.connection().state(), State::Paused);
     assert_eq!(silence(&mut expectation, 60_999), []);
@@ -265,17 +317,17 @@ fn a_planned_stop_is_named() {
 /// A virtual machine that is set back goes on with old sequence numbers in the same epoch.
 #[test]
 fn a_sender_that_is_set_back_is_heard_again() {
-    let mut expectation = Expectation::new(expected(), at(0));
+    let mut expectation = Tested::new(expected(), at(0));
     expectation.on_probe(&probe(1000, 100_000));
     assert_eq!(expectation.on_probe(&probe(1100, 5)).0, Acceptance::TooOld);
-    assert_eq!(expectation.on_probe(&probe(1300, 6)).0, Acceptance::Accepted);
-    assert_eq!(expectation.on_probe(&probe(1400, 7)).0, Acceptance::Accepted);
+    assert_eq!(expectation.on_probe(&probe(1300, 6)).0, Acceptance::Accepted(None));
+    assert_eq!(expectation.on_probe(&probe(1400, 7)).0, Acceptance::Accepted(None));
 }
 
 /// Edits of other fields are no samples.
 #[test]
 fn edits_during_a_silence_do_not_hasten_the_alarm() {
-    let mut expectation = Expectation::new(expected(), at(0));
+    let mut expectation = Tested::new(expected(), at(0));
     expectation.on_probe(&probe(1000, 0));
     for millis in [1250, 1260, 1270, 1280] {
         let limits = DelayLimits { max_latency: Some(Duration::from_millis(millis)), ..expected().limits };
@@ -293,13 +345,12 @@ proptest! {
         gaps in prop::collection::vec(1u64..200, 1..200),
         steps in prop::collection::vec(-100_000_000_000i64..100_000_000_000, 200),
     ) {
-        let mut expectation = Expectation::new(expected(), at(0));
+        let mut expectation = Tested::new(expected(), at(0));
         let mut millis = 0;
         for (n, gap) in gaps.iter().enumerate() {
             millis += gap;
             let mut incoming = probe(millis, n as u32);
-            incoming.received.wall = WallTime::from_unix_nanos(
-                incoming.received.wall.unix_nanos().saturating_add_signed(steps[n]));
+            step(&mut incoming, steps[n]);
             let (_, changes) = expectation.on_probe(&incoming);
             prop_assert!(!kinds(&changes).contains(&(Kind::Connection, true)));
         }
@@ -312,7 +363,7 @@ proptest! {
         looks in prop::collection::btree_set(1u64..12_000, 0..100),
     ) {
         let run = |looks: &std::collections::BTreeSet<u64>| {
-            let mut expectation = Expectation::new(expected(), at(0));
+            let mut expectation = Tested::new(expected(), at(0));
             let mut found = Vec::new();
             let mut sequence = 0;
             for millis in 1..=12_000u64 {
@@ -333,7 +384,7 @@ proptest! {
 /// After a stall the socket holds old probes, then a gap: neither the gap nor the time since is judged.
 #[test]
 fn old_probes_found_after_an_own_stall_raise_nothing() {
-    let mut expectation = Expectation::new(expected(), at(0));
+    let mut expectation = Tested::new(expected(), at(0));
     expectation.on_probe(&probe(1000, 0));
     expectation.on_own_stall(at(20_000));
     assert_eq!(expectation.on_probe(&probe(1100, 1)).1, []);
@@ -347,7 +398,7 @@ fn old_probes_found_after_an_own_stall_raise_nothing() {
 #[test]
 fn a_tightened_interval_waits_for_the_roll_out() {
     let slow = Duration::from_secs(10);
-    let mut expectation = Expectation::new(Expected { expect_every: slow, ..expected() }, at(0));
+    let mut expectation = Tested::new(Expected { expect_every: slow, ..expected() }, at(0));
     expectation.on_probe(&probe(1000, 0));
     expectation.on_expected(expected(), at(2000));
     assert_eq!(silence(&mut expectation, 9000), []);
@@ -364,7 +415,7 @@ fn a_tightened_interval_waits_for_the_roll_out() {
 
 #[test]
 fn another_sending_host_takes_back_what_was_said_of_the_first_ones_clock() {
-    let mut expectation = Expectation::new(expected(), at(0));
+    let mut expectation = Tested::new(expected(), at(0));
     for n in 0..3 {
         expectation.on_probe(&delayed(1000 + u64::from(n) * 100, n, 60_000));
     }
@@ -378,7 +429,7 @@ fn another_sending_host_takes_back_what_was_said_of_the_first_ones_clock() {
 #[test]
 fn latency_has_a_high_and_a_low_limit() {
     let limits = DelayLimits { clear_latency: Duration::from_millis(2), ..expected().limits };
-    let mut expectation = Expectation::new(Expected { limits, ..expected() }, at(0));
+    let mut expectation = Tested::new(Expected { limits, ..expected() }, at(0));
     let mut said = Vec::new();
     for (n, delay) in [3, 3, 3, 9, 9, 9, 3, 3, 3, 3, 1, 1, 3, 1, 1, 1].into_iter().enumerate() {
         let changes = expectation.on_probe(&delayed(1000 + n as u64 * 100, n as u32, delay)).1;
@@ -391,7 +442,7 @@ fn latency_has_a_high_and_a_low_limit() {
 
 #[test]
 fn a_pause_ends_with_the_next_probe() {
-    let mut expectation = Expectation::new(expected(), at(0));
+    let mut expectation = Tested::new(expected(), at(0));
     expectation.on_probe(&Incoming { stops: true, ..probe(1000, 0) });
     expectation.on_probe(&Incoming { order: Some((2, 0)), ..probe(30_000, 0) });
     assert_eq!(expectation.connection().state(), State::Up);
@@ -400,7 +451,7 @@ fn a_pause_ends_with_the_next_probe() {
 
 #[test]
 fn what_this_host_dropped_is_named() {
-    let mut expectation = Expectation::new(expected(), at(0));
+    let mut expectation = Tested::new(expected(), at(0));
     expectation.on_probe(&Incoming { dropped: 5, ..probe(1000, 0) });
     let mut changes = Vec::new();
     expectation.on_silence(at(1600), 12, &mut changes);
@@ -410,11 +461,185 @@ fn what_this_host_dropped_is_named() {
 
 #[test]
 fn a_probe_that_the_goodbye_overtook_does_not_take_it_back() {
-    let mut expectation = Expectation::new(expected(), at(0));
+    let mut expectation = Tested::new(expected(), at(0));
     expectation.on_probe(&probe(1000, 0));
     expectation.on_probe(&Incoming { stops: true, ..probe(1100, 2) });
     expectation.on_probe(&probe(1101, 1));
     assert_eq!(expectation.connection().state(), State::Paused);
     assert_eq!(expectation.counters().received, 3);
     assert_eq!(silence(&mut expectation, 10_000), []);
+}
+
+/// Probes each 100 ms from `from` to `to` seconds, as `make` makes them of their number; nothing: lost.
+fn feed(
+    expectation: &mut Tested,
+    seconds: std::ops::Range<u64>,
+    make: impl Fn(u32, u64) -> Option<Incoming>,
+) -> Vec<(u64, Kind, bool, String)> {
+    let mut found = Vec::new();
+    for n in seconds.start * 10..seconds.end * 10 {
+        let millis = n * 100;
+        let changes = match make(n as u32, millis) {
+            Some(incoming) => expectation.on_probe(&incoming).1,
+            None => silence(expectation, millis),
+        };
+        found.extend(shown(&changes).into_iter().map(|(kind, raised, text)| (millis / 1_000, kind, raised, text)));
+    }
+    found
+}
+
+fn of_kind(found: &[(u64, Kind, bool, String)], kind: Kind) -> Vec<(u64, bool, &str)> {
+    let of_kind = found.iter().filter(|(_, found, ..)| *found == kind);
+    of_kind.map(|(second, _, raised, text)| (*second, *raised, text.as_str())).collect()
+}
+
+#[test]
+fn loss_beyond_the_limit_is_an_alarm_and_its_end_clears_it() {
+    let loss = LossLimits { max_loss_ppm: Some(50_000), max_jitter: None, loss_window: Duration::from_secs(12) };
+    let mut expectation = Tested::new(Expected { loss, ..expected() }, at(0));
+    let lossy = |n: u32, millis| (!(400..1_000).contains(&n) || n % 5 != 0).then(|| probe(millis, n));
+    let found = feed(&mut expectation, 1..200, lossy);
+    let loss = of_kind(&found, Kind::Loss);
+    assert_eq!(loss.iter().map(|(_, raised, _)| *raised).collect::<Vec<_>>(), [false, true, false], "{loss:?}");
+    assert!((41..48).contains(&loss[1].0) && (100..120).contains(&loss[2].0), "{loss:?}");
+    assert!(loss[1].2.contains("of the probes lost within 12s, more than 5 %"), "{loss:?}");
+    assert_eq!(of_kind(&found, Kind::Connection).len(), 1);
+    let total = expectation.statistics(at(200_000).moment).total;
+    assert_eq!((total.lost, total.loss_episodes, total.longest_loss_episode), (120, 120, 1));
+}
+
+#[test]
+fn a_shaking_path_is_jitter_and_a_steady_slow_one_is_not() {
+    let loss = LossLimits {
+        max_loss_ppm: None,
+        max_jitter: Some(Duration::from_millis(2)),
+        loss_window: Duration::from_secs(12),
+    };
+    let limits = DelayLimits { max_latency: None, ..expected().limits };
+    let mut expectation = Tested::new(Expected { loss, limits, ..expected() }, at(0));
+    let shaking = |n: u32, millis| Some(delayed(millis, n, if n > 600 { i64::from(n % 4) * 3 } else { 90 }));
+    let found = feed(&mut expectation, 1..100, shaking);
+    let jitter = of_kind(&found, Kind::Jitter);
+    assert_eq!(jitter.iter().map(|(_, raised, _)| *raised).collect::<Vec<_>>(), [false, true], "{jitter:?}");
+    assert!((60..64).contains(&jitter[1].0), "{jitter:?}");
+    assert!(jitter[1].2.starts_with("delay varies by more than 2ms from one probe to the next in"), "{jitter:?}");
+}
+
+#[test]
+fn a_dead_flow_is_found_while_the_others_carry_on() {
+    let flows = Flows { ports: 4, dscp: vec![0], size: None };
+    let mut expectation = Tested::new(Expected { flows, ..expected() }, at(0));
+    let three_of_four = |n: u32, millis| (n < 300 || n > 600 || n % 4 != 2).then(|| probe(millis, n));
+    let found = feed(&mut expectation, 1..100, three_of_four);
+    let path = of_kind(&found, Kind::Path);
+    assert_eq!(path.iter().map(|(_, raised, _)| *raised).collect::<Vec<_>>(), [false, true, false], "{path:?}");
+    assert!((30..33).contains(&path[1].0) && (60..63).contains(&path[2].0), "{path:?}");
+    assert!(path[1].2.starts_with("1 of 4 flows dead"), "{path:?}");
+    assert_eq!(of_kind(&found, Kind::Connection).len(), 1);
+    assert_eq!(expectation.counters().reordered, 0);
+}
+
+/// Clocks that nobody synchronised, an hour apart, one of them fast.
+#[test]
+fn a_delay_above_its_baseline_needs_no_clocks() {
+    let expected = Expected { max_above_baseline: Some(Duration::from_millis(3)), ..expected() };
+    let mut expectation = Tested::new(expected, at(0));
+    let uncertainty = Duration::from_secs(32);
+    let slower = |n: u32, millis: u64| {
+        let later = if (4_000..4_500).contains(&n) { 5_000_000 } else { 0 };
+        let nanos = 2_000_000_000 + millis as i64 * 50 + later;
+        Some(Incoming { delay: Delay { nanos, uncertainty }, ..probe(millis, n) })
+    };
+    let found = feed(&mut expectation, 1..600, slower);
+    let latency = of_kind(&found, Kind::Latency);
+    assert_eq!(latency.iter().map(|(_, raised, _)| *raised).collect::<Vec<_>>(), [false, true, false], "{latency:?}");
+    assert_eq!((latency[1].0, latency[2].0), (400, 450));
+    assert!(latency[1].2.starts_with("delay is 5."), "{latency:?}");
+    assert_eq!(of_kind(&found, Kind::Clock), [(1, false, "")]);
+}
+
+fn answer(millis: u64, sequence: u32, (forward, backward): (i64, i64), error: Duration) -> Incoming {
+    let uncertain = |nanos| Delay { nanos, uncertainty: error };
+    let round_trip = Delay { nanos: forward + backward, uncertainty: Duration::ZERO };
+    let directions = Delays { round_trip, forward: uncertain(forward), backward: uncertain(backward) };
+    Incoming { delay: round_trip, directions: Some(directions), ..probe(millis, sequence) }
+}
+
+/// Offsets of 10 ms either way: nothing is said if the clocks admit to 20 ms, and if they claim 1 ms
+/// the clock is blamed, not the path.
+#[test]
+fn an_offset_is_no_latency_whichever_way_it_goes() {
+    for offset in [10_000_000, -10_000_000] {
+        for (claimed, wrong) in [(20, false), (1, true)] {
+            let error = Duration::from_millis(claimed);
+            let mut one_way = Tested::new(expected(), at(0));
+            let probes = |n: u32, millis| {
+                let delay = Delay { nanos: 200_000 + offset, uncertainty: error };
+                Some(Incoming { delay, ..probe(millis, n) })
+            };
+            let found = feed(&mut one_way, 1..20, probes);
+            // A delay that is too long by so much is only proved to be the clock's fault by the answers.
+            if offset < 0 || !wrong {
+                assert_eq!(of_kind(&found, Kind::Latency), [], "{offset} {claimed}");
+                assert_eq!(of_kind(&found, Kind::Clock).iter().any(|(_, raised, _)| *raised), wrong);
+            }
+            let role = Role::Sender;
+            let mut two_way = Tested::new(Expected { role, max_each_way: Some(EVERY / 40), ..expected() }, at(0));
+            let answers = |n: u32, millis| Some(answer(millis, n, (200_000 + offset, 200_000 - offset), error));
+            let found = feed(&mut two_way, 1..20, answers);
+            assert!(of_kind(&found, Kind::Latency).iter().all(|(_, raised, _)| !raised), "{offset} {claimed}");
+            assert_eq!(of_kind(&found, Kind::Clock).iter().any(|(_, raised, _)| *raised), wrong);
+        }
+    }
+}
+
+#[test]
+fn a_round_trip_and_each_of_its_ways_are_judged() {
+    let limits = DelayLimits { max_latency: Some(Duration::from_millis(10)), ..expected().limits };
+    let each_way = Some(Duration::from_millis(5));
+    let expected = Expected { role: Role::Sender, limits, max_each_way: each_way, ..expected() };
+    let late = |forward: i64, backward: i64, error: Duration| {
+        let mut expectation = Tested::new(expected.clone(), at(0));
+        let found = feed(&mut expectation, 1..5, |n, millis| Some(answer(millis, n, (forward, backward), error)));
+        let raised = found.into_iter().find(|(_, kind, raised, _)| *kind == Kind::Latency && *raised);
+        raised.map(|(_, _, _, text)| text)
+    };
+    let good_clocks = Duration::from_micros(100);
+    assert_eq!(late(1_000_000, 2_000_000, good_clocks), None);
+    let back = late(1_000_000, 7_000_000, good_clocks).unwrap();
+    assert!(back.starts_with("delay on the way back 7.000 ms"), "{back}");
+    // Without clocks only the sum is certain.
+    assert_eq!(late(1_000_000, 7_000_000, Duration::from_secs(32)), None);
+    let around = late(5_000_000, 7_000_000, Duration::from_secs(32)).unwrap();
+    assert!(around.starts_with("round trip 12.000 ms exceeds 10ms"), "{around}");
+}
+
+/// What was signed once is taken once, also after a restart, and however long nothing came.
+#[test]
+fn a_signed_probe_cannot_be_replayed() {
+    let keyed = || Expected { keys: Some(KeyChoice::Fleet), ..expected() };
+    let mut expectation = Tested::new(keyed(), at(0));
+    for n in 0..50 {
+        expectation.on_probe(&probe(1_000 + n * 100, n as u32));
+    }
+    let newest = expectation.newest().unwrap();
+    assert_eq!(newest, (1, 49));
+    for n in 0..50 {
+        assert_eq!(expectation.on_probe(&probe(600_000 + n, n as u32)).0, Acceptance::Duplicate);
+    }
+    let older = Incoming { order: Some((0, 1)), ..probe(700_000, 0) };
+    assert_eq!(expectation.on_probe(&older).0, Acceptance::StaleEpoch);
+    let mut restarted = Tested::new(keyed(), at(800_000));
+    restarted.on_remembered(newest.0, newest.1);
+    for n in 0..50 {
+        assert_ne!(restarted.on_probe(&probe(900_000 + n, n as u32)).0, Acceptance::Accepted(None));
+    }
+    assert_eq!(restarted.on_probe(&older).0, Acceptance::StaleEpoch);
+    assert_eq!(restarted.on_probe(&probe(900_100, 50)).0, Acceptance::Accepted(None));
+}
+
+#[test]
+fn memory_of_a_test_is_small() {
+    let size = std::mem::size_of::<Expectation>();
+    assert!(size <= 1_400, "{size} octets before what its histograms hold");
 }

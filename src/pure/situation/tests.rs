@@ -74,8 +74,14 @@ fn rules(tests: usize, per_host: usize, group: GroupSettings) -> Rules {
 
 fn changed(test: &Arc<TestFacts>, raised: bool, at: Now) -> ConditionChange {
     let key = AlarmKey::new(Kind::Connection, Subject::Test(test.id));
-    let silence =
-        FellSilent { silent_for: SECOND, last_probe: None, expect_every: SECOND, announced_stop: false, dropped: 0 };
+    let silence = FellSilent {
+        silent_for: SECOND,
+        last_probe: None,
+        expect_every: SECOND,
+        announced_stop: false,
+        dropped: 0,
+        answers: false,
+    };
     let verdict = if raised { Verdict::Violated(Cause::Silence(silence)) } else { Verdict::Cleared };
     ConditionChange { key, reporter: Subject::Test(test.id), at, verdict, test: Some(test.clone()) }
 }

@@ -1,0 +1,99 @@
+//! From a test's state to probes on the wire.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::gauges::Gauges;
+use super::time;
+use super::udp::{Envelope, Socket, describe_send_error};
+use crate::pure::key::KeyRing;
+use crate::pure::probe::PADDED_LEN;
+use crate::pure::sending::{Readings, Room, Sending};
+use crate::pure::test::TestId;
+use crate::pure::time::Now;
+
+/// The sockets of one source, one for each of its ports.
+pub type Outlet = Arc<[Arc<Socket>]>;
+
+/// One test's state, shared by its sender and the pacer of its source.
+#[derive(Debug)]
+pub struct Line {
+    /// The test.
+    pub id: TestId,
+    state: Mutex<Sending>,
+}
+
+impl Line {
+    /// A line of this state.
+    pub fn new(id: TestId, state: Sending) -> Arc<Self> {
+        Arc::new(Line { id, state: Mutex::new(state) })
+    }
+
+    /// The state; nothing if somebody panicked over it.
+    pub fn sound(&self) -> Option<MutexGuard<'_, Sending>> {
+        self.state.lock().ok()
+    }
+
+    /// The state, as it is.
+    pub fn state(&self) -> MutexGuard<'_, Sending> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What every probe needs, read once for many.
+pub struct Post {
+    gauges: Gauges,
+    readings: Readings,
+    keys: Arc<KeyRing>,
+    room: Box<Room>,
+}
+
+impl Post {
+    /// With readings of now.
+    pub fn new(gauges: Gauges) -> Self {
+        let (readings, keys) = (gauges.readings(), gauges.keys());
+        Post { gauges, readings, keys, room: Box::new([0; *PADDED_LEN.end()]) }
+    }
+
+    /// Reads anew what probes say of this host.
+    pub fn refresh(&mut self) {
+        self.readings = self.gauges.readings();
+        self.keys = self.gauges.keys();
+    }
+
+    /// What probes say of this host, and what they are signed with.
+    pub fn known(&self) -> (&Readings, &Arc<KeyRing>) {
+        (&self.readings, &self.keys)
+    }
+
+    /// One turn of a test: a probe of each of its flows.
+    pub fn send_turn(&mut self, sending: &mut Sending, outlet: &Outlet, flags: u8, now: Now) {
+        let flows = sending.plan().flows.count();
+        let mut now = now;
+        for flow in 0..flows {
+            if flow > 0 {
+                now = time::now();
+            }
+            self.send(sending, outlet, flow, flags, now);
+        }
+    }
+
+    fn send(&mut self, sending: &mut Sending, outlet: &Outlet, index: usize, flags: u8, now: Now) {
+        let Some(len) = sending.write(index, flags, now, &self.readings, &self.keys, &mut self.room) else {
+            sending
+                .on_error("this host has no key to sign it with (see `keys` in the document config)".to_owned(), now);
+            return;
+        };
+        let plan = sending.plan().clone();
+        let flow = plan.flows.get(index);
+        let envelope = Envelope { destination: plan.destination, source: plan.source_address, dscp: flow.dscp };
+        let Some(socket) = outlet.get(usize::from(flow.port)).or(outlet.first()) else { return };
+        match socket.send(&self.room[..len], &envelope) {
+            Ok(()) => sending.on_sent(time::now().moment.since(now.moment)),
+            Err(error) => {
+                let cause = describe_send_error(&error, plan.destination);
+                tracing::debug!(test = %plan.test.id, cause, "probe not sent");
+                sending.on_error(cause, now);
+            }
+        }
+    }
+}

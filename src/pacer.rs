@@ -1,0 +1,289 @@
+//! The pacer: one source of probes, and when each of its tests has its turn.
+//!
+//! Its senders share its sockets, which the watcher lends, and their states are entered in its
+//! calendar: one timer wakes it for all that is due, where one timer each would be too dear. It reads
+//! what comes back, answers as well as errors of the path. It stops when the watcher says so or when it
+//! panics; the watcher rebuilds it and has its senders enrol anew.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::prelude::*;
+use futures_util::stream::{self, Stream};
+use tracing::{Span, debug, info_span};
+
+use crate::io::gauges::Gauges;
+use crate::io::outgoing::{Line, Outlet, Post};
+use crate::io::time;
+use crate::io::udp::{Buffer, Datagram, Readiness};
+use crate::messages::{Enrol, Generation, PacerFact, Stop};
+use crate::pure::alarm::ConditionChange;
+use crate::pure::calendar::Calendar;
+use crate::pure::reflection::Reply;
+use crate::pure::sending::Source;
+use crate::pure::test::TestId;
+use crate::pure::time::{Moment, Now};
+
+/// How often the errors that paths sent back are looked for.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// Ticks served for one wake-up, so that many tests leave time for others.
+const TICKS_PER_WAKE: usize = 16;
+/// Batches of answers taken in for one wake-up.
+const BATCHES_PER_WAKE: usize = 8;
+
+/// See the module.
+pub struct Pacer {
+    source: Source,
+    outlet: Outlet,
+    /// Whether nobody else reads these sockets.
+    reads: bool,
+    parent: Recipient<PacerFact>,
+    generation: Generation,
+    post: Post,
+    calendar: Calendar<Entry>,
+    lines: HashMap<TestId, Arc<Line>>,
+    /// Tests that expect answers, by where these come from: a reflector of another origin may not say
+    /// which test it answers.
+    answering: HashMap<SocketAddr, Vec<Arc<Line>>>,
+    listening: Option<Vec<SpawnHandle>>,
+    buffer: Buffer,
+    alarm_clock: Option<(Moment, SpawnHandle)>,
+    strangers: u64,
+    steps: u32,
+    span: Span,
+}
+
+struct Entry {
+    line: Arc<Line>,
+    turn: u32,
+}
+
+/// What a pacer begins with.
+pub struct Beginning {
+    /// Where its probes leave from.
+    pub source: Source,
+    /// Its sockets.
+    pub outlet: Outlet,
+    /// Whether nobody else reads these sockets.
+    pub reads: bool,
+    /// Readings of others.
+    pub gauges: Gauges,
+    /// The watcher.
+    pub parent: Recipient<PacerFact>,
+    /// Which of its name this is.
+    pub generation: Generation,
+}
+
+impl Pacer {
+    /// A pacer that nobody has enrolled at yet.
+    pub fn new(beginning: Beginning) -> Self {
+        let Beginning { source, outlet, reads, gauges, parent, generation } = beginning;
+        let post = Post::new(gauges);
+        Pacer {
+            span: info_span!("pacer", source = %source.address),
+            source,
+            outlet,
+            reads,
+            parent,
+            generation,
+            steps: post.known().0.steps,
+            post,
+            calendar: Calendar::default(),
+            lines: HashMap::new(),
+            answering: HashMap::new(),
+            listening: None,
+            buffer: Buffer::default(),
+            alarm_clock: None,
+            strangers: 0,
+        }
+    }
+
+    /// Serves what is due.
+    fn serve(&mut self) {
+        self.post.refresh();
+        let mut changes = Vec::new();
+        for _ in 0..TICKS_PER_WAKE {
+            let Some(due) = self.calendar.due(time::now().moment) else { break };
+            for entry in due {
+                self.serve_one(entry, &mut changes);
+            }
+        }
+        self.say(changes);
+    }
+
+    /// A test whose turn panics is its own fault, not that of the others.
+    fn serve_one(&mut self, entry: Entry, changes: &mut Vec<ConditionChange>) {
+        let (post, outlet) = (&mut self.post, &self.outlet);
+        let served = catch_unwind(AssertUnwindSafe(|| {
+            let mut sending = entry.line.sound().filter(|sending| sending.is_turn(entry.turn))?;
+            let now = time::now();
+            sending.on_slot(now, changes);
+            post.send_turn(&mut sending, outlet, 0, now);
+            Some(sending.next_slot(time::now().moment))
+        }));
+        match served {
+            Ok(Some(next)) => self.calendar.enter(next, entry),
+            Ok(None) => self.forget(&entry.line),
+            Err(_) => {
+                self.forget(&entry.line);
+                self.parent.do_send(PacerFact::Faulted(entry.line.id));
+            }
+        }
+    }
+
+    /// A line that does not count any more may have a successor of the same test.
+    fn forget(&mut self, line: &Arc<Line>) {
+        let current = self.lines.get(&line.id).is_some_and(|known| Arc::ptr_eq(known, line));
+        if current && line.sound().is_none_or(|sending| sending.is_withdrawn()) {
+            self.lines.remove(&line.id);
+            self.answering.values_mut().for_each(|lines| lines.retain(|known| !Arc::ptr_eq(known, line)));
+            self.answering.retain(|_, lines| !lines.is_empty());
+        }
+    }
+
+    /// Takes what the paths sent back, and whatever a step of the clock means.
+    fn look(&mut self) {
+        let now = time::now();
+        self.post.refresh();
+        let steps = self.post.known().0.steps;
+        if std::mem::replace(&mut self.steps, steps) != steps {
+            let lines = self.answering.values().flatten();
+            lines.filter_map(|line| line.sound()).for_each(|mut sending| sending.on_own_step(now));
+        }
+        for socket in self.outlet.iter() {
+            for error in socket.take_path_errors() {
+                let line = self.lines.get(&error.test_id).and_then(|line| line.sound());
+                if let Some(mut sending) = line {
+                    debug!(test = %error.test_id, error.cause, "probe not delivered");
+                    sending.on_path_error(error.cause, now);
+                }
+            }
+        }
+    }
+
+    fn take_answers(&mut self, port: usize) {
+        let Some(socket) = self.outlet.get(port).cloned() else { return };
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let mut changes = Vec::new();
+        for _ in 0..BATCHES_PER_WAKE {
+            let now = time::now();
+            let received = socket.receive(&mut buffer, |datagram| {
+                if self.on_answer(&datagram, now, &mut changes).is_none() {
+                    self.strangers += 1;
+                }
+            });
+            if !matches!(received, Ok(taken) if taken > 0) {
+                break;
+            }
+        }
+        self.buffer = buffer;
+        self.say(changes);
+    }
+
+    fn on_answer(&self, datagram: &Datagram<'_>, now: Now, changes: &mut Vec<ConditionChange>) -> Option<()> {
+        let reply = Reply::decode(datagram.octets)?;
+        let wall = datagram.received.unwrap_or(now.wall);
+        let age = u64::try_from(now.wall.nanos_since(wall)).unwrap_or(0);
+        let received = Now { moment: now.moment - Duration::from_nanos(age), wall };
+        let lines = self.answering.get(&datagram.source)?;
+        let (readings, keys) = self.post.known();
+        let named = |line: &&Arc<Line>| reply.test_id.is_none_or(|id| id == line.id);
+        lines.iter().filter(named).filter_map(|line| line.sound()).find_map(|mut sending| {
+            let taken = sending.on_answer(&reply, datagram.octets, received, readings.clock, keys, changes);
+            taken.ok()
+        })
+    }
+
+    fn say(&self, changes: Vec<ConditionChange>) {
+        changes.into_iter().for_each(|change| self.parent.do_send(PacerFact::Changed(change)));
+    }
+
+    /// Sets the alarm clock to what is due next, unless it is set to that or earlier.
+    fn arm(&mut self, ctx: &mut Context<Self>) {
+        let Some(next) = self.calendar.next() else { return };
+        match self.alarm_clock {
+            Some((set, _)) if set <= next => return,
+            Some((_, handle)) => {
+                ctx.cancel_future(handle);
+            }
+            None => {}
+        }
+        let handle = ctx.run_later(next.since(time::now().moment), |pacer, ctx| {
+            let span = pacer.span.clone();
+            let _entered = span.enter();
+            pacer.alarm_clock = None;
+            pacer.serve();
+            pacer.arm(ctx);
+        });
+        self.alarm_clock = Some((next, handle));
+    }
+}
+
+/// Yields a port's place whenever it may have something to read.
+fn readiness(readiness: Readiness, port: usize) -> impl Stream<Item = Readable> {
+    stream::unfold(readiness, move |readiness| async move {
+        readiness.readable().await.ok()?;
+        Some((Readable(port), readiness))
+    })
+}
+
+/// The socket of this port may have something to read.
+struct Readable(usize);
+
+impl Actor for Pacer {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.run_interval(LOOK_EVERY, |pacer, _| pacer.look());
+    }
+
+    fn stopped(&mut self, _: &mut Self::Context) {
+        self.parent.do_send(PacerFact::Down(self.source.clone(), self.generation));
+    }
+}
+
+impl StreamHandler<Readable> for Pacer {
+    fn handle(&mut self, Readable(port): Readable, _: &mut Self::Context) {
+        let span = self.span.clone();
+        let _entered = span.enter();
+        self.take_answers(port);
+    }
+
+    fn finished(&mut self, _: &mut Self::Context) {}
+}
+
+impl Handler<Enrol> for Pacer {
+    type Result = ();
+    fn handle(&mut self, Enrol(line): Enrol, ctx: &mut Self::Context) {
+        let Some((turn, next, answers)) = line.sound().map(|mut sending| {
+            let turn = sending.on_enrolled();
+            let answers = sending.answers().map(|_| sending.plan().destination);
+            (turn, sending.next_slot(time::now().moment), answers)
+        }) else {
+            return;
+        };
+        self.lines.insert(line.id, line.clone());
+        self.answering.values_mut().for_each(|lines| lines.retain(|known| known.id != line.id));
+        if let Some(from) = answers {
+            self.answering.entry(from).or_default().push(line.clone());
+            if self.reads && self.listening.is_none() {
+                let sockets = self.outlet.iter().cloned().enumerate();
+                let listening = sockets
+                    .filter_map(|(port, socket)| Some(ctx.add_stream(readiness(Readiness::of(socket).ok()?, port))));
+                self.listening = Some(listening.collect());
+            }
+        }
+        self.calendar.enter(next, Entry { line, turn });
+        self.arm(ctx);
+    }
+}
+
+impl Handler<Stop> for Pacer {
+    type Result = ();
+    fn handle(&mut self, _: Stop, ctx: &mut Self::Context) {
+        ctx.stop();
+    }
+}

@@ -1,0 +1,118 @@
+//! A test's own usual delay. It needs no synchronised clocks: an offset is part of the baseline, and
+//! a clock that runs too fast or too slow tilts it.
+
+use std::time::Duration;
+
+use super::time::Moment;
+
+/// The baseline is what the least delays of so many slices say.
+const SLICES: usize = 20;
+const SLICE: Duration = Duration::from_secs(30);
+/// Before so many slices there is no baseline.
+const LEAST_SLICES: usize = 4;
+/// No clock is slewed by more, in nanoseconds per second.
+const MOST_SKEW: f64 = 500_000.0;
+
+/// Learns the least delay of each slice of time, and the line below all of them.
+#[derive(Clone, Debug)]
+pub struct Baseline {
+    /// The least delay of each slice and when it was, in nanoseconds; the oldest first.
+    least: Vec<(Moment, i64)>,
+    slice_ends: Moment,
+}
+
+impl Baseline {
+    /// Knows nothing yet.
+    pub fn new(now: Moment) -> Self {
+        Baseline { least: Vec::new(), slice_ends: now + SLICE }
+    }
+
+    /// A delay, in nanoseconds. Gives how far it is above the baseline, once there is one.
+    pub fn on_delay(&mut self, nanos: i64, now: Moment) -> Option<i64> {
+        let above = self.at(now).map(|baseline| nanos.saturating_sub(baseline));
+        if now >= self.slice_ends || self.least.is_empty() {
+            self.slice_ends = now + SLICE;
+            if self.least.len() == SLICES {
+                self.least.remove(0);
+            }
+            self.least.push((now, nanos));
+        } else if let Some(last) = self.least.last_mut().filter(|last| nanos < last.1) {
+            *last = (now, nanos);
+        }
+        above
+    }
+
+    /// A clock stepped: what was learnt is of no use.
+    pub fn on_step(&mut self, now: Moment) {
+        *self = Baseline::new(now);
+    }
+
+    /// What a delay would usually be now. The line along the lower hull of the slices (after Zhang,
+    /// Liu and Xia, "Clock synchronization algorithms for network measurements", 2002).
+    pub fn at(&self, now: Moment) -> Option<i64> {
+        // The slice that runs is not yet fair to its least delay.
+        let settled = &self.least[..self.least.len().saturating_sub(1)];
+        if settled.len() < LEAST_SLICES {
+            return None;
+        }
+        let (first, _) = settled[0];
+        let points: Vec<(f64, f64)> =
+            settled.iter().map(|(at, nanos)| (at.since(first).as_secs_f64(), *nanos as f64)).collect();
+        let middle = points.iter().map(|(x, _)| x).sum::<f64>() / points.len() as f64;
+        let mut hull: Vec<(f64, f64)> = Vec::new();
+        for point in points {
+            while let [.., (ax, ay), (bx, by)] = hull[..]
+                && (bx - ax) * (point.1 - ay) <= (by - ay) * (point.0 - ax)
+            {
+                hull.pop();
+            }
+            hull.push(point);
+        }
+        let edge = hull.windows(2).find(|edge| edge[1].0 >= middle)?;
+        let ((ax, ay), (bx, by)) = (edge[0], edge[1]);
+        let skew = ((by - ay) / (bx - ax).max(1.0)).clamp(-MOST_SKEW, MOST_SKEW);
+        Some((ay + skew * (now.since(first).as_secs_f64() - ax)) as i64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn at(millis: u64) -> Moment {
+        Moment::new(Duration::from_millis(millis))
+    }
+
+    proptest! {
+        /// Whatever the offset and the skew of the clocks, queueing noise stays near the baseline, and
+        /// what is added to it is found.
+        #[test]
+        fn neither_offset_nor_skew_matters(
+            offset in -10_000_000_000i64..10_000_000_000,
+            skew_ppm in -100i64..100,
+            noise in prop::collection::vec(0i64..300_000, 1000),
+        ) {
+            let mut baseline = Baseline::new(at(0));
+            for (n, noise) in noise.iter().enumerate() {
+                let millis = n as u64 * 500;
+                let delay = offset + skew_ppm * 1_000 * millis as i64 / 1_000 + 200_000 + noise;
+                if let Some(above) = baseline.on_delay(delay, at(millis)) {
+                    prop_assert!((-400_000..700_000).contains(&above), "{above} at {millis}");
+                }
+            }
+            let now = noise.len() as u64 * 500;
+            let delay = offset + skew_ppm * now as i64 + 200_000 + 3_000_000;
+            prop_assert!(baseline.on_delay(delay, at(now)).unwrap() > 2_500_000);
+        }
+    }
+
+    #[test]
+    fn nothing_is_said_before_it_is_known() {
+        let mut baseline = Baseline::new(at(0));
+        let said: Vec<u64> = (0..300).filter(|n| baseline.on_delay(1_000, at(n * 1_000)).is_some()).collect();
+        assert_eq!(said.first(), Some(&121));
+        baseline.on_step(at(300_000));
+        assert_eq!(baseline.on_delay(1_000_000_000, at(300_000)), None);
+    }
+}

@@ -1,0 +1,80 @@
+//! The conditions of one test, by kind, each with the cause of its last violation.
+
+use crate::pure::alarm::{Cause, Kind, Verdict};
+use crate::pure::condition::{Change, Condition, Sample, State, Thresholds};
+use crate::pure::time::Now;
+
+/// What is judged of a test.
+pub const JUDGED: [Kind; 6] = [Kind::Connection, Kind::Latency, Kind::Clock, Kind::Loss, Kind::Jitter, Kind::Path];
+
+/// See the module.
+#[derive(Clone, Debug, Default)]
+pub struct Conditions([Judged; JUDGED.len()]);
+
+#[derive(Clone, Debug, Default)]
+struct Judged {
+    condition: Condition,
+    /// Boxed: most conditions are good.
+    cause: Option<Box<Cause>>,
+}
+
+impl Conditions {
+    /// The condition of a kind; of the connection for what is not judged here.
+    pub fn of(&self, kind: Kind) -> &Condition {
+        &self.0[place(kind)].condition
+    }
+
+    /// Why it is down.
+    pub fn cause(&self, kind: Kind) -> Option<&Cause> {
+        self.0[place(kind)].cause.as_deref()
+    }
+
+    /// The sender announced that it stops.
+    pub fn pause(&mut self, now: Now) {
+        self.0[place(Kind::Connection)].condition.on_pause(now);
+    }
+
+    /// It is not judged any more. Tells whether it was down.
+    pub fn forget(&mut self, kind: Kind) -> bool {
+        std::mem::take(&mut self.0[place(kind)]).condition.is_down()
+    }
+
+    /// Takes a sample; gives the verdict if that changes.
+    pub fn on_sample(
+        &mut self,
+        kind: Kind,
+        sample: Sample,
+        thresholds: Thresholds,
+        cause: Option<Cause>,
+        now: Now,
+    ) -> Option<Verdict> {
+        let judged = &mut self.0[place(kind)];
+        match (judged.condition.on_sample(sample, thresholds, now)?, cause) {
+            (Change::Raised, Some(cause)) => {
+                judged.cause = Some(Box::new(cause.clone()));
+                Some(Verdict::Violated(cause))
+            }
+            (Change::Raised, None) => None,
+            (Change::Cleared, _) => {
+                judged.cause = None;
+                Some(Verdict::Cleared)
+            }
+        }
+    }
+
+    /// All that are decided.
+    pub fn decided(&self) -> impl Iterator<Item = (Kind, Verdict)> {
+        JUDGED.into_iter().zip(&self.0).filter_map(|(kind, judged)| {
+            let verdict = match (judged.condition.state(), &judged.cause) {
+                (State::Unknown | State::Standby, _) => return None,
+                (State::Down | State::Recovering, Some(cause)) => Verdict::Violated(cause.as_ref().clone()),
+                (State::Up | State::Suspect | State::Paused | State::Down | State::Recovering, _) => Verdict::Cleared,
+            };
+            Some((kind, verdict))
+        })
+    }
+}
+
+fn place(kind: Kind) -> usize {
+    JUDGED.iter().position(|judged| *judged == kind).unwrap_or(0)
+}

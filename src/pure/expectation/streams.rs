@@ -1,0 +1,144 @@
+//! What the sequence numbers of a test's senders say: which probes are new, which came before, and
+//! how many are missing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::Incoming;
+use crate::pure::sequence_window::{Arrival, SequenceWindow};
+use crate::pure::test::TestId;
+use crate::pure::time::Moment;
+
+/// What each sender's probes say of their order.
+#[derive(Clone, Debug, Default)]
+pub struct Streams {
+    /// That of the only sender, as nearly all tests have it.
+    own: Option<Stream>,
+    /// Of many senders, of which any is enough.
+    many: BTreeMap<TestId, Stream>,
+}
+
+#[derive(Clone, Debug)]
+struct Stream {
+    epoch: u64,
+    window: SequenceWindow,
+    /// When its last probe was accepted.
+    last: Moment,
+    /// It announced its stop.
+    stopped: bool,
+}
+
+/// What a probe is to its stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// The first of an epoch, or of a sender that says nothing of its order.
+    First,
+    /// Newer than all before it; so many right before it are missing.
+    Newer(u32),
+    /// Behind the newest by so many, not seen before.
+    Behind(u32),
+    /// Seen before.
+    Duplicate,
+    /// Too far behind the newest.
+    TooOld,
+    /// From an earlier start of the sender.
+    StaleEpoch,
+}
+
+/// Who may be a sender, and how strictly it is taken at its word.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms<'a> {
+    /// The tests of which any probe is enough; nothing: the test's own.
+    pub any_of: Option<&'a BTreeSet<TestId>>,
+    /// A sender that was silent for longer may have lost its state.
+    pub expect_every: Duration,
+    /// Signed probes: what is old is a replay, however long nothing came.
+    pub keyed: bool,
+    /// Probes in each turn of the sender.
+    pub flows: u32,
+}
+
+/// Beyond what the sender can have sent meanwhile, so many missing numbers are believed.
+const SLACK: u32 = 4;
+
+impl Streams {
+    /// Only these still count.
+    pub fn retain(&mut self, any_of: Option<&BTreeSet<TestId>>) {
+        self.many.retain(|id, _| any_of.is_some_and(|any_of| any_of.contains(id)));
+    }
+
+    /// One of many senders that stops says nothing of the others.
+    pub fn all_stopped(&self) -> bool {
+        self.many.values().all(|stream| stream.stopped)
+    }
+
+    /// The epoch and the newest sequence number of the only sender.
+    pub fn newest(&self) -> Option<(u64, u32)> {
+        let stream = self.own.as_ref()?;
+        Some((stream.epoch, stream.window.newest()?))
+    }
+
+    /// What is older than this, or this itself, was taken before this process began.
+    pub fn remember(&mut self, epoch: u64, newest: u32, now: Moment) {
+        self.own = Some(Stream { epoch, window: SequenceWindow::all_seen(newest), last: now, stopped: false });
+    }
+
+    /// Where a probe stands.
+    pub fn admit(&mut self, incoming: &Incoming, terms: Terms<'_>) -> Place {
+        let Some((epoch, sequence)) = incoming.order else { return Place::First };
+        let now = incoming.received.moment;
+        let stream = match terms.any_of {
+            None => self.own.as_mut(),
+            Some(_) => self.many.get_mut(&incoming.test_id),
+        };
+        let fallen_silent =
+            stream.as_ref().is_none_or(|stream| now.since(stream.last) > terms.expect_every) && !terms.keyed;
+        let stream = match stream {
+            Some(stream) if stream.epoch == epoch => stream,
+            // A sender whose clock was set back, or whose state was lost, begins an older epoch: it
+            // is taken once the newer one has fallen silent.
+            Some(stream) if stream.epoch > epoch && !fallen_silent => return Place::StaleEpoch,
+            Some(_) | None => {
+                let mut window = SequenceWindow::default();
+                window.on_sequence(sequence);
+                let begun = Stream { epoch, window, last: now, stopped: incoming.stops };
+                match terms.any_of {
+                    None => self.own = Some(begun),
+                    Some(_) => {
+                        self.many.insert(incoming.test_id, begun);
+                    }
+                }
+                return Place::First;
+            }
+        };
+        let before = stream.window.newest();
+        match stream.window.on_sequence(sequence) {
+            Arrival::InOrder => {
+                let missing = sequence.wrapping_sub(before.unwrap_or(sequence)).saturating_sub(1);
+                let most = sent_within(now.since(stream.last), incoming.send_every, terms.flows);
+                (stream.last, stream.stopped) = (now, incoming.stops);
+                // One of many senders may have been sent elsewhere meanwhile.
+                Place::Newer(if terms.any_of.is_some() { 0 } else { missing.min(most) })
+            }
+            Arrival::Reordered => {
+                stream.last = now;
+                Place::Behind(before.unwrap_or(sequence).wrapping_sub(sequence))
+            }
+            Arrival::Duplicate => Place::Duplicate,
+            // A sender that was set back to an earlier state of itself, as a virtual machine can be.
+            Arrival::TooOld if fallen_silent => {
+                stream.window = SequenceWindow::default();
+                stream.window.on_sequence(sequence);
+                stream.last = now;
+                Place::First
+            }
+            Arrival::TooOld => Place::TooOld,
+        }
+    }
+}
+
+/// What a sender can have sent in a time. A number far ahead is a stranger's, or a fault's.
+pub fn sent_within(time: Duration, send_every: Duration, flows: u32) -> u32 {
+    let turns = time.as_nanos() / send_every.as_nanos().max(1) + u128::from(SLACK);
+    u32::try_from(turns).unwrap_or(u32::MAX).saturating_mul(flows.max(1))
+}

@@ -1,0 +1,274 @@
+//! The flows of a test: its probes leave from several ports, in several classes of service and in
+//! two sizes, since a network may lose one kind and carry the others.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::time::Moment;
+
+/// In which kinds a test's probes are sent. In each of its turns, one of each.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Flows {
+    /// Source ports; at least 1.
+    pub ports: u8,
+    /// Differentiated services code points; at least one.
+    pub dscp: Vec<u8>,
+    /// Octets of UDP payload of probes that are sent beside the short ones.
+    pub size: Option<u16>,
+}
+
+/// What tells one flow from another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flow {
+    /// Which of the source ports, from 0.
+    pub port: u8,
+    /// Its differentiated services code point.
+    pub dscp: u8,
+    /// Its probes have so many octets of UDP payload; nothing: no more than they need.
+    pub size: Option<u16>,
+}
+
+/// A probe's flow index is one octet.
+pub const MOST_FLOWS: usize = 256;
+
+impl Default for Flows {
+    fn default() -> Self {
+        Flows { ports: 1, dscp: vec![0], size: None }
+    }
+}
+
+impl Flows {
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        usize::from(self.ports) * self.dscp.len() * if self.size.is_some() { 2 } else { 1 }
+    }
+
+    /// The flow of an index below `count`.
+    pub fn get(&self, index: usize) -> Flow {
+        let sizes = if self.size.is_some() { 2 } else { 1 };
+        let (rest, size) = (index / sizes, index % sizes);
+        let (port, dscp) = (rest / self.dscp.len().max(1), rest % self.dscp.len().max(1));
+        Flow {
+            port: u8::try_from(port).unwrap_or(u8::MAX),
+            dscp: self.dscp.get(dscp).copied().unwrap_or(0),
+            size: self.size.filter(|_| size == 1),
+        }
+    }
+
+    /// Names what is common to the dead ones and to no other.
+    pub fn name(&self, dead: &[bool]) -> DeadFlows {
+        let flows: Vec<(Flow, bool)> = dead.iter().enumerate().map(|(n, dead)| (self.get(n), *dead)).collect();
+        let exactly = |of_kind: &dyn Fn(&Flow) -> bool| flows.iter().all(|(flow, dead)| of_kind(flow) == *dead);
+        let what = if let Some(size) = self.size.filter(|_| exactly(&|flow| flow.size.is_some())) {
+            Common::Size(size)
+        } else if let Some(dscp) = self.dscp.iter().find(|dscp| exactly(&|flow| flow.dscp == **dscp)) {
+            Common::Dscp(*dscp)
+        } else {
+            Common::Some
+        };
+        let dead: Vec<usize> = (0..dead.len()).filter(|n| dead[*n]).collect();
+        DeadFlows { dead: dead.len(), of: flows.len(), what, first: dead.first().map(|n| self.get(*n)) }
+    }
+}
+
+/// Flows of a test that nothing comes from, while others do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DeadFlows {
+    /// How many.
+    pub dead: usize,
+    /// Of how many.
+    pub of: usize,
+    /// What they have in common.
+    #[serde(skip)]
+    pub what: Common,
+    /// One of them.
+    #[serde(skip)]
+    pub first: Option<Flow>,
+}
+
+/// What dead flows have in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Common {
+    /// All long probes, and no others.
+    Size(u16),
+    /// All of a class of service, and no others.
+    Dscp(u8),
+    /// Nothing but that they are dead: one of several equal paths may be.
+    Some,
+}
+
+/// IPv4 and UDP headers before the payload.
+const HEADERS: u16 = 28;
+
+impl fmt::Display for DeadFlows {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {} flows dead: ", self.dead, self.of)?;
+        match (self.what, self.first) {
+            (Common::Size(size), _) => {
+                let packet = size.saturating_add(HEADERS);
+                write!(
+                    f,
+                    "packets of {size} octets of payload ({packet} with IPv4 and UDP headers) are lost, short ones arrive"
+                )
+            }
+            (Common::Dscp(dscp), _) => write!(f, "packets with DSCP {dscp} are lost, others arrive"),
+            (Common::Some, Some(first)) => {
+                write!(
+                    f,
+                    "some source ports are lost, such as that of flow {}; one of several equal paths may be broken",
+                    first.port
+                )
+            }
+            (Common::Some, None) => f.write_str("none"),
+        }
+    }
+}
+
+/// What came of each flow.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    flows: Vec<Track>,
+}
+
+/// One flow.
+#[derive(Clone, Debug, Default)]
+struct Track {
+    /// The newest sequence number and its delay in nanoseconds.
+    newest: Option<(u32, i64)>,
+    last: Option<Moment>,
+    received: u32,
+    lost: i64,
+}
+
+/// One flow, as the snapshot shows it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct FlowStatus {
+    /// Its index in probes.
+    pub flow: usize,
+    /// Which of the source ports, from 0.
+    pub port: u8,
+    /// Its differentiated services code point.
+    pub dscp: u8,
+    /// Octets of UDP payload, if they are said.
+    pub size: Option<u16>,
+    /// Probes that came since the expectation began.
+    pub received: u32,
+    /// Probes that did not.
+    pub lost: u64,
+}
+
+/// Where a probe stands in its flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InFlow {
+    /// A later one of the same flow came before it.
+    pub overtaken: bool,
+    /// The delay of the one before it in nanoseconds, if that came.
+    pub previous: Option<i64>,
+}
+
+impl Seen {
+    /// Another epoch, or other flows.
+    pub fn begin(&mut self) {
+        for track in &mut self.flows {
+            track.newest = None;
+        }
+    }
+
+    /// A probe came. Sequence numbers of one flow are `count` apart.
+    pub fn on_probe(&mut self, sequence: u32, count: usize, delay: i64, now: Moment) -> InFlow {
+        if self.flows.len() != count {
+            self.flows.clear();
+            self.flows.resize(count, Track::default());
+        }
+        let apart = u32::try_from(count).unwrap_or(1).max(1);
+        let track = &mut self.flows[(sequence % apart) as usize];
+        (track.last, track.received) = (Some(now), track.received.saturating_add(1));
+        let Some((newest, previous)) = track.newest else {
+            track.newest = Some((sequence, delay));
+            return InFlow { overtaken: false, previous: None };
+        };
+        let ahead = sequence.wrapping_sub(newest) as i32;
+        if ahead <= 0 {
+            track.lost -= 1;
+            return InFlow { overtaken: true, previous: None };
+        }
+        track.lost += i64::from(ahead as u32 / apart) - 1;
+        track.newest = Some((sequence, delay));
+        InFlow { overtaken: false, previous: (ahead as u32 == apart).then_some(previous) }
+    }
+
+    /// Which flows nothing came from for so long.
+    pub fn dead(&self, now: Moment, after: Duration, begun: Moment) -> Vec<bool> {
+        self.flows.iter().map(|track| now.since(track.last.unwrap_or(begun)) > after).collect()
+    }
+
+    /// Of how many flows anything is known.
+    pub fn count(&self) -> usize {
+        self.flows.len()
+    }
+
+    /// For the snapshot.
+    pub fn status(&self, flows: &Flows) -> Vec<FlowStatus> {
+        let status = |(n, track): (usize, &Track)| {
+            let Flow { port, dscp, size } = flows.get(n);
+            FlowStatus { flow: n, port, dscp, size, received: track.received, lost: track.lost.max(0) as u64 }
+        };
+        self.flows.iter().enumerate().map(status).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flows() -> Flows {
+        Flows { ports: 4, dscp: vec![0, 46], size: Some(1400) }
+    }
+
+    #[test]
+    fn every_index_is_another_flow() {
+        let flows = flows();
+        let all: Vec<Flow> = (0..flows.count()).map(|n| flows.get(n)).collect();
+        assert_eq!(all.len(), 16);
+        for (n, flow) in all.iter().enumerate() {
+            assert_eq!(all.iter().position(|other| other == flow), Some(n));
+        }
+    }
+
+    #[test]
+    fn what_dead_flows_have_in_common_is_named() {
+        let flows = flows();
+        let dead = |of_kind: &dyn Fn(Flow) -> bool| (0..16).map(|n| of_kind(flows.get(n))).collect::<Vec<bool>>();
+        let named = |of_kind: &dyn Fn(Flow) -> bool| flows.name(&dead(of_kind)).to_string();
+        assert_eq!(
+            named(&|flow| flow.size.is_some()),
+            "8 of 16 flows dead: packets of 1400 octets of payload (1428 with IPv4 and UDP headers) are lost, short ones arrive"
+        );
+        assert_eq!(named(&|flow| flow.dscp == 46), "8 of 16 flows dead: packets with DSCP 46 are lost, others arrive");
+        assert_eq!(
+            named(&|flow| flow.port == 2),
+            "4 of 16 flows dead: some source ports are lost, such as that of flow 2; one of several equal paths may be broken"
+        );
+    }
+
+    #[test]
+    fn each_flow_has_an_order_of_its_own() {
+        let mut seen = Seen::default();
+        let at = |millis| Moment::new(Duration::from_millis(millis));
+        // Two flows; the second's path is slower, so that its probes are behind the first's.
+        for (n, sequence) in [0u32, 2, 1, 4, 3, 6, 5].into_iter().enumerate() {
+            let delay = i64::from(sequence) * 10;
+            let place = seen.on_probe(sequence, 2, delay, at(n as u64));
+            assert!(!place.overtaken);
+            assert_eq!(place.previous, (sequence > 1).then(|| delay - 20));
+        }
+        // 8 is lost, 10 comes before a late 8.
+        assert_eq!(seen.on_probe(10, 2, 0, at(8)), InFlow { overtaken: false, previous: None });
+        assert_eq!(seen.flows[0].lost, 1);
+        assert!(seen.on_probe(8, 2, 0, at(9)).overtaken);
+        assert_eq!(seen.flows[0].lost, 0);
+        assert_eq!(seen.dead(at(20), Duration::from_millis(12), at(0)), [false, true]);
+    }
+}

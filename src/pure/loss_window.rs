@@ -1,0 +1,202 @@
+//! Loss and delay variation over a sliding window, held against their limits.
+
+use std::time::Duration;
+
+use super::condition::Sample;
+use super::time::Moment;
+
+/// The window moves on by such a part of itself.
+const SLICES: usize = 12;
+/// One lost probe alone is no loss rate, whatever share of a short window it is.
+const LEAST_LOST: u64 = 2;
+/// So much of the variation may exceed the limit: a single outlier is no jitter.
+const TOLERATED: f64 = 0.05;
+/// Fewer variations than this say nothing.
+const LEAST_VARIATIONS: u64 = 10;
+
+/// What is asked of a test's loss and delay variation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LossLimits {
+    /// A larger share of lost probes is too much, in parts per million.
+    pub max_loss_ppm: Option<u32>,
+    /// A larger variation is too much.
+    pub max_jitter: Option<Duration>,
+    /// Over this time.
+    pub loss_window: Duration,
+}
+
+impl LossLimits {
+    /// Whether anything is asked.
+    pub fn any(&self) -> bool {
+        self.max_loss_ppm.is_some() || self.max_jitter.is_some()
+    }
+}
+
+/// Counts in a window of time.
+#[derive(Clone, Debug)]
+pub struct LossWindow {
+    slices: [Slice; SLICES],
+    at: usize,
+    /// When the current slice ends.
+    ends: Moment,
+    /// Slices that were filled so far.
+    filled: usize,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Slice {
+    received: u32,
+    lost: i32,
+    variations: u32,
+    exceeding: u32,
+}
+
+/// What the window says of one of its limits.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rate {
+    /// Whether it is kept.
+    pub sample: Sample,
+    /// The share of lost probes, or of variations beyond the limit.
+    pub share: f64,
+}
+
+impl LossWindow {
+    /// From now on.
+    pub fn new(now: Moment, limits: &LossLimits) -> Self {
+        LossWindow { slices: Default::default(), at: 0, ends: now + slice(limits), filled: 0 }
+    }
+
+    /// So many came and so many more are lost; fewer if one came after all.
+    pub fn on_probes(&mut self, received: u32, lost: i32) {
+        let slice = &mut self.slices[self.at];
+        slice.received = slice.received.saturating_add(received);
+        slice.lost = slice.lost.saturating_add(lost);
+    }
+
+    /// The delay differed by so much from the one before.
+    pub fn on_variation(&mut self, nanos: u64, limits: &LossLimits) {
+        let slice = &mut self.slices[self.at];
+        slice.variations = slice.variations.saturating_add(1);
+        let exceeds = limits.max_jitter.is_some_and(|limit| u128::from(nanos) > limit.as_nanos());
+        slice.exceeding = slice.exceeding.saturating_add(u32::from(exceeds));
+    }
+
+    /// At the end of a slice: what the window says of loss and of variation. Nothing in between, or
+    /// before it is full, or where too little came to say anything.
+    pub fn on_time(&mut self, now: Moment, limits: &LossLimits) -> (Option<Rate>, Option<Rate>) {
+        if now < self.ends {
+            return (None, None);
+        }
+        self.filled = (self.filled + 1).min(SLICES);
+        let rates = (self.loss(limits), self.variation(limits));
+        let mut passed = 0;
+        while now >= self.ends && passed < SLICES {
+            self.at = (self.at + 1) % SLICES;
+            self.slices[self.at] = Slice::default();
+            self.ends = self.ends + slice(limits);
+            passed += 1;
+        }
+        self.ends = self.ends.max(now);
+        rates
+    }
+
+    fn loss(&self, limits: &LossLimits) -> Option<Rate> {
+        let limit = f64::from(limits.max_loss_ppm?) / 1e6;
+        let received: u64 = self.slices.iter().map(|slice| u64::from(slice.received)).sum();
+        let lost = self.slices.iter().map(|slice| i64::from(slice.lost)).sum::<i64>().max(0) as u64;
+        // What fell silent is another alarm's business, and no news of this one.
+        if received == 0 {
+            return None;
+        }
+        let share = lost as f64 / (received + lost) as f64;
+        let bad = share > limit && lost >= LEAST_LOST;
+        self.say(bad, share)
+    }
+
+    fn variation(&self, limits: &LossLimits) -> Option<Rate> {
+        limits.max_jitter?;
+        let variations: u64 = self.slices.iter().map(|slice| u64::from(slice.variations)).sum();
+        let exceeding: u64 = self.slices.iter().map(|slice| u64::from(slice.exceeding)).sum();
+        if variations < LEAST_VARIATIONS {
+            return None;
+        }
+        let share = exceeding as f64 / variations as f64;
+        self.say(share > TOLERATED, share)
+    }
+
+    /// What is bad needs no full window if so much of it is there that the rest cannot help; what is
+    /// good needs it.
+    fn say(&self, bad: bool, share: f64) -> Option<Rate> {
+        match bad {
+            true if self.filled * 2 >= SLICES => Some(Rate { sample: Sample::Bad, share }),
+            false if self.filled == SLICES => Some(Rate { sample: Sample::Good, share }),
+            true | false => None,
+        }
+    }
+}
+
+fn slice(limits: &LossLimits) -> Duration {
+    (limits.loss_window / SLICES as u32).max(Duration::from_millis(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: LossLimits = LossLimits {
+        max_loss_ppm: Some(20_000),
+        max_jitter: Some(Duration::from_millis(2)),
+        loss_window: Duration::from_secs(60),
+    };
+
+    fn at(seconds: u64) -> Moment {
+        Moment::new(Duration::from_secs(seconds))
+    }
+
+    /// Ten probes a second of which some are lost, and what the window says meanwhile.
+    fn run(window: &mut LossWindow, seconds: std::ops::Range<u64>, lost: u32) -> Vec<(u64, Sample)> {
+        let mut said = Vec::new();
+        for second in seconds {
+            window.on_probes(10 - lost, lost as i32);
+            said.extend(window.on_time(at(second), &LIMITS).0.map(|rate| (second, rate.sample)));
+        }
+        said
+    }
+
+    #[test]
+    fn loss_is_found_within_half_a_window_and_over_when_the_window_is_clean() {
+        let mut window = LossWindow::new(at(0), &LIMITS);
+        let good = run(&mut window, 0..120, 0);
+        assert!(good.iter().all(|(_, sample)| *sample == Sample::Good) && good[0].0 == 60, "{good:?}");
+        let bad = run(&mut window, 120..180, 1);
+        assert_eq!(bad.iter().find(|(_, sample)| *sample == Sample::Bad).unwrap().0, 135);
+        let over = run(&mut window, 180..300, 0);
+        let first = over.iter().find(|(_, sample)| *sample == Sample::Good).unwrap().0;
+        assert!((225..=240).contains(&first), "{first}");
+    }
+
+    #[test]
+    fn one_lost_probe_is_no_rate() {
+        let mut window = LossWindow::new(at(0), &LIMITS);
+        let mut rates = Vec::new();
+        for second in 0..120 {
+            window.on_probes(u32::from(second != 70), i32::from(second == 70));
+            rates.extend(window.on_time(at(second), &LIMITS).0);
+        }
+        assert!(rates.iter().all(|rate| rate.sample == Sample::Good));
+    }
+
+    #[test]
+    fn an_outlier_is_no_jitter_and_a_shaking_path_is() {
+        let mut window = LossWindow::new(at(0), &LIMITS);
+        let mut said = Vec::new();
+        for second in 0..240 {
+            let nanos = if second == 70 || second >= 120 && second % 3 == 0 { 5_000_000 } else { 10_000 };
+            window.on_probes(1, 0);
+            window.on_variation(nanos, &LIMITS);
+            said.extend(window.on_time(at(second), &LIMITS).1.map(|rate| (second, rate.sample)));
+        }
+        let first_bad = said.iter().find(|(_, sample)| *sample == Sample::Bad).unwrap().0;
+        assert!((120..=150).contains(&first_bad), "{first_bad}");
+    }
+}

@@ -1,0 +1,293 @@
+//! Probes that come back: the Session-Reflector packet of RFC 8762 section 4.3.1, stateless, as long
+//! as the probe that it answers, with its TLVs as RFC 8972 section 4 wants them.
+
+use std::time::Duration;
+
+use super::clock_error::{ClockQuality, Delay, ErrorEstimate};
+use super::key::{Key, SIGNATURE_LEN};
+use super::probe::{Probe, STAMP_LEN, TLV_HEADER, TLV_HMAC, TLV_PADDING, TLV_TYPE, be16, be32, be64};
+use super::test::TestId;
+use super::time::WallTime;
+
+/// A reflector that knows TWAMP only answers with this much of the base packet at least.
+pub const SHORTEST: usize = 38;
+
+/// U: the reflector does not know this TLV. M: it is malformed. I: its signature is wrong.
+const UNRECOGNISED: u8 = 0x80;
+const MALFORMED: u8 = 0x40;
+
+/// What a reflector knows of the moment.
+#[derive(Clone, Copy, Debug)]
+pub struct Reflector {
+    /// When the kernel took the probe in.
+    pub received: WallTime,
+    /// Just before the answer is sent.
+    pub sent: WallTime,
+    /// How far its clock may be off.
+    pub error_estimate: ErrorEstimate,
+    /// The time-to-live that the probe came with, if that is known.
+    pub ttl: Option<u8>,
+}
+
+/// Makes a Session-Sender packet of at least `STAMP_LEN` octets into the answer to it, in its place.
+/// The answer's number is the probe's (a stateless reflector, RFC 8762 section 4).
+pub fn reflect(octets: &mut [u8], by: Reflector, key: Option<&Key>) {
+    let mut head = [0; STAMP_LEN];
+    let mut put = |offset: usize, field: &[u8]| head[offset..offset + field.len()].copy_from_slice(field);
+    put(0, &octets[..4]);
+    put(4, &by.sent.to_ntp().to_be_bytes());
+    put(12, &by.error_estimate.0.to_be_bytes());
+    put(14, &octets[14..16]);
+    put(16, &by.received.to_ntp().to_be_bytes());
+    put(24, &octets[..14]);
+    put(40, &[by.ttl.unwrap_or(0)]);
+    octets[..STAMP_LEN].copy_from_slice(&head);
+    reflect_tlvs(octets, key);
+}
+
+/// Flags each TLV, and signs those before the HMAC TLV anew.
+fn reflect_tlvs(octets: &mut [u8], key: Option<&Key>) {
+    let mut at = STAMP_LEN;
+    while octets.len() >= at + TLV_HEADER {
+        let (kind, len) = (octets[at + 1], usize::from(be16(octets, at + 2)));
+        let end = at + TLV_HEADER + len;
+        if end > octets.len() {
+            octets[at] = MALFORMED;
+            return;
+        }
+        octets[at] = match kind {
+            TLV_PADDING | TLV_TYPE => 0,
+            TLV_HMAC if key.is_some() => 0,
+            _ => UNRECOGNISED,
+        };
+        if let Some(key) = key.filter(|_| kind == TLV_HMAC && len == SIGNATURE_LEN) {
+            let signature = key.sign([&octets[..4], &octets[STAMP_LEN..at]]);
+            octets[at + TLV_HEADER..end].copy_from_slice(&signature);
+        }
+        at = end;
+    }
+}
+
+/// What a reflector answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// The sequence number of the probe that it answers.
+    pub sequence: u32,
+    /// That probe's time stamp, as it was sent.
+    pub sent: WallTime,
+    /// When the reflector took it in.
+    pub received: WallTime,
+    /// When the answer left.
+    pub reflected: WallTime,
+    /// How far the reflector's clock may be off.
+    pub quality: ClockQuality,
+    /// The time-to-live of the probe at the reflector; 0 if that is not known.
+    pub ttl: u8,
+    /// Which test it is of, if the reflector gave our TLV back.
+    pub test_id: Option<TestId>,
+}
+
+impl Reply {
+    /// Reads a datagram that came to a sender's port. Never panics, whatever it holds.
+    pub fn decode(octets: &[u8]) -> Option<Reply> {
+        if octets.len() < SHORTEST {
+            return None;
+        }
+        // A reflector of another origin may leave its error estimate empty.
+        let quality = ErrorEstimate(be16(octets, 12)).decode().unwrap_or(ClockQuality::UNKNOWN);
+        Some(Reply {
+            sequence: be32(octets, 24),
+            sent: WallTime::from_ntp(be64(octets, 28)),
+            received: WallTime::from_ntp(be64(octets, 16)),
+            reflected: WallTime::from_ntp(be64(octets, 4)),
+            quality,
+            ttl: octets.get(40).copied().unwrap_or(0),
+            test_id: Probe::quoted_test_id(octets),
+        })
+    }
+
+    /// Whether an answer is signed with this key: its number and the TLVs before the signature.
+    pub fn is_signed(octets: &[u8], key: &Key) -> bool {
+        let mut at = STAMP_LEN;
+        while octets.len() >= at + TLV_HEADER {
+            let (kind, len) = (octets[at + 1], usize::from(be16(octets, at + 2)));
+            let end = at + TLV_HEADER + len;
+            let Some(value) = octets.get(at + TLV_HEADER..end) else { return false };
+            if kind == TLV_HMAC {
+                let signature: Result<&[u8; SIGNATURE_LEN], _> = value.try_into();
+                return signature
+                    .is_ok_and(|signature| key.verifies([&octets[..4], &octets[STAMP_LEN..at]], signature));
+            }
+            at = end;
+        }
+        false
+    }
+
+    /// The three delays that one answer tells, when it came back at `back`.
+    pub fn delays(&self, back: WallTime, local: ClockQuality) -> Delays {
+        let uncertainty = local.error.saturating_add(self.quality.error);
+        let residence = self.reflected.nanos_since(self.received);
+        Delays {
+            round_trip: Delay {
+                nanos: back.nanos_since(self.sent).saturating_sub(residence),
+                uncertainty: Duration::ZERO,
+            },
+            forward: Delay { nanos: self.received.nanos_since(self.sent), uncertainty },
+            backward: Delay { nanos: back.nanos_since(self.reflected), uncertainty },
+        }
+    }
+}
+
+/// What one answer tells of the path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Delays {
+    /// There and back, without the time that the reflector took. One clock gave both stamps, and the
+    /// other one's offset falls out of its residence time.
+    pub round_trip: Delay,
+    /// There.
+    pub forward: Delay,
+    /// And back.
+    pub backward: Delay,
+}
+
+/// Finds a clock that moves by more than it says, by both directions at once: what one gains the
+/// other loses, while the round trip stays.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OffsetWatch {
+    /// Where the other clock's offset was proved to lie, in nanoseconds, and with what claimed error.
+    proved: Option<(i64, i64)>,
+}
+
+impl OffsetWatch {
+    /// Another answer. Gives by how much the offset provably moved beyond what the clocks allow.
+    pub fn on_delays(&mut self, delays: &Delays) -> Option<i64> {
+        // The true one-way delays are not negative: the other clock is ahead by at most the forward
+        // delay, and behind by at most the backward one.
+        let (least, most) = (-delays.backward.nanos, delays.forward.nanos);
+        let allowed = i64::try_from(delays.forward.uncertainty.as_nanos()).unwrap_or(i64::MAX).saturating_mul(2);
+        let Some((was_least, was_most)) = self.proved else {
+            self.proved = Some((least, most));
+            return None;
+        };
+        let moved = if least > was_most.saturating_add(allowed) {
+            least - was_most
+        } else if most < was_least.saturating_sub(allowed) {
+            most - was_least
+        } else {
+            // Both at once: what is proved by all answers so far, as long as they agree.
+            let both = (least.max(was_least), most.min(was_most));
+            self.proved = Some(if both.0 <= both.1 { both } else { (least, most) });
+            return None;
+        };
+        Some(moved)
+    }
+
+    /// The move was told, or was meant: from now on the new offset counts.
+    pub fn forget(&mut self) {
+        self.proved = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pure::probe::{PROBE_LEN, flag};
+    use proptest::prelude::*;
+
+    fn wall(micros: u64) -> WallTime {
+        WallTime::from_unix_nanos(1_700_000_000_000_000_000 + micros * 1_000)
+    }
+
+    fn quality(error: Duration) -> ClockQuality {
+        ClockQuality { synchronised: true, error }
+    }
+
+    fn probe(sent: WallTime) -> Probe {
+        Probe {
+            sequence: 9,
+            sent,
+            error_estimate: ErrorEstimate::encode(quality(Duration::from_millis(1))),
+            ssid: 7,
+            flags: flag::REFLECT,
+            flow: 0,
+            key_id: 0,
+            test_id: TestId::from_bytes([4; 16]),
+            epoch: 1,
+            send_every: Duration::from_secs(1),
+            config_revision: 0,
+            clock_error: 1_000_000,
+            previous_lateness: 0,
+        }
+    }
+
+    #[test]
+    fn an_answer_tells_three_delays_whatever_the_offset() {
+        let key = Key::new(1, [9; 32]);
+        for offset in [0i64, 5_000, -5_000] {
+            let mut octets = vec![0; 200];
+            let len = probe(wall(1_000_000)).write(&mut octets, Some(&key));
+            assert_eq!(len, 200);
+            let there = |micros: u64| wall((micros as i64 + offset) as u64);
+            let by = Reflector {
+                received: there(1_000_300),
+                sent: there(1_000_350),
+                error_estimate: ErrorEstimate::encode(quality(Duration::from_millis(1))),
+                ttl: Some(61),
+            };
+            reflect(&mut octets, by, Some(&key));
+            assert_eq!(octets.len(), 200);
+            let reply = Reply::decode(&octets).unwrap();
+            assert_eq!((reply.sequence, reply.ttl, reply.test_id), (9, 61, Some(TestId::from_bytes([4; 16]))));
+            assert!(Reply::is_signed(&octets, &key) && !Reply::is_signed(&octets, &Key::new(1, [8; 32])));
+            let delays = reply.delays(wall(1_000_550), quality(Duration::from_millis(1)));
+            assert_eq!(delays.round_trip, Delay { nanos: 500_000, uncertainty: Duration::ZERO });
+            assert_eq!(delays.forward.nanos, 300_000 + offset * 1_000);
+            assert_eq!(delays.backward.nanos, 200_000 - offset * 1_000);
+            // Our TLV is known to a reflector of ours: no flag is left.
+            assert_eq!((octets[44], octets[108], octets[128]), (0, 0, 0));
+        }
+    }
+
+    #[test]
+    fn opposite_shifts_are_a_clock_that_moved() {
+        let delays = |offset: i64, queue: i64, error: u64| Delays {
+            round_trip: Delay { nanos: 400_000 + queue, uncertainty: Duration::ZERO },
+            forward: Delay { nanos: 200_000 + offset + queue, uncertainty: Duration::from_micros(error) },
+            backward: Delay { nanos: 200_000 - offset, uncertainty: Duration::from_micros(error) },
+        };
+        let mut watch = OffsetWatch::default();
+        for queue in [0, 50_000, 3_000_000, 0] {
+            assert_eq!(watch.on_delays(&delays(3_000_000, queue, 100)), None, "a busy path is no clock");
+        }
+        assert_eq!(watch.on_delays(&delays(3_300_000, 0, 100)), None, "within what the clocks allow");
+        assert_eq!(watch.on_delays(&delays(13_000_000, 0, 100)), Some(9_600_000));
+        assert_eq!(watch.on_delays(&delays(13_000_000, 0, 20_000)), None, "a clock that says so");
+        watch.forget();
+        assert_eq!(watch.on_delays(&delays(-13_000_000, 0, 100)), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_datagram_is_reflected_and_read_without_panic(octets in prop::collection::vec(any::<u8>(), 0..300)) {
+            let _ = Reply::decode(&octets);
+            let _ = Reply::is_signed(&octets, &Key::new(1, [9; 32]));
+            if octets.len() >= STAMP_LEN {
+                let mut answer = octets.clone();
+                let by = Reflector { received: wall(0), sent: wall(1), error_estimate: ErrorEstimate(1), ttl: None };
+                reflect(&mut answer, by, Some(&Key::new(1, [9; 32])));
+                prop_assert_eq!(answer.len(), octets.len());
+            }
+        }
+    }
+
+    #[test]
+    fn twamp_light_answers_are_read() {
+        let mut octets = vec![0; PROBE_LEN];
+        probe(wall(5)).write(&mut octets, None);
+        let by = Reflector { received: wall(6), sent: wall(7), error_estimate: ErrorEstimate(1), ttl: None };
+        reflect(&mut octets, by, None);
+        let reply = Reply::decode(&octets[..SHORTEST]).unwrap();
+        assert_eq!((reply.sequence, reply.sent, reply.received, reply.test_id), (9, wall(5), wall(6), None));
+        assert_eq!(Reply::decode(&octets[..SHORTEST - 1]), None);
+    }
+}

@@ -1,0 +1,382 @@
+//! One test at its sender: when its probes leave, what is in them, and what comes back.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::alarm::ConditionChange;
+use super::clock_error::{ClockQuality, ErrorEstimate};
+use super::condition::Thresholds;
+use super::expectation::{Expectation, Expected, Incoming};
+use super::flows::Flows;
+use super::key::{KeyChoice, KeyRing};
+use super::probe::{PADDED_LEN, PROBE_LEN, Probe, SIGNED_LEN, flag};
+use super::probe_v1::ProbeV1;
+use super::reflection::Reply;
+use super::schedule::Schedule;
+use super::sender_health::SenderHealth;
+use super::test::{TestFacts, Wire};
+use super::time::{Moment, Now, WallTime};
+
+/// One test that starts on this host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SenderPlan {
+    /// The test.
+    pub test: Arc<TestFacts>,
+    /// Where its probes leave from, beside those of others.
+    pub source: Source,
+    /// The address that its probes carry as their source, if the source's own does not say it.
+    pub source_address: Option<IpAddr>,
+    /// Where they go.
+    pub destination: SocketAddr,
+    /// How often.
+    pub send_every: Duration,
+    /// How many errors decide.
+    pub thresholds: Thresholds,
+    /// What the path says is forgiven for so long: the other end may hear of the test later.
+    pub startup_grace: Duration,
+    /// Which probe.
+    pub wire: Wire,
+    /// In which kinds.
+    pub flows: Flows,
+    /// The keys that its probes are signed with, if they are.
+    pub keys: Option<KeyChoice>,
+    /// What is expected to come back, if anything is.
+    pub answers: Option<Arc<Expected>>,
+}
+
+/// Where probes of several tests leave from.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Source {
+    /// Its own, a listener's or a wildcard's.
+    pub address: SocketAddr,
+    /// The network interface that they leave by, whatever the routes say.
+    pub interface: Option<String>,
+}
+
+/// What a probe says of its sender's host.
+#[derive(Clone, Copy, Debug)]
+pub struct Readings {
+    /// The local clock.
+    pub clock: ClockQuality,
+    /// The same, as probes carry it.
+    pub error_estimate: ErrorEstimate,
+    /// The store's revision, its low 32 bits.
+    pub config_revision: u32,
+    /// The fleet's document's version; the original's probes carry it.
+    pub config_version: i64,
+    /// How often the wall's clock stepped.
+    pub steps: u32,
+}
+
+/// Room for the longest probe.
+pub type Room = [u8; *PADDED_LEN.end()];
+
+/// The state of one test at its sender.
+#[derive(Debug)]
+pub struct Sending {
+    plan: Arc<SenderPlan>,
+    schedule: Schedule,
+    epoch: u64,
+    sequence: u32,
+    /// How late the last probe left after its time stamp, in nanoseconds.
+    lateness: Option<i32>,
+    /// The slot that is armed, or has just passed.
+    slot: Option<Moment>,
+    /// Tells the entry in the pacer's calendar that counts from those of before.
+    turn: u32,
+    is_withdrawn: bool,
+    steps: u32,
+    health: SenderHealth,
+    counts: Counts,
+    answers: Option<Box<Answers>>,
+}
+
+/// What left so far.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counts {
+    /// Probes that left.
+    pub sent: u64,
+    /// Probes that could not leave, or that an ICMP error came back for.
+    pub errors: u64,
+    /// Slots that were missed.
+    pub skipped: u64,
+    /// How late slots began, together, in nanoseconds.
+    pub lateness_nanos: u64,
+}
+
+/// What comes back of a test.
+#[derive(Debug)]
+struct Answers {
+    expectation: Expectation,
+    /// When the last probes left: an answer has to say that it is of one of them.
+    outstanding: [(u32, WallTime); OUTSTANDING],
+}
+
+/// Answers to more probes ago are not taken.
+const OUTSTANDING: usize = 64;
+
+/// Why an answer is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotTaken {
+    /// Nothing is expected to come back.
+    Unexpected,
+    /// It is not of a probe that was sent lately.
+    Unasked,
+    /// It is not signed as it should be.
+    Unsigned,
+}
+
+impl Sending {
+    /// From now on.
+    pub fn new(plan: Arc<SenderPlan>, now: Now, epoch: u64) -> Self {
+        Sending {
+            schedule: Schedule::new(plan.send_every, plan.test.id.as_u128()),
+            health: SenderHealth::new(plan.test.clone(), plan.thresholds, now.moment + plan.startup_grace),
+            epoch,
+            sequence: 0,
+            lateness: None,
+            slot: None,
+            turn: 0,
+            is_withdrawn: false,
+            steps: 0,
+            counts: Counts::default(),
+            answers: plan.answers.clone().map(|expected| Answers::new(expected, now)),
+            plan,
+        }
+    }
+
+    /// What is sent.
+    pub fn plan(&self) -> &Arc<SenderPlan> {
+        &self.plan
+    }
+
+    /// Another plan of the same test, which has to be enrolled anew. `changes` takes what that means
+    /// for its alarms.
+    pub fn on_plan(&mut self, plan: Arc<SenderPlan>, now: Now, changes: &mut Vec<ConditionChange>) {
+        if plan.destination != self.plan.destination {
+            self.health.on_moved(now.moment + plan.startup_grace);
+        }
+        if plan.send_every != self.plan.send_every {
+            self.slot = None;
+        }
+        self.health.on_plan(plan.test.clone(), plan.thresholds);
+        self.schedule = Schedule::new(plan.send_every, plan.test.id.as_u128());
+        match (&mut self.answers, &plan.answers) {
+            (Some(answers), Some(expected)) => answers.expectation.on_expected(expected.clone(), now, changes),
+            (None, Some(expected)) => self.answers = Some(Answers::new(expected.clone(), now)),
+            (_, None) => self.answers = None,
+        }
+        self.plan = plan;
+    }
+
+    /// It is entered into a pacer's calendar; entries of before do not count any more.
+    pub fn on_enrolled(&mut self) -> u32 {
+        self.turn = self.turn.wrapping_add(1);
+        self.is_withdrawn = false;
+        self.turn
+    }
+
+    /// Its sender is gone: no entry counts any more.
+    pub fn withdraw(&mut self) {
+        self.turn = self.turn.wrapping_add(1);
+        self.is_withdrawn = true;
+    }
+
+    /// Whether its sender is gone.
+    pub fn is_withdrawn(&self) -> bool {
+        self.is_withdrawn
+    }
+
+    /// Whether this entry counts.
+    pub fn is_turn(&self, turn: u32) -> bool {
+        self.turn == turn
+    }
+
+    /// The next slot. Those that passed meanwhile are counted and left out.
+    pub fn next_slot(&mut self, now: Moment) -> Moment {
+        let next = self.schedule.next_slot(now);
+        if let Some(passed) = self.slot.replace(next) {
+            let slots = next.since(passed).as_nanos() / self.plan.send_every.as_nanos().max(1);
+            self.counts.skipped += u64::try_from(slots.saturating_sub(1)).unwrap_or(0);
+        }
+        next
+    }
+
+    /// A slot begins: the probe before this one is judged, and so is what came back.
+    pub fn on_slot(&mut self, now: Now, changes: &mut Vec<ConditionChange>) {
+        if let Some(slot) = self.slot {
+            let late = u64::try_from(now.moment.since(slot).as_nanos()).unwrap_or(u64::MAX);
+            self.counts.lateness_nanos = self.counts.lateness_nanos.saturating_add(late);
+        }
+        changes.extend(self.health.on_slot(now));
+        if let Some(answers) = &mut self.answers {
+            answers.expectation.on_silence(now, 0, changes);
+        }
+    }
+
+    /// Writes the next probe, of the given flow, and gives its length.
+    pub fn write(
+        &mut self,
+        flow: usize,
+        flags: u8,
+        now: Now,
+        readings: &Readings,
+        keys: &KeyRing,
+        room: &mut Room,
+    ) -> Option<usize> {
+        let key = match &self.plan.keys {
+            Some(choice) => Some(keys.signing(choice)?),
+            None => None,
+        };
+        if self.plan.wire == Wire::JsonV1 {
+            let probe = ProbeV1 {
+                config_version: readings.config_version,
+                sent: now.wall,
+                host_id: self.plan.test.from_host.clone(),
+                test_id: self.plan.test.id,
+            };
+            let octets = probe.encode();
+            room.get_mut(..octets.len())?.copy_from_slice(&octets);
+            return Some(octets.len());
+        }
+        let size = self.plan.flows.get(flow).size.map_or(0, usize::from);
+        let probe = self.probe(flow, flags, now, readings);
+        if let Some(answers) = &mut self.answers {
+            answers.outstanding[self.sequence as usize % OUTSTANDING] = (self.sequence, now.wall);
+        }
+        self.sequence = self.sequence.wrapping_add(1);
+        let room = &mut room[..padded(size, key.is_some())];
+        Some(probe.write(room, key.map(Arc::as_ref)))
+    }
+
+    fn probe(&mut self, flow: usize, flags: u8, now: Now, readings: &Readings) -> Probe {
+        let stepped = std::mem::replace(&mut self.steps, readings.steps) != readings.steps && self.sequence > 0;
+        let flags = flags
+            | if self.lateness.is_some() { flag::CORRECTION_VALID } else { 0 }
+            | if self.answers.is_some() { flag::REFLECT } else { 0 }
+            | if stepped { flag::CLOCK_STEPPED } else { 0 };
+        Probe {
+            sequence: self.sequence,
+            sent: now.wall,
+            error_estimate: readings.error_estimate,
+            ssid: Probe::ssid_of(self.plan.test.id),
+            flags,
+            flow: u8::try_from(flow).unwrap_or(u8::MAX),
+            key_id: 0,
+            test_id: self.plan.test.id,
+            epoch: self.epoch,
+            send_every: self.plan.send_every,
+            config_revision: readings.config_revision,
+            clock_error: u32::try_from(readings.clock.error.as_nanos()).unwrap_or(u32::MAX),
+            previous_lateness: self.lateness.unwrap_or(0),
+        }
+    }
+
+    /// The probe left so late after its time stamp.
+    pub fn on_sent(&mut self, lateness: Duration) {
+        self.lateness = i32::try_from(lateness.as_nanos()).ok();
+        self.counts.sent += 1;
+    }
+
+    /// The operating system refused it, or there is no key to sign it with.
+    pub fn on_error(&mut self, cause: String, now: Now) {
+        self.lateness = None;
+        self.counts.errors += 1;
+        self.health.on_error(cause, now);
+    }
+
+    /// An ICMP error came back for a probe.
+    pub fn on_path_error(&mut self, cause: String, now: Now) {
+        self.counts.errors += 1;
+        self.health.on_path_error(cause, now);
+    }
+
+    /// An answer came.
+    pub fn on_answer(
+        &mut self,
+        reply: &Reply,
+        octets: &[u8],
+        received: Now,
+        local: ClockQuality,
+        keys: &KeyRing,
+        changes: &mut Vec<ConditionChange>,
+    ) -> Result<(), NotTaken> {
+        let answers = self.answers.as_mut().ok_or(NotTaken::Unexpected)?;
+        let (sequence, sent) = answers.outstanding[reply.sequence as usize % OUTSTANDING];
+        // The wire holds no more than 2^-32 s of a time stamp.
+        if sequence != reply.sequence || sent.to_ntp() != reply.sent.to_ntp() {
+            return Err(NotTaken::Unasked);
+        }
+        if let Some(choice) = &self.plan.keys {
+            let key = keys.signing(choice).ok_or(NotTaken::Unsigned)?;
+            if !Reply::is_signed(octets, key) {
+                return Err(NotTaken::Unsigned);
+            }
+        }
+        let delays = reply.delays(received.wall, local);
+        let incoming = Incoming {
+            test_id: self.plan.test.id,
+            received,
+            delay: delays.round_trip,
+            directions: Some(delays),
+            order: Some((self.epoch, sequence)),
+            send_every: self.plan.send_every,
+            stops: false,
+            stepped: false,
+            ttl: Some(reply.ttl).filter(|ttl| *ttl > 0),
+            dscp: None,
+            dropped: 0,
+        };
+        answers.expectation.on_probe(&incoming, changes);
+        Ok(())
+    }
+
+    /// The wall's clock here stepped.
+    pub fn on_own_step(&mut self, now: Now) {
+        if let Some(answers) = &mut self.answers {
+            answers.expectation.on_own_step(now);
+            // What is under way cannot be compared.
+            answers.outstanding = Answers::NONE;
+        }
+    }
+
+    /// Says everything that is decided once more.
+    pub fn report(&self, now: Now) -> Vec<ConditionChange> {
+        let answers = self.answers.iter().flat_map(|answers| answers.expectation.report(now));
+        self.health.report(now).into_iter().chain(answers).collect()
+    }
+
+    /// Whether probes can leave.
+    pub fn health(&self) -> &SenderHealth {
+        &self.health
+    }
+
+    /// What left so far.
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// What came back, if anything is expected to.
+    pub fn answers(&self) -> Option<&Expectation> {
+        self.answers.as_ref().map(|answers| &answers.expectation)
+    }
+}
+
+impl Answers {
+    /// No probe was sent before 1970.
+    const NONE: [(u32, WallTime); OUTSTANDING] = [(u32::MAX, WallTime::ZERO); OUTSTANDING];
+
+    fn new(expected: Arc<Expected>, now: Now) -> Box<Self> {
+        Box::new(Answers { expectation: Expectation::new(expected, now), outstanding: Self::NONE })
+    }
+}
+
+/// As much room as a probe of this size needs; the shortest leaves none for padding.
+fn padded(size: usize, is_signed: bool) -> usize {
+    match (size, is_signed) {
+        (0, false) => PROBE_LEN,
+        (0, true) => SIGNED_LEN,
+        _ => size.clamp(*PADDED_LEN.start(), *PADDED_LEN.end()),
+    }
+}
