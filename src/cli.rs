@@ -42,10 +42,92 @@ enum Command {
     Export(Transfer),
     /// Write the documents of a directory into the store
     Import(Transfer),
+    /// Send probes to a host that answers them (STAMP, RFC 8762) and say what comes back
+    ///
+    /// An agent answers probes that are signed with one of its keys; others it answers only where its
+    /// host's document says reflect_foreign. Exit codes: 0 something came back, 1 nothing did.
+    Ping(Ping),
+    /// Make a key that probes are signed with, or replace the one in use
+    #[command(subcommand)]
+    Key(Key),
     /// Send one marked notification to a sink and say whether it was acknowledged
     ///
     /// Exit codes: 0 it left, or was acknowledged where the protocol does that; 1 it did not; 78 findings.
     SendTestNotification(SendTestNotification),
+}
+
+/// `peerpair key`
+#[derive(Debug, Subcommand)]
+pub enum Key {
+    /// Write a new key of 32 octets to a file that only its owner can read
+    New(NewKey),
+    /// Say the next step from the key in use to a new one; --yes takes it
+    ///
+    /// There are three: add a key, sign with it, remove the old one. Each is taken only when all agents
+    /// say that they are ready for it. Exit codes: 0 good, 1 not yet, 78 findings in the bootstrap file.
+    Rotate(RotateKey),
+}
+
+/// `peerpair key new`
+#[derive(Debug, Args)]
+pub struct NewKey {
+    /// The file; it must not be there yet
+    pub file: PathBuf,
+}
+
+/// `peerpair key rotate`
+#[derive(Debug, Args)]
+pub struct RotateKey {
+    /// Take the step
+    #[arg(long)]
+    pub yes: bool,
+    /// Take it although some agents do not say that they are ready
+    #[arg(long)]
+    pub force: bool,
+    /// The bootstrap file, which names the store
+    #[arg(long, value_name = "FILE", default_value = "/etc/peerpair/peerpair.toml")]
+    pub config: PathBuf,
+    /// What goes over the file.
+    #[command(flatten)]
+    pub overrides: OverrideArguments,
+}
+
+/// `peerpair ping`
+#[derive(Debug, Args)]
+pub struct Ping {
+    /// The host, and its port if that is not 862
+    #[arg(value_name = "HOST[:PORT]")]
+    pub target: String,
+    /// Turns; each sends one probe of each flow
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub count: u32,
+    /// From one turn to the next
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, default_value = "1s")]
+    pub interval: std::time::Duration,
+    /// How long to wait for answers after the last turn
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, default_value = "1s")]
+    pub timeout: std::time::Duration,
+    /// From so many source ports: equal paths are told apart by them
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..))]
+    pub flows: u8,
+    /// Octets of UDP payload, not to be fragmented; left out: as few as it takes
+    #[arg(long, value_name = "N")]
+    pub size: Option<u16>,
+    /// Differentiated services code point
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u8).range(..64))]
+    pub dscp: u8,
+    /// The address to send from
+    #[arg(long, value_name = "ADDRESS")]
+    pub from: Option<std::net::IpAddr>,
+    /// The file with the key to sign with
+    #[arg(long, value_name = "FILE")]
+    pub key: Option<PathBuf>,
+    /// The id under which the other end knows it
+    #[arg(long, value_name = "ID", default_value_t = 1, requires = "key")]
+    pub key_id: u8,
+    /// How to print; json is one object for each answer and one for all
+    #[arg(long, value_enum, default_value_t = OutputFormat::Text)]
+    pub format: OutputFormat,
 }
 
 /// `peerpair silence`
@@ -265,6 +347,8 @@ impl Cli {
             Command::Rollout(arguments) => run::rollout(arguments),
             Command::Export(arguments) => run::export(arguments),
             Command::Import(arguments) => run::import(arguments),
+            Command::Ping(arguments) => run::ping(arguments),
+            Command::Key(arguments) => run::key(arguments),
             Command::SendTestNotification(arguments) => run::send_test_notification(arguments),
         };
         outcome.unwrap_or_else(|error| {

@@ -1,4 +1,4 @@
-//! The clock: the quality of the local clock once a second, and its steps.
+//! The clock: the quality of the local clock once a second, its steps, and what a time server says.
 //!
 //! It owns nothing that outlives it, and writes its readings where senders and listeners see them.
 //! It stops when the supervisor says so or when it panics; the supervisor rebuilds it.
@@ -6,42 +6,97 @@
 use std::time::Duration;
 
 use actix::prelude::*;
-use tracing::warn;
+use tracing::{Span, info_span, warn};
 
+use crate::config::endpoint::Endpoint;
 use crate::io::adjtimex::clock_quality;
 use crate::io::gauges::Gauges;
-use crate::io::time;
-use crate::messages::{ClockFact, Generation, Observe, Stop};
+use crate::io::{ntp, time};
+use crate::messages::{ClockFact, Consult, Generation, Observe, Report, Stop};
 use crate::pure::clock_error::{ClockQuality, StepDetector};
+use crate::pure::local_clock::{LocalClock, Opinion};
 use crate::pure::status::ClockStatus;
 use crate::pure::time::seconds;
 
 const READ_EVERY: Duration = Duration::from_secs(1);
+/// A time server is asked this often, as RFC 4330 section 10 lets it be.
+const ASK_EVERY: Duration = Duration::from_secs(256);
 
 /// See the module.
 pub struct Clock {
     gauges: Gauges,
+    /// What the operator says of this clock, over what the kernel does.
+    claimed: Option<Duration>,
     parent: Recipient<ClockFact>,
     generation: Generation,
-    quality: ClockQuality,
+    kernel: ClockQuality,
+    local: LocalClock,
     detector: StepDetector,
-    steps: u64,
+    steps: u32,
+    server: Option<Endpoint>,
+    /// The last answer, or why there is none.
+    opinion: Option<Result<Opinion, String>>,
+    asking: Option<SpawnHandle>,
+    span: Span,
 }
 
 impl Clock {
     /// A clock that is read from now on.
-    pub fn new(gauges: Gauges, parent: Recipient<ClockFact>, generation: Generation) -> Self {
-        let detector = StepDetector::new(time::now());
-        Clock { gauges, parent, generation, quality: ClockQuality::UNKNOWN, detector, steps: 0 }
+    pub fn new(
+        gauges: Gauges,
+        claimed: Option<Duration>,
+        parent: Recipient<ClockFact>,
+        generation: Generation,
+    ) -> Self {
+        Clock {
+            steps: gauges.steps(),
+            gauges,
+            claimed,
+            parent,
+            generation,
+            kernel: ClockQuality::UNKNOWN,
+            local: LocalClock::default(),
+            detector: StepDetector::new(time::now()),
+            server: None,
+            opinion: None,
+            asking: None,
+            span: info_span!("clock"),
+        }
     }
 
     fn read(&mut self) {
-        self.quality = clock_quality();
-        self.gauges.set_clock(self.quality);
-        if let Some(step) = self.detector.on_reading(time::now()) {
-            self.steps += 1;
+        let now = time::now();
+        self.kernel = match self.claimed {
+            Some(error) => ClockQuality { synchronised: true, error },
+            None => clock_quality(),
+        };
+        let step = self.detector.on_reading(now);
+        if let Some(step) = step {
+            self.steps = self.steps.wrapping_add(1);
+            self.gauges.set_steps(self.steps);
             warn!(step_seconds = seconds(step), "the wall clock stepped");
         }
+        if let Some(change) = self.local.on_reading(self.kernel, step, now) {
+            self.parent.do_send(ClockFact::Changed(change));
+        }
+        self.gauges.set_clock(self.local.judge(self.kernel));
+    }
+
+    fn ask(&mut self, ctx: &mut Context<Self>) {
+        let Some(server) = self.server.clone() else { return };
+        let asked = async move { ntp::ask(&server).await };
+        self.asking = Some(ctx.spawn(asked.into_actor(self).map(|answer, clock, ctx| {
+            let span = clock.span.clone();
+            let _entered = span.enter();
+            if let Err(problem) = &answer
+                && !matches!(clock.opinion, Some(Err(_)))
+            {
+                warn!(problem, "no second opinion on the clock");
+            }
+            clock.local.on_opinion(answer.as_ref().ok().cloned());
+            clock.opinion = Some(answer);
+            clock.asking = Some(ctx.run_later(ASK_EVERY, Self::ask));
+        })));
     }
 }
 
@@ -50,7 +105,11 @@ impl Actor for Clock {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         self.read();
-        ctx.run_interval(READ_EVERY, |clock, _| clock.read());
+        ctx.run_interval(READ_EVERY, |clock, _| {
+            let span = clock.span.clone();
+            let _entered = span.enter();
+            clock.read();
+        });
     }
 
     fn stopped(&mut self, _: &mut Self::Context) {
@@ -58,13 +117,44 @@ impl Actor for Clock {
     }
 }
 
+impl Handler<Consult> for Clock {
+    type Result = ();
+    fn handle(&mut self, consult: Consult, ctx: &mut Self::Context) {
+        self.local.set_needed(consult.is_needed);
+        if consult.ntp_server == self.server {
+            return;
+        }
+        self.server = consult.ntp_server;
+        self.opinion = None;
+        self.local.on_opinion(None);
+        if let Some(asking) = self.asking.take() {
+            ctx.cancel_future(asking);
+        }
+        self.ask(ctx);
+    }
+}
+
+impl Handler<Report> for Clock {
+    type Result = ();
+    fn handle(&mut self, _: Report, _: &mut Self::Context) {
+        self.parent.do_send(ClockFact::Changed(self.local.report(time::now())));
+    }
+}
+
 impl Handler<Observe> for Clock {
     type Result = ();
     fn handle(&mut self, _: Observe, _: &mut Self::Context) {
+        let judged = self.local.judge(self.kernel);
+        let opinion = self.opinion.as_ref();
         self.parent.do_send(ClockFact::Observed(ClockStatus {
-            synchronised: self.quality.synchronised,
-            error_seconds: self.quality.error.as_secs_f64(),
-            steps: self.steps,
+            synchronised: judged.synchronised,
+            error_seconds: judged.error.as_secs_f64(),
+            steps: self.steps.into(),
+            ntp_server: self.server.as_ref().map(ToString::to_string),
+            ntp_offset_seconds: opinion
+                .and_then(|opinion| opinion.as_ref().ok())
+                .map(|opinion| seconds(opinion.offset)),
+            ntp_error: opinion.and_then(|opinion| opinion.as_ref().err()).cloned(),
         }));
     }
 }

@@ -26,7 +26,7 @@ use crate::pure::arrival::{self, AnyProbe, Clocks, Landed};
 use crate::pure::bucket::Bucket;
 use crate::pure::expectation::{Acceptance, Expectation, Expected};
 use crate::pure::foreign::{ForeignTraffic, Reason};
-use crate::pure::key::{Key, KeyRing};
+use crate::pure::key::{Key, KeyChoice, KeyRing};
 use crate::pure::probe::{Probe, STAMP_LEN, flag};
 use crate::pure::reflection::{Reflector, reflect};
 use crate::pure::status::{ForeignSource, ListenerStatus, TestStatus};
@@ -271,10 +271,13 @@ impl Listener {
         let mut id = probe.test_id();
         let watched = match self.expectations.get_mut(&id) {
             Some(watched) => watched,
-            None => {
-                id = *self.one_of.get(&id).ok_or(Reason::UnknownTest)?;
-                self.expectations.get_mut(&id).ok_or(Reason::UnknownTest)?
-            }
+            None => match self.one_of.get(&id).and_then(|wanted| self.expectations.get_mut(wanted)) {
+                Some(watched) => {
+                    id = watched.expectation.expected().test.id;
+                    watched
+                }
+                None => return self.on_visitor(datagram, &probe, received),
+            },
         };
         let expected = watched.expectation.expected();
         let key = check_signature(expected, &self.keys, &probe, datagram.octets)?;
@@ -309,6 +312,24 @@ impl Listener {
             info!(test = %id, was, ttl = datagram.ttl, "the time-to-live of probes changed: they take another path");
         }
         if reflects && may_reflect && self.answers.take(received.moment).is_ok() {
+            self.answer(datagram, received, key.as_deref());
+        }
+        Ok(())
+    }
+
+    /// A probe of no test that is known here, as `peerpair ping` sends them: it is answered if it is
+    /// signed with one of the fleet's keys, or if strangers are answered.
+    fn on_visitor(&mut self, datagram: &Datagram<'_>, probe: &AnyProbe, received: Now) -> Result<(), Reason> {
+        let AnyProbe::Stamp(stamp) = probe else { return Err(Reason::UnknownTest) };
+        if !wants_answer(probe) {
+            return Err(Reason::UnknownTest);
+        }
+        let key = self.keys.taken(&KeyChoice::Fleet, stamp.key_id);
+        let key = key.filter(|key| Probe::is_signed(datagram.octets, key)).cloned();
+        if key.is_none() && !self.gauges.reflects_foreign() {
+            return Err(Reason::UnknownTest);
+        }
+        if self.answers_to_strangers.take(received.moment).is_ok() {
             self.answer(datagram, received, key.as_deref());
         }
         Ok(())

@@ -7,6 +7,7 @@ use actix::{Message, Recipient};
 use tokio::sync::oneshot;
 
 use crate::config::bootstrap::Bootstrap;
+use crate::config::endpoint::Endpoint;
 use crate::config::load::{Loaded, Loader};
 use crate::config::plan::{AlarmPlan, Names, Plan};
 use crate::config::receivers::SinkPlan;
@@ -177,6 +178,8 @@ pub enum SinkFact {
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub enum ClockFact {
+    /// The local clock's condition changed.
+    Changed(ConditionChange),
     /// How the clock stands.
     Observed(ClockStatus),
     /// It is gone, asked or not.
@@ -230,6 +233,16 @@ pub struct Enrol(pub Arc<Line>);
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct Rebase(pub Arc<Bootstrap>);
+
+/// To the clock actor: what the documents say of it.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Consult {
+    /// Whom to ask for a second opinion.
+    pub ntp_server: Option<Endpoint>,
+    /// Whether any test here judges delays by the clock.
+    pub is_needed: bool,
+}
 
 /// To the alarm actor: take in a changed condition.
 #[derive(Debug, Message)]

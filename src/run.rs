@@ -2,6 +2,8 @@
 
 mod check;
 mod doctor;
+mod key;
+mod ping;
 mod rollout;
 mod transfer;
 
@@ -36,6 +38,8 @@ use crate::web::client::Agent;
 
 pub use check::check_config;
 pub use doctor::doctor;
+pub use key::key;
+pub use ping::ping;
 pub use rollout::rollout;
 pub use transfer::{export, import};
 

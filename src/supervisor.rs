@@ -24,8 +24,8 @@ use crate::io::gauges::Gauges;
 use crate::io::outlet::Identity;
 use crate::io::time;
 use crate::messages::{
-    AlarmFact, AlarmStatus, Carry, ClockFact, InForce, Memory, Observe, Planned, Rebase, Report, Stop, TakeIn, Tell,
-    WatcherFact, WatcherStatus, WebFact,
+    AlarmFact, AlarmStatus, Carry, ClockFact, Consult, InForce, Memory, Observe, Planned, Rebase, Report, Stop, TakeIn,
+    Tell, WatcherFact, WatcherStatus, WebFact,
 };
 use crate::pure::alarm::{AlarmKey, Cause, ConditionChange, Kind, Subject};
 use crate::pure::clock_error::ClockQuality;
@@ -96,7 +96,7 @@ impl Supervisor {
         let (ended, exit_code) = oneshot::channel();
         let started = time::now().wall;
         let clock = ClockQuality::UNKNOWN;
-        let clock_status = ClockStatus { synchronised: false, error_seconds: clock.error.as_secs_f64(), steps: 0 };
+        let clock_status = ClockStatus { error_seconds: clock.error.as_secs_f64(), ..ClockStatus::default() };
         let bootstrap = Arc::new(bootstrap);
         let identity = Identity::of(&bootstrap, Role::Agent);
         let mut supervisor = Supervisor {
@@ -156,13 +156,16 @@ impl Supervisor {
         if rebuilt {
             self.take_in(self.faults.report(time::now()));
             self.watcher.send(Report);
+            self.clock.send(Report);
         }
     }
 
     fn start_clock(&mut self, ctx: &mut Context<Self>) {
         let generation = self.clock.next_generation();
-        let clock = Clock::new(self.gauges.clone(), ctx.address().recipient(), generation);
+        let claimed = self.bootstrap.clock.error;
+        let clock = Clock::new(self.gauges.clone(), claimed, ctx.address().recipient(), generation);
         self.clock.hold(clock.start());
+        self.consult();
     }
 
     fn start_web(&mut self, ctx: &mut Context<Self>) {
@@ -199,6 +202,13 @@ impl Supervisor {
         });
     }
 
+    /// Tells the clock what the documents say of it.
+    fn consult(&self) {
+        let Some(in_force) = self.in_force.borrow().clone() else { return };
+        let ntp_server = in_force.loaded.ntp_server.clone();
+        self.clock.send(Consult { ntp_server, is_needed: in_force.plan.judges_by_clock() });
+    }
+
     /// Notes a fault of the supervisor's own finding, or its end.
     fn set_fault(&mut self, subject: Subject, problem: Option<String>) {
         let key = AlarmKey::new(Kind::Config, subject);
@@ -214,6 +224,7 @@ impl Supervisor {
         let Planned { alarms, retain, memory, in_force } = planned;
         if let Some(in_force) = in_force {
             self.in_force.send_replace(Some(Arc::new(in_force)));
+            self.consult();
         }
         self.set_fault(Subject::Agent, None);
         self.alarms = alarms;
@@ -478,6 +489,7 @@ impl Handler<ClockFact> for Supervisor {
         let span = self.span.clone();
         let _entered = span.enter();
         match fact {
+            ClockFact::Changed(change) => self.alarm.send(TakeIn(change)),
             ClockFact::Observed(status) => self.clock_status = status,
             ClockFact::Down(generation) => {
                 if self.clock.on_down(generation) && !self.stopping {

@@ -39,6 +39,7 @@ use crate::messages::{
 };
 use crate::pacer::Pacer;
 use crate::pure::alarm::{AlarmKey, Cause, ConditionChange, Kind, Subject};
+use crate::pure::clock_witness::ClockWitness;
 use crate::pure::faults::Faults;
 use crate::pure::ledger::Knowledge;
 use crate::pure::sending::Source;
@@ -95,6 +96,7 @@ pub struct Watcher {
     outlets: BTreeMap<Source, (Outlet, bool)>,
     senders: Children<TestId, Sender>,
     faults: Faults,
+    clock_witness: ClockWitness,
     observed: Observed,
     /// What was asked for last, and how many of the children have not answered yet.
     asked: (Observe, usize),
@@ -144,6 +146,7 @@ impl Watcher {
             outlets: BTreeMap::new(),
             senders: Children::default(),
             faults: Faults::default(),
+            clock_witness: ClockWitness::default(),
             observed: Observed::default(),
             asked: (Observe::Briefly, 0),
             replay_file: ReplayFile::new(&bootstrap.state_dir, &bootstrap.host),
@@ -204,7 +207,7 @@ impl Watcher {
 
     /// In the store, for those who roll out documents.
     fn say_how_it_stands(&self) {
-        let said = self.config.announcement(self.bootstrap.web.url(&self.bootstrap.host));
+        let said = self.config.announcement(self.bootstrap.web.url(&self.bootstrap.host), &self.gauges.keys());
         self.said.send_if_modified(|before| {
             *before != said && {
                 *before = said;
@@ -229,7 +232,8 @@ impl Watcher {
 
     /// Says in the store how this agent stands. What said it before ends.
     fn announce(&mut self) {
-        self.said = watch::Sender::new(self.config.announcement(self.bootstrap.web.url(&self.bootstrap.host)));
+        self.said = watch::Sender::new(None);
+        self.say_how_it_stands();
         let (store, host) = (self.bootstrap.store.clone(), self.bootstrap.host.clone());
         actix::spawn(store::announce(store, host, self.said.subscribe()));
     }
@@ -282,6 +286,8 @@ impl Watcher {
         let before = std::mem::replace(&mut self.running, Arc::new(plan));
         let first = !std::mem::replace(&mut self.planned, true);
         self.possible = self.running.possible_alarms();
+        let said = self.clock_witness.retain(&self.running.reporters(), time::now());
+        said.into_iter().for_each(|change| self.parent.do_send(WatcherFact::Changed(change)));
         if !changes.is_empty() {
             debug!(changes = changes.len(), "plan changed");
         }
@@ -414,10 +420,15 @@ impl Watcher {
     }
 
     /// A fact of a test that was removed while it was on its way would never be taken back.
-    fn pass_on(&self, change: ConditionChange) {
-        if self.possible.contains(&change.key) && self.running.expects_from(&change.reporter) {
-            self.parent.do_send(WatcherFact::Changed(change));
+    fn pass_on(&mut self, change: ConditionChange) {
+        if !self.possible.contains(&change.key) || !self.running.expects_from(&change.reporter) {
+            return;
         }
+        let said = match change.key.kind == Kind::Clock {
+            true => self.clock_witness.on_change(change),
+            false => vec![change],
+        };
+        said.into_iter().for_each(|change| self.parent.do_send(WatcherFact::Changed(change)));
     }
 
     fn stop_children(&mut self, how: Stop) {

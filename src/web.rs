@@ -6,6 +6,7 @@
 
 mod api;
 pub mod client;
+mod metrics;
 mod pages;
 
 use std::io;
@@ -80,6 +81,7 @@ fn bind(setting: &Setting) -> io::Result<Server> {
             .app_data(web::PayloadConfig::new(LONGEST_BODY))
             .route("/", web::get().to(pages::status))
             .route("/healthz", web::get().to(api::healthz))
+            .route("/metrics", web::get().to(metrics::metrics))
             .route("/status.json", web::get().to(api::status))
             .route("/api/alarms", web::get().to(api::alarms))
             .route("/api/plan", web::get().to(api::plan))

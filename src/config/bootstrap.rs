@@ -29,8 +29,20 @@ pub struct Bootstrap {
     pub sink: Vec<SinkConfig>,
     /// The status page.
     pub web: WebConfig,
+    /// The local clock.
+    pub clock: ClockConfig,
     /// The log.
     pub log: LogConfig,
+}
+
+/// The local clock.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ClockConfig {
+    /// It is off by this at most: for a clock that is disciplined by something the kernel does not know
+    /// of, such as PTP or a hypervisor. Left out: what the kernel says.
+    #[serde(with = "duration::optional")]
+    pub error: Option<Duration>,
 }
 
 impl Default for Bootstrap {
@@ -42,6 +54,7 @@ impl Default for Bootstrap {
             store: StoreConfig::default(),
             sink: Vec::new(),
             web: WebConfig::default(),
+            clock: ClockConfig::default(),
             log: LogConfig::default(),
         }
     }

@@ -258,6 +258,14 @@ impl Plan {
         }
     }
 
+    /// Whether any test here judges one-way delays by this host's clock.
+    pub fn judges_by_clock(&self) -> bool {
+        let mut received = self.listeners.values().flat_map(|listener| listener.tests.values());
+        let mut sent = self.senders.values().filter_map(|sender| sender.answers.as_ref());
+        received.any(|expected| expected.limits.max_latency.is_some())
+            || sent.any(|expected| expected.max_each_way.is_some())
+    }
+
     /// Where probes leave from, and from how many ports of each.
     pub fn sources(&self) -> BTreeMap<Source, u8> {
         let mut sources = BTreeMap::new();

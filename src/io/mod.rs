@@ -8,6 +8,7 @@ pub mod gauges;
 pub mod hostname;
 pub mod keys;
 pub mod log;
+pub mod ntp;
 pub mod outgoing;
 pub mod outlet;
 pub mod replays;

@@ -17,7 +17,7 @@ use super::foreign::ROLL_OUT_GRACE;
 use super::key::KeyChoice;
 use super::loss_window::{LossLimits, LossWindow};
 use super::reflection::{Delays, OffsetWatch};
-use super::statistics::{Event, Statistics, Summaries};
+use super::statistics::{Event, Histogram, Statistics, Summaries};
 use super::status::Role;
 use super::test::{Mode, TestFacts, TestId};
 use super::time::{Moment, Now};
@@ -395,6 +395,11 @@ impl Expectation {
     /// The same in numbers of three periods.
     pub fn statistics(&self, now: Moment) -> Summaries {
         self.statistics.summaries(now)
+    }
+
+    /// The delays since the expectation began.
+    pub fn histogram(&self) -> Histogram {
+        self.statistics.histogram()
     }
 
     /// What came of each flow, if there is more than one.

@@ -77,6 +77,13 @@ impl Spread {
         Some(max)
     }
 
+    /// How many do not exceed this, within a bucket's width.
+    pub fn count_up_to(&self, nanos: i64) -> u64 {
+        let bucket = bucket(nanos) >> self.coarseness;
+        let within = self.buckets.partition_point(|(held, _)| *held < bucket);
+        self.buckets[..within].iter().map(|(_, count)| u64::from(*count)).sum()
+    }
+
     fn add(&mut self, bucket: i16, count: u32) {
         match self.buckets.binary_search_by_key(&bucket, |(bucket, _)| *bucket) {
             Ok(at) => self.buckets[at].1 = self.buckets[at].1.saturating_add(count),

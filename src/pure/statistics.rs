@@ -45,6 +45,7 @@ struct Halves {
 #[derive(Clone, Debug, Default)]
 struct Period {
     delays: Spread,
+    delay_sum: i64,
     /// The largest uncertainty of any of them.
     uncertainty_nanos: u64,
     received: u64,
@@ -122,6 +123,19 @@ pub struct Summaries {
     pub total: Summary,
 }
 
+/// Delays in buckets: of each, its upper bound in seconds and what lies between it and the one before.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Histogram {
+    /// All delays together, in seconds.
+    pub sum: f64,
+    /// The last is unbounded.
+    pub buckets: Vec<(f64, u64)>,
+}
+
+/// From a rack to the other side of the world.
+const BOUNDS: [f64; 15] =
+    [50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 100e-3, 250e-3, 500e-3, 1.0, 2.5];
+
 /// What else than a delay is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -159,6 +173,7 @@ impl Statistics {
         let period = &mut self.minute.now;
         period.received += 1;
         period.delays.record(delay.nanos);
+        period.delay_sum = period.delay_sum.saturating_add(delay.nanos);
         let uncertainty = u64::try_from(delay.uncertainty.as_nanos()).unwrap_or(u64::MAX);
         period.uncertainty_nanos = period.uncertainty_nanos.max(uncertainty);
         if let Some(previous) = previous {
@@ -252,6 +267,21 @@ impl Statistics {
         }
     }
 
+    /// All delays, in buckets that others can add up.
+    pub fn histogram(&self) -> Histogram {
+        let mut total = self.total.clone();
+        total.merge(&self.minute.joined());
+        let mut before = 0;
+        let upto = |bound: f64| total.delays.count_up_to((bound * 1e9) as i64);
+        let buckets = BOUNDS.into_iter().map(|bound| {
+            let within = upto(bound);
+            (bound, within - std::mem::replace(&mut before, within))
+        });
+        let mut buckets: Vec<(f64, u64)> = buckets.collect();
+        buckets.push((f64::INFINITY, total.delays.count() - before));
+        Histogram { sum: in_seconds(total.delay_sum), buckets }
+    }
+
     fn roll(&mut self, now: Moment) {
         while let Some(half_minute) = self.minute.roll(now, HALF_MINUTE) {
             self.ten_minutes.now.merge(&half_minute);
@@ -294,6 +324,7 @@ impl Halves {
 impl Period {
     fn merge(&mut self, other: &Period) {
         self.delays.merge(&other.delays);
+        self.delay_sum = self.delay_sum.saturating_add(other.delay_sum);
         self.uncertainty_nanos = self.uncertainty_nanos.max(other.uncertainty_nanos);
         self.received += other.received;
         self.lost += other.lost;

@@ -13,7 +13,7 @@ use super::flows::FlowStatus;
 use super::ledger::{LedgerCounts, Scope};
 use super::notification::Standing;
 use super::shelf::Silence;
-use super::statistics::Summaries;
+use super::statistics::{Histogram, Summaries};
 use super::test::TestFacts;
 use super::time::{Moment, WallTime};
 
@@ -117,6 +117,12 @@ pub struct ClockStatus {
     pub error_seconds: f64,
     /// Steps seen since the agent began.
     pub steps: u64,
+    /// The time server that it is held against.
+    pub ntp_server: Option<String>,
+    /// How far it is behind, as that says.
+    pub ntp_offset_seconds: Option<f64>,
+    /// Why that says nothing.
+    pub ntp_error: Option<String>,
 }
 
 /// One bound address.
@@ -225,6 +231,9 @@ pub struct TestStatus {
     pub counters: Option<Counters>,
     /// Numbers of three periods.
     pub statistics: Option<Summaries>,
+    /// The delays since the expectation began.
+    #[serde(skip)]
+    pub histogram: Option<Histogram>,
     /// The time-to-live that the last probe came with.
     pub ttl: Option<u8>,
     /// The differentiated services code point that it came with.
@@ -268,6 +277,7 @@ impl TestStatus {
             last_delay_verdict: last_delay.map(|(_, verdict)| verdict),
             counters: Some(expectation.counters()),
             statistics: Some(expectation.statistics(now)),
+            histogram: Some(expectation.histogram()),
             ttl,
             dscp,
             flows: expectation.flows(),
@@ -288,6 +298,7 @@ impl TestStatus {
             last_delay_verdict: None,
             counters: None,
             statistics: None,
+            histogram: None,
             ttl: None,
             dscp: None,
             flows: Vec::new(),

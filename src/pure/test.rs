@@ -28,6 +28,11 @@ impl TestId {
         self.0.as_u128()
     }
 
+    /// An id of 128 random bits.
+    pub fn random(bits: u128) -> Self {
+        TestId(uuid::Builder::from_random_bytes(bits.to_be_bytes()).into_uuid())
+    }
+
     /// The id of a test of a set: UUIDv5, the same at every agent.
     pub fn of_set(set: &str, from: &str, to: &str) -> Self {
         // No name of a set or of a host has a slash in it.

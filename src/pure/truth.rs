@@ -149,7 +149,7 @@ impl Truth {
             .alarms
             .iter()
             .flat_map(|(key, alarm)| alarm.raised_by.keys().map(move |reporter| (key, reporter)))
-            .filter(|(_, reporter)| matches!(reporter, Subject::Test(_) | Subject::Listener(_)))
+            .filter(|(_, reporter)| matches!(reporter, Subject::Test(_) | Subject::Answers(_) | Subject::Listener(_)))
             .filter(|(_, reporter)| !reporters.contains(reporter))
             .map(|(key, reporter)| condition_change(key.clone(), reporter.clone(), now, Verdict::Cleared))
             .collect();

@@ -166,7 +166,7 @@ fn findings(documents: &Documents) -> Vec<Finding> {
 }
 
 /// Says the errors; tells whether there are any.
-fn say_errors(findings: &[Finding]) -> anyhow::Result<bool> {
+pub(super) fn say_errors(findings: &[Finding]) -> anyhow::Result<bool> {
     let mut text = String::new();
     let errors = findings.iter().filter(|finding| finding.level == Level::Error);
     for finding in errors {

@@ -14,6 +14,7 @@ use crate::config::findings::Finding;
 use crate::config::load::{GLOBAL_KEY, Loaded, Loader, digest, newer_schema};
 use crate::io::store::{self, Cache, Kept, Snapshot};
 use crate::pure::alarm::{AlarmKey, Cause, Kind, Subject};
+use crate::pure::key::{KeyChoice, KeyRing};
 use crate::pure::status::{RejectedDocument, StoreState, StoreStatus};
 use crate::pure::time::{Moment, Now, WallTime, seconds};
 
@@ -299,7 +300,7 @@ impl Config {
     }
 
     /// What is said of this agent in the store, if that is one where agents say something.
-    pub fn announcement(&self, web: Option<String>) -> Option<String> {
+    pub fn announcement(&self, web: Option<String>, keys: &KeyRing) -> Option<String> {
         let snapshot = self.snapshot.as_ref().filter(|snapshot| snapshot.origin.starts_with("etcd v3"))?;
         let rejected = self.status(WallTime::default()).rejected;
         let mut shown: Vec<_> = rejected
@@ -315,6 +316,8 @@ impl Config {
                 "web": web,
                 "revision": snapshot.revision,
                 "digest": digest(&snapshot.documents),
+                "keys": keys.ids().collect::<Vec<_>>(),
+                "active_key": keys.signing(&KeyChoice::Fleet).map(|key| key.id()),
                 "rejected": shown,
                 "rejected_in_all": rejected.len(),
             });

@@ -497,7 +497,7 @@ fn of_kind(found: &[(u64, Kind, bool, String)], kind: Kind) -> Vec<(u64, bool, &
 fn loss_beyond_the_limit_is_an_alarm_and_its_end_clears_it() {
     let loss = LossLimits { max_loss_ppm: Some(50_000), max_jitter: None, loss_window: Duration::from_secs(12) };
     let mut expectation = Tested::new(Expected { loss, ..expected() }, at(0));
-    let lossy = |n: u32, millis| (!(400..1_000).contains(&n) || n % 5 != 0).then(|| probe(millis, n));
+    let lossy = |n: u32, millis| (!(400..1_000).contains(&n) || !n.is_multiple_of(5)).then(|| probe(millis, n));
     let found = feed(&mut expectation, 1..200, lossy);
     let loss = of_kind(&found, Kind::Loss);
     assert_eq!(loss.iter().map(|(_, raised, _)| *raised).collect::<Vec<_>>(), [false, true, false], "{loss:?}");
@@ -529,7 +529,7 @@ fn a_shaking_path_is_jitter_and_a_steady_slow_one_is_not() {
 fn a_dead_flow_is_found_while_the_others_carry_on() {
     let flows = Flows { ports: 4, dscp: vec![0], size: None };
     let mut expectation = Tested::new(Expected { flows, ..expected() }, at(0));
-    let three_of_four = |n: u32, millis| (n < 300 || n > 600 || n % 4 != 2).then(|| probe(millis, n));
+    let three_of_four = |n: u32, millis| (!(300..=600).contains(&n) || n % 4 != 2).then(|| probe(millis, n));
     let found = feed(&mut expectation, 1..100, three_of_four);
     let path = of_kind(&found, Kind::Path);
     assert_eq!(path.iter().map(|(_, raised, _)| *raised).collect::<Vec<_>>(), [false, true, false], "{path:?}");

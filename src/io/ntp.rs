@@ -1,0 +1,38 @@
+//! A second opinion on the local clock, from a time server (SNTP, RFC 4330).
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use rsntp::{AsyncSntpClient, Config};
+
+use super::resolve::resolve;
+use crate::config::endpoint::{Endpoint, EndpointHost};
+use crate::pure::local_clock::Opinion;
+
+/// A server that takes longer says little.
+const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+
+/// Asks once.
+pub async fn ask(server: &Endpoint) -> Result<Opinion, String> {
+    let failed = |problem: String| format!("time server {server}: {problem}");
+    let addr = match &server.host {
+        EndpointHost::Ip(addr) => *addr,
+        EndpointHost::Any => return Err(failed("no address".to_owned())),
+        EndpointHost::Name(name) => {
+            let mut resolved = resolve([name.clone()].into()).await;
+            let addresses = resolved.remove(name).unwrap_or(Err("not resolved".to_owned())).map_err(failed)?;
+            addresses.into_iter().next().ok_or_else(|| failed("no address".to_owned()))?
+        }
+    };
+    let any = if addr.is_ipv4() { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) };
+    let config = Config::default().bind_address(SocketAddr::new(any, 0)).timeout(ANSWER_WITHIN);
+    let client = AsyncSntpClient::with_config(config);
+    let answer = client.synchronize(SocketAddr::new(addr, server.port).to_string()).await;
+    let answer = answer.map_err(|error| failed(error.to_string()))?;
+    Ok(Opinion {
+        server: server.to_string(),
+        offset: (answer.clock_offset().as_secs_f64() * 1e9) as i64,
+        error: Duration::try_from_secs_f64(answer.round_trip_delay().as_secs_f64().abs() / 2.0)
+            .unwrap_or(ANSWER_WITHIN),
+    })
+}

@@ -1,0 +1,245 @@
+//! `peerpair key`: new keys, and the way from an old one to a new one without an alarm in between.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use serde_json::{Value, json};
+
+use super::{EXIT_CONFIG, EXIT_FAILURE, EXIT_GOOD, parse_bootstrap};
+use crate::cli::{self, RotateKey};
+use crate::config::bootstrap::Bootstrap;
+use crate::config::fleet;
+use crate::config::load::{GLOBAL_KEY, Loader};
+use crate::config::read::Format;
+use crate::io::keys;
+use crate::io::store::{self, Concern, Snapshot, Store};
+use crate::pure::key::KEY_LEN;
+
+/// Makes a key, or takes the next step of a rotation.
+pub fn key(arguments: &cli::Key) -> anyhow::Result<i32> {
+    match arguments {
+        cli::Key::New(new) => {
+            make(&new.file)?;
+            let file = std::path::absolute(&new.file)?;
+            let example = json!({"keys": [{"id": 1, "secret_file": file}], "active_key": 1});
+            print(&format!("{} holds a new key; copy it to every host, mode 600", file.display()))?;
+            print(&format!("then in the document config: {example}"))?;
+            Ok(EXIT_GOOD)
+        }
+        cli::Key::Rotate(rotate) => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start")?;
+            runtime.block_on(take_step(rotate))
+        }
+    }
+}
+
+/// A file that nobody else can read, and that was not there before.
+fn make(path: &Path) -> anyhow::Result<()> {
+    let mut octets = [0; KEY_LEN];
+    std::io::Read::read_exact(&mut File::open("/dev/urandom").context("open /dev/urandom")?, &mut octets)
+        .context("read /dev/urandom")?;
+    let hex: String = octets.iter().map(|octet| format!("{octet:02x}")).collect();
+    let mut file = File::options()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .with_context(|| format!("create {}", path.display()))?;
+    writeln!(file, "{hex}").and_then(|()| file.sync_all()).with_context(|| format!("write {}", path.display()))
+}
+
+/// What the documents say of keys.
+#[derive(Debug, PartialEq)]
+struct Ring {
+    /// Ids and files; no file: the secret is in the document.
+    keys: Vec<(u8, Option<PathBuf>)>,
+    active: Option<u8>,
+}
+
+/// A rotation is three steps, with the agents' word between them.
+#[derive(Debug, PartialEq)]
+enum Step {
+    /// Every agent takes a new key before anybody signs with it.
+    Add(u8, PathBuf),
+    /// It signs.
+    Activate(u8),
+    /// What does not sign any more is not taken any more.
+    Remove(Vec<u8>),
+}
+
+impl Ring {
+    fn of(config: &Value) -> Option<Ring> {
+        let id = |value: &Value| value.as_u64().and_then(|id| u8::try_from(id).ok());
+        let keys = config.get("keys")?.as_array()?.iter().filter_map(|key| {
+            let file = key.get("secret_file").and_then(Value::as_str).map(PathBuf::from);
+            Some((id(key.get("id")?)?, file))
+        });
+        Some(Ring { keys: keys.collect(), active: config.get("active_key").and_then(id) })
+    }
+
+    fn next_step(&self) -> anyhow::Result<Step> {
+        let (newest, file) = self.keys.last().context("the document config has no keys: peerpair key new makes one")?;
+        let active = self.active.context("the document config has no active_key")?;
+        if *newest != active {
+            return Ok(Step::Activate(*newest));
+        }
+        let old: Vec<u8> = self.keys.iter().map(|(id, _)| *id).filter(|id| *id != active).collect();
+        if !old.is_empty() {
+            return Ok(Step::Remove(old));
+        }
+        let next = active.checked_add(1).unwrap_or(1);
+        let file = file.as_ref().context("the key is in the document itself: add the next one there by hand")?;
+        Ok(Step::Add(next, successor(file, active, next)))
+    }
+}
+
+/// `key-1` is followed by `key-2`; `key` too.
+fn successor(file: &Path, active: u8, next: u8) -> PathBuf {
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    let stem = name.strip_suffix(&active.to_string()).map(|stem| stem.trim_end_matches('-')).unwrap_or(&name);
+    file.with_file_name(format!("{stem}-{next}"))
+}
+
+impl Step {
+    /// The document as it is after this.
+    fn carry_out(&self, config: &mut Value) {
+        match self {
+            Step::Add(id, file) => {
+                if let Some(keys) = config.get_mut("keys").and_then(Value::as_array_mut) {
+                    keys.push(json!({"id": id, "secret_file": file}));
+                }
+            }
+            Step::Activate(id) => config["active_key"] = json!(id),
+            Step::Remove(old) => {
+                if let Some(keys) = config.get_mut("keys").and_then(Value::as_array_mut) {
+                    keys.retain(|key| !old.iter().any(|id| key.get("id") == Some(&json!(id))));
+                }
+            }
+        }
+    }
+
+    fn describe(&self) -> String {
+        match self {
+            Step::Add(id, file) => {
+                format!("1 of 3: every agent takes key {id} from {} beside the others", file.display())
+            }
+            Step::Activate(id) => format!("2 of 3: probes are signed with key {id}"),
+            Step::Remove(old) => format!("3 of 3: keys {old:?} are not taken any more"),
+        }
+    }
+}
+
+async fn take_step(arguments: &RotateKey) -> anyhow::Result<i32> {
+    let (bootstrap, findings) = parse_bootstrap(&arguments.config, &arguments.overrides.to_overrides());
+    if super::transfer::say_errors(&findings)? {
+        return Ok(EXIT_CONFIG);
+    }
+    let mut store = Store::new(&bootstrap.store, Concern::Fleet)?;
+    let snapshot = store.list().await?;
+    let documents = &snapshot.documents;
+    let document = documents.get(GLOBAL_KEY).context("there is no document config")?;
+    anyhow::ensure!(document.format == Format::Json, "{} is not JSON: edit it by hand", document.place);
+    let mut config: Value = serde_json::from_str(&document.text).context("the document config")?;
+    let ring = Ring::of(&config).unwrap_or(Ring { keys: Vec::new(), active: None });
+    let step = ring.next_step()?;
+    print(&format!("{}: step {}", store::place(&bootstrap.store), step.describe()))?;
+    if let Step::Add(id, file) = &step {
+        if !file.exists() && arguments.yes {
+            make(file)?;
+            print(&format!("  {} was made; copy it to every host, mode 600, before the next step", file.display()))?;
+        }
+        if file.exists() {
+            keys::read_key_file(*id, file).map_err(anyhow::Error::msg)?;
+        }
+    }
+    let behind = behind(&step, &config, &bootstrap, &snapshot).await?;
+    if !behind.is_empty() {
+        let named = behind.iter().take(10).cloned().collect::<Vec<_>>().join(", ");
+        eprint(&format!("not yet: {} agents do not say that they are ready: {named}", behind.len()));
+        if !arguments.force {
+            eprint("see to them (peerpair rollout), or --force");
+            return Ok(EXIT_FAILURE);
+        }
+    }
+    if !arguments.yes {
+        eprint("nothing was written; --yes does it");
+        return Ok(EXIT_GOOD);
+    }
+    step.carry_out(&mut config);
+    let text = serde_json::to_string_pretty(&config)?;
+    store.write(GLOBAL_KEY, Some(&text), document.version).await?.map_err(|conflict| anyhow::anyhow!("{conflict}"))?;
+    print("written")?;
+    Ok(EXIT_GOOD)
+}
+
+/// The agents that do not say that they are ready for a step. Where the store has no leases, nobody says
+/// anything.
+async fn behind(
+    step: &Step,
+    config: &Value,
+    bootstrap: &Bootstrap,
+    snapshot: &Snapshot,
+) -> anyhow::Result<Vec<String>> {
+    if matches!(step, Step::Add(..)) {
+        return Ok(Vec::new());
+    }
+    if !snapshot.origin.starts_with("etcd v3") {
+        eprint("this store does not tell what agents say of themselves: make sure that all are ready");
+        return Ok(Vec::new());
+    }
+    let said = store::announced(&bootstrap.store).await?;
+    let mut loader = Loader::of(bootstrap);
+    loader.read(&snapshot.documents);
+    let hosts: BTreeSet<String> = fleet::hosts(&loader).into_iter().chain(said.keys().cloned()).collect();
+    let is_ready = |host: &String| {
+        let said: Value = said.get(host).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+        match step {
+            Step::Add(..) => true,
+            Step::Activate(id) => said["keys"].as_array().is_some_and(|keys| keys.contains(&json!(id))),
+            Step::Remove(_) => said["active_key"] == config["active_key"],
+        }
+    };
+    Ok(hosts.into_iter().filter(|host| !is_ready(host)).collect())
+}
+
+fn print(text: &str) -> anyhow::Result<()> {
+    Ok(writeln!(std::io::stdout().lock(), "{text}")?)
+}
+
+fn eprint(text: &str) {
+    let _nobody_reads = writeln!(std::io::stderr().lock(), "{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rotation_is_three_steps_and_then_begins_anew() {
+        let mut config =
+            json!({"keys": [{"id": 1, "secret_file": "/etc/peerpair/key-1"}], "active_key": 1, "version": 7});
+        let mut steps = Vec::new();
+        for _ in 0..4 {
+            let step = Ring::of(&config).unwrap().next_step().unwrap();
+            step.carry_out(&mut config);
+            steps.push(step);
+        }
+        let (two, three) = (PathBuf::from("/etc/peerpair/key-2"), PathBuf::from("/etc/peerpair/key-3"));
+        assert_eq!(steps, [Step::Add(2, two), Step::Activate(2), Step::Remove(vec![1]), Step::Add(3, three)]);
+        assert_eq!((&config["active_key"], &config["version"]), (&json!(2), &json!(7)));
+        assert!(Ring { keys: vec![], active: None }.next_step().is_err());
+        assert!(Ring { keys: vec![(1, None)], active: Some(1) }.next_step().is_err());
+    }
+
+    #[test]
+    fn names_of_files_count_on() {
+        let next = |file: &str| successor(Path::new(file), 1, 2).display().to_string();
+        assert_eq!(next("/k/key-1"), "/k/key-2");
+        assert_eq!(next("/k/key"), "/k/key-2");
+        assert_eq!(next("/k/probe1"), "/k/probe-2");
+    }
+}

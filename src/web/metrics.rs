@@ -1,0 +1,379 @@
+//! `/metrics`: the snapshot in OpenMetrics. Every name begins with `peerpair_`; units are in the name.
+
+use std::fmt;
+use std::sync::Arc;
+
+use actix_web::{HttpResponse, web};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{
+    DescriptorEncoder, EncodeLabelSet, LabelSetEncoder, MetricEncoder, NoLabelSet, text,
+};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::Registry;
+use serde::Deserialize;
+
+use super::Snapshot;
+use super::api::Access;
+use crate::pure::alarm::Kind;
+use crate::pure::condition::State;
+use crate::pure::statistics::Summary;
+use crate::pure::status::{Role, SenderStatus, Status, TestStatus};
+use crate::pure::test::TestFacts;
+
+const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// What a scraper may ask for.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Wanted {
+    /// Any value: tests carry their description too, which people may change.
+    description: Option<String>,
+}
+
+/// The snapshot as metrics.
+pub async fn metrics(
+    snapshot: web::Data<Snapshot>,
+    access: web::Data<Access>,
+    wanted: web::Query<Wanted>,
+) -> HttpResponse {
+    let status = access.look(&snapshot).await;
+    match render(status, wanted.description.is_some()) {
+        Ok(text) => HttpResponse::Ok().content_type(CONTENT_TYPE).body(text),
+        Err(error) => HttpResponse::InternalServerError().body(error.to_string()),
+    }
+}
+
+fn render(status: Arc<Status>, description: bool) -> Result<String, fmt::Error> {
+    let mut registry = Registry::with_prefix("peerpair");
+    registry.register_collector(Box::new(Shown { status, description }));
+    let mut text = String::new();
+    text::encode(&mut text, &registry)?;
+    Ok(text)
+}
+
+#[derive(Debug)]
+struct Shown {
+    status: Arc<Status>,
+    description: bool,
+}
+
+/// Labels of a series.
+type Labels<'a> = Vec<(&'static str, &'a str)>;
+
+impl Collector for Shown {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let mut sheet = Sheet { encoder, description: self.description };
+        let status = &self.status;
+        sheet.agent(status)?;
+        sheet.listeners(status)?;
+        let received: Vec<&TestStatus> = status.tests.iter().filter(|test| test.statistics.is_some()).collect();
+        sheet.tests(&status.tests, &received)?;
+        sheet.delays(&received)?;
+        sheet.senders(&status.senders)
+    }
+}
+
+struct Sheet<'a> {
+    encoder: DescriptorEncoder<'a>,
+    description: bool,
+}
+
+/// A set of labels that is known when it is written.
+#[derive(Clone, Debug)]
+struct LabelSet<'a>(Labels<'a>);
+
+impl EncodeLabelSet for LabelSet<'_> {
+    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> Result<(), fmt::Error> {
+        self.0.encode(encoder)
+    }
+}
+
+impl Sheet<'_> {
+    fn family<'s>(&'s mut self, name: &'s str, help: &str, kind: MetricType) -> Result<MetricEncoder<'s>, fmt::Error> {
+        self.encoder.encode_descriptor(name, help, None, kind)
+    }
+
+    fn gauges<'a>(
+        &mut self,
+        name: &str,
+        help: &str,
+        series: impl IntoIterator<Item = (Labels<'a>, f64)>,
+    ) -> fmt::Result {
+        let mut family = self.family(name, help, MetricType::Gauge)?;
+        for (labels, value) in series {
+            family.encode_family(&LabelSet(labels))?.encode_gauge(&value)?;
+        }
+        Ok(())
+    }
+
+    fn counters<'a>(
+        &mut self,
+        name: &str,
+        help: &str,
+        series: impl IntoIterator<Item = (Labels<'a>, u64)>,
+    ) -> fmt::Result {
+        let mut family = self.family(name, help, MetricType::Counter)?;
+        for (labels, value) in series {
+            family.encode_family(&LabelSet(labels))?.encode_counter::<NoLabelSet, u64, u64>(&value, None)?;
+        }
+        Ok(())
+    }
+
+    fn seconds<'a>(
+        &mut self,
+        name: &str,
+        help: &str,
+        series: impl IntoIterator<Item = (Labels<'a>, f64)>,
+    ) -> fmt::Result {
+        let mut family = self.family(name, help, MetricType::Counter)?;
+        for (labels, value) in series {
+            family.encode_family(&LabelSet(labels))?.encode_counter::<NoLabelSet, f64, u64>(&value, None)?;
+        }
+        Ok(())
+    }
+
+    fn agent(&mut self, status: &Status) -> fmt::Result {
+        let one = |value: f64| [(Labels::new(), value)];
+        let flag = |value: bool| one(f64::from(u8::from(value)));
+        self.gauges("build_info", "The agent's version", [(vec![("version", status.version)], 1.0)])?;
+        let started = status.started.unix_nanos() as f64 / 1e9;
+        self.gauges("start_time_seconds", "When the agent began, since 1970", one(started))?;
+        self.gauges(
+            "store_connected",
+            "Whether the last attempt to reach the store worked",
+            flag(status.store.connected),
+        )?;
+        let age = status.store.config_age_seconds.map(|age| (Labels::new(), age));
+        self.gauges("store_config_age_seconds", "Since the store last said that what is in force is current", age)?;
+        let revision = status.store.revision.map(|revision| (Labels::new(), revision as f64));
+        self.gauges("store_revision", "The revision in force", revision)?;
+        let rejected = status.store.rejected.len() as f64;
+        self.gauges("documents_rejected", "Documents that are not in force as they stand in the store", one(rejected))?;
+        let rollbacks = [(Labels::new(), status.store.rollbacks)];
+        self.counters("store_rollbacks", "How often the store was found at an earlier revision", rollbacks)?;
+        self.gauges(
+            "clock_synchronised",
+            "Whether something disciplines the local clock",
+            flag(status.clock.synchronised),
+        )?;
+        self.gauges("clock_error_seconds", "The local clock is off by this at most", one(status.clock.error_seconds))?;
+        let offset = status.clock.ntp_offset_seconds.map(|offset| (Labels::new(), offset));
+        self.gauges("clock_ntp_offset_seconds", "How far the local clock is behind, as its time server says", offset)?;
+        self.counters("clock_steps", "Steps of the local clock", [(Labels::new(), status.clock.steps)])?;
+        self.gauges("alarms", "Alarms that stand", one(status.raised as f64))?;
+        self.gauges("silences", "Silences that have not ended", one(status.silences.len() as f64))?;
+        let restarts = status.restarts.iter().map(|(actor, count)| (vec![("actor", *actor)], *count));
+        self.counters("restarts", "Actors that were rebuilt after a fault of their own", restarts)?;
+        let sinks = || status.sinks.iter().map(|sink| (sink, vec![("sink", sink.name.as_str()), ("kind", sink.kind)]));
+        let dirty = sinks().map(|(sink, labels)| (labels, sink.counts.dirty as f64));
+        self.gauges("sink_dirty", "Alarms whose told state differs from the true one", dirty)?;
+        let told = sinks().map(|(sink, labels)| (labels, sink.counts.told as f64));
+        self.gauges("sink_told", "Alarms that the receiver knows to stand", told)?;
+        let sent = sinks().map(|(sink, labels)| (labels, sink.sent));
+        self.counters("sink_messages", "Messages that left", sent)?;
+        let failed = sinks().map(|(sink, labels)| (labels, sink.failed));
+        self.counters("sink_failures", "Messages that could not be delivered", failed)
+    }
+
+    fn listeners(&mut self, status: &Status) -> fmt::Result {
+        let all = || status.listeners.iter().map(|listener| (listener, vec![("address", listener.address.as_str())]));
+        let bound = all().map(|(listener, labels)| (labels, f64::from(u8::from(listener.bound))));
+        self.gauges("listener_bound", "Whether the listener's socket is open", bound)?;
+        let tests = all().map(|(listener, labels)| (labels, listener.tests as f64));
+        self.gauges("listener_tests", "Tests expected at the listener", tests)?;
+        let packets = all().map(|(listener, labels)| (labels, listener.packets));
+        self.counters("listener_packets", "Datagrams taken in", packets)?;
+        let foreign = all().map(|(listener, labels)| (labels, listener.foreign));
+        self.counters("listener_foreign_packets", "Datagrams that belong to no test", foreign)?;
+        let drops = all().map(|(listener, labels)| (labels, listener.kernel_drops));
+        self.counters(
+            "listener_dropped_packets",
+            "Datagrams that the kernel dropped because the socket was full",
+            drops,
+        )?;
+        let reflected = all().map(|(listener, labels)| (labels, listener.reflected));
+        self.counters("listener_reflected_packets", "Probes that were answered", reflected)
+    }
+
+    fn tests(&mut self, all: &[TestStatus], judged: &[&TestStatus]) -> fmt::Result {
+        let description = self.description;
+        let ids: Vec<String> = all.iter().map(|test| test.test.id.to_string()).collect();
+        let mut series = Vec::new();
+        for (test, id) in all.iter().zip(&ids) {
+            for (kind, state) in &test.conditions {
+                let mut labels = labels_of(&test.test, id, Some(test.role), description);
+                labels.push(("kind", Kind::as_str(*kind)));
+                // What was not decided yet has no value.
+                let value = match state {
+                    State::Down | State::Recovering => 1.0,
+                    State::Up | State::Suspect | State::Paused => 0.0,
+                    State::Unknown | State::Standby => continue,
+                };
+                series.push((labels, value));
+            }
+        }
+        self.gauges("test_violated", "Whether a condition of a test is violated", series)?;
+
+        let ids: Vec<String> = judged.iter().map(|test| test.test.id.to_string()).collect();
+        let totals = |value: fn(&Summary) -> u64| {
+            let series = judged.iter().zip(&ids);
+            series.filter_map(move |(test, id)| {
+                let total = &test.statistics.as_ref()?.total;
+                Some((labels_of(&test.test, id, Some(test.role), description), value(total)))
+            })
+        };
+        type Count = (&'static str, &'static str, fn(&Summary) -> u64);
+        let counts: [Count; 7] = [
+            ("test_probes_received", "Probes that were accepted", |summary| summary.received),
+            ("test_probes_duplicate", "Probes that came twice", |summary| summary.duplicates.into()),
+            ("test_probes_reordered", "Probes that a later one overtook", |summary| summary.reordered.into()),
+            ("test_probes_late", "Probes that came when they were given up", |summary| summary.late.into()),
+            ("test_probes_stale", "Probes that were not accepted", |summary| summary.stale.into()),
+            ("test_probes_undecidable", "Probes on whose delay the clocks cannot decide", |summary| {
+                summary.undecidable.into()
+            }),
+            ("test_path_changes", "How often the time-to-live changed", |summary| summary.path_changes.into()),
+        ];
+        for (name, help, value) in counts {
+            self.counters(name, help, totals(value))?;
+        }
+        // Gauges: what comes late after all is taken off again.
+        let lost = totals(|summary| summary.lost).map(|(labels, value)| (labels, value as f64));
+        self.gauges("test_probes_lost", "Probes that did not come, since the test began here", lost)?;
+        let episodes = totals(|summary| summary.loss_episodes.into()).map(|(labels, value)| (labels, value as f64));
+        self.gauges("test_loss_episodes", "Runs of probes that did not come, since the test began here", episodes)
+    }
+
+    fn delays(&mut self, judged: &[&TestStatus]) -> fmt::Result {
+        let description = self.description;
+        let ids: Vec<String> = judged.iter().map(|test| test.test.id.to_string()).collect();
+        let (mut loss, mut quantiles, mut variation, mut uncertainty) = (vec![], vec![], vec![], vec![]);
+        for (test, id) in judged.iter().zip(&ids) {
+            let Some(statistics) = &test.statistics else { continue };
+            for (window, summary) in [("1m", &statistics.minute), ("10m", &statistics.ten_minutes)] {
+                let mut labels = labels_of(&test.test, id, Some(test.role), description);
+                labels.push(("window", window));
+                loss.extend(summary.loss.map(|loss| (labels.clone(), loss)));
+                variation.extend(summary.delay_variation.map(|variation| (labels.clone(), variation)));
+                let Some(delay) = &summary.delay else { continue };
+                uncertainty.push((labels.clone(), delay.uncertainty));
+                let all =
+                    [("0", delay.min), ("0.5", delay.p50), ("0.95", delay.p95), ("0.99", delay.p99), ("1", delay.max)];
+                for (quantile, value) in all {
+                    let mut labels = labels.clone();
+                    labels.push(("quantile", quantile));
+                    quantiles.push((labels, value));
+                }
+            }
+        }
+        self.gauges("test_loss_ratio", "Share of probes that did not come", loss)?;
+        self.gauges(
+            "test_delay_quantile_seconds",
+            "Delay: one way at the receiver, of the round trip at the sender",
+            quantiles,
+        )?;
+        self.gauges(
+            "test_delay_uncertainty_seconds",
+            "How far these delays may be off, by both clocks' error",
+            uncertainty,
+        )?;
+        self.gauges("test_delay_variation_seconds", "Mean difference in delay from one probe to the next", variation)?;
+
+        let mut family = self.encoder.encode_descriptor(
+            "test_delay_seconds",
+            "Delay: one way at the receiver, of the round trip at the sender",
+            None,
+            MetricType::Histogram,
+        )?;
+        for (test, id) in judged.iter().zip(&ids) {
+            let Some(histogram) = &test.histogram else { continue };
+            let labels = labels_of(&test.test, id, Some(test.role), description);
+            let count = histogram.buckets.iter().map(|(_, count)| count).sum();
+            let sum = histogram.sum.max(0.0);
+            family.encode_family(&LabelSet(labels))?.encode_histogram::<NoLabelSet>(
+                sum,
+                count,
+                &histogram.buckets,
+                None,
+            )?;
+        }
+        Ok(())
+    }
+
+    fn senders(&mut self, senders: &[SenderStatus]) -> fmt::Result {
+        let description = self.description;
+        let ids: Vec<String> = senders.iter().map(|sender| sender.test.id.to_string()).collect();
+        type Count = (&'static str, &'static str, fn(&SenderStatus) -> u64);
+        let counts: [Count; 3] = [
+            ("sender_probes", "Probes that left", |sender| sender.sent),
+            ("sender_errors", "Probes that could not leave, or that an ICMP error came back for", |sender| {
+                sender.errors
+            }),
+            ("sender_skipped_slots", "Turns that were missed", |sender| sender.skipped),
+        ];
+        for (name, help, value) in counts {
+            let series = senders.iter().zip(&ids);
+            let series = series.map(|(sender, id)| (labels_of(&sender.test, id, None, description), value(sender)));
+            self.counters(name, help, series)?;
+        }
+        let lateness: f64 = senders.iter().map(|sender| sender.lateness_seconds).sum();
+        self.seconds(
+            "sender_lateness_seconds",
+            "How late turns began, all of this host's together",
+            [(Labels::new(), lateness)],
+        )
+    }
+}
+
+/// What names a test in every series. Its description is optional: people change it.
+fn labels_of<'a>(test: &'a TestFacts, id: &'a str, role: Option<Role>, description: bool) -> Labels<'a> {
+    let mut labels = vec![
+        ("test", id),
+        ("set", test.set.as_deref().unwrap_or_default()),
+        ("from", test.from_host.as_str()),
+        ("to", test.to_host.as_str()),
+    ];
+    if let Some(role) = role {
+        labels.push(("role", if role == Role::Receiver { "receiver" } else { "sender" }));
+    }
+    if description {
+        labels.push(("description", test.description.as_str()));
+    }
+    labels
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pure::test::TestId;
+
+    #[test]
+    fn an_agent_without_tests_has_metrics_too() {
+        let text = render(Arc::new(Status { version: "2.0.0", ..Status::default() }), false).unwrap();
+        assert!(text.contains("peerpair_build_info{version=\"2.0.0\"} 1"), "{text}");
+        assert!(text.contains("peerpair_store_rollbacks_total 0") && text.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn labels_are_escaped_and_descriptions_are_asked_for() {
+        let test = TestFacts {
+            id: TestId::of_set("s", "a", "b"),
+            description: "a \"quoted\"\nname".into(),
+            from_host: "a".into(),
+            from: String::new(),
+            to_host: "b".into(),
+            to: String::new(),
+            tags: [].into(),
+            set: Some("s".into()),
+        };
+        let status = || {
+            let senders = Arc::new(vec![SenderStatus::unknown(Arc::new(test.clone()))]);
+            Arc::new(Status { senders, ..Status::default() })
+        };
+        let plain = render(status(), false).unwrap();
+        let line = plain.lines().find(|line| line.starts_with("peerpair_sender_probes_total{")).unwrap();
+        assert!(line.ends_with("set=\"s\",from=\"a\",to=\"b\"} 0"), "{line}");
+        let described = render(status(), true).unwrap();
+        assert!(described.contains(r#"description="a \"quoted\"\nname""#), "{described}");
+    }
+}
