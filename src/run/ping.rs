@@ -25,6 +25,8 @@ use crate::pure::time::{Moment, WallTime};
 
 /// The port of STAMP and TWAMP light (RFC 8762 section 4.1).
 const STAMP_PORT: u16 = 862;
+/// How often errors of the path are looked for.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// Sends probes, says what comes back of each, and sums up.
 pub fn ping(arguments: &Ping) -> anyhow::Result<i32> {
@@ -185,8 +187,14 @@ impl<'a> Run<'a> {
                 return Ok(true);
             }
             let ready = futures_util::future::select_all(readiness.iter().map(|ready| Box::pin(ready.readable())));
+            let now = time::now().moment;
+            if now >= deadline {
+                return Ok(true);
+            }
+            // What a path sends back as an error wakes nobody.
+            let look = deadline.min(now + LOOK_EVERY);
             tokio::select! {
-                () = tokio::time::sleep_until(time::instant(deadline)) => return Ok(true),
+                () = tokio::time::sleep_until(time::instant(look)) => {}
                 _ = &mut *interrupted => return Ok(false),
                 (ready, _, _) = ready => ready?,
             }

@@ -101,7 +101,10 @@ impl Sheet<'_> {
     ) -> fmt::Result {
         let mut family = self.family(name, help, MetricType::Gauge)?;
         for (labels, value) in series {
-            family.encode_family(&LabelSet(labels))?.encode_gauge(&value)?;
+            match labels.is_empty() {
+                true => family.encode_gauge(&value)?,
+                false => family.encode_family(&LabelSet(labels))?.encode_gauge(&value)?,
+            }
         }
         Ok(())
     }
@@ -114,20 +117,10 @@ impl Sheet<'_> {
     ) -> fmt::Result {
         let mut family = self.family(name, help, MetricType::Counter)?;
         for (labels, value) in series {
-            family.encode_family(&LabelSet(labels))?.encode_counter::<NoLabelSet, u64, u64>(&value, None)?;
-        }
-        Ok(())
-    }
-
-    fn seconds<'a>(
-        &mut self,
-        name: &str,
-        help: &str,
-        series: impl IntoIterator<Item = (Labels<'a>, f64)>,
-    ) -> fmt::Result {
-        let mut family = self.family(name, help, MetricType::Counter)?;
-        for (labels, value) in series {
-            family.encode_family(&LabelSet(labels))?.encode_counter::<NoLabelSet, f64, u64>(&value, None)?;
+            match labels.is_empty() {
+                true => family.encode_counter::<NoLabelSet, u64, u64>(&value, None)?,
+                false => family.encode_family(&LabelSet(labels))?.encode_counter::<NoLabelSet, _, u64>(&value, None)?,
+            }
         }
         Ok(())
     }
@@ -247,7 +240,7 @@ impl Sheet<'_> {
     fn delays(&mut self, judged: &[&TestStatus]) -> fmt::Result {
         let description = self.description;
         let ids: Vec<String> = judged.iter().map(|test| test.test.id.to_string()).collect();
-        let (mut loss, mut quantiles, mut variation, mut uncertainty) = (vec![], vec![], vec![], vec![]);
+        let (mut loss, mut percentiles, mut variation, mut uncertainty) = (vec![], vec![], vec![], vec![]);
         for (test, id) in judged.iter().zip(&ids) {
             let Some(statistics) = &test.statistics else { continue };
             for (window, summary) in [("1m", &statistics.minute), ("10m", &statistics.ten_minutes)] {
@@ -258,19 +251,19 @@ impl Sheet<'_> {
                 let Some(delay) = &summary.delay else { continue };
                 uncertainty.push((labels.clone(), delay.uncertainty));
                 let all =
-                    [("0", delay.min), ("0.5", delay.p50), ("0.95", delay.p95), ("0.99", delay.p99), ("1", delay.max)];
-                for (quantile, value) in all {
+                    [("0", delay.min), ("50", delay.p50), ("95", delay.p95), ("99", delay.p99), ("100", delay.max)];
+                for (percentile, value) in all {
                     let mut labels = labels.clone();
-                    labels.push(("quantile", quantile));
-                    quantiles.push((labels, value));
+                    labels.push(("percentile", percentile));
+                    percentiles.push((labels, value));
                 }
             }
         }
         self.gauges("test_loss_ratio", "Share of probes that did not come", loss)?;
         self.gauges(
-            "test_delay_quantile_seconds",
+            "test_delay_percentile_seconds",
             "Delay: one way at the receiver, of the round trip at the sender",
-            quantiles,
+            percentiles,
         )?;
         self.gauges(
             "test_delay_uncertainty_seconds",
@@ -317,11 +310,12 @@ impl Sheet<'_> {
             self.counters(name, help, series)?;
         }
         let lateness: f64 = senders.iter().map(|sender| sender.lateness_seconds).sum();
-        self.seconds(
+        let mut family = self.family(
             "sender_lateness_seconds",
             "How late turns began, all of this host's together",
-            [(Labels::new(), lateness)],
-        )
+            MetricType::Counter,
+        )?;
+        family.encode_counter::<NoLabelSet, f64, u64>(&lateness, None)
     }
 }
 

@@ -10,12 +10,15 @@ use tempfile::TempDir;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
+use super::network::Namespace;
 use super::{Process, http, spawn, tcp_port, wait_for, write};
 
 pub struct Agent {
     directory: TempDir,
     process: Process,
     web_port: u16,
+    /// The network namespace that it runs in, if that is not the test's.
+    namespace: Option<String>,
 }
 
 impl Agent {
@@ -43,6 +46,29 @@ impl Agent {
         Self::start(directory, host, "[store]\nkind = \"dir\"\npath = \"documents\"\n", more)
     }
 
+    /// Starts an agent of `host` in a network namespace, with a `dir` store and `files` beside the
+    /// bootstrap file, which others cannot read.
+    pub fn within(
+        namespace: &Namespace,
+        host: &str,
+        documents: &[(&str, String)],
+        more: &str,
+        files: &[(&str, &str)],
+    ) -> Agent {
+        let directory = tempfile::tempdir().expect("a directory");
+        std::fs::create_dir_all(directory.path().join("documents")).expect("create directory");
+        for (path, text) in documents {
+            write(&directory.path().join("documents").join(path), text);
+        }
+        for (name, text) in files {
+            write(&directory.path().join(name), text);
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+            std::fs::set_permissions(directory.path().join(name), mode).expect("its mode");
+        }
+        let store = "[store]\nkind = \"dir\"\npath = \"documents\"\n";
+        Self::start_within(Some(namespace.name().to_owned()), directory, host, store, more)
+    }
+
     /// Starts an agent of `host` with an etcd at `port`.
     pub fn with_etcd(host: &str, port: u16, more: &str) -> Agent {
         let store =
@@ -66,6 +92,10 @@ impl Agent {
     }
 
     fn start(directory: TempDir, host: &str, store: &str, more: &str) -> Agent {
+        Self::start_within(None, directory, host, store, more)
+    }
+
+    fn start_within(namespace: Option<String>, directory: TempDir, host: &str, store: &str, more: &str) -> Agent {
         let web_port = tcp_port();
         let token = if directory.path().join("token").exists() { "token_file = \"token\"\n" } else { "" };
         let text = format!(
@@ -73,9 +103,9 @@ impl Agent {
              [[sink]]\nname = \"console\"\nkind = \"log\"\n{more}"
         );
         write(&directory.path().join("peerpair.toml"), &text);
-        let process = run(directory.path());
-        let agent = Agent { directory, process, web_port };
-        wait_for("the status page", || http(agent.web_port, "GET", "/healthz", "").ok());
+        let process = run(directory.path(), namespace.as_deref());
+        let agent = Agent { directory, process, web_port, namespace };
+        wait_for("the status page", || agent.get("/healthz"));
         agent
     }
 
@@ -111,8 +141,17 @@ impl Agent {
     }
 
     pub fn status(&self) -> Value {
-        let (_, body) = http(self.web_port, "GET", "/status.json", "").expect("the status");
-        serde_json::from_str(&body).expect("JSON")
+        serde_json::from_str(&self.get("/status.json").expect("the status")).expect("JSON")
+    }
+
+    /// What its page at this path says.
+    pub fn get(&self, path: &str) -> Option<String> {
+        let get = || http(self.web_port, "GET", path, "");
+        let answer = match &self.namespace {
+            None => get(),
+            Some(_) => super::in_namespace_of(self.pid(), get),
+        };
+        answer.ok().map(|(_, body)| body)
     }
 
     #[track_caller]
@@ -149,8 +188,8 @@ impl Agent {
 
     /// Starts it again with the same files.
     pub fn restart(&mut self) {
-        self.process = run(self.directory.path());
-        wait_for("the status page", || http(self.web_port, "GET", "/healthz", "").ok());
+        self.process = run(self.directory.path(), self.namespace.as_deref());
+        wait_for("the status page", || self.get("/healthz"));
     }
 }
 
@@ -169,9 +208,18 @@ pub fn test(status: &Value, n: u8, role: &str) -> Option<Value> {
     status["tests"].as_array()?.iter().find(|test| test["id"] == id.as_str() && test["role"] == role).cloned()
 }
 
-fn run(directory: &Path) -> Process {
+fn run(directory: &Path, namespace: Option<&str>) -> Process {
     let log = File::options().create(true).append(true).open(directory.join("log")).expect("a log file");
-    let mut command = Command::new(env!("CARGO_BIN_EXE_peerpair"));
+    let binary = env!("CARGO_BIN_EXE_peerpair");
+    // `ip` becomes the agent: its process id is the agent's.
+    let mut command = match namespace {
+        None => Command::new(binary),
+        Some(namespace) => {
+            let mut command = Command::new("ip");
+            command.args(["netns", "exec", namespace, binary]);
+            command
+        }
+    };
     command.arg("run").arg("--config").arg(directory.join("peerpair.toml")).stdin(Stdio::null()).stderr(log);
     spawn(&mut command, "peerpair")
 }

@@ -2,6 +2,7 @@
 
 mod agent;
 mod etcd;
+pub mod network;
 mod receivers;
 mod trapd;
 

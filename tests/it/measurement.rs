@@ -1,0 +1,341 @@
+//! What agents measure, on a network that does what the test wants. Each with two hosts of its own.
+
+use std::net::UdpSocket;
+use std::process::Command;
+use std::time::{Duration, SystemTime};
+
+use peerpair::pure::clock_error::{ClockQuality, ErrorEstimate};
+use peerpair::pure::probe::Probe;
+use peerpair::pure::test::TestId;
+use peerpair::pure::time::WallTime;
+use serde_json::Value;
+
+use super::support::network::{A, A6, B, B6, Deed, Network, Relay};
+use super::support::{Agent, Process, alone, id, spawn, stays, test, test_document, wait_for};
+
+const CLOCK: &str = "[clock]\nerror = \"100us\"\n";
+
+/// A test from host a to host b, at their usual addresses.
+fn a_to_b(n: u8, more: &str) -> String {
+    test_document(n, ("a", &format!("{A}:0")), ("b", &format!("{B}:8620")), more)
+}
+
+fn b_to_a(n: u8, more: &str) -> String {
+    test_document(n, ("b", &format!("{B}:0")), ("a", &format!("{A}:8620")), more)
+}
+
+/// Agents on both hosts, each with the documents of the tests that concern it.
+fn agents(network: &Network, documents: &[(u8, String)]) -> (Agent, Agent) {
+    let of = |host: &str| {
+        documents.iter().map(|(n, text)| (format!("tests/{host}/{n}.json"), text.clone())).collect::<Vec<_>>()
+    };
+    let start = |namespace, host| {
+        let named = of(host);
+        let documents: Vec<(&str, String)> = named.iter().map(|(path, text)| (path.as_str(), text.clone())).collect();
+        Agent::within(namespace, host, &documents, CLOCK, &[])
+    };
+    (start(&network.a, "a"), start(&network.b, "b"))
+}
+
+fn at_receiver(agent: &Agent, n: u8) -> Value {
+    test(&agent.status(), n, "receiver").expect("the test")
+}
+
+/// Waits until so many probes of the test came or were lost; gives its numbers since the start.
+fn after(agent: &Agent, n: u8, probes: u64) -> Value {
+    wait_for(&format!("{probes} probes"), || {
+        let total = at_receiver(agent, n)["statistics"]["total"].clone();
+        (total["received"].as_u64()? + total["lost"].as_u64()? >= probes).then_some(total)
+    })
+}
+
+#[test]
+fn loss_is_reported_within_a_point_of_what_was_dropped() {
+    let Some(network) = Network::pair() else { return };
+    let _alone = alone();
+    let quick = |n| a_to_b(n, r#","max_loss":"5%","loss_window":"2s""#).replace("\"100ms\"", "\"4ms\"");
+    let (_a, b) = agents(&network, &[(1, quick(1))]);
+    b.wait_condition(1, "receiver", "up");
+    for rule in ["numgen inc mod 5 0", "numgen random mod 100 < 20"] {
+        let before = at_receiver(&b, 1)["statistics"]["total"].clone();
+        network.b.on_input(&format!("udp dport 8620 {rule} counter drop"));
+        let sent = |total: &Value| total["received"].as_u64().unwrap() + total["lost"].as_u64().unwrap();
+        let now = after(&b, 1, sent(&before) + 1500);
+        let dropped = network.b.counted() as f64;
+        let (lost, probes) = (
+            (now["lost"].as_u64().unwrap() - before["lost"].as_u64().unwrap()) as f64,
+            (sent(&now) - sent(&before)) as f64,
+        );
+        // The counter was read a little later.
+        assert!(
+            (lost / probes - 0.2).abs() < 0.05 && (lost - dropped).abs() / probes < 0.01,
+            "{rule}: {lost} of {probes}, {dropped} dropped"
+        );
+        let alarm = b.wait_status("the alarm", |status| {
+            status["alarms"].as_array()?.iter().find(|alarm| alarm["kind"] == "loss").cloned()
+        });
+        assert!(alarm["text"].as_str().unwrap().contains("of the probes lost within 2s, more than 5 %"), "{alarm}");
+        network.b.heal();
+        wait_for("its end", || (b.status()["alarms"].as_array()?.is_empty()).then_some(()));
+    }
+    assert!(b.get("/metrics").unwrap().contains("peerpair_test_loss_ratio{"));
+}
+
+#[test]
+fn a_delay_of_twenty_milliseconds_is_reported_as_that() {
+    let Some(network) = Network::pair() else { return };
+    let _alone = alone();
+    let through =
+        test_document(1, ("a", &format!("{A}:0")), ("b", &format!("{B}:9000")), &format!(r#","listen":"{B}:8620""#));
+    let _relay = network.b.run(|| {
+        Relay::start(&format!("{B}:9000"), format!("{B}:8620").parse().unwrap(), |_| {
+            Deed::After(Duration::from_millis(20))
+        })
+    });
+    let (_a, b) = agents(&network, &[(1, through), (2, a_to_b(2, ""))]);
+    after(&b, 1, 50);
+    let status = b.status();
+    let median = |n| test(&status, n, "receiver").unwrap()["statistics"]["total"]["delay"]["p50"].as_f64().unwrap();
+    assert!((median(1) - median(2) - 0.020).abs() < 0.0003, "{} and {}", median(1), median(2));
+}
+
+#[test]
+fn a_partition_of_one_direction_is_an_alarm_of_that_direction() {
+    let Some(network) = Network::pair() else { return };
+    let (a, b) = agents(&network, &[(1, a_to_b(1, "")), (2, b_to_a(2, ""))]);
+    b.wait_condition(1, "receiver", "up");
+    a.wait_condition(2, "receiver", "up");
+    network.b.on_input(&format!("ip saddr {A} counter drop"));
+    b.wait_condition(1, "receiver", "down");
+    stays("the other direction", Duration::from_secs(2), || at_receiver(&a, 2)["condition"] == "up");
+    network.b.heal();
+    b.wait_condition(1, "receiver", "up");
+}
+
+fn path_alarm(agent: &Agent) -> String {
+    agent.wait_status("the alarm of the path", |status| {
+        let alarm = status["alarms"].as_array()?.iter().find(|alarm| alarm["kind"] == "path")?;
+        alarm["text"].as_str().map(str::to_owned)
+    })
+}
+
+fn up_and_whole(agent: &Agent, n: u8) {
+    agent.wait_status("all flows", |status| {
+        let test = test(status, n, "receiver")?;
+        (test["conditions"]["path"] == "up" && test["conditions"]["connection"] == "up").then_some(())
+    });
+}
+
+#[test]
+fn long_packets_that_are_lost_are_named() {
+    let Some(network) = Network::pair() else { return };
+    let (_a, b) = agents(&network, &[(1, a_to_b(1, r#","size":1400"#))]);
+    up_and_whole(&b, 1);
+    network.b.on_input("udp length > 1200 counter drop");
+    let text = path_alarm(&b);
+    assert_eq!(
+        text,
+        "1 of 2 flows dead: packets of 1400 octets of payload (1428 with IPv4 and UDP headers) are lost, short ones arrive"
+    );
+    assert_eq!(at_receiver(&b, 1)["conditions"]["connection"], "up");
+    network.b.heal();
+    up_and_whole(&b, 1);
+}
+
+/// Sixteen source ports, of which one of four equal paths takes four.
+#[test]
+fn a_broken_path_of_several_is_found_by_flows() {
+    let Some(network) = Network::pair() else { return };
+    let (_a, b) = agents(&network, &[(1, a_to_b(1, r#","flows":16"#)), (2, a_to_b(2, ""))]);
+    up_and_whole(&b, 1);
+    let ports = network.a.udp_ports(A);
+    assert_eq!(ports.len(), 16);
+    let broken: Vec<String> = ports.iter().skip(3).step_by(4).map(ToString::to_string).collect();
+    network.b.on_input(&format!("udp sport {{ {} }} counter drop", broken.join(", ")));
+    let text = path_alarm(&b);
+    assert!(text.starts_with("4 of 16 flows dead: some source ports are lost"), "{text}");
+    let flows = at_receiver(&b, 1)["flows"].as_array().unwrap().clone();
+    assert_eq!(flows.len(), 16);
+    // One source port sees nothing of it, or all.
+    assert_eq!(at_receiver(&b, 1)["conditions"]["connection"], "up");
+}
+
+#[test]
+fn a_class_of_service_that_is_lost_is_named_and_a_changed_path_noticed() {
+    let Some(network) = Network::pair() else { return };
+    let (_a, b) = agents(&network, &[(1, a_to_b(1, r#","dscp":[0,46]"#))]);
+    up_and_whole(&b, 1);
+    network.b.on_input("ip dscp 46 counter drop");
+    assert_eq!(path_alarm(&b), "1 of 2 flows dead: packets with DSCP 46 are lost, others arrive");
+    network.b.on_prerouting("udp dport 8620 ip ttl set 61");
+    up_and_whole(&b, 1);
+    b.wait_status("the other time-to-live", |status| (test(status, 1, "receiver")?["ttl"] == 61).then_some(()));
+    wait_for("a word of it", || (b.logged("they take another path") > 0).then_some(()));
+    assert!(at_receiver(&b, 1)["statistics"]["total"]["path_changes"].as_u64().unwrap() >= 1);
+}
+
+#[test]
+fn duplicates_and_reordering_are_counted() {
+    let Some(network) = Network::pair() else { return };
+    let through =
+        test_document(1, ("a", &format!("{A}:0")), ("b", &format!("{B}:9000")), &format!(r#","listen":"{B}:8620""#));
+    let deed = |n: u64| match n % 10 {
+        3 => Deed::Twice,
+        7 => Deed::Behind,
+        _ => Deed::After(Duration::ZERO),
+    };
+    let _relay = network.b.run(|| Relay::start(&format!("{B}:9000"), format!("{B}:8620").parse().unwrap(), deed));
+    let (_a, b) = agents(&network, &[(1, through.replace("\"100ms\"", "\"20ms\""))]);
+    let total = after(&b, 1, 200);
+    let count = |name: &str| total[name].as_u64().unwrap();
+    let tenth = count("received") / 10;
+    assert!(count("duplicates").abs_diff(tenth) <= 1 && count("reordered").abs_diff(tenth) <= 1, "{total}");
+    assert_eq!((count("lost"), count("loss_episodes")), (0, 0), "{total}");
+    assert_eq!(at_receiver(&b, 1)["condition"], "up");
+}
+
+#[test]
+fn ipv6_with_flows_classes_and_sizes_by_an_interface() {
+    let Some(network) = Network::pair() else { return };
+    let more = r#","flows":4,"dscp":[0,46],"size":1300,"from_interface":"eth0""#;
+    let document = test_document(1, ("a", &format!("[{A6}]:0")), ("b", &format!("[{B6}]:8620")), more);
+    let (a, b) = agents(&network, &[(1, document)]);
+    up_and_whole(&b, 1);
+    let found = at_receiver(&b, 1);
+    assert_eq!((found["flows"].as_array().unwrap().len(), &found["ttl"]), (16, &Value::from(64)));
+    network.b.on_input("ip6 dscp 46 counter drop");
+    assert_eq!(path_alarm(&b), "8 of 16 flows dead: packets with DSCP 46 are lost, others arrive");
+    let sender = test(&a.status(), 1, "sender").unwrap();
+    assert_eq!(sender["condition"], "up");
+}
+
+/// Sends probes by hand, with a clock that is off and what it claims of itself.
+struct Hand {
+    socket: UdpSocket,
+    test_id: TestId,
+    sequence: u32,
+}
+
+impl Hand {
+    fn new(n: u8, to: &str) -> Hand {
+        let socket = UdpSocket::bind((A, 0)).unwrap();
+        socket.connect(to).unwrap();
+        Hand { socket, test_id: id(n).parse().unwrap(), sequence: 0 }
+    }
+
+    fn send(&mut self, offset_millis: i64, claimed: Duration) {
+        let quality = ClockQuality { synchronised: true, error: claimed };
+        let now = WallTime::from(SystemTime::now()).unix_nanos() as i64 + offset_millis * 1_000_000;
+        let probe = Probe {
+            sequence: self.sequence,
+            sent: WallTime::from_unix_nanos(now as u64),
+            error_estimate: ErrorEstimate::encode(quality),
+            ssid: Probe::ssid_of(self.test_id),
+            flags: 0,
+            flow: 0,
+            key_id: 0,
+            test_id: self.test_id,
+            epoch: 1,
+            send_every: Duration::from_millis(100),
+            config_revision: 0,
+            clock_error: u32::try_from(claimed.as_nanos()).unwrap(),
+            previous_lateness: 0,
+        };
+        self.sequence += 1;
+        self.socket.send(&probe.encode()).unwrap();
+    }
+}
+
+/// Three hosts send to b; what is off is the clock of one of them, or b's own.
+#[test]
+fn clocks_that_are_off_are_no_latency_and_the_right_one_is_blamed() {
+    let Some(network) = Network::pair() else { return };
+    let limits = r#","max_latency":"5ms""#;
+    let document = |n: u8, host: &str| {
+        let text = test_document(n, (host, &format!("{A}:0")), ("b", &format!("{B}:8620")), limits);
+        (n, text.replace("\"expect_every\":\"200ms\"", "\"expect_every\":\"2s\""))
+    };
+    let documents = [document(1, "a"), document(2, "c"), document(3, "d")];
+    let named: Vec<(String, String)> =
+        documents.iter().map(|(n, text)| (format!("tests/b/{n}.json"), text.clone())).collect();
+    let named: Vec<(&str, String)> = named.iter().map(|(path, text)| (path.as_str(), text.clone())).collect();
+    let b = Agent::within(&network.b, "b", &named, "[clock]\nerror = \"100us\"\n", &[]);
+    b.wait_status("its listener", |status| (status["listeners"][0]["bound"] == true).then_some(()));
+    let blamed = |offsets: [i64; 3], claimed: u64| {
+        network.a.run(|| {
+            let mut hands: Vec<Hand> = (1..=3).map(|n| Hand::new(n, &format!("{B}:8620"))).collect();
+            let mut last = Vec::new();
+            // Each start of a sender has an epoch of its own; these go on with one.
+            for hand in &mut hands {
+                hand.sequence = SEQUENCE.fetch_add(1000, std::sync::atomic::Ordering::Relaxed);
+            }
+            for _ in 0..8 {
+                for (hand, offset) in hands.iter_mut().zip(offsets) {
+                    hand.send(offset, Duration::from_millis(claimed));
+                }
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            let status = b.status();
+            last.extend(status["alarms"].as_array().unwrap().iter().map(|alarm| {
+                let subject = alarm["subject"].clone();
+                let named = subject.as_object().and_then(|named| named.get("host")).cloned();
+                format!("{} {}", alarm["kind"].as_str().unwrap(), named.unwrap_or(subject).as_str().unwrap_or("?"))
+            }));
+            last.sort();
+            last
+        })
+    };
+    static SEQUENCE: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    assert_eq!(blamed([0, 0, 0], 1), [""; 0]);
+    for offset in [10, -10] {
+        // What a clock admits to is no fault of it, and no latency.
+        assert_eq!(blamed([offset, 0, 0], 20), [""; 0], "{offset}");
+    }
+    assert_eq!(blamed([10, 0, 0], 1), ["clock a"]);
+    assert_eq!(blamed([0, 10, 0], 1), ["clock c"]);
+    assert_eq!(blamed([10, 10, 10], 1), ["clock agent"]);
+    assert_eq!(blamed([0, 0, 0], 1), [""; 0]);
+}
+
+/// Everything wants the processor, and still the kernel's stamps are good; user space's are not.
+#[test]
+fn a_busy_host_measures_no_latency_that_is_not_there() {
+    let Some(network) = Network::pair() else { return };
+    let _alone = alone();
+    let (_a, b) = agents(&network, &[(1, a_to_b(1, "").replace("\"100ms\"", "\"5ms\""))]);
+    b.wait_condition(1, "receiver", "up");
+    let busy: Vec<Process> = (0..8)
+        .map(|_| spawn(Command::new("nice").args(["-n", "-5", "sh", "-c", "while :; do :; done"]), "coreutils"))
+        .collect();
+    let user = user_space_delays(400);
+    let delay = at_receiver(&b, 1)["statistics"]["minute"]["delay"].clone();
+    drop(busy);
+    let kernel = delay["p99"].as_f64().unwrap();
+    eprintln!("99 of 100 delays below {kernel} s by the kernel's stamps, below {user} s by user space's");
+    assert!(kernel < 0.001, "{delay}");
+    assert!(user > 0.001, "the load was none: {user}");
+}
+
+/// The 99th percentile of what a program sees that stamps packets when it reads them.
+fn user_space_delays(count: usize) -> f64 {
+    let receiver = UdpSocket::bind(("127.0.0.1", 0)).unwrap();
+    let to = receiver.local_addr().unwrap();
+    let reader = std::thread::spawn(move || {
+        let mut delays = Vec::new();
+        let mut octets = [0; 8];
+        while delays.len() < count {
+            receiver.recv(&mut octets).unwrap();
+            let now = WallTime::from(SystemTime::now()).unix_nanos();
+            delays.push(now.saturating_sub(u64::from_be_bytes(octets)));
+        }
+        delays.sort_unstable();
+        delays[count * 99 / 100] as f64 / 1e9
+    });
+    let sender = UdpSocket::bind(("127.0.0.1", 0)).unwrap();
+    for _ in 0..count {
+        std::thread::sleep(Duration::from_millis(5));
+        let now = WallTime::from(SystemTime::now()).unix_nanos();
+        sender.send_to(&now.to_be_bytes(), to).unwrap();
+    }
+    reader.join().unwrap()
+}
