@@ -238,7 +238,9 @@ impl Socket {
     fn take_path_error(&self) -> io::Result<Option<PathError>> {
         let mut octets = [0; LONGEST];
         let mut slices = [IoSliceMut::new(&mut octets)];
-        let mut space = cmsg_space!(TimeSpec, u32, libc::sock_extended_err, libc::sockaddr_in6);
+        // Whatever the socket says of a datagram, it says of one that came back, too.
+        let mut space =
+            cmsg_space!(TimeSpec, u32, i32, i32, libc::in6_pktinfo, libc::sock_extended_err, libc::sockaddr_in6);
         let flags = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
         let message = recvmsg::<SockaddrStorage>(self.as_raw_fd(), &mut slices, Some(&mut space), flags)?;
         let destination = message.address.as_ref().and_then(std_address);

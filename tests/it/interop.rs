@@ -252,7 +252,10 @@ print(len(names))
         test_document(1, ("a", &format!("{at}:0")), ("a", &format!("{at}:{port}")), r#","max_latency":"1s","flows":2"#);
     let agent = Agent::with_dir("a", &[("tests/a/1.json", document)], "");
     agent.wait_condition(1, "receiver", "up");
-    let text = wait_for("delays", || agent.get("/metrics").filter(|text| text.contains("percentile=\"50\"")));
+    let text = wait_for("delays", || {
+        let complete = |text: &String| text.contains("percentile=\"50\"") && text.contains("peerpair_sink_dirty{");
+        agent.get("/metrics").filter(complete)
+    });
     let mut python = Command::new("python3");
     python.env("PYTHONPATH", concat!(env!("CARGO_MANIFEST_DIR"), "/target/python")).args(["-c", STRICT]);
     let families = with_input(&mut python, &text, "tests/run, which fetches prometheus-client");
