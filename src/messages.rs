@@ -12,6 +12,7 @@ use crate::config::load::{Loaded, Loader};
 use crate::config::plan::{AlarmPlan, Names, Plan};
 use crate::config::receivers::SinkPlan;
 use crate::config::sinks::SinkConfig;
+use crate::io::gauges::Gauges;
 use crate::io::outgoing::{Line, Outlet};
 use crate::io::store::Snapshot;
 use crate::pure::alarm::{AlarmKey, ConditionChange, Subject};
@@ -205,7 +206,7 @@ pub enum WebFact {
 /// To a listener: expect this test, new or with other parameters.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub struct Expect(pub Arc<Expected>);
+pub struct Expect(pub Expected);
 
 /// To a listener: this test no longer ends here.
 #[derive(Debug, Message)]
@@ -218,10 +219,20 @@ pub struct Forget(pub TestId);
 pub struct Send {
     /// What.
     pub plan: Arc<SenderPlan>,
-    /// From where.
+    /// From where, and with whom.
+    pub station: Arc<Station>,
+}
+
+/// What all senders of a source work with.
+pub struct Station {
+    /// The sockets.
     pub outlet: Outlet,
     /// Who sends when it is time.
     pub pacer: Recipient<Enrol>,
+    /// Readings of others.
+    pub gauges: Gauges,
+    /// The watcher.
+    pub parent: Recipient<SenderFact>,
 }
 
 /// To a pacer: this test has its turns from now on.

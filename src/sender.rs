@@ -11,10 +11,9 @@ use std::sync::Arc;
 use actix::prelude::*;
 use tracing::{Span, info_span};
 
-use crate::io::gauges::Gauges;
-use crate::io::outgoing::{Line, Outlet, Post};
+use crate::io::outgoing::{Line, Post};
 use crate::io::time;
-use crate::messages::{Enrol, Generation, Observe, Report, Send, SenderFact, Stop};
+use crate::messages::{Enrol, Generation, Observe, Report, Send, SenderFact, Station, Stop};
 use crate::pure::alarm::{ConditionChange, Kind};
 use crate::pure::condition::State;
 use crate::pure::probe::flag;
@@ -25,10 +24,7 @@ use crate::pure::test::TestId;
 /// See the module.
 pub struct Sender {
     line: Arc<Line>,
-    outlet: Outlet,
-    pacer: Recipient<Enrol>,
-    gauges: Gauges,
-    parent: Recipient<SenderFact>,
+    station: Arc<Station>,
     generation: Generation,
 }
 
@@ -36,14 +32,8 @@ pub struct Sender {
 pub struct Beginning {
     /// What to send.
     pub plan: Arc<SenderPlan>,
-    /// From where.
-    pub outlet: Outlet,
-    /// Who sends when it is time.
-    pub pacer: Recipient<Enrol>,
-    /// Readings of others.
-    pub gauges: Gauges,
-    /// The watcher.
-    pub parent: Recipient<SenderFact>,
+    /// From where, and with whom.
+    pub station: Arc<Station>,
     /// Which of its name this is.
     pub generation: Generation,
 }
@@ -51,11 +41,11 @@ pub struct Beginning {
 impl Sender {
     /// A sender whose epoch begins now.
     pub fn new(beginning: Beginning) -> Self {
-        let Beginning { plan, outlet, pacer, gauges, parent, generation } = beginning;
+        let Beginning { plan, station, generation } = beginning;
         let now = time::now();
-        let epoch = gauges.next_epoch(now.wall);
+        let epoch = station.gauges.next_epoch(now.wall);
         let line = Line::new(plan.test.id, Sending::new(plan, now, epoch));
-        Sender { line, outlet, pacer, gauges, parent, generation }
+        Sender { line, station, generation }
     }
 
     fn id(&self) -> TestId {
@@ -68,11 +58,11 @@ impl Sender {
     }
 
     fn say(&self, changes: Vec<ConditionChange>) {
-        changes.into_iter().for_each(|change| self.parent.do_send(SenderFact::Changed(change)));
+        changes.into_iter().for_each(|change| self.station.parent.do_send(SenderFact::Changed(change)));
     }
 
     fn say_goodbye(&self, sending: &mut Sending) {
-        Post::new(self.gauges.clone()).send_turn(sending, &self.outlet, flag::STOPS, time::now());
+        Post::new(self.station.gauges.clone()).send_turn(sending, &self.station.outlet, flag::STOPS, time::now());
     }
 }
 
@@ -80,18 +70,18 @@ impl Actor for Sender {
     type Context = Context<Self>;
 
     fn started(&mut self, _: &mut Self::Context) {
-        self.pacer.do_send(Enrol(self.line.clone()));
+        self.station.pacer.do_send(Enrol(self.line.clone()));
     }
 
     fn stopped(&mut self, _: &mut Self::Context) {
         self.line.state().withdraw();
-        self.parent.do_send(SenderFact::Down(self.id(), self.generation));
+        self.station.parent.do_send(SenderFact::Down(self.id(), self.generation));
     }
 }
 
 impl Handler<Send> for Sender {
     type Result = ();
-    fn handle(&mut self, Send { plan, outlet, pacer }: Send, _: &mut Self::Context) {
+    fn handle(&mut self, Send { plan, station }: Send, _: &mut Self::Context) {
         let span = self.span();
         let _entered = span.enter();
         let mut changes = Vec::new();
@@ -103,9 +93,8 @@ impl Handler<Send> for Sender {
             }
             sending.on_plan(plan, time::now(), &mut changes);
         }
-        self.outlet = outlet;
-        self.pacer = pacer;
-        self.pacer.do_send(Enrol(self.line.clone()));
+        self.station = station;
+        self.station.pacer.do_send(Enrol(self.line.clone()));
         self.say(changes);
     }
 }
@@ -152,7 +141,7 @@ impl Handler<Observe> for Sender {
             }
         };
         drop(sending);
-        self.parent.do_send(SenderFact::Observed(Box::new(sender), Box::new(status)));
+        self.station.parent.do_send(SenderFact::Observed(Box::new(sender), Box::new(status)));
     }
 }
 

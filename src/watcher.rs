@@ -27,15 +27,14 @@ use crate::config::plan::{self, Names, Plan, Surroundings};
 use crate::io::addresses::{self, AddressesChanged, local_addresses};
 use crate::io::gauges::Gauges;
 use crate::io::keys;
-use crate::io::outgoing::Outlet;
 use crate::io::replays::{Kept, ReplayFile};
 use crate::io::resolve::resolve;
 use crate::io::store::{self, Concern, Store, StoreEvent};
 use crate::io::time;
 use crate::listener::Listener;
 use crate::messages::{
-    Generation, InForce, ListenerFact, Memory, Observe, PacerFact, Planned, Rebase, Report, Retain, SenderFact, Stop,
-    WatcherFact, WatcherStatus,
+    Generation, InForce, ListenerFact, Memory, Observe, PacerFact, Planned, Rebase, Report, Retain, SenderFact,
+    Station, Stop, WatcherFact, WatcherStatus,
 };
 use crate::pacer::Pacer;
 use crate::pure::alarm::{AlarmKey, Cause, ConditionChange, Kind, Subject};
@@ -92,8 +91,8 @@ pub struct Watcher {
     sockets: Sockets,
     listeners: Children<SocketAddr, Listener>,
     pacers: Children<Source, Pacer>,
-    /// The sockets of each pacer, and whether it alone reads them.
-    outlets: BTreeMap<Source, (Outlet, bool)>,
+    /// What the senders of each pacer work with, and whether it alone reads its sockets.
+    stations: BTreeMap<Source, (Arc<Station>, bool)>,
     senders: Children<TestId, Sender>,
     faults: Faults,
     clock_witness: ClockWitness,
@@ -143,7 +142,7 @@ impl Watcher {
             sockets: Sockets::default(),
             listeners: Children::default(),
             pacers: Children::default(),
-            outlets: BTreeMap::new(),
+            stations: BTreeMap::new(),
             senders: Children::default(),
             faults: Faults::default(),
             clock_witness: ClockWitness::default(),

@@ -182,7 +182,7 @@ impl Report {
             .map(|(addr, listener)| Listener {
                 address: addr.to_string(),
                 names: listener.names.iter().cloned().collect(),
-                tests: listener.tests.values().map(|expected| Received::of(expected)).collect(),
+                tests: listener.tests.values().map(Received::of).collect(),
             })
             .collect();
         self.senders = plan

@@ -20,7 +20,7 @@ pub enum Change {
     /// Tests end at an address where none did.
     StartListener(SocketAddr),
     /// A test ends at this address, new or with other parameters.
-    Expect(SocketAddr, Arc<Expected>),
+    Expect(SocketAddr, Expected),
     /// A test starts here that did not.
     StartSender(Arc<SenderPlan>),
     /// A test that starts here has other parameters.

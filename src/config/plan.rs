@@ -15,7 +15,7 @@ use super::sinks::SinkConfig;
 use super::test::Test;
 use crate::pure::alarm::{AlarmKey, Cause, Kind, Subject};
 use crate::pure::clock_error::DelayLimits;
-use crate::pure::expectation::Expected;
+use crate::pure::expectation::{Expected, Manner};
 use crate::pure::groups::Membership;
 use crate::pure::sending::{SenderPlan, Source};
 use crate::pure::situation::Rules;
@@ -67,7 +67,7 @@ pub struct ListenerPlan {
     /// What the documents call it.
     pub names: BTreeSet<String>,
     /// The tests that end there.
-    pub tests: BTreeMap<TestId, Arc<Expected>>,
+    pub tests: BTreeMap<TestId, Expected>,
 }
 
 /// Whom this host tells what.
@@ -151,6 +151,7 @@ pub fn plan(loaded: &Loaded, around: Surroundings<'_>, host: &str, bootstrap_sin
         }
     }
 
+    let mut manners = Manners::default();
     let bound: BTreeSet<SocketAddr> = receives
         .iter()
         .map(|(_, listen, _)| *listen)
@@ -161,7 +162,7 @@ pub fn plan(loaded: &Loaded, around: Surroundings<'_>, host: &str, bootstrap_sin
         plan.alarms.rules.members.insert(test.facts.id, membership(test, Some(addr)));
         let listener = plan.listeners.entry(addr).or_default();
         listener.names.insert(test.listen.to_string());
-        listener.tests.insert(test.facts.id, Arc::new(expected(test, from)));
+        listener.tests.insert(test.facts.id, expected(test, from, &mut manners));
     }
     for (test, addresses) in sends {
         let address = covering(addresses.from, &bound);
@@ -184,9 +185,9 @@ pub fn plan(loaded: &Loaded, around: Surroundings<'_>, host: &str, bootstrap_sin
             thresholds: test.thresholds,
             startup_grace: test.startup_grace,
             wire: test.wire,
-            flows: test.flows.clone(),
+            flows: test.flows,
             keys: test.keys.clone(),
-            answers: two_way.then(|| Arc::new(answers(test))),
+            answers: two_way.then(|| Arc::new(answers(test, &mut manners))),
         };
         plan.senders.insert(test.facts.id, Arc::new(sender));
     }
@@ -211,7 +212,7 @@ impl Plan {
             possible.extend(expected.kinds().map(|kind| AlarmKey::new(kind, Subject::Test(id))));
             possible.insert(AlarmKey::new(Kind::Clock, Subject::Host(expected.peer().to_owned())));
         };
-        self.listeners.values().flat_map(|listener| listener.tests.values()).for_each(|expected| add(expected));
+        self.listeners.values().flat_map(|listener| listener.tests.values()).for_each(&mut add);
         self.senders.values().filter_map(|sender| sender.answers.as_ref()).for_each(|expected| add(expected));
         possible.insert(AlarmKey::new(Kind::Clock, Subject::Agent));
         possible.extend(self.senders.keys().map(|id| AlarmKey::new(Kind::Sender, Subject::Test(*id))));
@@ -331,20 +332,43 @@ fn all_loopback(addresses: &[IpAddr]) -> bool {
     addresses.iter().all(IpAddr::is_loopback)
 }
 
-/// What a sender expects to come back.
-fn answers(test: &Test) -> Expected {
-    Expected {
-        role: Role::Sender,
-        limits: DelayLimits { max_latency: test.max_round_trip, clear_latency: Duration::MAX, ..test.limits },
-        max_each_way: test.limits.max_latency,
-        any_of: None,
-        ..expected(test, IpAddr::from([0; 4]))
+/// Settings that many tests share are kept once.
+#[derive(Default)]
+struct Manners(Vec<Arc<Manner>>);
+
+impl Manners {
+    /// Sets are expanded one after the other: what is alike was seen lately.
+    const RECENT: usize = 8;
+
+    fn share(&mut self, manner: Manner) -> Arc<Manner> {
+        if let Some(known) = self.0.iter().rev().take(Self::RECENT).find(|known| ***known == manner) {
+            return known.clone();
+        }
+        let manner = Arc::new(manner);
+        self.0.push(manner.clone());
+        manner
     }
 }
 
-fn expected(test: &Test, from: IpAddr) -> Expected {
+/// What a sender expects to come back.
+fn answers(test: &Test, manners: &mut Manners) -> Expected {
+    let limits = DelayLimits { max_latency: test.max_round_trip, clear_latency: Duration::MAX, ..test.limits };
+    let max_each_way = test.limits.max_latency;
+    let manner = Manner { role: Role::Sender, limits, max_each_way, ..manner(test) };
+    Expected { test: test.facts.clone(), from_address: None, any_of: None, manner: manners.share(manner) }
+}
+
+fn expected(test: &Test, from: IpAddr, manners: &mut Manners) -> Expected {
     Expected {
         test: test.facts.clone(),
+        from_address: Some(from).filter(|from| !from.is_unspecified()),
+        any_of: test.any_of.clone(),
+        manner: manners.share(manner(test)),
+    }
+}
+
+fn manner(test: &Test) -> Manner {
+    Manner {
         role: Role::Receiver,
         mode: test.mode,
         expect_every: test.expect_every,
@@ -353,12 +377,10 @@ fn expected(test: &Test, from: IpAddr) -> Expected {
         max_each_way: None,
         max_above_baseline: test.max_above_baseline,
         loss: test.loss,
-        flows: test.flows.clone(),
-        from_address: Some(from).filter(|from| !from.is_unspecified()),
+        flows: test.flows,
         keys: test.keys.clone(),
         startup_grace: test.startup_grace,
         max_pause: test.max_pause,
-        any_of: test.any_of.clone(),
     }
 }
 

@@ -10,7 +10,7 @@ use super::endpoint::{Endpoint, EndpointError, EndpointHost};
 use super::findings::Findings;
 use crate::pure::clock_error::DelayLimits;
 use crate::pure::condition::Thresholds;
-use crate::pure::flows::{Flows, MOST_FLOWS};
+use crate::pure::flows::{CodePoints, Flows, MOST_FLOWS};
 use crate::pure::key::KeyChoice;
 use crate::pure::ledger::{Damping, FlapSettings};
 use crate::pure::loss_window::LossLimits;
@@ -176,7 +176,7 @@ impl Context<'_> {
             mode: settings.mode.unwrap_or_default(),
             flows: Flows {
                 ports: settings.flows.unwrap_or(1),
-                dscp: settings.dscp.clone().unwrap_or_else(|| vec![0]),
+                dscp: CodePoints::of(settings.dscp.as_deref().unwrap_or(&[0])),
                 size: settings.size,
             },
             keys: match (settings.key, settings.keyed) {

@@ -2,6 +2,8 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::time::Instant;
+
 use super::gauges::Gauges;
 use super::time;
 use super::udp::{Envelope, Socket, describe_send_error};
@@ -9,7 +11,7 @@ use crate::pure::key::KeyRing;
 use crate::pure::probe::PADDED_LEN;
 use crate::pure::sending::{Readings, Room, Sending};
 use crate::pure::test::TestId;
-use crate::pure::time::Now;
+use crate::pure::time::{Moment, Now};
 
 /// The sockets of one source, one for each of its ports.
 pub type Outlet = Arc<[Arc<Socket>]>;
@@ -65,35 +67,36 @@ impl Post {
         (&self.readings, &self.keys)
     }
 
-    /// One turn of a test: a probe of each of its flows.
-    pub fn send_turn(&mut self, sending: &mut Sending, outlet: &Outlet, flags: u8, now: Now) {
+    /// One turn of a test: a probe of each of its flows. Gives when the last of them had left.
+    pub fn send_turn(&mut self, sending: &mut Sending, outlet: &Outlet, flags: u8, now: Now) -> Moment {
         let flows = sending.plan().flows.count();
-        let mut now = now;
-        for flow in 0..flows {
-            if flow > 0 {
-                now = time::now();
-            }
-            self.send(sending, outlet, flow, flags, now);
+        let mut left = self.send(sending, outlet, 0, flags, now);
+        for flow in 1..flows {
+            left = self.send(sending, outlet, flow, flags, time::now());
         }
+        left
     }
 
-    fn send(&mut self, sending: &mut Sending, outlet: &Outlet, index: usize, flags: u8, now: Now) {
+    fn send(&mut self, sending: &mut Sending, outlet: &Outlet, index: usize, flags: u8, now: Now) -> Moment {
         let Some(len) = sending.write(index, flags, now, &self.readings, &self.keys, &mut self.room) else {
             sending
                 .on_error("this host has no key to sign it with (see `keys` in the document config)".to_owned(), now);
-            return;
+            return now.moment;
         };
-        let plan = sending.plan().clone();
+        let plan = sending.plan();
         let flow = plan.flows.get(index);
         let envelope = Envelope { destination: plan.destination, source: plan.source_address, dscp: flow.dscp };
-        let Some(socket) = outlet.get(usize::from(flow.port)).or(outlet.first()) else { return };
-        match socket.send(&self.room[..len], &envelope) {
-            Ok(()) => sending.on_sent(time::now().moment.since(now.moment)),
+        let Some(socket) = outlet.get(usize::from(flow.port)).or(outlet.first()) else { return now.moment };
+        let sent = socket.send(&self.room[..len], &envelope);
+        let left = time::moment(Instant::now());
+        match sent {
+            Ok(()) => sending.on_sent(left.since(now.moment)),
             Err(error) => {
-                let cause = describe_send_error(&error, plan.destination);
-                tracing::debug!(test = %plan.test.id, cause, "probe not sent");
+                let cause = describe_send_error(&error, envelope.destination);
+                tracing::debug!(test = %sending.plan().test.id, cause, "probe not sent");
                 sending.on_error(cause, now);
             }
         }
+        left
     }
 }

@@ -189,28 +189,45 @@ impl Socket {
     ///
     /// The kernel reports a path's error here once, before the datagrams that wait behind it; the
     /// error itself is in the error queue too, with its probe.
-    pub fn receive(&self, buffer: &mut Buffer, mut each: impl FnMut(Datagram<'_>)) -> io::Result<usize> {
-        let mut received = self.receive_once(buffer, &mut each);
+    ///
+    /// Each datagram is given to `each` with `taker`; before that, the octets of all of them to `glance`.
+    pub fn receive<T: ?Sized>(
+        &self,
+        buffer: &mut Buffer,
+        taker: &mut T,
+        glance: fn(&mut T, &[u8]),
+        mut each: impl FnMut(&mut T, Datagram<'_>),
+    ) -> io::Result<usize> {
+        let mut received = self.receive_once(buffer, taker, glance, &mut each);
         for _ in 0..MOST_ERRORS {
             match received {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(0),
-                Err(_) => received = self.receive_once(buffer, &mut each),
+                Err(_) => received = self.receive_once(buffer, taker, glance, &mut each),
                 Ok(_) => break,
             }
         }
         received
     }
 
-    fn receive_once(&self, buffer: &mut Buffer, each: &mut impl FnMut(Datagram<'_>)) -> io::Result<usize> {
+    fn receive_once<T: ?Sized>(
+        &self,
+        buffer: &mut Buffer,
+        taker: &mut T,
+        glance: fn(&mut T, &[u8]),
+        each: &mut impl FnMut(&mut T, Datagram<'_>),
+    ) -> io::Result<usize> {
         // The kernel writes into the headers how much it used of them, so they are made anew.
         let space = cmsg_space!(TimeSpec, u32, libc::c_int, libc::c_int, libc::in6_pktinfo);
         let mut headers = MultiHeaders::<SockaddrStorage>::preallocate(BATCH, Some(space));
         let mut slices: Vec<[IoSliceMut; 1]> =
             buffer.0.chunks_exact_mut(LONGEST).map(|chunk| [IoSliceMut::new(chunk)]).collect();
         let messages = recvmmsg(self.as_raw_fd(), &mut headers, slices.iter_mut(), MsgFlags::MSG_DONTWAIT, None)?;
-        let mut count = 0;
+        let messages: Vec<_> = messages.collect();
+        for message in &messages {
+            glance(taker, message.iovs().next().unwrap_or_default());
+        }
+        let count = messages.len();
         for message in messages {
-            count += 1;
             let Some(source) = message.address.as_ref().and_then(std_address) else { continue };
             let octets = message.iovs().next().unwrap_or_default();
             let mut datagram =
@@ -218,7 +235,7 @@ impl Socket {
             for control in message.cmsgs()? {
                 note(control, &mut datagram);
             }
-            each(datagram);
+            each(taker, datagram);
         }
         Ok(count)
     }
@@ -389,7 +406,13 @@ pub async fn examine() -> io::Result<Examined> {
     let mut kernel_stamps = false;
     let mut buffer = Buffer::default();
     let received = async {
-        while socket.receive(&mut buffer, |datagram| kernel_stamps = datagram.received.is_some())? == 0 {
+        while socket.receive(
+            &mut buffer,
+            &mut kernel_stamps,
+            |_, _| {},
+            |found, datagram| *found = datagram.received.is_some(),
+        )? == 0
+        {
             readiness.readable().await?;
         }
         io::Result::Ok(())

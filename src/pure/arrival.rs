@@ -53,7 +53,7 @@ impl AnyProbe {
 
     /// What it says to its test's expectation. `sender` is the host that has to have sent it; nothing:
     /// one of many.
-    pub fn incoming(&self, sender: Option<&str>, landed: Landed) -> Result<Incoming, Reason> {
+    pub fn incoming<'a>(&self, sender: impl FnOnce() -> Option<&'a str>, landed: Landed) -> Result<Incoming, Reason> {
         let (wall, local) = (landed.received.wall, landed.clocks);
         let incoming = |sent: WallTime, theirs: Duration| Incoming {
             test_id: self.test_id(),
@@ -82,7 +82,7 @@ impl AnyProbe {
                 stepped: probe.flags & flag::CLOCK_STEPPED != 0,
                 ..incoming(probe.sent, sender_error(probe))
             }),
-            AnyProbe::V1(probe) if sender.is_some_and(|sender| probe.host_id != sender) => Err(Reason::WrongHost),
+            AnyProbe::V1(probe) if sender().is_some_and(|sender| probe.host_id != sender) => Err(Reason::WrongHost),
             AnyProbe::V1(probe) => {
                 // The original says nothing of its clock; it is taken to be as good as ours.
                 let theirs = match local {

@@ -30,6 +30,25 @@ use streams::{Place, Streams, Terms};
 pub struct Expected {
     /// Which test.
     pub test: Arc<TestFacts>,
+    /// The address that its probes come from, if the documents say so: unsigned ones of others are not
+    /// answered.
+    pub from_address: Option<IpAddr>,
+    /// The tests of which any probe is enough; nothing: the test's own.
+    pub any_of: Option<Arc<BTreeSet<TestId>>>,
+    /// How it is judged. Most tests of a host are judged alike and share it.
+    pub manner: Arc<Manner>,
+}
+
+impl std::ops::Deref for Expected {
+    type Target = Manner;
+    fn deref(&self) -> &Manner {
+        &self.manner
+    }
+}
+
+/// How a test is judged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Manner {
     /// Who judges: the receiver what comes, or the sender what comes back.
     pub role: Role,
     /// Whether probes come back.
@@ -48,16 +67,12 @@ pub struct Expected {
     pub loss: LossLimits,
     /// In which kinds its probes are sent.
     pub flows: Flows,
-    /// The address that they come from, if the documents say so: unsigned ones of others are not answered.
-    pub from_address: Option<IpAddr>,
     /// The keys that its probes have to be signed with, if they have to.
     pub keys: Option<KeyChoice>,
     /// Nothing is raised for silence before this is over, unless a probe came.
     pub startup_grace: Duration,
     /// The silence of a sender that announced its stop is forgiven for so long.
     pub max_pause: Duration,
-    /// The tests of which any probe is enough; nothing: the test's own.
-    pub any_of: Option<Arc<BTreeSet<TestId>>>,
 }
 
 impl Expected {
@@ -140,7 +155,7 @@ pub struct Counters {
 /// The state of one test where it is judged.
 #[derive(Clone, Debug)]
 pub struct Expectation {
-    expected: Arc<Expected>,
+    expected: Expected,
     started: Now,
     last_probe: Option<Now>,
     /// If nothing comes until then, that is a bad sample.
@@ -186,7 +201,7 @@ struct FlowWatch {
 
 impl Expectation {
     /// Begins to expect.
-    pub fn new(expected: Arc<Expected>, now: Now) -> Self {
+    pub fn new(expected: Expected, now: Now) -> Self {
         let mut expectation = Expectation {
             started: now,
             last_probe: None,
@@ -212,13 +227,19 @@ impl Expectation {
         expectation
     }
 
+    /// Reads a little of every part that a probe is judged by, for the sake of the memory's caches.
+    pub fn touch(&self) -> u64 {
+        let ends = [self.conditions.touch(), self.streams.touch(), self.statistics.touch()];
+        ends.iter().fold(self.silence_deadline.after_start().subsec_nanos().into(), |all, part| all ^ part)
+    }
+
     /// What is expected now.
-    pub fn expected(&self) -> &Arc<Expected> {
+    pub fn expected(&self) -> &Expected {
         &self.expected
     }
 
     /// Another expectation of the same test. What was seen and judged stays.
-    pub fn on_expected(&mut self, expected: Arc<Expected>, now: Now, changes: &mut Vec<ConditionChange>) {
+    pub fn on_expected(&mut self, expected: Expected, now: Now, changes: &mut Vec<ConditionChange>) {
         let kept: Vec<Kind> = expected.kinds().collect();
         let same_peer = expected.peer() == self.expected.peer();
         let stays = |kind: &Kind| if *kind == Kind::Clock { same_peer } else { kept.contains(kind) };
@@ -234,8 +255,8 @@ impl Expectation {
         if expected.expect_every < before {
             self.slower_until = Some((now.moment + ROLL_OUT_GRACE, before));
         }
-        let same_extra = (expected.loss, expected.max_above_baseline, &expected.flows)
-            == (self.expected.loss, self.expected.max_above_baseline, &self.expected.flows);
+        let same_extra = (expected.loss, expected.max_above_baseline, expected.flows)
+            == (self.expected.loss, self.expected.max_above_baseline, self.expected.flows);
         self.expected = expected;
         if !same_extra {
             self.extra = self.extra(now.moment);
@@ -557,8 +578,11 @@ impl Expectation {
     /// A flow is dead that nothing came from for as long as would raise an alarm of its own, while
     /// others carry on.
     fn judge_flows(&mut self, now: Now, changes: &mut Vec<ConditionChange>) {
-        let expected = self.expected.clone();
-        let Some(watch) = self.flow_watch().filter(|watch| watch.look <= now.moment) else { return };
+        if self.flow_watch().is_none_or(|watch| watch.look > now.moment) {
+            return;
+        }
+        let expected = self.expected.manner.clone();
+        let Some(watch) = self.flow_watch() else { return };
         watch.look = now.moment + expected.expect_every;
         let after = expected.expect_every.saturating_mul(expected.thresholds.raise_after.max(1));
         let dead = watch.seen.dead(now.moment, after, watch.begun);
@@ -650,13 +674,19 @@ impl Expectation {
         let now = incoming.received;
         let limits = self.expected.limits;
         let is_down = self.conditions.of(Kind::Latency).is_down();
-        let mut samples = Vec::new();
+        let (mut exceeded, mut good, mut undecided) = (None, false, false);
         let mut judge = |delay: Delay, max_latency: Option<Duration>, direction: Direction| {
             let Some(max_latency) = max_latency else { return };
             // Once it was too much, only what is within the lower limit counts as good.
             let limit = if is_down { limits.clear_latency.min(max_latency) } else { max_latency };
-            let verdict = delay.judge(DelayLimits { max_latency: Some(limit), ..limits });
-            samples.push((verdict, Cause::Late { delay, max_latency, direction }));
+            match delay.judge(DelayLimits { max_latency: Some(limit), ..limits }) {
+                DelayVerdict::Exceeded if exceeded.is_none() => {
+                    exceeded = Some(Cause::Late { delay, max_latency, direction });
+                }
+                DelayVerdict::Exceeded | DelayVerdict::ClockWrong => {}
+                DelayVerdict::Good => good = true,
+                DelayVerdict::Undecidable => undecided = true,
+            }
         };
         match incoming.directions {
             None => judge(incoming.delay, limits.max_latency, Direction::Forward),
@@ -675,16 +705,15 @@ impl Expectation {
             baseline.on_delay(nanos, now.moment)
         });
         if let Some((above, limit)) = above.zip(self.expected.max_above_baseline) {
-            let exceeds = i128::from(above) > limit.as_nanos() as i128;
-            let verdict = if exceeds { DelayVerdict::Exceeded } else { DelayVerdict::Good };
-            samples.push((verdict, Cause::AboveBaseline { above, limit }));
+            match i128::from(above) > limit.as_nanos() as i128 {
+                true => exceeded = exceeded.or(Some(Cause::AboveBaseline { above, limit })),
+                false => good = true,
+            }
         }
-        let undecided = samples.iter().any(|(verdict, _)| *verdict == DelayVerdict::Undecidable);
         let stands_by_limit = matches!(self.conditions.cause(Kind::Latency), Some(Cause::Late { .. }));
-        if let Some(at) = samples.iter().position(|(verdict, _)| *verdict == DelayVerdict::Exceeded) {
-            let (_, cause) = samples.swap_remove(at);
-            self.sample(Kind::Latency, Sample::Bad, Some(cause), now, changes);
-        } else if !(undecided && stands_by_limit) && samples.iter().any(|(verdict, _)| *verdict == DelayVerdict::Good) {
+        if exceeded.is_some() {
+            self.sample(Kind::Latency, Sample::Bad, exceeded, now, changes);
+        } else if good && !(undecided && stands_by_limit) {
             self.sample(Kind::Latency, Sample::Good, None, now, changes);
         }
     }

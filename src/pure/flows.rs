@@ -9,14 +9,41 @@ use serde::Serialize;
 use super::time::Moment;
 
 /// In which kinds a test's probes are sent. In each of its turns, one of each.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Flows {
     /// Source ports; at least 1.
     pub ports: u8,
     /// Differentiated services code points; at least one.
-    pub dscp: Vec<u8>,
+    pub dscp: CodePoints,
     /// Octets of UDP payload of probes that are sent beside the short ones.
     pub size: Option<u16>,
+}
+
+/// A set of differentiated services code points, which are below 64.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CodePoints(u64);
+
+impl CodePoints {
+    /// Of these; those that are none are left out.
+    pub fn of(codes: &[u8]) -> Self {
+        CodePoints(codes.iter().filter(|code| **code < 64).fold(0, |bits, code| bits | 1 << code))
+    }
+
+    /// How many.
+    pub fn count(self) -> usize {
+        self.0.count_ones() as usize
+    }
+
+    /// All of them, ascending.
+    pub fn iter(self) -> impl Iterator<Item = u8> {
+        (0..64).filter(move |code| self.0 >> code & 1 == 1)
+    }
+
+    /// The n-th of them.
+    fn nth(self, n: usize) -> u8 {
+        let rest = (0..n).fold(self.0, |bits, _| bits & bits.wrapping_sub(1));
+        if rest == 0 { 0 } else { rest.trailing_zeros() as u8 }
+    }
 }
 
 /// What tells one flow from another.
@@ -35,24 +62,24 @@ pub const MOST_FLOWS: usize = 256;
 
 impl Default for Flows {
     fn default() -> Self {
-        Flows { ports: 1, dscp: vec![0], size: None }
+        Flows { ports: 1, dscp: CodePoints::of(&[0]), size: None }
     }
 }
 
 impl Flows {
     /// How many there are.
     pub fn count(&self) -> usize {
-        usize::from(self.ports) * self.dscp.len() * if self.size.is_some() { 2 } else { 1 }
+        usize::from(self.ports) * self.dscp.count() * if self.size.is_some() { 2 } else { 1 }
     }
 
     /// The flow of an index below `count`.
     pub fn get(&self, index: usize) -> Flow {
         let sizes = if self.size.is_some() { 2 } else { 1 };
         let (rest, size) = (index / sizes, index % sizes);
-        let (port, dscp) = (rest / self.dscp.len().max(1), rest % self.dscp.len().max(1));
+        let (port, dscp) = (rest / self.dscp.count().max(1), rest % self.dscp.count().max(1));
         Flow {
             port: u8::try_from(port).unwrap_or(u8::MAX),
-            dscp: self.dscp.get(dscp).copied().unwrap_or(0),
+            dscp: self.dscp.nth(dscp),
             size: self.size.filter(|_| size == 1),
         }
     }
@@ -63,8 +90,8 @@ impl Flows {
         let exactly = |of_kind: &dyn Fn(&Flow) -> bool| flows.iter().all(|(flow, dead)| of_kind(flow) == *dead);
         let what = if let Some(size) = self.size.filter(|_| exactly(&|flow| flow.size.is_some())) {
             Common::Size(size)
-        } else if let Some(dscp) = self.dscp.iter().find(|dscp| exactly(&|flow| flow.dscp == **dscp)) {
-            Common::Dscp(*dscp)
+        } else if let Some(dscp) = self.dscp.iter().find(|dscp| exactly(&|flow| flow.dscp == *dscp)) {
+            Common::Dscp(dscp)
         } else {
             Common::Some
         };
@@ -224,7 +251,7 @@ mod tests {
     use super::*;
 
     fn flows() -> Flows {
-        Flows { ports: 4, dscp: vec![0, 46], size: Some(1400) }
+        Flows { ports: 4, dscp: CodePoints::of(&[0, 46]), size: Some(1400) }
     }
 
     #[test]

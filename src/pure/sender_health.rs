@@ -18,7 +18,8 @@ pub struct SenderHealth {
     test: Arc<TestFacts>,
     thresholds: Thresholds,
     condition: Condition,
-    cause: Option<Cause>,
+    /// Boxed: most senders are well.
+    cause: Option<Box<Cause>>,
     /// An error since the last slot.
     pending: Option<String>,
     last_error: Option<(Moment, String)>,
@@ -83,7 +84,7 @@ impl SenderHealth {
         }
         let sample = match (self.pending.take(), &self.last_error) {
             (Some(cause), _) => {
-                self.cause = Some(Cause::NotSent(cause));
+                self.cause = Some(Box::new(Cause::NotSent(cause)));
                 Sample::Bad
             }
             (None, Some((at, _))) if now.moment.since(*at) < ERROR_LINGERS => return None,
@@ -91,7 +92,7 @@ impl SenderHealth {
             (None, _) => Sample::Good,
         };
         match self.condition.on_sample(sample, self.thresholds, now)? {
-            Change::Raised => Some(self.change(Verdict::Violated(self.cause.clone()?), now)),
+            Change::Raised => Some(self.change(Verdict::Violated(*self.cause.clone()?), now)),
             Change::Cleared => {
                 self.cause = None;
                 Some(self.change(Verdict::Cleared, now))
@@ -103,7 +104,7 @@ impl SenderHealth {
     pub fn report(&self, now: Now) -> Option<ConditionChange> {
         let verdict = match (self.condition.state(), &self.cause) {
             (State::Unknown | State::Standby, _) => return None,
-            (State::Down | State::Recovering, Some(cause)) => Verdict::Violated(cause.clone()),
+            (State::Down | State::Recovering, Some(cause)) => Verdict::Violated(cause.as_ref().clone()),
             (State::Up | State::Suspect | State::Paused | State::Down | State::Recovering, _) => Verdict::Cleared,
         };
         Some(self.change(verdict, now))

@@ -141,9 +141,14 @@ impl Sending {
             is_withdrawn: false,
             steps: 0,
             counts: Counts::default(),
-            answers: plan.answers.clone().map(|expected| Answers::new(expected, now)),
+            answers: plan.answers.as_deref().map(|expected| Answers::new(expected, now)),
             plan,
         }
+    }
+
+    /// Reads a little of what a turn needs, for the sake of the memory's caches.
+    pub fn touch(&self) -> u64 {
+        u64::from(self.plan.flows.ports) ^ u64::from(self.plan.destination.port()) ^ self.counts.sent ^ self.epoch
     }
 
     /// What is sent.
@@ -163,8 +168,8 @@ impl Sending {
         self.health.on_plan(plan.test.clone(), plan.thresholds);
         self.schedule = Schedule::new(plan.send_every, plan.test.id.as_u128());
         match (&mut self.answers, &plan.answers) {
-            (Some(answers), Some(expected)) => answers.expectation.on_expected(expected.clone(), now, changes),
-            (None, Some(expected)) => self.answers = Some(Answers::new(expected.clone(), now)),
+            (Some(answers), Some(expected)) => answers.expectation.on_expected(expected.as_ref().clone(), now, changes),
+            (None, Some(expected)) => self.answers = Some(Answers::new(expected, now)),
             (_, None) => self.answers = None,
         }
         self.plan = plan;
@@ -367,8 +372,8 @@ impl Answers {
     /// No probe was sent before 1970.
     const NONE: [(u32, WallTime); OUTSTANDING] = [(u32::MAX, WallTime::ZERO); OUTSTANDING];
 
-    fn new(expected: Arc<Expected>, now: Now) -> Box<Self> {
-        Box::new(Answers { expectation: Expectation::new(expected, now), outstanding: Self::NONE })
+    fn new(expected: &Expected, now: Now) -> Box<Self> {
+        Box::new(Answers { expectation: Expectation::new(expected.clone(), now), outstanding: Self::NONE })
     }
 }
 

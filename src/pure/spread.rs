@@ -35,6 +35,11 @@ impl Spread {
         self.add(bucket, 1);
     }
 
+    /// Reads a little of it.
+    pub fn touch(&self) -> u64 {
+        self.buckets.first().map_or(0, |(_, count)| u64::from(*count))
+    }
+
     /// Takes in what another one holds.
     pub fn merge(&mut self, other: &Spread) {
         while self.coarseness < other.coarseness {

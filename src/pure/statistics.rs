@@ -18,13 +18,19 @@ const FIVE_MINUTES: Duration = Duration::from_secs(300);
 #[derive(Clone, Debug)]
 pub struct Statistics {
     minute: Halves,
-    ten_minutes: Halves,
-    total: Period,
+    /// Boxed, as it is seldom looked at.
+    older: Box<Older>,
     begun: Moment,
     /// Probes that silence speaks for, until sequence numbers tell.
     presumed_lost: i64,
     /// The gap in sequence numbers that was opened last, and how much of it was filled since.
     last_gap: Option<Gap>,
+}
+
+#[derive(Clone, Debug)]
+struct Older {
+    ten_minutes: Halves,
+    total: Period,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -159,12 +165,16 @@ impl Statistics {
         let halves = || Halves { before: Period::default(), now: Period::default(), begun: now };
         Statistics {
             minute: halves(),
-            ten_minutes: halves(),
-            total: Period::default(),
+            older: Box::new(Older { ten_minutes: halves(), total: Period::default() }),
             begun: now,
             presumed_lost: 0,
             last_gap: None,
         }
+    }
+
+    /// Reads a little of what a probe changes.
+    pub fn touch(&self) -> u64 {
+        self.minute.now.received ^ self.minute.now.delays.touch()
     }
 
     /// A probe was accepted; `previous` is the delay of the one before it, if that came.
@@ -253,23 +263,23 @@ impl Statistics {
         let mut current = self.clone();
         current.roll(now);
         let minute = current.minute.joined();
-        let mut ten_minutes = current.ten_minutes.joined();
+        let mut ten_minutes = current.older.ten_minutes.joined();
         ten_minutes.merge(&minute);
-        let mut total = current.total;
+        let mut total = current.older.total;
         total.merge(&minute);
         // What the minute holds was not yet counted in the others.
         let covers = |begun: Moment, half: Duration| now.since(begun).min(now.since(self.begun)) + half;
         let whole = now.since(self.begun);
         Summaries {
             minute: minute.summary(covers(current.minute.begun, HALF_MINUTE).min(whole)),
-            ten_minutes: ten_minutes.summary(covers(current.ten_minutes.begun, FIVE_MINUTES).min(whole)),
+            ten_minutes: ten_minutes.summary(covers(current.older.ten_minutes.begun, FIVE_MINUTES).min(whole)),
             total: total.summary(whole),
         }
     }
 
     /// All delays, in buckets that others can add up.
     pub fn histogram(&self) -> Histogram {
-        let mut total = self.total.clone();
+        let mut total = self.older.total.clone();
         total.merge(&self.minute.joined());
         let mut before = 0;
         let upto = |bound: f64| total.delays.count_up_to((bound * 1e9) as i64);
@@ -283,21 +293,26 @@ impl Statistics {
     }
 
     fn roll(&mut self, now: Moment) {
+        let mut rolled = false;
         while let Some(half_minute) = self.minute.roll(now, HALF_MINUTE) {
-            self.ten_minutes.now.merge(&half_minute);
-            self.total.merge(&half_minute);
+            rolled = true;
+            self.older.ten_minutes.now.merge(&half_minute);
+            self.older.total.merge(&half_minute);
             if now.since(self.minute.begun) > FIVE_MINUTES {
                 // A long silence: what is left of the old halves is over.
                 let rest = std::mem::take(&mut self.minute.before);
-                self.ten_minutes.now.merge(&rest);
-                self.total.merge(&rest);
+                self.older.ten_minutes.now.merge(&rest);
+                self.older.total.merge(&rest);
                 self.minute.begun = now;
             }
         }
-        while self.ten_minutes.roll(now, FIVE_MINUTES).is_some() {
-            if now.since(self.ten_minutes.begun) > 4 * FIVE_MINUTES {
-                self.ten_minutes.begun = now;
-                self.ten_minutes.before = Period::default();
+        if !rolled {
+            return;
+        }
+        while self.older.ten_minutes.roll(now, FIVE_MINUTES).is_some() {
+            if now.since(self.older.ten_minutes.begun) > 4 * FIVE_MINUTES {
+                self.older.ten_minutes.begun = now;
+                self.older.ten_minutes.before = Period::default();
             }
         }
     }

@@ -15,7 +15,7 @@ use crate::io::resolve::resolve;
 use crate::io::udp::{Buffer, Envelope, Readiness, Socket, describe_send_error};
 use crate::io::{keys, time};
 use crate::pure::clock_error::{ClockQuality, ErrorEstimate};
-use crate::pure::flows::{Flow, Flows};
+use crate::pure::flows::{CodePoints, Flow, Flows};
 use crate::pure::key::Key;
 use crate::pure::probe::{PADDED_LEN, PROBE_LEN, Probe, SIGNED_LEN, flag};
 use crate::pure::reflection::{Delays, Reply};
@@ -96,7 +96,7 @@ impl<'a> Run<'a> {
         let key = arguments.key.as_ref().map(|path| keys::read_key_file(arguments.key_id, path));
         Ok(Run {
             sockets: (0..arguments.flows).map(|_| open()).collect::<anyhow::Result<_>>()?,
-            flows: Flows { ports: arguments.flows, dscp: vec![arguments.dscp], size: None },
+            flows: Flows { ports: arguments.flows, dscp: CodePoints::of(&[arguments.dscp]), size: None },
             key: key.transpose().map_err(anyhow::Error::msg)?,
             clock: clock_quality(),
             test_id: TestId::random(fastrand::u128(..)),
@@ -205,9 +205,14 @@ impl<'a> Run<'a> {
         let mut buffer = Buffer::default();
         for (port, socket) in self.sockets.clone().into_iter().enumerate() {
             let mut taken = Vec::new();
-            while socket.receive(&mut buffer, |datagram| {
-                taken.push((datagram.octets.to_vec(), datagram.source, datagram.received, datagram.ttl));
-            })? > 0
+            while socket.receive(
+                &mut buffer,
+                &mut taken,
+                |_, _| {},
+                |taken, datagram| {
+                    taken.push((datagram.octets.to_vec(), datagram.source, datagram.received, datagram.ttl));
+                },
+            )? > 0
             {}
             for (octets, source, received, ttl) in taken {
                 let back = received.unwrap_or(time::now().wall);

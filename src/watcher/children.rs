@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix::prelude::*;
 use tracing::error;
@@ -13,11 +14,14 @@ use crate::config::plan::Binding;
 use crate::io::outgoing::Outlet;
 use crate::io::time;
 use crate::listener::{self, Listener};
-use crate::messages::{Enrol, Expect, Forget, Generation, Send, Stop};
+use crate::messages::{Expect, Forget, Generation, Send, Station, Stop};
 use crate::pacer::{self, Pacer};
 use crate::pure::sending::{SenderPlan, Source};
 use crate::pure::test::TestId;
 use crate::sender::{self, Sender};
+
+/// A sender that has nobody to send for it looks again after this.
+const STATION_AGAIN: Duration = Duration::from_millis(200);
 
 impl Watcher {
     /// One step towards the plan; what starts is started by `start_missing`.
@@ -98,7 +102,7 @@ impl Watcher {
         let senders: Vec<Arc<SenderPlan>> =
             self.running.senders.iter().filter(missing).map(|(_, plan)| plan.clone()).collect();
         for plan in senders {
-            self.start_sender(plan, ctx);
+            self.start_sender(plan);
         }
     }
 
@@ -136,29 +140,36 @@ impl Watcher {
         let Some(outlet) = self.sockets.outlet(source, ports) else { return };
         // What the listener of the same socket reads, nobody else can.
         let reads = source.interface.is_some() || !self.running.listeners.contains_key(&source.address);
-        let needs = (outlet.clone(), reads);
-        if self.outlets.get(source).is_some_and(|has| same_outlet(has, &needs)) && self.pacers.contains(source) {
+        let same = |(station, read): &(Arc<Station>, bool)| *read == reads && same_outlet(&station.outlet, &outlet);
+        if self.stations.get(source).is_some_and(same) && self.pacers.contains(source) {
             return;
         }
         self.stop_pacer(source);
         let generation = self.pacers.next_generation();
         let pacer = Pacer::new(pacer::Beginning {
             source: source.clone(),
-            outlet,
+            outlet: outlet.clone(),
             reads,
             gauges: self.gauges.clone(),
             parent: ctx.address().recipient(),
             generation,
         });
-        self.pacers.hold(source.clone(), pacer.start());
-        self.outlets.insert(source.clone(), needs);
+        let pacer = pacer.start();
+        let station = Station {
+            outlet: outlet.clone(),
+            pacer: pacer.clone().recipient(),
+            gauges: self.gauges.clone(),
+            parent: ctx.address().recipient(),
+        };
+        self.pacers.hold(source.clone(), pacer);
+        self.stations.insert(source.clone(), (Arc::new(station), reads));
         let altered: Vec<Arc<SenderPlan>> =
             self.running.senders.values().filter(|plan| plan.source == *source).cloned().collect();
         altered.iter().for_each(|plan| self.alter_sender(plan));
     }
 
     fn stop_pacer(&mut self, source: &Source) {
-        self.outlets.remove(source);
+        self.stations.remove(source);
         if let Some((pacer, _)) = self.pacers.release(source) {
             pacer.do_send(Stop::Quietly);
         }
@@ -167,20 +178,19 @@ impl Watcher {
     /// Stops the pacers that nobody needs any more.
     pub(super) fn stop_idle_pacers(&mut self) {
         let sources = self.running.sources();
-        let idle: Vec<Source> = self.outlets.keys().filter(|source| !sources.contains_key(source)).cloned().collect();
+        let idle: Vec<Source> = self.stations.keys().filter(|source| !sources.contains_key(source)).cloned().collect();
         idle.iter().for_each(|source| self.stop_pacer(source));
     }
 
     /// What a sender of this source works with.
-    fn station(&self, source: &Source) -> Option<(Outlet, Recipient<Enrol>)> {
-        let ((outlet, _), pacer) = self.outlets.get(source).zip(self.pacers.get(source))?;
-        Some((outlet.clone(), pacer.clone().recipient()))
+    fn station(&self, source: &Source) -> Option<Arc<Station>> {
+        self.stations.get(source).map(|(station, _)| station.clone())
     }
 
     fn alter_sender(&mut self, plan: &Arc<SenderPlan>) {
         let Some(sender) = self.senders.get(&plan.test.id) else { return };
         match self.station(&plan.source) {
-            Some((outlet, pacer)) => sender.do_send(Send { plan: plan.clone(), outlet, pacer }),
+            Some(station) => sender.do_send(Send { plan: plan.clone(), station }),
             None => {
                 // Its new source is not there yet; it is started anew when it is.
                 sender.do_send(Stop::Quietly);
@@ -190,21 +200,14 @@ impl Watcher {
         }
     }
 
-    pub(super) fn start_sender(&mut self, plan: Arc<SenderPlan>, ctx: &mut Context<Self>) {
-        let Some((outlet, pacer)) = self.station(&plan.source) else { return };
+    pub(super) fn start_sender(&mut self, plan: Arc<SenderPlan>) {
+        let Some(station) = self.station(&plan.source) else { return };
         let id = plan.test.id;
         if self.senders.contains(&id) {
             return;
         }
         let generation = self.senders.next_generation();
-        let sender = Sender::new(sender::Beginning {
-            plan,
-            outlet,
-            pacer,
-            gauges: self.gauges.clone(),
-            parent: ctx.address().recipient(),
-            generation,
-        });
+        let sender = Sender::new(sender::Beginning { plan, station, generation });
         self.senders.hold(id, sender.start());
     }
 
@@ -222,7 +225,7 @@ impl Watcher {
         if !self.pacers.on_down(source, generation) || self.stopping {
             return;
         }
-        self.outlets.remove(source);
+        self.stations.remove(source);
         let wait = self.pacers.on_failure(source);
         error!(source = %source.address, ?wait, "pacer failed, to be rebuilt");
         let source = source.clone();
@@ -248,17 +251,22 @@ impl Watcher {
         self.observed.senders.remove(&id);
         let wait = self.senders.on_failure(&id);
         error!(test = %id, ?wait, "sender failed, to be rebuilt");
+        self.start_sender_after(wait, id, ctx);
+    }
+
+    /// Its pacer may have failed with it, and come back later.
+    fn start_sender_after(&self, wait: Duration, id: TestId, ctx: &mut Context<Self>) {
         ctx.run_later(wait, move |watcher, ctx| {
-            if let Some(plan) = watcher.running.senders.get(&id).cloned() {
-                watcher.start_sender(plan, ctx);
+            let Some(plan) = watcher.running.senders.get(&id).cloned() else { return };
+            match watcher.station(&plan.source) {
+                Some(_) => watcher.start_sender(plan),
+                None if watcher.stopping => {}
+                None => watcher.start_sender_after(STATION_AGAIN, id, ctx),
             }
         });
     }
 }
 
-fn same_outlet(has: &(Outlet, bool), needs: &(Outlet, bool)) -> bool {
-    let (held, wanted) = (&has.0, &needs.0);
-    has.1 == needs.1
-        && held.len() == wanted.len()
-        && held.iter().zip(wanted.iter()).all(|(held, wanted)| Arc::ptr_eq(held, wanted))
+fn same_outlet(held: &Outlet, wanted: &Outlet) -> bool {
+    held.len() == wanted.len() && held.iter().zip(wanted.iter()).all(|(held, wanted)| Arc::ptr_eq(held, wanted))
 }

@@ -29,6 +29,12 @@ impl Conditions {
         self.0[place(kind)].cause.as_deref()
     }
 
+    /// Reads a little of it.
+    pub fn touch(&self) -> u64 {
+        let [connection, latency, clock, ..] = &self.0;
+        [connection, latency, clock].iter().map(|judged| u64::from(judged.condition.is_down())).sum()
+    }
+
     /// The sender announced that it stops.
     pub fn pause(&mut self, now: Now) {
         self.0[place(Kind::Connection)].condition.on_pause(now);

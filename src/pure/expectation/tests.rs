@@ -1,4 +1,5 @@
 use super::*;
+use crate::pure::flows::CodePoints;
 use crate::pure::reflection::Delays;
 use crate::pure::test::TestId;
 use crate::pure::time::WallTime;
@@ -9,7 +10,7 @@ struct Tested(Expectation);
 
 impl Tested {
     fn new(expected: Expected, now: Now) -> Self {
-        Tested(Expectation::new(Arc::new(expected), now))
+        Tested(Expectation::new(expected, now))
     }
 
     fn on_probe(&mut self, incoming: &Incoming) -> (Acceptance, Vec<ConditionChange>) {
@@ -19,7 +20,7 @@ impl Tested {
 
     fn on_expected(&mut self, expected: Expected, now: Now) -> Vec<ConditionChange> {
         let mut changes = Vec::new();
-        self.0.on_expected(Arc::new(expected), now, &mut changes);
+        self.0.on_expected(expected, now, &mut changes);
         changes
     }
 }
@@ -40,6 +41,10 @@ impl std::ops::DerefMut for Tested {
 const EVERY: Duration = Duration::from_millis(200);
 
 fn expected() -> Expected {
+    with(manner())
+}
+
+fn with(manner: Manner) -> Expected {
     Expected {
         test: Arc::new(TestFacts {
             id: TestId::from_bytes([7; 16]),
@@ -51,6 +56,14 @@ fn expected() -> Expected {
             tags: [].into(),
             set: None,
         }),
+        from_address: None,
+        any_of: None,
+        manner: Arc::new(manner),
+    }
+}
+
+fn manner() -> Manner {
+    Manner {
         expect_every: EVERY,
         thresholds: Thresholds::in_a_row(3, 3),
         limits: DelayLimits {
@@ -60,14 +73,12 @@ fn expected() -> Expected {
         },
         startup_grace: Duration::from_secs(2),
         max_pause: Duration::from_secs(60),
-        any_of: None,
         role: Role::Receiver,
         mode: Mode::OneWay,
         max_each_way: None,
         max_above_baseline: None,
         loss: LossLimits { max_loss_ppm: None, max_jitter: None, loss_window: Duration::from_secs(60) },
         flows: Flows::default(),
-        from_address: None,
         keys: None,
     }
 }
@@ -161,7 +172,7 @@ fn silence_from_the_start_raises_at_the_end_of_the_grace() {
 
 #[test]
 fn a_grace_shorter_than_the_samples_does_not_shorten_them() {
-    let mut expectation = Tested::new(Expected { startup_grace: Duration::ZERO, ..expected() }, at(0));
+    let mut expectation = Tested::new(with(Manner { startup_grace: Duration::ZERO, ..manner() }), at(0));
     assert_eq!(silence(&mut expectation, 599), []);
     assert_eq!(silence(&mut expectation, 600).len(), 1);
 }
@@ -275,7 +286,7 @@ fn other_parameters_keep_what_was_judged() {
     let mut expectation = Tested::new(expected(), at(0));
     expectation.on_probe(&probe(1000, 0));
     silence(&mut expectation, 1600);
-    let changes = expectation.on_expected(Expected { expect_every: EVERY * 2, ..expected() }, at(1700));
+    let changes = expectation.on_expected(with(Manner { expect_every: EVERY * 2, ..manner() }), at(1700));
     assert_eq!(changes, []);
     assert_eq!(expectation.connection().state(), State::Down);
     assert_eq!(expectation.counters().received, 1);
@@ -288,9 +299,9 @@ fn a_limit_that_is_taken_away_clears_its_alarm() {
         expectation.on_probe(&delayed(1000 + u64::from(n) * 100, n, 9));
     }
     let limits = DelayLimits { max_latency: None, ..expected().limits };
-    let changes = expectation.on_expected(Expected { limits, ..expected() }, at(1300));
+    let changes = expectation.on_expected(with(Manner { limits, ..manner() }), at(1300));
     assert_eq!(kinds(&changes), [(Kind::Latency, false)]);
-    assert_eq!(expectation.on_expected(Expected { limits, ..expected() }, at(1300)), []);
+    assert_eq!(expectation.on_expected(with(Manner { limits, ..manner() }), at(1300)), []);
 }
 
 #[test]
@@ -331,7 +342,7 @@ fn edits_during_a_silence_do_not_hasten_the_alarm() {
     expectation.on_probe(&probe(1000, 0));
     for millis in [1250, 1260, 1270, 1280] {
         let limits = DelayLimits { max_latency: Some(Duration::from_millis(millis)), ..expected().limits };
-        expectation.on_expected(Expected { limits, ..expected() }, at(millis));
+        expectation.on_expected(with(Manner { limits, ..manner() }), at(millis));
         assert_eq!(silence(&mut expectation, millis), []);
     }
     assert_eq!(silence(&mut expectation, 1599), []);
@@ -398,7 +409,7 @@ fn old_probes_found_after_an_own_stall_raise_nothing() {
 #[test]
 fn a_tightened_interval_waits_for_the_roll_out() {
     let slow = Duration::from_secs(10);
-    let mut expectation = Tested::new(Expected { expect_every: slow, ..expected() }, at(0));
+    let mut expectation = Tested::new(with(Manner { expect_every: slow, ..manner() }), at(0));
     expectation.on_probe(&probe(1000, 0));
     expectation.on_expected(expected(), at(2000));
     assert_eq!(silence(&mut expectation, 9000), []);
@@ -429,7 +440,7 @@ fn another_sending_host_takes_back_what_was_said_of_the_first_ones_clock() {
 #[test]
 fn latency_has_a_high_and_a_low_limit() {
     let limits = DelayLimits { clear_latency: Duration::from_millis(2), ..expected().limits };
-    let mut expectation = Tested::new(Expected { limits, ..expected() }, at(0));
+    let mut expectation = Tested::new(with(Manner { limits, ..manner() }), at(0));
     let mut said = Vec::new();
     for (n, delay) in [3, 3, 3, 9, 9, 9, 3, 3, 3, 3, 1, 1, 3, 1, 1, 1].into_iter().enumerate() {
         let changes = expectation.on_probe(&delayed(1000 + n as u64 * 100, n as u32, delay)).1;
@@ -496,7 +507,7 @@ fn of_kind(found: &[(u64, Kind, bool, String)], kind: Kind) -> Vec<(u64, bool, &
 #[test]
 fn loss_beyond_the_limit_is_an_alarm_and_its_end_clears_it() {
     let loss = LossLimits { max_loss_ppm: Some(50_000), max_jitter: None, loss_window: Duration::from_secs(12) };
-    let mut expectation = Tested::new(Expected { loss, ..expected() }, at(0));
+    let mut expectation = Tested::new(with(Manner { loss, ..manner() }), at(0));
     let lossy = |n: u32, millis| (!(400..1_000).contains(&n) || !n.is_multiple_of(5)).then(|| probe(millis, n));
     let found = feed(&mut expectation, 1..200, lossy);
     let loss = of_kind(&found, Kind::Loss);
@@ -516,7 +527,7 @@ fn a_shaking_path_is_jitter_and_a_steady_slow_one_is_not() {
         loss_window: Duration::from_secs(12),
     };
     let limits = DelayLimits { max_latency: None, ..expected().limits };
-    let mut expectation = Tested::new(Expected { loss, limits, ..expected() }, at(0));
+    let mut expectation = Tested::new(with(Manner { loss, limits, ..manner() }), at(0));
     let shaking = |n: u32, millis| Some(delayed(millis, n, if n > 600 { i64::from(n % 4) * 3 } else { 90 }));
     let found = feed(&mut expectation, 1..100, shaking);
     let jitter = of_kind(&found, Kind::Jitter);
@@ -527,8 +538,8 @@ fn a_shaking_path_is_jitter_and_a_steady_slow_one_is_not() {
 
 #[test]
 fn a_dead_flow_is_found_while_the_others_carry_on() {
-    let flows = Flows { ports: 4, dscp: vec![0], size: None };
-    let mut expectation = Tested::new(Expected { flows, ..expected() }, at(0));
+    let flows = Flows { ports: 4, dscp: CodePoints::of(&[0]), size: None };
+    let mut expectation = Tested::new(with(Manner { flows, ..manner() }), at(0));
     let three_of_four = |n: u32, millis| (!(300..=600).contains(&n) || n % 4 != 2).then(|| probe(millis, n));
     let found = feed(&mut expectation, 1..100, three_of_four);
     let path = of_kind(&found, Kind::Path);
@@ -542,7 +553,7 @@ fn a_dead_flow_is_found_while_the_others_carry_on() {
 /// Clocks that nobody synchronised, an hour apart, one of them fast.
 #[test]
 fn a_delay_above_its_baseline_needs_no_clocks() {
-    let expected = Expected { max_above_baseline: Some(Duration::from_millis(3)), ..expected() };
+    let expected = with(Manner { max_above_baseline: Some(Duration::from_millis(3)), ..manner() });
     let mut expectation = Tested::new(expected, at(0));
     let uncertainty = Duration::from_secs(32);
     let slower = |n: u32, millis: u64| {
@@ -584,7 +595,7 @@ fn an_offset_is_no_latency_whichever_way_it_goes() {
                 assert_eq!(of_kind(&found, Kind::Clock).iter().any(|(_, raised, _)| *raised), wrong);
             }
             let role = Role::Sender;
-            let mut two_way = Tested::new(Expected { role, max_each_way: Some(EVERY / 40), ..expected() }, at(0));
+            let mut two_way = Tested::new(with(Manner { role, max_each_way: Some(EVERY / 40), ..manner() }), at(0));
             let answers = |n: u32, millis| Some(answer(millis, n, (200_000 + offset, 200_000 - offset), error));
             let found = feed(&mut two_way, 1..20, answers);
             assert!(of_kind(&found, Kind::Latency).iter().all(|(_, raised, _)| !raised), "{offset} {claimed}");
@@ -597,7 +608,7 @@ fn an_offset_is_no_latency_whichever_way_it_goes() {
 fn a_round_trip_and_each_of_its_ways_are_judged() {
     let limits = DelayLimits { max_latency: Some(Duration::from_millis(10)), ..expected().limits };
     let each_way = Some(Duration::from_millis(5));
-    let expected = Expected { role: Role::Sender, limits, max_each_way: each_way, ..expected() };
+    let expected = with(Manner { role: Role::Sender, limits, max_each_way: each_way, ..manner() });
     let late = |forward: i64, backward: i64, error: Duration| {
         let mut expectation = Tested::new(expected.clone(), at(0));
         let found = feed(&mut expectation, 1..5, |n, millis| Some(answer(millis, n, (forward, backward), error)));
@@ -617,7 +628,7 @@ fn a_round_trip_and_each_of_its_ways_are_judged() {
 /// What was signed once is taken once, also after a restart, and however long nothing came.
 #[test]
 fn a_signed_probe_cannot_be_replayed() {
-    let keyed = || Expected { keys: Some(KeyChoice::Fleet), ..expected() };
+    let keyed = || with(Manner { keys: Some(KeyChoice::Fleet), ..manner() });
     let mut expectation = Tested::new(keyed(), at(0));
     for n in 0..50 {
         expectation.on_probe(&probe(1_000 + n * 100, n as u32));

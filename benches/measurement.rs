@@ -1,0 +1,557 @@
+//! What sending and receiving probes costs, beside the bare socket, in one run: ratios are what counts.
+//!
+//! `cargo bench --bench measurement -- [send|receive|memory|agent|flood]`; without a word, all of them.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark prints and may fail")]
+
+use std::io::IoSliceMut;
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use actix::prelude::*;
+use nix::cmsg_space;
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg, sendto};
+use nix::sys::time::{TimeSpec, TimeValLike};
+
+use peerpair::io::gauges::Gauges;
+use peerpair::io::time;
+use peerpair::io::udp::Socket;
+use peerpair::listener::{self, Listener};
+use peerpair::messages::{Enrol, ListenerFact, PacerFact, SenderFact, Station};
+use peerpair::pacer::{self, Pacer};
+use peerpair::pure::clock_error::{ClockQuality, DelayLimits, ErrorEstimate};
+use peerpair::pure::condition::Thresholds;
+use peerpair::pure::expectation::{Expected, Manner};
+use peerpair::pure::flows::Flows;
+use peerpair::pure::key::{Key, KeyChoice, KeyRing};
+use peerpair::pure::loss_window::LossLimits;
+use peerpair::pure::probe::Probe;
+use peerpair::pure::sending::{SenderPlan, Source};
+use peerpair::pure::status::Role;
+use peerpair::pure::test::{Mode, TestFacts, TestId, Wire};
+use peerpair::sender::{self, Sender};
+
+const TESTS: usize = 100_000;
+const EVERY: Duration = Duration::from_secs(1);
+/// Long enough for a hundredth of a core to show.
+const MEASURED: Duration = Duration::from_secs(10);
+
+fn main() {
+    time::start();
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
+    let runs = |name: &str| wanted.is_empty() || wanted.iter().any(|word| word == name);
+    if runs("send") {
+        send();
+    }
+    if runs("receive") {
+        receive();
+    }
+    if wanted == ["memory-of-expectations"] {
+        memory_of_expectations();
+    }
+    if wanted == ["memory-of-senders"] {
+        memory_of_senders();
+    }
+    if runs("memory") {
+        println!("memory per test, {TESTS} tests, with what the plan holds of them:");
+        // What was freed before would be used again, and not counted.
+        for part in ["memory-of-expectations", "memory-of-senders"] {
+            Command::new(std::env::current_exe().unwrap()).arg(part).status().unwrap();
+        }
+    }
+    if runs("agent") {
+        agent();
+    }
+    if runs("flood") {
+        flood();
+    }
+}
+
+fn facts(n: usize) -> Arc<TestFacts> {
+    let host = format!("host-{n}");
+    Arc::new(TestFacts {
+        id: TestId::of_set("bench", &host, "here"),
+        description: "bench".into(),
+        from_host: host,
+        from: "127.0.0.1:0".into(),
+        to_host: "here".into(),
+        to: "127.0.0.1:8620".into(),
+        tags: [].into(),
+        set: Some("bench".into()),
+    })
+}
+
+fn limits() -> DelayLimits {
+    DelayLimits {
+        max_latency: Some(Duration::from_millis(5)),
+        clear_latency: Duration::MAX,
+        egregious_latency: Duration::from_secs(10),
+    }
+}
+
+fn expected(n: usize, manner: &Arc<Manner>) -> Expected {
+    Expected { test: facts(n), from_address: None, any_of: None, manner: manner.clone() }
+}
+
+fn manner(keys: Option<KeyChoice>) -> Manner {
+    Manner {
+        role: Role::Receiver,
+        mode: Mode::OneWay,
+        expect_every: EVERY * 2,
+        thresholds: Thresholds::in_a_row(3, 3),
+        limits: limits(),
+        max_each_way: None,
+        max_above_baseline: None,
+        loss: LossLimits { max_loss_ppm: None, max_jitter: None, loss_window: Duration::from_secs(60) },
+        flows: Flows::default(),
+        keys,
+        startup_grace: Duration::from_secs(30),
+        max_pause: Duration::from_secs(300),
+    }
+}
+
+fn plan(n: usize, destination: SocketAddr, keys: Option<KeyChoice>) -> Arc<SenderPlan> {
+    Arc::new(SenderPlan {
+        test: facts(n),
+        source: Source { address: "127.0.0.1:0".parse().unwrap(), interface: None },
+        source_address: None,
+        destination,
+        send_every: EVERY,
+        thresholds: Thresholds::in_a_row(3, 3),
+        startup_grace: Duration::from_secs(30),
+        wire: Wire::Stamp,
+        flows: Flows::default(),
+        keys,
+        answers: None,
+    })
+}
+
+fn gauges() -> Gauges {
+    let gauges = Gauges::new();
+    gauges.set_clock(ClockQuality { synchronised: true, error: Duration::from_micros(100) });
+    gauges.set_keys(Arc::new(KeyRing::new([Key::new(1, [7; 32])], Some(1))));
+    gauges
+}
+
+/// Stands for the watcher.
+struct Parent;
+
+impl Actor for Parent {
+    type Context = Context<Self>;
+}
+
+impl Handler<ListenerFact> for Parent {
+    type Result = ();
+    fn handle(&mut self, _: ListenerFact, _: &mut Self::Context) {}
+}
+
+impl Handler<SenderFact> for Parent {
+    type Result = ();
+    fn handle(&mut self, _: SenderFact, _: &mut Self::Context) {}
+}
+
+impl Handler<PacerFact> for Parent {
+    type Result = ();
+    fn handle(&mut self, _: PacerFact, _: &mut Self::Context) {}
+}
+
+/// CPU of this thread so far.
+fn cpu() -> Duration {
+    let usage = getrusage(UsageWho::RUSAGE_THREAD).unwrap();
+    let both = usage.user_time().num_microseconds() + usage.system_time().num_microseconds();
+    Duration::from_micros(u64::try_from(both).unwrap())
+}
+
+fn per(cpu: Duration, count: u64) -> f64 {
+    cpu.as_nanos() as f64 / count.max(1) as f64
+}
+
+/// A socket that nobody reads: what is sent to it is thrown away when it is full.
+fn hole() -> (UdpSocket, SocketAddr) {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = socket.local_addr().unwrap();
+    (socket, address)
+}
+
+fn bare_send(count: u64) -> f64 {
+    let (_hole, to) = hole();
+    let socket = Socket::open("127.0.0.1:0".parse().unwrap(), None).unwrap();
+    let (octets, to) = ([1; 108], SockaddrStorage::from(to));
+    let before = cpu();
+    for _ in 0..count {
+        sendto(socket.as_raw_fd(), &octets, &to, MsgFlags::empty()).unwrap();
+    }
+    per(cpu() - before, count)
+}
+
+/// All senders and their pacer, on this thread; gives CPU per probe and of a core.
+fn paced_send(tests: usize, keys: Option<KeyChoice>) -> (f64, f64, Duration) {
+    let (_hole, to) = hole();
+    System::new().block_on(async {
+        let parent = Parent.start();
+        let outlet: Arc<[Arc<Socket>]> = [Arc::new(Socket::open("127.0.0.1:0".parse().unwrap(), None).unwrap())].into();
+        let plans: Vec<_> = (0..tests).map(|n| plan(n, to, keys.clone())).collect();
+        let begun = Instant::now();
+        let pacer = Pacer::new(pacer::Beginning {
+            source: plans[0].source.clone(),
+            outlet: outlet.clone(),
+            reads: false,
+            gauges: gauges(),
+            parent: parent.clone().recipient(),
+            generation: 1,
+        })
+        .start();
+        let station = Arc::new(Station {
+            outlet: outlet.clone(),
+            pacer: pacer.recipient::<Enrol>(),
+            gauges: gauges(),
+            parent: parent.clone().recipient(),
+        });
+        let _senders: Vec<Addr<Sender>> = plans
+            .into_iter()
+            .map(|plan| {
+                let beginning = sender::Beginning { plan, station: station.clone(), generation: 1 };
+                Sender::new(beginning).start()
+            })
+            .collect();
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        let started = begun.elapsed();
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let (before, began) = (cpu(), Instant::now());
+        tokio::time::sleep(MEASURED).await;
+        let (used, took) = (cpu() - before, began.elapsed());
+        let probes = (tests as f64 * took.as_secs_f64() / EVERY.as_secs_f64()) as u64;
+        (per(used, probes), used.as_secs_f64() / took.as_secs_f64(), started)
+    })
+}
+
+fn send() {
+    println!("send, CPU per probe, {TESTS} tests at 1/s, one sender actor each:");
+    let floor = bare_send(500_000);
+    let (paced, share, started) = paced_send(TESTS, None);
+    let (signed, _, _) = paced_send(TESTS, Some(KeyChoice::Fleet));
+    let again = bare_send(500_000);
+    let floor = floor.min(again);
+    println!("  bare sendto          {floor:6.0} ns");
+    println!("  senders and pacer    {paced:6.0} ns  x {:.2}  ({:.1} % of a core)", paced / floor, share * 100.0);
+    println!("  the same, signed     {signed:6.0} ns  + {:.0} ns", signed - paced);
+    println!("  {TESTS} senders started in {:.2} s", started.as_secs_f64());
+}
+
+/// Sends probes of all tests in turn from a thread of its own, at a rate, until told to stop.
+fn source(
+    to: SocketAddr,
+    tests: usize,
+    rate: f64,
+    key: Option<Key>,
+    stop: Arc<AtomicBool>,
+) -> std::thread::JoinHandle<u64> {
+    let ids: Vec<TestId> = (0..tests).map(|n| facts(n).id).collect();
+    std::thread::spawn(move || {
+        let socket = UdpSocket::bind("127.0.0.2:0").unwrap();
+        socket.connect(to).unwrap();
+        let (begun, mut sent, mut octets) = (Instant::now(), 0u64, [0; 128]);
+        while !stop.load(Ordering::Relaxed) {
+            let due = (begun.elapsed().as_secs_f64() * rate) as u64;
+            while sent < due {
+                let n = sent as usize % tests;
+                let probe = Probe {
+                    sequence: (sent / tests as u64) as u32,
+                    sent: time::now().wall,
+                    error_estimate: ErrorEstimate::encode(ClockQuality::UNKNOWN),
+                    ssid: 1,
+                    flags: 0,
+                    flow: 0,
+                    key_id: 0,
+                    test_id: ids[n],
+                    epoch: 1,
+                    send_every: EVERY,
+                    config_revision: 0,
+                    clock_error: 1000,
+                    previous_lateness: 0,
+                };
+                let room = if key.is_some() { 128 } else { 108 };
+                let len = probe.write(&mut octets[..room], key.as_ref());
+                let _ = socket.send(&octets[..len]);
+                sent += 1;
+            }
+            std::thread::sleep(Duration::from_micros(500));
+        }
+        sent
+    })
+}
+
+/// Reads what comes in batches, with the same control messages, looked at as often as a busy listener does.
+fn bare_receive(tests: usize, rate: f64) -> f64 {
+    let socket = Socket::open("127.0.0.1:0".parse().unwrap(), None).unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let source = source(socket.local(), tests, rate, None, stop.clone());
+    let space = cmsg_space!(TimeSpec, u32, i32, i32, nix::libc::in6_pktinfo);
+    let (mut buffer, mut count) = (vec![0; 64 * 2048], 0u64);
+    let mut before = None;
+    let begun = Instant::now();
+    while begun.elapsed() < MEASURED + Duration::from_secs(2) {
+        std::thread::sleep(Duration::from_millis(4));
+        let mut taken = 0;
+        loop {
+            let mut headers = MultiHeaders::<SockaddrStorage>::preallocate(64, Some(space.clone()));
+            let mut slices: Vec<_> = buffer.chunks_exact_mut(2048).map(|chunk| [IoSliceMut::new(chunk)]).collect();
+            let flags = MsgFlags::MSG_DONTWAIT;
+            let Ok(messages) = recvmmsg(socket.as_raw_fd(), &mut headers, slices.iter_mut(), flags, None) else {
+                break;
+            };
+            taken += messages.count() as u64;
+        }
+        if begun.elapsed() > Duration::from_secs(2) {
+            before.get_or_insert_with(cpu);
+            count += taken;
+        }
+    }
+    let used = cpu() - before.unwrap();
+    stop.store(true, Ordering::Relaxed);
+    source.join().unwrap();
+    per(used, count)
+}
+
+fn listener(socket: Arc<Socket>, tests: usize, keys: Option<KeyChoice>, parent: &Addr<Parent>) -> Addr<Listener> {
+    let manner = Arc::new(manner(keys));
+    let beginning = listener::Beginning {
+        address: socket.local(),
+        socket,
+        names: Vec::new(),
+        expected: (0..tests).map(|n| expected(n, &manner)).collect(),
+        gauges: gauges(),
+        parent: parent.clone().recipient(),
+        generation: 1,
+    };
+    Listener::new(beginning).start()
+}
+
+fn listened(tests: usize, rate: f64, keys: Option<KeyChoice>) -> (f64, f64, u64) {
+    let key = keys.as_ref().map(|_| Key::new(1, [7; 32]));
+    System::new().block_on(async {
+        let parent = Parent.start();
+        let socket = Arc::new(Socket::open("127.0.0.1:0".parse().unwrap(), None).unwrap());
+        let to = socket.local();
+        let _listener = listener(socket, tests, keys, &parent);
+        let stop = Arc::new(AtomicBool::new(false));
+        let source = source(to, tests, rate, key, stop.clone());
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let (before, began) = (cpu(), Instant::now());
+        tokio::time::sleep(MEASURED).await;
+        let (used, took) = (cpu() - before, began.elapsed());
+        stop.store(true, Ordering::Relaxed);
+        let sent = source.join().unwrap();
+        let probes = (rate * took.as_secs_f64()) as u64;
+        (per(used, probes), used.as_secs_f64() / took.as_secs_f64(), sent)
+    })
+}
+
+fn receive() {
+    let rate = TESTS as f64 / EVERY.as_secs_f64();
+    println!("receive, CPU per probe, {TESTS} tests at 1/s:");
+    let floor = bare_receive(TESTS, rate);
+    let (judged, share, _) = listened(TESTS, rate, None);
+    let (verified, _, _) = listened(TESTS, rate, Some(KeyChoice::Fleet));
+    let floor = floor.min(bare_receive(TESTS, rate));
+    println!("  bare recvmmsg        {floor:6.0} ns");
+    println!("  listener             {judged:6.0} ns  x {:.2}  ({:.1} % of a core)", judged / floor, share * 100.0);
+    println!("  the same, signed     {verified:6.0} ns  + {:.0} ns", verified - judged);
+}
+
+/// Octets of memory that this process has.
+fn resident() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+}
+
+/// With a few probes each, so that their histograms hold something.
+fn memory_of_expectations() {
+    System::new().block_on(async {
+        let parent = Parent.start();
+        let socket = Arc::new(Socket::open("127.0.0.1:0".parse().unwrap(), None).unwrap());
+        let to = socket.local();
+        let before = resident();
+        let _listener = listener(socket, TESTS, None, &parent);
+        let stop = Arc::new(AtomicBool::new(false));
+        let source = source(to, TESTS, TESTS as f64, None, stop.clone());
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        stop.store(true, Ordering::Relaxed);
+        source.join().unwrap();
+        println!("  expectation          {:6} octets", (resident() - before) / TESTS);
+    });
+}
+
+fn memory_of_senders() {
+    let (_hole, to) = hole();
+    System::new().block_on(async {
+        let parent = Parent.start();
+        let outlet: Arc<[Arc<Socket>]> = [Arc::new(Socket::open("127.0.0.1:0".parse().unwrap(), None).unwrap())].into();
+        let gauges = gauges();
+        let before = resident();
+        let pacer = Pacer::new(pacer::Beginning {
+            source: plan(0, to, None).source.clone(),
+            outlet: outlet.clone(),
+            reads: false,
+            gauges: gauges.clone(),
+            parent: parent.clone().recipient(),
+            generation: 1,
+        })
+        .start();
+        let station = Arc::new(Station {
+            outlet: outlet.clone(),
+            pacer: pacer.recipient::<Enrol>(),
+            gauges: gauges.clone(),
+            parent: parent.clone().recipient(),
+        });
+        let senders: Vec<Addr<Sender>> = (0..TESTS)
+            .map(|n| {
+                let beginning = sender::Beginning { plan: plan(n, to, None), station: station.clone(), generation: 1 };
+                Sender::new(beginning).start()
+            })
+            .collect();
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        println!("  sender               {:6} octets", (resident() - before) / senders.len());
+    });
+}
+
+/// A process that ends with this one.
+struct Running {
+    child: Child,
+    _directory: tempfile::TempDir,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The whole agent with tests that it sends to itself.
+fn run_agent(tests: usize) -> Running {
+    let directory = tempfile::tempdir().unwrap();
+    let documents = directory.path().join("documents/tests/a");
+    std::fs::create_dir_all(&documents).unwrap();
+    for n in 0..tests {
+        let id = facts(n).id;
+        let text = format!(
+            r#"{{"id":"{id}","description":"{n}","from_host":"a","from":"127.0.0.1:0","to_host":"a","to":"127.0.0.1:28620","send_every":"1s"}}"#
+        );
+        std::fs::write(documents.join(format!("{n}.json")), text).unwrap();
+    }
+    let bootstrap = "host = \"a\"\nstate_dir = \"state\"\n[store]\nkind = \"dir\"\npath = \"documents\"\n[web]\nlisten = \"127.0.0.1:28650\"\n";
+    std::fs::write(directory.path().join("peerpair.toml"), bootstrap).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_peerpair"));
+    command.args(["run", "--config"]).arg(directory.path().join("peerpair.toml"));
+    let child = command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    Running { child, _directory: directory }
+}
+
+/// CPU and memory of another process.
+fn usage_of(child: &Child) -> (Duration, usize) {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+    (Duration::from_millis(ticks * 10), fields[21].parse::<usize>().unwrap() * 4096)
+}
+
+/// What a whole agent costs: sending and receiving, alarms, and a look at the clock each second.
+fn agent() {
+    for (tests, wait, during) in [(100, 5, 60), (20_000, 10, 20), (TESTS, 20, 20)] {
+        let begun = Instant::now();
+        let running = run_agent(tests);
+        let up = || {
+            let found = UdpSocket::bind("127.0.0.1:28620").is_err();
+            found.then_some(())
+        };
+        while up().is_none() {
+            std::thread::sleep(Duration::from_millis(10));
+            assert!(begun.elapsed() < Duration::from_secs(60), "never came up");
+        }
+        let started = begun.elapsed();
+        std::thread::sleep(Duration::from_secs(wait));
+        let (before, _) = usage_of(&running.child);
+        std::thread::sleep(Duration::from_secs(during));
+        let (after, resident) = usage_of(&running.child);
+        let probes = tests as u64 * during;
+        println!(
+            "whole agent, {tests} tests to itself at 1/s: {:.1} us of CPU per probe, {:.1} % of a core, {} MB ({} octets a test, both ends), bound after {:.2} s",
+            per(after - before, probes) / 1e3,
+            (after - before).as_secs_f64() / during as f64 * 100.0,
+            resident >> 20,
+            resident / tests,
+            started.as_secs_f64()
+        );
+        drop(running);
+    }
+}
+
+/// A flood of strangers' datagrams at a listener: when does a test that falls silent go down?
+fn flood() {
+    const SILENT_AFTER: Duration = Duration::from_millis(1500);
+    static DOWN: AtomicU64 = AtomicU64::new(0);
+    struct Watching(Instant);
+    impl Actor for Watching {
+        type Context = Context<Self>;
+    }
+    impl Handler<ListenerFact> for Watching {
+        type Result = ();
+        fn handle(&mut self, fact: ListenerFact, _: &mut Self::Context) {
+            if let ListenerFact::Changed(change) = fact
+                && matches!(change.verdict, peerpair::pure::alarm::Verdict::Violated(_))
+                && change.test.is_some()
+            {
+                let _first =
+                    DOWN.compare_exchange(0, self.0.elapsed().as_millis() as u64, Ordering::Relaxed, Ordering::Relaxed);
+            }
+        }
+    }
+    let taken = System::new().block_on(async {
+        let socket = Arc::new(Socket::open("127.0.0.1:0".parse().unwrap(), None).unwrap());
+        let to = socket.local();
+        let begun = Instant::now();
+        let watching = Watching(begun).start();
+        let quick = Manner { expect_every: Duration::from_millis(500), startup_grace: Duration::ZERO, ..manner(None) };
+        let beginning = listener::Beginning {
+            address: to,
+            socket: socket.clone(),
+            names: Vec::new(),
+            expected: vec![expected(0, &Arc::new(quick))],
+            gauges: gauges(),
+            parent: watching.recipient(),
+            generation: 1,
+        };
+        let _listener = Listener::new(beginning).start();
+        let stop = Arc::new(AtomicBool::new(false));
+        let floods: Vec<_> = (0..2)
+            .map(|_| {
+                let stop = stop.clone();
+                std::thread::spawn(move || {
+                    let socket = UdpSocket::bind("127.0.0.3:0").unwrap();
+                    let mut sent = 0u64;
+                    while !stop.load(Ordering::Relaxed) {
+                        let _ = socket.send_to(b"not a probe, whatever it is", to);
+                        sent += 1;
+                    }
+                    sent
+                })
+            })
+            .collect();
+        tokio::time::sleep(Duration::from_secs(6)).await;
+        stop.store(true, Ordering::Relaxed);
+        let sent: u64 = floods.into_iter().map(|flood| flood.join().unwrap()).sum();
+        sent as f64 / begun.elapsed().as_secs_f64()
+    });
+    let down = DOWN.load(Ordering::Relaxed);
+    println!(
+        "flood of {:.0} datagrams a second: a test that is due after {} ms went down after {down} ms",
+        taken,
+        SILENT_AFTER.as_millis()
+    );
+}
