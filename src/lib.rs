@@ -4,11 +4,12 @@
 //! supervisor (1x)                 signals, restart with back-off, ordered stop, the status snapshot
 //! ├── watcher (1x)                reads and watches the config store; turns it into a plan; applies the difference
 //! │   ├── listener (Nx address)   one socket per bound address; the expectation of every test that ends here
-//! │   └── sender (Nx test)        one test that starts here; its schedule, its probe
+//! │   ├── pacer (Nx source)       one source address, its ports, and when each of its tests has its turn
+//! │   └── sender (Nx test)        one test that starts here; its state, enrolled with the pacer of its source
 //! ├── alarm (1x)                  every violation and every clear; what is true now; groups, silences
 //! │   └── sink (Nx configured)    what this receiver was told; hold-down, rate, retries
-//! ├── clock (1x)                  quality of the local clock once a second; steps
-//! └── web (1x)                    status page, JSON: reads the snapshot; carries silences to the alarm actor
+//! ├── clock (1x)                  quality of the local clock once a second; steps; a time server's opinion
+//! └── web (1x)                    status page, JSON, /metrics: reads the snapshot; carries silences to the alarm actor
 //! ```
 //!
 //! Facts go up hop by hop, commands go down, nothing goes sideways. The actors are shells: they

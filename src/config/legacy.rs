@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use super::central::{Global, HostDocument, Protocol, TestDocument};
 use super::duration;
+use super::endpoint::Endpoint;
 use super::findings::{Findings, Level};
 use super::read;
 use super::secret::Secret;
@@ -64,7 +65,12 @@ struct LegacyHost {
     #[serde(rename = "SNMPCommunity")]
     snmp_community: Secret,
     max_reports_per_second: f64,
+    #[serde(rename = "NTPServer")]
+    ntp_server: String,
 }
+
+/// Where time servers listen.
+const NTP_PORT: u16 = 123;
 
 /// `tests/<host>/<anything>`.
 #[derive(Debug, Default, Deserialize)]
@@ -134,6 +140,11 @@ pub fn host(document: Value, findings: &mut Findings) -> HostDocument {
             findings.error("SNMPServer", problem, "write host[:port]");
         }
         host.sinks.push(sink);
+    }
+    if !legacy.ntp_server.is_empty() {
+        let with_port = format!("{}:{NTP_PORT}", legacy.ntp_server);
+        let has_port = legacy.ntp_server.parse::<Endpoint>().is_ok_and(|server| server.port != 0);
+        host.ntp_server = if has_port { legacy.ntp_server } else { with_port };
     }
     host
 }

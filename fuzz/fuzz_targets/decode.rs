@@ -1,0 +1,35 @@
+//! Whatever comes over the network is read without a panic, and nothing that is not signed passes for it.
+
+#![no_main]
+
+use std::sync::LazyLock;
+
+use libfuzzer_sys::fuzz_target;
+use peerpair::pure::arrival;
+use peerpair::pure::clock_error::ErrorEstimate;
+use peerpair::pure::key::Key;
+use peerpair::pure::probe::{Probe, STAMP_LEN};
+use peerpair::pure::reflection::{Reflector, Reply, reflect};
+use peerpair::pure::time::WallTime;
+
+static KEY: LazyLock<Key> = LazyLock::new(|| Key::new(1, [7; 32]));
+
+fuzz_target!(|octets: &[u8]| {
+    let _ = arrival::read(octets);
+    let _ = Probe::quoted_test_id(octets);
+    if let Ok(probe) = Probe::decode(octets) {
+        // What is read is written as it was.
+        let written = probe.encode();
+        assert_eq!(Probe::decode(&written), Ok(probe));
+        assert!(!Probe::is_signed(octets, &KEY), "a signature was guessed");
+    }
+    let _ = Reply::decode(octets);
+    let _ = Reply::is_signed(octets, &KEY);
+    if octets.len() >= STAMP_LEN {
+        let mut answer = octets.to_vec();
+        let now = WallTime::from_unix_nanos(1_700_000_000_000_000_000);
+        reflect(&mut answer, Reflector { received: now, sent: now, error_estimate: ErrorEstimate(1), ttl: None }, Some(&KEY));
+        assert_eq!(answer.len(), octets.len());
+        let _ = Reply::decode(&answer);
+    }
+});
