@@ -20,7 +20,7 @@ use tracing::{Span, info, info_span};
 use crate::io::gauges::Gauges;
 use crate::io::time;
 use crate::io::udp::{Buffer, Datagram, Envelope, Readiness, Socket};
-use crate::messages::{Expect, Forget, Generation, ListenerFact, Observe, Report, Stop};
+use crate::messages::{Expect, Forget, Generation, ListenerFact, Observe, Report, Stop, Whole};
 use crate::pure::alarm::{ConditionChange, Subject};
 use crate::pure::arrival::{self, AnyProbe, Clocks, Landed};
 use crate::pure::bucket::Bucket;
@@ -79,6 +79,7 @@ pub struct Listener {
     keys: Arc<KeyRing>,
     clock_error: Duration,
     steps: u32,
+    addresses_changed: u32,
     /// What may be answered, and logged.
     answers: Bucket,
     answers_to_strangers: Bucket,
@@ -150,6 +151,7 @@ impl Listener {
             keys: Arc::default(),
             clock_error: Duration::ZERO,
             steps,
+            addresses_changed: 0,
             answers: Bucket::new(REFLECT_RATE.0, REFLECT_RATE.1, now.moment),
             answers_to_strangers: Bucket::new(REFLECT_FOREIGN_RATE.0, REFLECT_FOREIGN_RATE.1, now.moment),
             path_changes: Bucket::new(PATH_CHANGE_RATE.0, PATH_CHANGE_RATE.1, now.moment),
@@ -195,6 +197,10 @@ impl Listener {
         self.notice_own_stall();
         self.notice_own_step();
         self.keys = self.gauges.keys();
+        let changed = self.gauges.addresses_changed();
+        if std::mem::replace(&mut self.addresses_changed, changed) != changed {
+            self.expectations.values_mut().for_each(|watched| watched.source = None);
+        }
         self.clock_error = self.gauges.clock_error();
         let socket = self.socket.clone();
         let mut buffer = std::mem::take(&mut self.buffer);
@@ -519,8 +525,13 @@ impl Handler<Expect> for Listener {
 
 impl Handler<Forget> for Listener {
     type Result = ();
-    fn handle(&mut self, Forget(id): Forget, _: &mut Self::Context) {
-        self.expectations.remove(&id);
+    fn handle(&mut self, Forget(id, whole): Forget, _: &mut Self::Context) {
+        if let Some(watched) = self.expectations.remove(&id)
+            && whole == Whole::Retired
+        {
+            self.changes.extend(watched.expectation.retire(time::now()));
+            self.say();
+        }
         self.one_of.retain(|_, wanted| *wanted != id);
     }
 }

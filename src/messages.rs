@@ -211,7 +211,16 @@ pub struct Expect(pub Expected);
 /// To a listener: this test no longer ends here.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub struct Forget(pub TestId);
+pub struct Forget(pub TestId, pub Whole);
+
+/// What becomes of what was said of a test.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whole {
+    /// Another listener goes on with it, or it is gone as a whole.
+    GoesOn,
+    /// This host only sends it from now on: what was said of it as its receiver is over.
+    Retired,
+}
 
 /// To a sender: send like this from now on.
 #[derive(Message)]

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use futures_util::stream::{self, Stream};
-use tracing::{Span, debug, info_span};
+use tracing::{Span, debug, info, info_span};
 
 use crate::io::gauges::Gauges;
 use crate::io::outgoing::{Line, Outlet, Post};
@@ -23,7 +23,7 @@ use crate::messages::{Enrol, Generation, PacerFact, Stop};
 use crate::pure::alarm::ConditionChange;
 use crate::pure::calendar::Calendar;
 use crate::pure::reflection::Reply;
-use crate::pure::sending::Source;
+use crate::pure::sending::{Grid, Source};
 use crate::pure::test::TestId;
 use crate::pure::time::{Moment, Now};
 
@@ -32,7 +32,13 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// Ticks served for one wake-up, so that many tests leave time for others.
 const TICKS_PER_WAKE: usize = 16;
 /// Batches of answers taken in for one wake-up.
-const BATCHES_PER_WAKE: usize = 8;
+const BATCHES_PER_WAKE: usize = 64;
+/// A turn that is so late may have been waiting behind answers.
+const LATE: Duration = Duration::from_millis(20);
+/// Later than this means that this process slept.
+const OWN_STALL: Duration = Duration::from_secs(1);
+/// Fewer tests than this share their wake-ups.
+const FEW: usize = 1_000;
 
 /// See the module.
 pub struct Pacer {
@@ -103,6 +109,7 @@ impl Pacer {
 
     /// Serves what is due.
     fn serve(&mut self) {
+        self.notice_own_stall();
         self.post.refresh();
         let mut changes = Vec::new();
         for _ in 0..TICKS_PER_WAKE {
@@ -117,15 +124,30 @@ impl Pacer {
         self.say(changes);
     }
 
+    /// Before anything is judged by what did not come back: what lies in the sockets came in time.
+    fn notice_own_stall(&mut self) {
+        let now = time::now();
+        let late = self.calendar.next().map_or(Duration::ZERO, |due| now.moment.since(due));
+        if self.answering.is_empty() || late < LATE {
+            return;
+        }
+        (0..self.outlet.len()).for_each(|port| self.take_answers(port));
+        if late > OWN_STALL {
+            info!(?late, "this process slept; answers that are missing meanwhile are not judged");
+            let lines = self.answering.values().flatten();
+            lines.filter_map(|line| line.sound()).for_each(|mut sending| sending.on_own_stall(now));
+        }
+    }
+
     /// A test whose turn panics is its own fault, not that of the others.
     fn serve_one(&mut self, entry: Entry, changes: &mut Vec<ConditionChange>) {
-        let (post, outlet) = (&mut self.post, &self.outlet);
+        let (post, outlet, grid) = (&mut self.post, &self.outlet, grid_of(self.lines.len()));
         let served = catch_unwind(AssertUnwindSafe(|| {
             let mut sending = entry.line.sound().filter(|sending| sending.is_turn(entry.turn))?;
             let now = time::now();
             sending.on_slot(now, changes);
             let left = post.send_turn(&mut sending, outlet, 0, now);
-            Some(sending.next_slot(left))
+            Some(sending.next_slot(left, grid))
         }));
         match served {
             Ok(Some(next)) => self.calendar.enter(next, entry),
@@ -155,6 +177,10 @@ impl Pacer {
         if std::mem::replace(&mut self.steps, steps) != steps {
             let lines = self.answering.values().flatten();
             lines.filter_map(|line| line.sound()).for_each(|mut sending| sending.on_own_step(now));
+        }
+        if self.listening.is_some() {
+            // What a batch left behind wakes nobody.
+            (0..self.outlet.len()).for_each(|port| self.take_answers(port));
         }
         for socket in self.outlet.iter() {
             for error in socket.take_path_errors() {
@@ -230,6 +256,10 @@ impl Pacer {
     }
 }
 
+fn grid_of(tests: usize) -> Grid {
+    if tests < FEW { Grid::Coarse } else { Grid::Fine }
+}
+
 /// Yields a port's place whenever it may have something to read.
 fn readiness(readiness: Readiness, port: usize) -> impl Stream<Item = Readable> {
     stream::unfold(readiness, move |readiness| async move {
@@ -266,10 +296,11 @@ impl StreamHandler<Readable> for Pacer {
 impl Handler<Enrol> for Pacer {
     type Result = ();
     fn handle(&mut self, Enrol(line): Enrol, ctx: &mut Self::Context) {
+        let grid = grid_of(self.lines.len());
         let Some((turn, next, answers)) = line.sound().map(|mut sending| {
             let turn = sending.on_enrolled();
             let answers = sending.answers().map(|_| sending.plan().destination);
-            (turn, sending.next_slot(time::now().moment), answers)
+            (turn, sending.next_slot(time::now().moment, grid), answers)
         }) else {
             return;
         };

@@ -91,7 +91,9 @@ impl Handler<Send> for Sender {
                 // Whoever still listens there may hear of the change later.
                 self.say_goodbye(&mut sending);
             }
-            sending.on_plan(plan, time::now(), &mut changes);
+            let now = time::now();
+            let epoch = self.station.gauges.next_epoch(now.wall);
+            sending.on_plan(plan, epoch, now, &mut changes);
         }
         self.station = station;
         self.station.pacer.do_send(Enrol(self.line.clone()));

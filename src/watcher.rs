@@ -276,7 +276,7 @@ impl Watcher {
             self.addresses = Some(addresses);
         }
         self.gauges.set_reflects_foreign(loaded.reflect_foreign);
-        let (keys, key_problems) = keys::read(&loaded.keys, loaded.active_key);
+        let (keys, key_problems) = keys::read(&loaded.keys, loaded.active_key, &self.gauges.keys());
         self.gauges.set_keys(Arc::new(keys));
         self.key_problems = key_problems;
         let around = Surroundings { names: self.names.known(), addresses: self.addresses.as_ref() };
@@ -285,7 +285,10 @@ impl Watcher {
         let before = std::mem::replace(&mut self.running, Arc::new(plan));
         let first = !std::mem::replace(&mut self.planned, true);
         self.possible = self.running.possible_alarms();
-        let said = self.clock_witness.retain(&self.running.reporters(), time::now());
+        let mut said = self.clock_witness.retain(&self.running.reporters(), &self.possible, time::now());
+        if first {
+            said.push(self.clock_witness.report(time::now()));
+        }
         said.into_iter().for_each(|change| self.parent.do_send(WatcherFact::Changed(change)));
         if !changes.is_empty() {
             debug!(changes = changes.len(), "plan changed");
@@ -401,7 +404,10 @@ impl Watcher {
     /// Keeps what must survive a restart, if it changed.
     fn keep_replays(&mut self) {
         let replays = self.gauges.replays();
-        replays.retain(|id| self.running.listeners.values().any(|listener| listener.tests.contains_key(&id)));
+        // Before all documents are known, nothing can be said to be gone.
+        if let Some(loaded) = self.config.loaded().filter(|_| self.planned && self.config.is_whole()) {
+            replays.retain(|id| loaded.tests.contains_key(&id));
+        }
         let last_epoch = self.gauges.last_epoch();
         let news = replays.news();
         if news.is_none() && last_epoch == self.kept_epoch {
@@ -603,7 +609,8 @@ impl Handler<Report> for Watcher {
     type Result = ();
     fn handle(&mut self, _: Report, _: &mut Self::Context) {
         self.say_plan();
-        let faults = self.faults.report(time::now());
+        let mut faults = self.faults.report(time::now());
+        faults.push(self.clock_witness.report(time::now()));
         faults.into_iter().for_each(|change| self.parent.do_send(WatcherFact::Changed(change)));
         self.listeners.iter().for_each(|listener| listener.do_send(Report));
         self.senders.iter().for_each(|sender| sender.do_send(Report));

@@ -304,6 +304,9 @@ impl Loader {
                 if let (Some(test), Some(known)) = (&test, self.known.get_mut(key).filter(|_| silent)) {
                     known.filled = Some((context.global.clone(), context.host.clone(), test.clone()));
                 }
+                if let Some(rejected) = run.rejected.last_mut().filter(|_| test.is_none()) {
+                    rejected.last_good_in_force = false;
+                }
                 Some((document, test))
             }
             // A last good version may not go with today's global document: its findings are its own.

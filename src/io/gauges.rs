@@ -23,6 +23,7 @@ struct Values {
     config_revision: AtomicU32,
     config_version: AtomicI64,
     steps: AtomicU32,
+    addresses_changed: AtomicU32,
     last_epoch: AtomicU64,
     reflects_foreign: AtomicBool,
     local_addresses: RwLock<HashSet<IpAddr>>,
@@ -139,7 +140,16 @@ impl Gauges {
     /// Written by the watcher.
     pub fn set_local_addresses(&self, addresses: HashSet<IpAddr>) {
         // A poisoned lock still holds a whole set: writers only replace it.
-        *self.0.local_addresses.write().unwrap_or_else(PoisonError::into_inner) = addresses;
+        let mut known = self.0.local_addresses.write().unwrap_or_else(PoisonError::into_inner);
+        if *known != addresses {
+            *known = addresses;
+            self.0.addresses_changed.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// How often they changed.
+    pub fn addresses_changed(&self) -> u32 {
+        self.0.addresses_changed.load(Ordering::Relaxed)
     }
 
     /// Whether the address is on this host.

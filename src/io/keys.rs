@@ -12,13 +12,17 @@ use crate::pure::key::{Key, KeyRing, read_key};
 /// Others than the owner may do nothing with it.
 const OTHERS: u32 = 0o077;
 
-/// All keys that can be had, and what is wrong with each of the others, by its id.
-pub fn read(documents: &[KeyDocument], active: Option<u8>) -> (KeyRing, Vec<(u8, String)>) {
+/// All keys that can be had, and what is wrong with each of the others, by its id. One that could be had
+/// `before` is used on: a file that is being replaced stops no test.
+pub fn read(documents: &[KeyDocument], active: Option<u8>, before: &KeyRing) -> (KeyRing, Vec<(u8, String)>) {
     let (mut keys, mut problems) = (Vec::new(), Vec::new());
     for document in documents {
         match read_one(document) {
             Ok(key) => keys.push(key),
-            Err(problem) => problems.push((document.id, problem)),
+            Err(problem) => {
+                keys.extend(before.get(document.id).cloned());
+                problems.push((document.id, problem));
+            }
         }
     }
     (KeyRing::new(keys, active), problems)
@@ -61,13 +65,13 @@ mod tests {
         let mode = |mode| fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
         let document = [KeyDocument { id: 7, secret_file: Some(path.clone()), secret: None }];
         mode(0o640);
-        let (_, problems) = read(&document, Some(7));
+        let (_, problems) = read(&document, Some(7), &KeyRing::default());
         assert!(problems[0].1.ends_with(&format!("chmod 600 {}", path.display())), "{problems:?}");
         mode(0o600);
-        let (ring, problems) = read(&document, Some(7));
+        let (ring, problems) = read(&document, Some(7), &KeyRing::default());
         assert_eq!((ring.ids().collect::<Vec<_>>(), problems.len()), (vec![7], 0));
         fs::write(&path, "ab".repeat(31)).unwrap();
-        let (_, problems) = read(&document, Some(7));
+        let (_, problems) = read(&document, Some(7), &KeyRing::default());
         assert!(problems[0].1.contains("32 octets") && !problems[0].1.contains("abab"));
     }
 }

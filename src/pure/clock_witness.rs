@@ -23,24 +23,41 @@ impl ClockWitness {
         let Subject::Host(host) = &change.key.subject else { return vec![change] };
         let now = change.at;
         self.words.entry(host.clone()).or_default().insert(change.reporter.clone(), change.clone());
-        let (before, own) = (self.blames_self, self.judge_self(now));
-        match (before, self.blames_self) {
-            (false, false) => own.into_iter().chain([change]).collect(),
-            // What was said of others is taken back, or not said at all.
-            (_, true) => own.into_iter().chain(self.said(now, before != self.blames_self)).collect(),
-            (true, false) => own.into_iter().chain(self.raised()).chain([change]).collect(),
+        let mut said = self.turn(now);
+        // Good news is always news; bad news of others is none while this host is to blame.
+        if !is_violated(&change) || !self.blames_self {
+            said.push(change);
         }
+        said
     }
 
-    /// Only these still report.
-    pub fn retain(&mut self, reporters: &BTreeSet<Subject>, now: Now) -> Vec<ConditionChange> {
+    /// Only these still report, and only of these.
+    pub fn retain(
+        &mut self,
+        reporters: &BTreeSet<Subject>,
+        possible: &BTreeSet<AlarmKey>,
+        now: Now,
+    ) -> Vec<ConditionChange> {
         for words in self.words.values_mut() {
-            words.retain(|reporter, _| reporters.contains(reporter));
+            words.retain(|reporter, change| reporters.contains(reporter) && possible.contains(&change.key));
         }
         self.words.retain(|_, words| !words.is_empty());
-        let (before, own) = (self.blames_self, self.judge_self(now));
-        let back = if before && !self.blames_self { self.raised() } else { Vec::new() };
-        own.into_iter().chain(back).collect()
+        self.turn(now)
+    }
+
+    /// Says once more what it says of this host, for an alarm actor that has just begun.
+    pub fn report(&self, now: Now) -> ConditionChange {
+        self.of_self(now)
+    }
+
+    /// Blames whom it has to now. What was said of others is taken back, or said after all.
+    fn turn(&mut self, now: Now) -> Vec<ConditionChange> {
+        let Some(own) = self.judge_self(now) else { return Vec::new() };
+        let others = self.raised().into_iter().map(|change| match self.blames_self {
+            true => ConditionChange { verdict: Verdict::Cleared, at: now, ..change },
+            false => change,
+        });
+        [own].into_iter().chain(others).collect()
     }
 
     /// Whether it changed its mind of this host.
@@ -52,7 +69,12 @@ impl ClockWitness {
             return None;
         }
         self.blames_self = blames;
-        let verdict = match blames {
+        Some(self.of_self(now))
+    }
+
+    fn of_self(&self, now: Now) -> ConditionChange {
+        let wrong = self.words.values().filter(|words| words.values().any(is_violated)).count();
+        let verdict = match self.blames_self {
             true => Verdict::Violated(Cause::LocalClock(format!(
                 "delays from {wrong} of {} hosts are impossible: this host's clock is wrong, not theirs",
                 self.words.len()
@@ -60,13 +82,7 @@ impl ClockWitness {
             false => Verdict::Cleared,
         };
         let key = AlarmKey::new(Kind::Clock, Subject::Agent);
-        Some(condition_change(key, Subject::Name(WITNESS.to_owned()), now, verdict))
-    }
-
-    /// All that was raised against others, taken back.
-    fn said(&self, now: Now, just_now: bool) -> Vec<ConditionChange> {
-        let raised = if just_now { self.raised() } else { Vec::new() };
-        raised.into_iter().map(|change| ConditionChange { verdict: Verdict::Cleared, at: now, ..change }).collect()
+        condition_change(key, Subject::Name(WITNESS.to_owned()), now, verdict)
     }
 
     fn raised(&self) -> Vec<ConditionChange> {

@@ -91,8 +91,9 @@ impl Expected {
         let kinds = [
             (Kind::Connection, true),
             (Kind::Latency, latency),
-            (Kind::Loss, self.loss.max_loss_ppm.is_some()),
-            (Kind::Jitter, self.loss.max_jitter.is_some()),
+            // Of one of many senders only some probes come here, by different ways.
+            (Kind::Loss, self.loss.max_loss_ppm.is_some() && self.any_of.is_none()),
+            (Kind::Jitter, self.loss.max_jitter.is_some() && self.any_of.is_none()),
             (Kind::Path, self.flows.count() > 1 && self.any_of.is_none()),
         ];
         kinds.into_iter().filter(|(_, asked)| *asked).map(|(kind, _)| kind)
@@ -257,9 +258,16 @@ impl Expectation {
         }
         let same_extra = (expected.loss, expected.max_above_baseline, expected.flows)
             == (self.expected.loss, self.expected.max_above_baseline, self.expected.flows);
+        if self.expected.keys.is_none() && expected.keys.is_some() {
+            self.streams.forget_unsigned();
+        }
         self.expected = expected;
         if !same_extra {
             self.extra = self.extra(now.moment);
+            // The sender may hear of its other flows later.
+            if let Some(flows) = self.flow_watch() {
+                flows.begun = now.moment + ROLL_OUT_GRACE;
+            }
         }
         self.streams.retain(self.expected.any_of.as_deref());
         // What was counted stays counted; the interval that runs is the new one, from now.
@@ -355,6 +363,7 @@ impl Expectation {
     pub fn on_own_stall(&mut self, now: Now) {
         self.forgiven_until = now.moment + self.expected.expect_every;
         self.silence_deadline = self.silence_deadline.max(self.forgiven_until);
+        self.streams.on_own_stall();
         if let Some(flows) = self.flow_watch() {
             flows.begun = now.moment;
         }
@@ -389,6 +398,12 @@ impl Expectation {
     /// Says everything that is decided once more, for an alarm actor that has just begun.
     pub fn report(&self, now: Now) -> Vec<ConditionChange> {
         self.conditions.decided().map(|(kind, verdict)| self.change(kind, verdict, now)).collect()
+    }
+
+    /// It is judged here no more: takes back what was said.
+    pub fn retire(&self, now: Now) -> Vec<ConditionChange> {
+        let said = self.conditions.decided().filter(|(_, verdict)| matches!(verdict, Verdict::Violated(_)));
+        said.map(|(kind, _)| self.change(kind, Verdict::Cleared, now)).collect()
     }
 
     /// The connection's condition.
@@ -446,10 +461,11 @@ impl Expectation {
 
     fn extra(&self, now: Moment) -> Option<Box<Extra>> {
         let expected = &self.expected;
+        let own = expected.any_of.is_none();
         let extra = Extra {
-            loss: expected.loss.any().then(|| LossWindow::new(now, &expected.loss)),
-            baseline: expected.max_above_baseline.map(|_| Baseline::new(now)),
-            flows: (expected.flows.count() > 1 && expected.any_of.is_none()).then(|| FlowWatch {
+            loss: (expected.loss.any() && own).then(|| LossWindow::new(now, &expected.loss)),
+            baseline: expected.max_above_baseline.filter(|_| own).map(|_| Baseline::new(now)),
+            flows: (expected.flows.count() > 1 && own).then(|| FlowWatch {
                 seen: Seen::default(),
                 look: now + expected.expect_every,
                 begun: now,
@@ -521,7 +537,7 @@ impl Expectation {
             Place::Duplicate | Place::TooOld | Place::StaleEpoch => {}
         }
         if let Some(window) = self.loss_window() {
-            window.on_probes(1, i32::try_from(lost).unwrap_or(0));
+            window.on_probes(1, i32::try_from(lost).unwrap_or(i32::MIN));
         }
         let Place::Behind(by) = place else { return false };
         // Given up means: by then, silence would have been a bad sample.
@@ -537,7 +553,7 @@ impl Expectation {
         self.dscp = incoming.dscp.or(self.dscp);
         // Equal paths may differ in length: only one port's probes can tell of a change.
         let index = incoming.order.map_or(0, |(_, sequence)| sequence % self.flow_count());
-        if index != 0 {
+        if index != 0 || self.expected.any_of.is_some() {
             return None;
         }
         let before = self.ttl;
@@ -615,9 +631,7 @@ impl Expectation {
         if verdict == DelayVerdict::Undecidable {
             self.statistics.on_event(Event::Undecidable, now.moment);
         }
-        if verdict != DelayVerdict::ClockWrong {
-            self.judge_latency(incoming, changes);
-        }
+        self.judge_latency(incoming, verdict, changes);
     }
 
     /// The delay of the probe before this one in the same flow; notes what that says.
@@ -625,10 +639,11 @@ impl Expectation {
         let (now, nanos) = (incoming.received.moment, incoming.delay.nanos);
         let (_, sequence) = incoming.order?;
         let count = self.expected.flows.count();
+        let any = self.expected.any_of.is_some();
         let previous = match self.flow_watch() {
             Some(watch) => {
                 if watch.seen.count() == 0 {
-                    watch.begun = now;
+                    watch.begun = watch.begun.max(now);
                 }
                 let place = watch.seen.on_probe(sequence, count, nanos, now);
                 if place.overtaken {
@@ -642,6 +657,7 @@ impl Expectation {
                 self.statistics.on_event(Event::Reordered, now);
                 None
             }
+            None if any => None,
             None => {
                 let before = self.previous.replace((sequence, nanos));
                 before.filter(|(number, _)| number.wrapping_add(1) == sequence).map(|(_, nanos)| nanos)
@@ -661,7 +677,7 @@ impl Expectation {
         let Some(directions) = incoming.directions else {
             return Some(incoming.delay).filter(wrong);
         };
-        let moved = self.extra.as_mut().and_then(|extra| extra.offset.on_delays(&directions));
+        let moved = self.extra.as_mut().and_then(|extra| extra.offset.on_delays(&directions, incoming.received.moment));
         if let Some(extra) = self.extra.as_mut().filter(|_| incoming.stepped) {
             extra.offset.forget();
             return None;
@@ -670,7 +686,9 @@ impl Expectation {
         impossible.or(moved.map(|nanos| Delay { nanos, uncertainty: directions.forward.uncertainty }))
     }
 
-    fn judge_latency(&mut self, incoming: &Incoming, changes: &mut Vec<ConditionChange>) {
+    /// A wrong clock says nothing of one way; what one clock measures, and what is held against its own
+    /// baseline, is judged all the same.
+    fn judge_latency(&mut self, incoming: &Incoming, found: DelayVerdict, changes: &mut Vec<ConditionChange>) {
         let now = incoming.received;
         let limits = self.expected.limits;
         let is_down = self.conditions.of(Kind::Latency).is_down();
@@ -692,8 +710,9 @@ impl Expectation {
             None => judge(incoming.delay, limits.max_latency, Direction::Forward),
             Some(directions) => {
                 judge(directions.round_trip, limits.max_latency, Direction::RoundTrip);
-                judge(directions.forward, self.expected.max_each_way, Direction::Forward);
-                judge(directions.backward, self.expected.max_each_way, Direction::Backward);
+                let each_way = self.expected.max_each_way.filter(|_| found != DelayVerdict::ClockWrong);
+                judge(directions.forward, each_way, Direction::Forward);
+                judge(directions.backward, each_way, Direction::Backward);
             }
         }
         let nanos = incoming.delay.nanos;

@@ -90,6 +90,8 @@ impl Flows {
         let exactly = |of_kind: &dyn Fn(&Flow) -> bool| flows.iter().all(|(flow, dead)| of_kind(flow) == *dead);
         let what = if let Some(size) = self.size.filter(|_| exactly(&|flow| flow.size.is_some())) {
             Common::Size(size)
+        } else if let Some(size) = self.size.filter(|_| exactly(&|flow| flow.size.is_none())) {
+            Common::Short(size)
         } else if let Some(dscp) = self.dscp.iter().find(|dscp| exactly(&|flow| flow.dscp == *dscp)) {
             Common::Dscp(dscp)
         } else {
@@ -120,6 +122,8 @@ pub struct DeadFlows {
 pub enum Common {
     /// All long probes, and no others.
     Size(u16),
+    /// All short probes, and none of this size.
+    Short(u16),
     /// All of a class of service, and no others.
     Dscp(u8),
     /// Nothing but that they are dead: one of several equal paths may be.
@@ -139,6 +143,9 @@ impl fmt::Display for DeadFlows {
                     f,
                     "packets of {size} octets of payload ({packet} with IPv4 and UDP headers) are lost, short ones arrive"
                 )
+            }
+            (Common::Short(size), _) => {
+                write!(f, "short packets are lost, those of {size} octets of payload arrive")
             }
             (Common::Dscp(dscp), _) => write!(f, "packets with DSCP {dscp} are lost, others arrive"),
             (Common::Some, Some(first)) => {

@@ -124,6 +124,11 @@ impl KeyRing {
         self.keys.get(&id).filter(|_| taken)
     }
 
+    /// The key of this id.
+    pub fn get(&self, id: u8) -> Option<&Key> {
+        self.keys.get(&id).map(Arc::as_ref)
+    }
+
     /// The ids of its keys.
     pub fn ids(&self) -> impl Iterator<Item = u8> {
         self.keys.keys().copied()

@@ -68,9 +68,11 @@ impl LossWindow {
 
     /// So many came and so many more are lost; fewer if one came after all.
     pub fn on_probes(&mut self, received: u32, lost: i32) {
+        // What is taken back may have left the window.
+        let held = self.slices.iter().map(|slice| slice.lost).fold(0i32, i32::saturating_add);
         let slice = &mut self.slices[self.at];
         slice.received = slice.received.saturating_add(received);
-        slice.lost = slice.lost.saturating_add(lost);
+        slice.lost = slice.lost.saturating_add(lost.max(-held.max(0)));
     }
 
     /// The delay differed by so much from the one before.

@@ -209,7 +209,7 @@ impl Probe {
 }
 
 /// Where the key's id is.
-const KEY_ID: usize = 55;
+pub const KEY_ID: usize = 55;
 
 /// Writes a TLV's header; gives where its value ends.
 fn put_tlv(octets: &mut [u8], at: usize, kind: u8, len: usize) -> usize {

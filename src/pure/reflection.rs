@@ -7,7 +7,7 @@ use super::clock_error::{ClockQuality, Delay, ErrorEstimate};
 use super::key::{Key, SIGNATURE_LEN};
 use super::probe::{Probe, STAMP_LEN, TLV_HEADER, TLV_HMAC, TLV_PADDING, TLV_TYPE, be16, be32, be64};
 use super::test::TestId;
-use super::time::WallTime;
+use super::time::{Moment, WallTime};
 
 /// A reflector that knows TWAMP only answers with this much of the base packet at least.
 pub const SHORTEST: usize = 38;
@@ -154,21 +154,36 @@ pub struct Delays {
 /// other loses, while the round trip stays.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct OffsetWatch {
-    /// Where the other clock's offset was proved to lie, in nanoseconds, and with what claimed error.
-    proved: Option<(i64, i64)>,
+    /// Where the other clock's offset was proved to lie, in nanoseconds, and the clocks' claimed error then.
+    proved: Option<(i64, i64, i64)>,
+    /// By how much it moved, and until when that is told.
+    moved: Option<(i64, Moment)>,
 }
 
+/// A clock that moved is told for so long; then it counts as it is.
+const MOVE_TOLD_FOR: Duration = Duration::from_secs(120);
+
 impl OffsetWatch {
-    /// Another answer. Gives by how much the offset provably moved beyond what the clocks allow.
-    pub fn on_delays(&mut self, delays: &Delays) -> Option<i64> {
+    /// Another answer. Gives by how much the offset provably moved lately, beyond what the clocks allow.
+    pub fn on_delays(&mut self, delays: &Delays, now: Moment) -> Option<i64> {
+        if let Some(moved) = self.find_move(delays) {
+            self.moved = Some((moved, now + MOVE_TOLD_FOR));
+        }
+        self.moved = self.moved.filter(|(_, until)| now < *until);
+        self.moved.map(|(moved, _)| moved)
+    }
+
+    fn find_move(&mut self, delays: &Delays) -> Option<i64> {
         // The true one-way delays are not negative: the other clock is ahead by at most the forward
         // delay, and behind by at most the backward one.
         let (least, most) = (-delays.backward.nanos, delays.forward.nanos);
-        let allowed = i64::try_from(delays.forward.uncertainty.as_nanos()).unwrap_or(i64::MAX).saturating_mul(2);
-        let Some((was_least, was_most)) = self.proved else {
-            self.proved = Some((least, most));
+        let error = i64::try_from(delays.forward.uncertainty.as_nanos()).unwrap_or(i64::MAX);
+        let Some((was_least, was_most, was_error)) = self.proved else {
+            self.proved = Some((least, most, error));
             return None;
         };
+        // What a clock admitted to before may have been put right since.
+        let allowed = error.saturating_add(was_error);
         let moved = if least > was_most.saturating_add(allowed) {
             least - was_most
         } else if most < was_least.saturating_sub(allowed) {
@@ -176,15 +191,19 @@ impl OffsetWatch {
         } else {
             // Both at once: what is proved by all answers so far, as long as they agree.
             let both = (least.max(was_least), most.min(was_most));
-            self.proved = Some(if both.0 <= both.1 { both } else { (least, most) });
+            self.proved = Some(match both.0 <= both.1 {
+                true => (both.0, both.1, error.max(was_error)),
+                false => (least, most, error),
+            });
             return None;
         };
+        self.proved = Some((least, most, error));
         Some(moved)
     }
 
     /// The move was told, or was meant: from now on the new offset counts.
     pub fn forget(&mut self) {
-        self.proved = None;
+        *self = OffsetWatch::default();
     }
 }
 
@@ -255,15 +274,24 @@ mod tests {
             forward: Delay { nanos: 200_000 + offset + queue, uncertainty: Duration::from_micros(error) },
             backward: Delay { nanos: 200_000 - offset, uncertainty: Duration::from_micros(error) },
         };
+        let on = |watch: &mut OffsetWatch, delays: Delays, second| {
+            watch.on_delays(&delays, Moment::new(Duration::from_secs(second)))
+        };
         let mut watch = OffsetWatch::default();
         for queue in [0, 50_000, 3_000_000, 0] {
-            assert_eq!(watch.on_delays(&delays(3_000_000, queue, 100)), None, "a busy path is no clock");
+            assert_eq!(on(&mut watch, delays(3_000_000, queue, 100), 0), None, "a busy path is no clock");
         }
-        assert_eq!(watch.on_delays(&delays(3_300_000, 0, 100)), None, "within what the clocks allow");
-        assert_eq!(watch.on_delays(&delays(13_000_000, 0, 100)), Some(9_600_000));
-        assert_eq!(watch.on_delays(&delays(13_000_000, 0, 20_000)), None, "a clock that says so");
+        assert_eq!(on(&mut watch, delays(3_300_000, 0, 100), 0), None, "within what the clocks allow");
+        assert_eq!(on(&mut watch, delays(13_000_000, 0, 100), 10), Some(9_600_000));
+        assert_eq!(on(&mut watch, delays(13_000_000, 0, 100), 100), Some(9_600_000));
+        assert_eq!(on(&mut watch, delays(13_000_000, 0, 100), 131), None, "it counts as it is by now");
+        assert_eq!(on(&mut watch, delays(30_000_000, 0, 20_000), 140), None, "a clock that says so");
         watch.forget();
-        assert_eq!(watch.on_delays(&delays(-13_000_000, 0, 100)), None);
+        assert_eq!(on(&mut watch, delays(-13_000_000, 0, 100), 150), None);
+        // A clock that admitted to 16 s is put right.
+        let mut watch = OffsetWatch::default();
+        assert_eq!(on(&mut watch, delays(5_000_000_000, 0, 16_000_000), 0), None);
+        assert_eq!(on(&mut watch, delays(0, 0, 1_000), 10), None);
     }
 
     proptest! {

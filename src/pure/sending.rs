@@ -10,7 +10,7 @@ use super::condition::Thresholds;
 use super::expectation::{Expectation, Expected, Incoming};
 use super::flows::Flows;
 use super::key::{KeyChoice, KeyRing};
-use super::probe::{PADDED_LEN, PROBE_LEN, Probe, SIGNED_LEN, flag};
+use super::probe::{KEY_ID, PADDED_LEN, PROBE_LEN, Probe, SIGNED_LEN, flag};
 use super::probe_v1::ProbeV1;
 use super::reflection::Reply;
 use super::schedule::Schedule;
@@ -69,6 +69,20 @@ pub struct Readings {
     pub steps: u32,
 }
 
+/// How exactly slots are kept. Few tests that share their wake-ups cost much less; very many would make
+/// bursts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Grid {
+    /// As timers can.
+    Fine,
+    /// To a part of the test's interval. Its probes keep their distance.
+    Coarse,
+}
+
+const FINE: Duration = Duration::from_millis(1);
+const COARSE_PARTS: u32 = 25;
+const MOST_COARSE: Duration = Duration::from_millis(40);
+
 /// Room for the longest probe.
 pub type Room = [u8; *PADDED_LEN.end()];
 
@@ -110,11 +124,13 @@ pub struct Counts {
 struct Answers {
     expectation: Expectation,
     /// When the last probes left: an answer has to say that it is of one of them.
-    outstanding: [(u32, WallTime); OUTSTANDING],
+    outstanding: Vec<(u32, WallTime)>,
 }
 
-/// Answers to more probes ago are not taken.
-const OUTSTANDING: usize = 64;
+/// Answers to so many probes at least are waited for, and to no more than so many.
+const OUTSTANDING: std::ops::RangeInclusive<usize> = 64..=8192;
+/// A round trip takes no longer than this, or a few turns.
+const LONGEST_ROUND_TRIP: Duration = Duration::from_secs(2);
 
 /// Why an answer is not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,7 +157,7 @@ impl Sending {
             is_withdrawn: false,
             steps: 0,
             counts: Counts::default(),
-            answers: plan.answers.as_deref().map(|expected| Answers::new(expected, now)),
+            answers: plan.answers.as_deref().map(|expected| Answers::new(expected, &plan, now)),
             plan,
         }
     }
@@ -156,20 +172,28 @@ impl Sending {
         &self.plan
     }
 
-    /// Another plan of the same test, which has to be enrolled anew. `changes` takes what that means
+    /// Another plan of the same test, which has to be enrolled anew. Where its numbers mean something else
+    /// from now on, `epoch` begins. `changes` takes what that means
     /// for its alarms.
-    pub fn on_plan(&mut self, plan: Arc<SenderPlan>, now: Now, changes: &mut Vec<ConditionChange>) {
+    pub fn on_plan(&mut self, plan: Arc<SenderPlan>, epoch: u64, now: Now, changes: &mut Vec<ConditionChange>) {
         if plan.destination != self.plan.destination {
             self.health.on_moved(now.moment + plan.startup_grace);
         }
         if plan.send_every != self.plan.send_every {
             self.slot = None;
         }
+        if plan.flows != self.plan.flows {
+            // A number tells its flow: they count from the start.
+            (self.epoch, self.sequence) = (epoch, 0);
+        }
         self.health.on_plan(plan.test.clone(), plan.thresholds);
         self.schedule = Schedule::new(plan.send_every, plan.test.id.as_u128());
         match (&mut self.answers, &plan.answers) {
-            (Some(answers), Some(expected)) => answers.expectation.on_expected(expected.as_ref().clone(), now, changes),
-            (None, Some(expected)) => self.answers = Some(Answers::new(expected, now)),
+            (Some(answers), Some(expected)) => {
+                answers.expectation.on_expected(expected.as_ref().clone(), now, changes);
+                answers.outstanding = Answers::room(&plan);
+            }
+            (None, Some(expected)) => self.answers = Some(Answers::new(expected, &plan, now)),
             (_, None) => self.answers = None,
         }
         self.plan = plan;
@@ -198,9 +222,14 @@ impl Sending {
         self.turn == turn
     }
 
-    /// The next slot. Those that passed meanwhile are counted and left out.
-    pub fn next_slot(&mut self, now: Moment) -> Moment {
-        let next = self.schedule.next_slot(now);
+    /// The next slot, at the end of its part of the `grid`. Those that passed meanwhile are counted and
+    /// left out.
+    pub fn next_slot(&mut self, now: Moment, grid: Grid) -> Moment {
+        let parts = match grid {
+            Grid::Fine => FINE,
+            Grid::Coarse => (self.plan.send_every / COARSE_PARTS).clamp(FINE, MOST_COARSE),
+        };
+        let next = self.schedule.next_slot(now).rounded_up(parts);
         if let Some(passed) = self.slot.replace(next) {
             let slots = next.since(passed).as_nanos() / self.plan.send_every.as_nanos().max(1);
             self.counts.skipped += u64::try_from(slots.saturating_sub(1)).unwrap_or(0);
@@ -248,7 +277,8 @@ impl Sending {
         let size = self.plan.flows.get(flow).size.map_or(0, usize::from);
         let probe = self.probe(flow, flags, now, readings);
         if let Some(answers) = &mut self.answers {
-            answers.outstanding[self.sequence as usize % OUTSTANDING] = (self.sequence, now.wall);
+            let at = self.sequence as usize % answers.outstanding.len();
+            answers.outstanding[at] = (self.sequence, now.wall);
         }
         self.sequence = self.sequence.wrapping_add(1);
         let room = &mut room[..padded(size, key.is_some())];
@@ -308,13 +338,15 @@ impl Sending {
         changes: &mut Vec<ConditionChange>,
     ) -> Result<(), NotTaken> {
         let answers = self.answers.as_mut().ok_or(NotTaken::Unexpected)?;
-        let (sequence, sent) = answers.outstanding[reply.sequence as usize % OUTSTANDING];
+        let (sequence, sent) = answers.outstanding[reply.sequence as usize % answers.outstanding.len()];
         // The wire holds no more than 2^-32 s of a time stamp.
         if sequence != reply.sequence || sent.to_ntp() != reply.sent.to_ntp() {
             return Err(NotTaken::Unasked);
         }
         if let Some(choice) = &self.plan.keys {
-            let key = keys.signing(choice).ok_or(NotTaken::Unsigned)?;
+            // Another key may have become the active one meanwhile.
+            let id = octets.get(KEY_ID).copied().unwrap_or(0);
+            let key = keys.taken(choice, id).ok_or(NotTaken::Unsigned)?;
             if !Reply::is_signed(octets, key) {
                 return Err(NotTaken::Unsigned);
             }
@@ -342,7 +374,14 @@ impl Sending {
         if let Some(answers) = &mut self.answers {
             answers.expectation.on_own_step(now);
             // What is under way cannot be compared.
-            answers.outstanding = Answers::NONE;
+            answers.outstanding = Answers::room(&self.plan);
+        }
+    }
+
+    /// This agent itself slept: what did not come back meanwhile proves nothing.
+    pub fn on_own_stall(&mut self, now: Now) {
+        if let Some(answers) = &mut self.answers {
+            answers.expectation.on_own_stall(now);
         }
     }
 
@@ -369,11 +408,17 @@ impl Sending {
 }
 
 impl Answers {
-    /// No probe was sent before 1970.
-    const NONE: [(u32, WallTime); OUTSTANDING] = [(u32::MAX, WallTime::ZERO); OUTSTANDING];
+    fn new(expected: &Expected, plan: &SenderPlan, now: Now) -> Box<Self> {
+        Box::new(Answers { expectation: Expectation::new(expected.clone(), now), outstanding: Self::room(plan) })
+    }
 
-    fn new(expected: &Expected, now: Now) -> Box<Self> {
-        Box::new(Answers { expectation: Expectation::new(expected.clone(), now), outstanding: Self::NONE })
+    /// For all probes whose answers may be under way. A power of two, since numbers wrap around.
+    fn room(plan: &SenderPlan) -> Vec<(u32, WallTime)> {
+        let turns = LONGEST_ROUND_TRIP.as_nanos() / plan.send_every.as_nanos().max(1) + 2;
+        let probes = usize::try_from(turns).unwrap_or(usize::MAX).saturating_mul(plan.flows.count());
+        let room = probes.clamp(*OUTSTANDING.start(), *OUTSTANDING.end()).next_power_of_two();
+        // No probe was sent before 1970.
+        vec![(u32::MAX, WallTime::ZERO); room]
     }
 }
 

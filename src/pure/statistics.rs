@@ -31,6 +31,9 @@ pub struct Statistics {
 struct Older {
     ten_minutes: Halves,
     total: Period,
+    /// Delays up to each of `BOUNDS`, of what is in `total`. A histogram that is coarser by now than it was
+    /// would count otherwise.
+    up_to: [u64; BOUNDS.len()],
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -165,7 +168,7 @@ impl Statistics {
         let halves = || Halves { before: Period::default(), now: Period::default(), begun: now };
         Statistics {
             minute: halves(),
-            older: Box::new(Older { ten_minutes: halves(), total: Period::default() }),
+            older: Box::new(Older { ten_minutes: halves(), total: Period::default(), up_to: [0; BOUNDS.len()] }),
             begun: now,
             presumed_lost: 0,
             last_gap: None,
@@ -279,30 +282,28 @@ impl Statistics {
 
     /// All delays, in buckets that others can add up.
     pub fn histogram(&self) -> Histogram {
-        let mut total = self.older.total.clone();
-        total.merge(&self.minute.joined());
+        let recent = [&self.minute.before, &self.minute.now];
         let mut before = 0;
-        let upto = |bound: f64| total.delays.count_up_to((bound * 1e9) as i64);
-        let buckets = BOUNDS.into_iter().map(|bound| {
-            let within = upto(bound);
+        let buckets = BOUNDS.into_iter().zip(self.older.up_to).map(|(bound, older)| {
+            let within = older + recent.iter().map(|period| up_to(period, bound)).sum::<u64>();
             (bound, within - std::mem::replace(&mut before, within))
         });
         let mut buckets: Vec<(f64, u64)> = buckets.collect();
-        buckets.push((f64::INFINITY, total.delays.count() - before));
-        Histogram { sum: in_seconds(total.delay_sum), buckets }
+        let all = self.older.total.received + recent.iter().map(|period| period.received).sum::<u64>();
+        let sum = self.older.total.delay_sum + recent.iter().map(|period| period.delay_sum).sum::<i64>();
+        buckets.push((f64::INFINITY, all - before));
+        Histogram { sum: in_seconds(sum), buckets }
     }
 
     fn roll(&mut self, now: Moment) {
         let mut rolled = false;
         while let Some(half_minute) = self.minute.roll(now, HALF_MINUTE) {
             rolled = true;
-            self.older.ten_minutes.now.merge(&half_minute);
-            self.older.total.merge(&half_minute);
+            self.older.take_in(&half_minute);
             if now.since(self.minute.begun) > FIVE_MINUTES {
                 // A long silence: what is left of the old halves is over.
                 let rest = std::mem::take(&mut self.minute.before);
-                self.older.ten_minutes.now.merge(&rest);
-                self.older.total.merge(&rest);
+                self.older.take_in(&rest);
                 self.minute.begun = now;
             }
         }
@@ -314,6 +315,16 @@ impl Statistics {
                 self.older.ten_minutes.begun = now;
                 self.older.ten_minutes.before = Period::default();
             }
+        }
+    }
+}
+
+impl Older {
+    fn take_in(&mut self, period: &Period) {
+        self.ten_minutes.now.merge(period);
+        self.total.merge(period);
+        for (bound, count) in BOUNDS.into_iter().zip(&mut self.up_to) {
+            *count += up_to(period, bound);
         }
     }
 }
@@ -386,6 +397,10 @@ impl Period {
             path_changes: self.path_changes,
         }
     }
+}
+
+fn up_to(period: &Period, bound: f64) -> u64 {
+    period.delays.count_up_to((bound * 1e9) as i64)
 }
 
 fn in_seconds(nanos: i64) -> f64 {

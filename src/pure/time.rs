@@ -23,6 +23,12 @@ impl Moment {
         Duration::from_nanos(self.0)
     }
 
+    /// The next whole multiple of a duration since the process began.
+    #[must_use]
+    pub fn rounded_up(self, to: Duration) -> Moment {
+        Moment(self.0.next_multiple_of(saturating_nanos(to).max(1)))
+    }
+
     /// How long ago `earlier` was; zero if it is not earlier.
     pub fn since(self, earlier: Moment) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))

@@ -14,13 +14,14 @@ use crate::config::bootstrap::{Bootstrap, Overrides, StoreConfig, StoreKind};
 use crate::config::check::{self, Report};
 use crate::config::findings::{Finding, Findings, Level};
 use crate::config::fleet;
-use crate::config::load::Loader;
+use crate::config::load::{GLOBAL_KEY, Loaded, Loader};
 use crate::config::plan::{self, Surroundings};
 use crate::config::secret::SecretSource;
 use crate::config::sinks::SinkConfig;
 use crate::io::resolve::resolve;
 use crate::io::store::{self, Concern, Snapshot, Store};
-use crate::io::{adjtimex, outlet};
+use crate::io::{adjtimex, keys, outlet};
+use crate::pure::key::KeyRing;
 use crate::web::client::Agent;
 
 /// Says what is wrong with the configuration, and what a host or the fleet would do.
@@ -62,13 +63,26 @@ async fn checked(arguments: &CheckConfig) -> anyhow::Result<i32> {
         found.extend(lacking(&sinks));
         found.extend(exposed(&bootstrap, &sinks));
         let loaded = loader.load_for(&bootstrap.host);
-        found.extend(fleet::undecidable(&loaded, &bootstrap.host, adjtimex::clock_quality().error));
+        let error = bootstrap.clock.error.unwrap_or_else(|| adjtimex::clock_quality().error);
+        found.extend(fleet::undecidable(&loaded, &bootstrap.host, error));
+        found.extend(unusable_keys(&loaded));
     }
     let mut report = planned.with_findings(found);
     if let Some((place, before, found)) = before(&bootstrap, arguments).await? {
         report = report.against(place, &before).with_findings(found);
     }
     show(&report, arguments, true)
+}
+
+/// Keys that this host cannot use.
+fn unusable_keys(loaded: &Loaded) -> Vec<Finding> {
+    let (_, problems) = keys::read(&loaded.keys, loaded.active_key, &KeyRing::default());
+    let mut findings = Findings::about(GLOBAL_KEY);
+    for (id, problem) in problems {
+        let way_out = "until it can, tests that are signed with it do not run here";
+        findings.error(&format!("keys: {id}"), format!("cannot be used on this host: {problem}"), way_out);
+    }
+    findings.into_vec()
 }
 
 /// The load path of `run`, up to the plan; and whom that would tell.

@@ -14,7 +14,7 @@ use crate::config::plan::Binding;
 use crate::io::outgoing::Outlet;
 use crate::io::time;
 use crate::listener::{self, Listener};
-use crate::messages::{Expect, Forget, Generation, Send, Station, Stop};
+use crate::messages::{Expect, Forget, Generation, Send, Station, Stop, Whole};
 use crate::pacer::{self, Pacer};
 use crate::pure::sending::{SenderPlan, Source};
 use crate::pure::test::TestId;
@@ -42,7 +42,9 @@ impl Watcher {
             }
             Change::Forget(address, id) => {
                 if let Some(listener) = self.listeners.get(address) {
-                    listener.do_send(Forget(*id));
+                    let received = self.running.listeners.values().any(|listener| listener.tests.contains_key(id));
+                    let retired = !received && self.running.senders.contains_key(id);
+                    listener.do_send(Forget(*id, if retired { Whole::Retired } else { Whole::GoesOn }));
                 }
             }
             Change::Expect(address, expected) => {

@@ -26,6 +26,8 @@ struct Stream {
     last: Moment,
     /// It announced its stop.
     stopped: bool,
+    /// Nobody was here to take what came before the next probe.
+    was_unheard: bool,
 }
 
 /// What a probe is to its stream.
@@ -85,7 +87,23 @@ impl Streams {
 
     /// What is older than this, or this itself, was taken before this process began.
     pub fn remember(&mut self, epoch: u64, newest: u32, now: Moment) {
-        self.own = Some(Stream { epoch, window: SequenceWindow::all_seen(newest), last: now, stopped: false });
+        self.own = Some(Stream {
+            epoch,
+            window: SequenceWindow::all_seen(newest),
+            last: now,
+            stopped: false,
+            was_unheard: true,
+        });
+    }
+
+    /// This process slept: what is missing from the next probe on backwards is not the network's fault.
+    pub fn on_own_stall(&mut self) {
+        self.own.iter_mut().chain(self.many.values_mut()).for_each(|stream| stream.was_unheard = true);
+    }
+
+    /// From now on probes have to be signed: what unsigned ones said of the order does not count.
+    pub fn forget_unsigned(&mut self) {
+        *self = Streams::default();
     }
 
     /// Where a probe stands.
@@ -106,7 +124,7 @@ impl Streams {
             Some(_) | None => {
                 let mut window = SequenceWindow::default();
                 window.on_sequence(sequence);
-                let begun = Stream { epoch, window, last: now, stopped: incoming.stops };
+                let begun = Stream { epoch, window, last: now, stopped: incoming.stops, was_unheard: false };
                 match terms.any_of {
                     None => self.own = Some(begun),
                     Some(_) => {
@@ -122,6 +140,9 @@ impl Streams {
                 let missing = sequence.wrapping_sub(before.unwrap_or(sequence)).saturating_sub(1);
                 let most = sent_within(now.since(stream.last), incoming.send_every, terms.flows);
                 (stream.last, stream.stopped) = (now, incoming.stops);
+                if std::mem::take(&mut stream.was_unheard) {
+                    return Place::First;
+                }
                 // One of many senders may have been sent elsewhere meanwhile.
                 Place::Newer(if terms.any_of.is_some() { 0 } else { missing.min(most) })
             }
