@@ -82,7 +82,9 @@ fn fit(slices: &[(Moment, i64)]) -> (f64, f64) {
         }
         hull.push(point);
     }
-    let Some([(ax, ay), (bx, by)]) = hull.array_windows().find(|[_, (bx, _)]| *bx >= middle) else {
+    let Some(&[(ax, ay), (bx, by)]) =
+        hull.windows(2).find(|edge| edge[1].0 >= middle).and_then(|edge| edge.first_chunk::<2>())
+    else {
         return (0.0, f64::INFINITY);
     };
     let slope = (by - ay) / (bx - ax).max(1.0);

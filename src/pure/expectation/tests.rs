@@ -646,7 +646,30 @@ fn a_signed_probe_cannot_be_replayed() {
         assert_ne!(restarted.on_probe(&probe(900_000 + n, n as u32)).0, Acceptance::Accepted(None));
     }
     assert_eq!(restarted.on_probe(&older).0, Acceptance::StaleEpoch);
-    assert_eq!(restarted.on_probe(&probe(900_100, 50)).0, Acceptance::Accepted(None));
+    // What was sent while nobody was here is no loss.
+    assert_eq!(restarted.on_probe(&probe(900_100, 60)).0, Acceptance::Accepted(None));
+    assert_eq!(restarted.statistics(at(900_200).moment).total.lost, 0);
+    assert_eq!(restarted.on_probe(&probe(900_300, 62)).0, Acceptance::Accepted(None));
+    assert_eq!(restarted.statistics(at(900_400).moment).total.lost, 1);
+}
+
+/// A machine that was frozen did not lose what was sent meanwhile.
+#[test]
+fn an_own_stall_is_no_loss() {
+    let mut expectation = Tested::new(expected(), at(0));
+    expectation.on_probe(&probe(1_000, 0));
+    expectation.on_own_stall(at(61_000));
+    expectation.on_probe(&probe(61_100, 600));
+    assert_eq!(expectation.statistics(at(61_200).moment).total.lost, 0);
+}
+
+/// What an unsigned stranger said of the order does not bind the signed ones.
+#[test]
+fn signing_begins_with_a_clean_slate() {
+    let mut expectation = Tested::new(expected(), at(0));
+    expectation.on_probe(&Incoming { order: Some((u64::MAX, 0)), ..probe(1_000, 0) });
+    expectation.on_expected(with(Manner { keys: Some(KeyChoice::Fleet), ..manner() }), at(1_100));
+    assert_eq!(expectation.on_probe(&probe(1_200, 0)).0, Acceptance::Accepted(None));
 }
 
 #[test]
