@@ -44,7 +44,8 @@ fn at_receiver(agent: &Agent, n: u8) -> Value {
 /// Waits until so many probes of the test came or were lost; gives its numbers since the start.
 fn after(agent: &Agent, n: u8, probes: u64) -> Value {
     wait_for(&format!("{probes} probes"), || {
-        let total = at_receiver(agent, n)["statistics"]["total"].clone();
+        // At first its documents are not read yet.
+        let total = test(&agent.status(), n, "receiver")?["statistics"]["total"].clone();
         (total["received"].as_u64()? + total["lost"].as_u64()? >= probes).then_some(total)
     })
 }
