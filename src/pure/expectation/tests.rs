@@ -1,7 +1,11 @@
+use std::sync::Arc;
+
 use super::*;
-use crate::pure::flows::CodePoints;
+use crate::pure::flows::{CodePoints, Flows};
+use crate::pure::key::KeyChoice;
+use crate::pure::loss_window::LossLimits;
 use crate::pure::reflection::Delays;
-use crate::pure::test::TestId;
+use crate::pure::test::{Mode, TestFacts, TestId};
 use crate::pure::time::WallTime;
 use proptest::prelude::*;
 

@@ -35,11 +35,7 @@ impl Agent {
 
     /// The same with more files beside the bootstrap file. One that is called `token` is the page's.
     pub fn with_files(host: &str, documents: &[(&str, String)], more: &str, files: &[(&str, &str)]) -> Agent {
-        let directory = tempfile::tempdir().expect("a directory");
-        std::fs::create_dir_all(directory.path().join("documents")).expect("create directory");
-        for (path, text) in documents {
-            write(&directory.path().join("documents").join(path), text);
-        }
+        let directory = with_documents(documents);
         for (name, text) in files {
             write(&directory.path().join(name), text);
         }
@@ -55,11 +51,7 @@ impl Agent {
         more: &str,
         files: &[(&str, &str)],
     ) -> Agent {
-        let directory = tempfile::tempdir().expect("a directory");
-        std::fs::create_dir_all(directory.path().join("documents")).expect("create directory");
-        for (path, text) in documents {
-            write(&directory.path().join("documents").join(path), text);
-        }
+        let directory = with_documents(documents);
         for (name, text) in files {
             write(&directory.path().join(name), text);
             let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
@@ -200,6 +192,16 @@ impl Drop for Agent {
             eprintln!("--- log of an agent\n{}---", self.log());
         }
     }
+}
+
+/// A directory with these documents of a `dir` store.
+fn with_documents(documents: &[(&str, String)]) -> TempDir {
+    let directory = tempfile::tempdir().expect("a directory");
+    std::fs::create_dir_all(directory.path().join("documents")).expect("create directory");
+    for (path, text) in documents {
+        write(&directory.path().join("documents").join(path), text);
+    }
+    directory
 }
 
 /// The part of a status that is about test `n` in `role`.
