@@ -12,9 +12,17 @@ const LEAST: usize = 2;
 /// Takes in what the tests say of other hosts' clocks, and says what that means.
 #[derive(Clone, Debug, Default)]
 pub struct ClockWitness {
-    /// The last word of each reporter, by the host that it is about.
-    words: BTreeMap<String, BTreeMap<Subject, ConditionChange>>,
+    hosts: BTreeMap<String, Words>,
+    /// How many of them somebody calls wrong. Counted along: a host can have very many reporters.
+    wrong: usize,
     blames_self: bool,
+}
+
+/// The last words of all reporters on one host.
+#[derive(Clone, Debug, Default)]
+struct Words {
+    good: BTreeSet<Subject>,
+    bad: BTreeMap<Subject, ConditionChange>,
 }
 
 impl ClockWitness {
@@ -22,7 +30,14 @@ impl ClockWitness {
     pub fn on_change(&mut self, change: ConditionChange) -> Vec<ConditionChange> {
         let Subject::Host(host) = &change.key.subject else { return vec![change] };
         let now = change.at;
-        self.words.entry(host.clone()).or_default().insert(change.reporter.clone(), change.clone());
+        let words = self.hosts.entry(host.clone()).or_default();
+        let was_wrong = words.is_wrong();
+        words.take(&change);
+        match (was_wrong, words.is_wrong()) {
+            (false, true) => self.wrong += 1,
+            (true, false) => self.wrong -= 1,
+            (false, false) | (true, true) => {}
+        }
         let mut said = self.turn(now);
         // Good news is always news; bad news of others is none while this host is to blame.
         if !is_violated(&change) || !self.blames_self {
@@ -38,10 +53,13 @@ impl ClockWitness {
         possible: &BTreeSet<AlarmKey>,
         now: Now,
     ) -> Vec<ConditionChange> {
-        for words in self.words.values_mut() {
-            words.retain(|reporter, change| reporters.contains(reporter) && possible.contains(&change.key));
-        }
-        self.words.retain(|_, words| !words.is_empty());
+        self.hosts.retain(|host, words| {
+            words.good.retain(|reporter| reporters.contains(reporter));
+            words.bad.retain(|reporter, _| reporters.contains(reporter));
+            let is_possible = possible.contains(&AlarmKey::new(Kind::Clock, Subject::Host(host.clone())));
+            is_possible && !(words.good.is_empty() && words.bad.is_empty())
+        });
+        self.wrong = self.hosts.values().filter(|words| words.is_wrong()).count();
         self.turn(now)
     }
 
@@ -52,41 +70,47 @@ impl ClockWitness {
 
     /// Blames whom it has to now. What was said of others is taken back, or said after all.
     fn turn(&mut self, now: Now) -> Vec<ConditionChange> {
-        let Some(own) = self.judge_self(now) else { return Vec::new() };
-        let others = self.raised().into_iter().map(|change| match self.blames_self {
+        let blames = self.wrong >= LEAST && self.wrong * 2 > self.hosts.len();
+        if blames == self.blames_self {
+            return Vec::new();
+        }
+        self.blames_self = blames;
+        let raised = self.hosts.values().flat_map(|words| words.bad.values()).cloned();
+        let others = raised.map(|change| match blames {
             true => ConditionChange { verdict: Verdict::Cleared, at: now, ..change },
             false => change,
         });
-        [own].into_iter().chain(others).collect()
-    }
-
-    /// Whether it changed its mind of this host.
-    fn judge_self(&mut self, now: Now) -> Option<ConditionChange> {
-        let is_wrong = |words: &&BTreeMap<Subject, ConditionChange>| words.values().any(is_violated);
-        let wrong = self.words.values().filter(is_wrong).count();
-        let blames = wrong >= LEAST && wrong * 2 > self.words.len();
-        if blames == self.blames_self {
-            return None;
-        }
-        self.blames_self = blames;
-        Some(self.of_self(now))
+        [self.of_self(now)].into_iter().chain(others).collect()
     }
 
     fn of_self(&self, now: Now) -> ConditionChange {
-        let wrong = self.words.values().filter(|words| words.values().any(is_violated)).count();
         let verdict = match self.blames_self {
             true => Verdict::Violated(Cause::LocalClock(format!(
-                "delays from {wrong} of {} hosts are impossible: this host's clock is wrong, not theirs",
-                self.words.len()
+                "delays from {} of {} hosts are impossible: this host's clock is wrong, not theirs",
+                self.wrong,
+                self.hosts.len()
             ))),
             false => Verdict::Cleared,
         };
         let key = AlarmKey::new(Kind::Clock, Subject::Agent);
         condition_change(key, Subject::Name(WITNESS.to_owned()), now, verdict)
     }
+}
 
-    fn raised(&self) -> Vec<ConditionChange> {
-        self.words.values().flat_map(BTreeMap::values).filter(|change| is_violated(change)).cloned().collect()
+impl Words {
+    fn take(&mut self, change: &ConditionChange) {
+        let reporter = &change.reporter;
+        if is_violated(change) {
+            self.good.remove(reporter);
+            self.bad.insert(reporter.clone(), change.clone());
+        } else {
+            self.bad.remove(reporter);
+            self.good.insert(reporter.clone());
+        }
+    }
+
+    fn is_wrong(&self) -> bool {
+        !self.bad.is_empty()
     }
 }
 
