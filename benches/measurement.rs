@@ -4,20 +4,19 @@
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark prints and may fail")]
 
-use std::io::IoSliceMut;
 use std::net::{SocketAddr, UdpSocket};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
-use nix::cmsg_space;
 use nix::sys::resource::{UsageWho, getrusage};
-use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg, sendto};
-use nix::sys::time::{TimeSpec, TimeValLike};
+use nix::sys::socket::{MsgFlags, SockaddrStorage, sendto};
+use nix::sys::time::TimeValLike;
 
+use peerpair::io::batch::Batch;
 use peerpair::io::gauges::Gauges;
 use peerpair::io::time;
 use peerpair::io::udp::Socket;
@@ -291,21 +290,14 @@ fn bare_receive(tests: usize, rate: f64) -> f64 {
     let socket = Socket::open("127.0.0.1:0".parse().unwrap(), None).unwrap();
     let stop = Arc::new(AtomicBool::new(false));
     let source = source(socket.local(), tests, rate, None, stop.clone());
-    let space = cmsg_space!(TimeSpec, u32, i32, i32, nix::libc::in6_pktinfo);
-    let (mut buffer, mut count) = (vec![0; 64 * 2048], 0u64);
+    let (mut batch, mut count) = (Batch::default(), 0u64);
     let mut before = None;
     let begun = Instant::now();
     while begun.elapsed() < MEASURED + Duration::from_secs(2) {
         std::thread::sleep(Duration::from_millis(4));
         let mut taken = 0;
-        loop {
-            let mut headers = MultiHeaders::<SockaddrStorage>::preallocate(64, Some(space.clone()));
-            let mut slices: Vec<_> = buffer.chunks_exact_mut(2048).map(|chunk| [IoSliceMut::new(chunk)]).collect();
-            let flags = MsgFlags::MSG_DONTWAIT;
-            let Ok(messages) = recvmmsg(socket.as_raw_fd(), &mut headers, slices.iter_mut(), flags, None) else {
-                break;
-            };
-            taken += messages.count() as u64;
+        while let Ok(some @ 1..) = batch.take_in(socket.as_fd()) {
+            taken += some as u64;
         }
         if begun.elapsed() > Duration::from_secs(2) {
             before.get_or_insert_with(cpu);

@@ -4,29 +4,30 @@
 //! a listener that is rebuilt finds what came meanwhile. It stops when the watcher says so or when
 //! it panics; the watcher rebuilds it.
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use actix::prelude::*;
-use futures_util::stream::{self, Stream};
 use rustc_hash::FxHasher;
 use tracing::{Span, info, info_span};
 
+use crate::io::batch::{Batch, Datagram};
 use crate::io::gauges::Gauges;
 use crate::io::time;
-use crate::io::udp::{Buffer, Datagram, Envelope, Readiness, Socket};
+use crate::io::udp::{Envelope, Readiness, Socket};
 use crate::messages::{Expect, Forget, Generation, ListenerFact, Observe, Report, Stop, Whole};
 use crate::pure::alarm::{ConditionChange, Subject};
 use crate::pure::arrival::{self, AnyProbe, Clocks, Landed};
 use crate::pure::bucket::Bucket;
+use crate::pure::calendar::Calendar;
 use crate::pure::expectation::{Acceptance, Expectation, Expected};
 use crate::pure::foreign::{ForeignTraffic, Reason};
 use crate::pure::key::{Key, KeyChoice, KeyRing};
+use crate::pure::pace::{self, Look, Pace};
 use crate::pure::probe::{Probe, STAMP_LEN, flag};
 use crate::pure::reflection::{Reflector, reflect};
 use crate::pure::status::{ForeignSource, ListenerStatus, TestStatus};
@@ -42,10 +43,8 @@ const BATCHES_BEFORE_JUDGING: usize = 128;
 const OWN_STALL: Duration = Duration::from_secs(3);
 /// Strangers shown on the status page.
 const SOURCES_SHOWN: usize = 5;
-/// Above so many packets a second, the socket is not waited for but looked at every `PAUSE`: the kernel
-/// stamps them as they come, and a wake-up for each is dear.
-const BUSY: f64 = 1_000.0;
-const PAUSE: Duration = Duration::from_millis(4);
+/// Silence is judged no later than this part of its interval, so that many tests share a wake-up.
+const AGENDA_PARTS: u32 = 20;
 /// Answers a second, and at once: to tests of ours, and to strangers where they are answered at all.
 const REFLECT_RATE: (f64, u32) = (20_000.0, 2_000);
 const REFLECT_FOREIGN_RATE: (f64, u32) = (1_000.0, 100);
@@ -65,9 +64,9 @@ pub struct Listener {
     /// Which expectation a probe is for that carries another test's id: that of one of many senders.
     one_of: HashMap<TestId, TestId, BuildHasherDefault<FxHasher>>,
     /// When to look at whom. A test's deadline may have moved on; it is asked when its turn comes.
-    agenda: BinaryHeap<Reverse<(Moment, TestId)>>,
+    agenda: Calendar<(Moment, TestId)>,
     foreign: ForeignTraffic,
-    buffer: Buffer,
+    batch: Batch,
     alarm_clock: Option<(Moment, SpawnHandle)>,
     /// When the socket was last found empty, or this actor last ran.
     drained: Moment,
@@ -87,17 +86,10 @@ pub struct Listener {
     /// Conditions that changed while a batch is taken in.
     changes: Vec<ConditionChange>,
     pace: Pace,
+    /// Registered only while each datagram wakes.
+    readiness: Option<Readiness>,
     span: Span,
 }
-
-/// How the socket is to be looked at next, for whoever waits for it.
-type Pace = Arc<AtomicU8>;
-/// When there is something to read.
-const WHEN_READY: u8 = 0;
-/// After `PAUSE`.
-const AFTER_A_PAUSE: u8 = 1;
-/// At once: not all was read.
-const AT_ONCE: u8 = 2;
 
 /// An expectation, and its place in the agenda. Other places of it there are of the past.
 struct Watched {
@@ -139,9 +131,9 @@ impl Listener {
             names: beginning.names,
             expectations: HashMap::default(),
             one_of: HashMap::default(),
-            agenda: BinaryHeap::new(),
+            agenda: Calendar::default(),
             foreign: ForeignTraffic::new(Subject::Listener(beginning.address.to_string()), now),
-            buffer: Buffer::default(),
+            batch: Batch::default(),
             alarm_clock: None,
             drained: now.moment,
             last_run: now.moment,
@@ -156,7 +148,8 @@ impl Listener {
             answers_to_strangers: Bucket::new(REFLECT_FOREIGN_RATE.0, REFLECT_FOREIGN_RATE.1, now.moment),
             path_changes: Bucket::new(PATH_CHANGE_RATE.0, PATH_CHANGE_RATE.1, now.moment),
             changes: Vec::new(),
-            pace: Pace::default(),
+            pace: Pace::new(now.moment),
+            readiness: None,
             span: info_span!("listener", address = %beginning.address),
         };
         for expected in beginning.expected {
@@ -175,7 +168,7 @@ impl Listener {
                 let due = watched.expectation.next_deadline();
                 if due < watched.due {
                     watched.due = due;
-                    self.agenda.push(Reverse((due, id)));
+                    self.agenda.enter(turn(watched), (due, id));
                 }
                 self.say();
             }
@@ -186,14 +179,15 @@ impl Listener {
                     expectation.on_remembered(epoch, newest);
                 }
                 let due = expectation.next_deadline();
-                self.expectations.insert(id, Box::new(Watched { expectation, due, source: None }));
-                self.agenda.push(Reverse((due, id)));
+                let watched = Box::new(Watched { expectation, due, source: None });
+                self.agenda.enter(turn(&watched), (due, id));
+                self.expectations.insert(id, watched);
             }
         }
     }
 
-    /// Takes in up to `batches` batches.
-    fn take_in(&mut self, batches: usize) {
+    /// Takes in up to `batches` batches, and tells when to look again.
+    fn take_in(&mut self, batches: usize) -> Look {
         self.notice_own_stall();
         self.notice_own_step();
         self.keys = self.gauges.keys();
@@ -202,35 +196,56 @@ impl Listener {
             self.expectations.values_mut().for_each(|watched| watched.source = None);
         }
         self.clock_error = self.gauges.clock_error();
-        let socket = self.socket.clone();
-        let mut buffer = std::mem::take(&mut self.buffer);
-        let (before, since) = (self.packets, self.drained);
-        let mut pace = AT_ONCE;
+        let mut look = Look::AtOnce;
         for _ in 0..batches {
             let now = time::now();
-            let received = socket.receive(&mut buffer, self, Listener::glance, |listener, datagram| {
-                listener.on_datagram(&datagram, now)
-            });
-            match received {
+            match self.batch.take_in(self.socket.as_fd()) {
                 Ok(0) => {
-                    let took = now.moment.since(since).max(PAUSE / 4);
-                    let rate = (self.packets - before) as f64 / took.as_secs_f64();
-                    pace = if rate > BUSY { AFTER_A_PAUSE } else { WHEN_READY };
+                    look = self.pace.on_drained(now.moment, self.packets, self.reflected);
                     self.drained = now.moment;
                     break;
                 }
-                Ok(_) => {}
+                Ok(_) => self.judge_batch(now),
                 Err(error) => {
-                    pace = AFTER_A_PAUSE;
+                    look = Look::At(now.moment + pace::LONGEST);
                     // Nothing that a datagram can cause; the socket is asked again at the next wake-up.
                     tracing::debug!(%error, "receive failed");
                     break;
                 }
             }
         }
-        self.buffer = buffer;
-        self.pace.store(pace, Ordering::Relaxed);
         self.say();
+        look
+    }
+
+    /// Has itself called when there may be something to read, or the socket is to be looked at.
+    fn wait(&mut self, look: Look, ctx: &mut Context<Self>) {
+        match look {
+            Look::AtOnce => {
+                // Others have their turn first.
+                let yielded = tokio::task::yield_now().into_actor(self);
+                ctx.spawn(yielded.map(|(), _, ctx| ctx.notify(Readable)));
+            }
+            Look::At(moment) => {
+                self.readiness = None;
+                ctx.notify_later(Readable, moment.since(time::now().moment));
+            }
+            Look::WhenReady => {
+                // Registered anew: whatever lies in the socket counts as news.
+                let registered = self.readiness.take().map_or_else(|| Readiness::of(self.socket.clone()), Ok);
+                let ready = async { registered?.wait().await }.into_actor(self);
+                ctx.spawn(ready.map(|readiness, listener, ctx| match readiness {
+                    Ok(readiness) => {
+                        listener.readiness = Some(readiness);
+                        ctx.notify(Readable);
+                    }
+                    Err(error) => {
+                        tracing::debug!(%error, "cannot wait for the socket");
+                        ctx.notify_later(Readable, pace::LONGEST);
+                    }
+                }));
+            }
+        }
     }
 
     /// The wall's clock was set: what was learnt of delays by it does not hold any more.
@@ -253,11 +268,15 @@ impl Listener {
         self.last_run = now.moment;
     }
 
-    /// Touches what a datagram will be judged by, so that the memory of a whole batch is fetched at once
-    /// rather than one after the other.
-    fn glance(&mut self, octets: &[u8]) {
-        let watched = Probe::quoted_test_id(octets).and_then(|id| self.expectations.get(&id));
-        std::hint::black_box(watched.map(|watched| watched.expectation.touch()));
+    fn judge_batch(&mut self, now: Now) {
+        let batch = std::mem::take(&mut self.batch);
+        // What they will be judged by is touched first, so that the memory of all is fetched at once rather
+        // than one after the other.
+        let ids = batch.octets().filter_map(Probe::quoted_test_id);
+        let watched = ids.filter_map(|id| self.expectations.get(&id));
+        std::hint::black_box(watched.fold(0, |all, watched| all ^ watched.expectation.touch()));
+        batch.datagrams().for_each(|datagram| self.on_datagram(&datagram, now));
+        self.batch = batch;
     }
 
     fn on_datagram(&mut self, datagram: &Datagram<'_>, now: Now) {
@@ -318,7 +337,7 @@ impl Listener {
         let due = watched.expectation.next_deadline();
         if due < watched.due {
             watched.due = due;
-            self.agenda.push(Reverse((due, id)));
+            self.agenda.enter(turn(watched), (due, id));
         }
         let Acceptance::Accepted(ttl_was) = accepted else { return Ok(()) };
         if let Some(was) = ttl_was
@@ -383,17 +402,15 @@ impl Listener {
         // What is in the socket came in time, however late it is read.
         self.take_in(BATCHES_BEFORE_JUDGING);
         let now = time::now();
-        while let Some(Reverse((deadline, id))) = self.agenda.peek().copied() {
-            if deadline > now.moment {
-                break;
+        while let Some(due) = self.agenda.due(now.moment) {
+            for (deadline, id) in due {
+                let Some(watched) = self.expectations.get_mut(&id).filter(|watched| watched.due == deadline) else {
+                    continue;
+                };
+                watched.expectation.on_silence(now, self.kernel_drops, &mut self.changes);
+                watched.due = watched.expectation.next_deadline();
+                self.agenda.enter(turn(watched), (watched.due, id));
             }
-            self.agenda.pop();
-            let Some(watched) = self.expectations.get_mut(&id).filter(|watched| watched.due == deadline) else {
-                continue;
-            };
-            watched.expectation.on_silence(now, self.kernel_drops, &mut self.changes);
-            watched.due = watched.expectation.next_deadline();
-            self.agenda.push(Reverse((watched.due, id)));
         }
         self.changes.extend(self.foreign.on_quiet(now));
         self.say();
@@ -407,8 +424,8 @@ impl Listener {
 
     /// Sets the alarm clock to the earliest deadline, unless it is set to that or earlier.
     fn arm(&mut self, ctx: &mut Context<Self>) {
-        let first = self.agenda.peek().map(|Reverse((deadline, _))| *deadline);
-        let Some(next) = first.into_iter().chain(self.foreign.next_deadline()).min() else { return };
+        let first = self.agenda.next().into_iter().chain(self.foreign.next_deadline()).min();
+        let Some(next) = first else { return };
         match self.alarm_clock {
             Some((set, _)) if set <= next => return,
             Some((_, handle)) => {
@@ -416,7 +433,8 @@ impl Listener {
             }
             None => {}
         }
-        let wait = next.since(time::now().moment);
+        // A busy socket is looked at for all that is due meanwhile.
+        let wait = next.since(time::now().moment).max(self.pace.pause().min(pace::SHORTEST));
         let handle = ctx.run_later(wait, |listener, ctx| {
             let span = listener.span.clone();
             let _entered = span.enter();
@@ -458,46 +476,21 @@ fn check_signature(
     key.cloned().map(Some).ok_or(Reason::BadSignature)
 }
 
+/// When a test has its turn in the agenda: when silence is due, or a little later together with others.
+fn turn(watched: &Watched) -> Moment {
+    let part = watched.expectation.expected().expect_every / AGENDA_PARTS;
+    watched.due.rounded_up(part.min(pace::LONGEST))
+}
+
 fn wants_answer(probe: &AnyProbe) -> bool {
     matches!(probe, AnyProbe::Stamp(probe) if probe.flags & flag::REFLECT != 0)
 }
-
-/// Yields whenever the socket may have something to read, or is to be looked at.
-fn readiness(socket: Arc<Socket>, pace: Pace) -> impl Stream<Item = Readable> {
-    stream::unfold(None, move |readiness: Option<Readiness>| {
-        let (socket, pace) = (socket.clone(), pace.clone());
-        async move {
-            match pace.load(Ordering::Relaxed) {
-                AFTER_A_PAUSE => {
-                    drop(readiness);
-                    tokio::time::sleep(PAUSE).await;
-                    return Some((Readable, None));
-                }
-                AT_ONCE => {
-                    tokio::task::yield_now().await;
-                    return Some((Readable, readiness));
-                }
-                _ => {}
-            }
-            // Registered anew: whatever lies in the socket counts as news.
-            let readiness = match readiness {
-                Some(readiness) => readiness,
-                None => Readiness::of(socket).ok()?,
-            };
-            readiness.readable().await.ok()?;
-            Some((Readable, Some(readiness)))
-        }
-    })
-}
-
-/// The socket may have something to read.
-struct Readable;
 
 impl Actor for Listener {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        ctx.add_stream(readiness(self.socket.clone(), self.pace.clone()));
+        self.wait(Look::WhenReady, ctx);
         self.arm(ctx);
     }
 
@@ -506,11 +499,18 @@ impl Actor for Listener {
     }
 }
 
-impl StreamHandler<Readable> for Listener {
+/// The socket may have something to read.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Readable;
+
+impl Handler<Readable> for Listener {
+    type Result = ();
     fn handle(&mut self, _: Readable, ctx: &mut Self::Context) {
         let span = self.span.clone();
         let _entered = span.enter();
-        self.take_in(BATCHES_PER_WAKE);
+        let look = self.take_in(BATCHES_PER_WAKE);
+        self.wait(look, ctx);
         self.arm(ctx);
     }
 }

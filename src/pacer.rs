@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,10 +16,11 @@ use actix::prelude::*;
 use futures_util::stream::{self, Stream};
 use tracing::{Span, debug, info, info_span};
 
+use crate::io::batch::{Batch, Datagram};
 use crate::io::gauges::Gauges;
 use crate::io::outgoing::{Line, Outlet, Post};
 use crate::io::time;
-use crate::io::udp::{Buffer, Datagram, Readiness};
+use crate::io::udp::Readiness;
 use crate::messages::{Enrol, Generation, PacerFact, Stop};
 use crate::pure::alarm::ConditionChange;
 use crate::pure::calendar::Calendar;
@@ -55,7 +57,7 @@ pub struct Pacer {
     /// which test it answers.
     answering: HashMap<SocketAddr, Vec<Arc<Line>>>,
     listening: Option<Vec<SpawnHandle>>,
-    buffer: Buffer,
+    batch: Batch,
     alarm_clock: Option<(Moment, SpawnHandle)>,
     strangers: u64,
     steps: u32,
@@ -101,7 +103,7 @@ impl Pacer {
             lines: HashMap::new(),
             answering: HashMap::new(),
             listening: None,
-            buffer: Buffer::default(),
+            batch: Batch::default(),
             alarm_clock: None,
             strangers: 0,
         }
@@ -169,6 +171,18 @@ impl Pacer {
         }
     }
 
+    /// At whole multiples, as others keep to them: that is one wake-up for all.
+    fn look_later(ctx: &mut Context<Self>) {
+        let now = time::now().moment;
+        let next = (now + Duration::from_nanos(1)).rounded_up(LOOK_EVERY);
+        ctx.run_later(next.since(now), |pacer, ctx| {
+            let span = pacer.span.clone();
+            let _entered = span.enter();
+            pacer.look();
+            Self::look_later(ctx);
+        });
+    }
+
     /// Takes what the paths sent back, and whatever a step of the clock means.
     fn look(&mut self) {
         let now = time::now();
@@ -195,25 +209,15 @@ impl Pacer {
 
     fn take_answers(&mut self, port: usize) {
         let Some(socket) = self.outlet.get(port).cloned() else { return };
-        let mut buffer = std::mem::take(&mut self.buffer);
         let mut changes = Vec::new();
         for _ in 0..BATCHES_PER_WAKE {
             let now = time::now();
-            let received = socket.receive(
-                &mut buffer,
-                self,
-                |_, _| {},
-                |pacer, datagram| {
-                    if pacer.on_answer(&datagram, now, &mut changes).is_none() {
-                        pacer.strangers += 1;
-                    }
-                },
-            );
-            if !matches!(received, Ok(taken) if taken > 0) {
+            if !matches!(self.batch.take_in(socket.as_fd()), Ok(taken) if taken > 0) {
                 break;
             }
+            let answers = self.batch.datagrams().map(|datagram| self.on_answer(&datagram, now, &mut changes));
+            self.strangers += answers.filter(Option::is_none).count() as u64;
         }
-        self.buffer = buffer;
         self.say(changes);
     }
 
@@ -275,7 +279,7 @@ impl Actor for Pacer {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        ctx.run_interval(LOOK_EVERY, |pacer, _| pacer.look());
+        Self::look_later(ctx);
     }
 
     fn stopped(&mut self, _: &mut Self::Context) {

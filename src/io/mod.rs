@@ -2,6 +2,7 @@
 
 pub mod addresses;
 pub mod adjtimex;
+pub mod batch;
 pub mod causes;
 pub mod engine;
 pub mod gauges;

@@ -1,6 +1,5 @@
 //! UDP sockets for probes: kernel receive times, batched reads, and the errors that the path sends back.
 
-use std::fmt;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
@@ -13,8 +12,7 @@ use nix::sys::socket::sockopt::{
     RcvBufForce, ReceiveTimestampns, RxqOvfl,
 };
 use nix::sys::socket::{
-    ControlMessage, ControlMessageOwned, MsgFlags, MultiHeaders, SockaddrStorage, getsockopt, recvmmsg, recvmsg,
-    sendmsg, sendto, setsockopt,
+    ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, getsockopt, recvmsg, sendmsg, sendto, setsockopt,
 };
 use nix::sys::time::TimeSpec;
 use rustix::net::sockopt::{self, Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery};
@@ -22,23 +20,14 @@ use socket2::{Domain, Protocol, Type};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use crate::pure::probe::{PADDED_LEN, Probe};
+use super::batch::{Batch, DSCP_SHIFT, LONGEST, MOST_ERRORS};
+use crate::pure::probe::Probe;
 use crate::pure::probe_v1::ProbeV1;
 use crate::pure::test::TestId;
-use crate::pure::time::WallTime;
 
 /// A burst of 3,000 probes fits even if nobody reads for a while. Without CAP_NET_ADMIN the kernel
 /// grants `net.core.rmem_max` at most.
 const RECEIVE_BUFFER: usize = 4 << 20;
-/// Datagrams per system call.
-const BATCH: usize = 64;
-/// Errors that one read may meet before it gives up until the next wake-up.
-const MOST_ERRORS: usize = 64;
-/// Longer datagrams are cut; no probe is.
-const LONGEST: usize = *PADDED_LEN.end() + 1;
-/// Code points stand in the upper six bits of the octet that was "type of service" once.
-const DSCP_SHIFT: u32 = 2;
-
 /// A bound socket. Senders and a listener may share one.
 #[derive(Debug)]
 pub struct Socket {
@@ -56,25 +45,6 @@ impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.inner.as_fd()
     }
-}
-
-/// A datagram as the kernel took it in.
-#[derive(Debug)]
-pub struct Datagram<'a> {
-    /// Its payload.
-    pub octets: &'a [u8],
-    /// Who sent it.
-    pub source: SocketAddr,
-    /// When the kernel took it in.
-    pub received: Option<WallTime>,
-    /// How many datagrams the kernel had dropped at this socket by then.
-    pub drops: Option<u32>,
-    /// The time-to-live that it came with.
-    pub ttl: Option<u8>,
-    /// The differentiated services code point that it came with.
-    pub dscp: Option<u8>,
-    /// The address that it was sent to, where the socket's own is a wildcard.
-    pub sent_to: Option<IpAddr>,
 }
 
 /// How a datagram is to be sent.
@@ -185,61 +155,6 @@ impl Socket {
         sendmsg(fd, &[IoSlice::new(octets)], &messages, MsgFlags::empty(), Some(&destination)).map(|_| ())
     }
 
-    /// Takes in at most one batch; zero if there is nothing.
-    ///
-    /// The kernel reports a path's error here once, before the datagrams that wait behind it; the
-    /// error itself is in the error queue too, with its probe.
-    ///
-    /// Each datagram is given to `each` with `taker`; before that, the octets of all of them to `glance`.
-    pub fn receive<T: ?Sized>(
-        &self,
-        buffer: &mut Buffer,
-        taker: &mut T,
-        glance: fn(&mut T, &[u8]),
-        mut each: impl FnMut(&mut T, Datagram<'_>),
-    ) -> io::Result<usize> {
-        let mut received = self.receive_once(buffer, taker, glance, &mut each);
-        for _ in 0..MOST_ERRORS {
-            match received {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(0),
-                Err(_) => received = self.receive_once(buffer, taker, glance, &mut each),
-                Ok(_) => break,
-            }
-        }
-        received
-    }
-
-    fn receive_once<T: ?Sized>(
-        &self,
-        buffer: &mut Buffer,
-        taker: &mut T,
-        glance: fn(&mut T, &[u8]),
-        each: &mut impl FnMut(&mut T, Datagram<'_>),
-    ) -> io::Result<usize> {
-        // The kernel writes into the headers how much it used of them, so they are made anew.
-        let space = cmsg_space!(TimeSpec, u32, libc::c_int, libc::c_int, libc::in6_pktinfo);
-        let mut headers = MultiHeaders::<SockaddrStorage>::preallocate(BATCH, Some(space));
-        let mut slices: Vec<[IoSliceMut; 1]> =
-            buffer.0.chunks_exact_mut(LONGEST).map(|chunk| [IoSliceMut::new(chunk)]).collect();
-        let messages = recvmmsg(self.as_raw_fd(), &mut headers, slices.iter_mut(), MsgFlags::MSG_DONTWAIT, None)?;
-        let messages: Vec<_> = messages.collect();
-        for message in &messages {
-            glance(taker, message.iovs().next().unwrap_or_default());
-        }
-        let count = messages.len();
-        for message in messages {
-            let Some(source) = message.address.as_ref().and_then(std_address) else { continue };
-            let octets = message.iovs().next().unwrap_or_default();
-            let mut datagram =
-                Datagram { octets, source, received: None, drops: None, ttl: None, dscp: None, sent_to: None };
-            for control in message.cmsgs()? {
-                note(control, &mut datagram);
-            }
-            each(taker, datagram);
-        }
-        Ok(count)
-    }
-
     /// Takes what the path sent back out of the error queue.
     pub fn take_path_errors(&self) -> Vec<PathError> {
         let mut found = Vec::new();
@@ -276,25 +191,6 @@ impl Socket {
     }
 }
 
-/// What a control message says of its datagram.
-fn note(control: ControlMessageOwned, datagram: &mut Datagram<'_>) {
-    #[expect(clippy::wildcard_enum_match_arm, reason = "what was not asked for does not come")]
-    match control {
-        ControlMessageOwned::ScmTimestampns(time) => datagram.received = Some(wall_time(time)),
-        ControlMessageOwned::RxqOvfl(total) => datagram.drops = Some(total),
-        ControlMessageOwned::Ipv4Ttl(ttl) | ControlMessageOwned::Ipv6HopLimit(ttl) => {
-            datagram.ttl = u8::try_from(ttl).ok();
-        }
-        ControlMessageOwned::Ipv4Tos(tos) => datagram.dscp = Some(tos >> DSCP_SHIFT),
-        ControlMessageOwned::Ipv6TClass(class) => datagram.dscp = u8::try_from(class >> DSCP_SHIFT).ok(),
-        ControlMessageOwned::Ipv4PacketInfo(info) => {
-            datagram.sent_to = Some(IpAddr::from(info.ipi_addr.s_addr.to_ne_bytes()));
-        }
-        ControlMessageOwned::Ipv6PacketInfo(info) => datagram.sent_to = Some(info.ipi6_addr.s6_addr.into()),
-        _ => {}
-    }
-}
-
 /// Waits for a socket to have something to read. Registered with the runtime only while it waits: a
 /// busy socket that is looked at every now and then anyway wakes nobody.
 #[derive(Debug)]
@@ -309,24 +205,14 @@ impl Readiness {
         registered.map(Readiness).map_err(Into::into)
     }
 
+    /// The same as `readable`, for whoever hands it over meanwhile.
+    pub async fn wait(self) -> io::Result<Self> {
+        self.readable().await.map(|()| self)
+    }
+
     /// Waits until there may be something to read. Whoever reads has to read all.
     pub async fn readable(&self) -> io::Result<()> {
         self.0.readable().await.map(|mut ready| ready.clear_ready())
-    }
-}
-
-/// Where batches are read into; one per reader.
-pub struct Buffer(Vec<u8>);
-
-impl Default for Buffer {
-    fn default() -> Self {
-        Buffer(vec![0; BATCH * LONGEST])
-    }
-}
-
-impl fmt::Debug for Buffer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Buffer")
     }
 }
 
@@ -374,11 +260,6 @@ fn describe(error: &libc::sock_extended_err, destination: Option<SocketAddr>, of
     format!("{to}{meaning}{by}")
 }
 
-fn wall_time(time: TimeSpec) -> WallTime {
-    let seconds = u64::try_from(time.tv_sec()).unwrap_or(0);
-    WallTime::from_unix_nanos(seconds * 1_000_000_000 + u64::try_from(time.tv_nsec()).unwrap_or(0))
-}
-
 fn std_address(address: &SockaddrStorage) -> Option<SocketAddr> {
     let v4 = address.as_sockaddr_in().map(|addr| SocketAddr::from((addr.ip(), addr.port())));
     v4.or_else(|| address.as_sockaddr_in6().map(|addr| SocketAddr::from((addr.ip(), addr.port()))))
@@ -403,21 +284,15 @@ pub async fn examine() -> io::Result<Examined> {
     let socket = Arc::new(Socket::open(SocketAddr::from(([127, 0, 0, 1], 0)), None)?);
     socket.send(b"peerpair doctor", &Envelope { destination: socket.local(), source: None, dscp: 0 })?;
     let readiness = Readiness::of(socket.clone())?;
-    let mut kernel_stamps = false;
-    let mut buffer = Buffer::default();
+    let mut batch = Batch::default();
     let received = async {
-        while socket.receive(
-            &mut buffer,
-            &mut kernel_stamps,
-            |_, _| {},
-            |found, datagram| *found = datagram.received.is_some(),
-        )? == 0
-        {
+        while batch.take_in(socket.as_fd())? == 0 {
             readiness.readable().await?;
         }
         io::Result::Ok(())
     };
     tokio::time::timeout(ARRIVES_WITHIN, received).await??;
+    let kernel_stamps = batch.datagrams().any(|datagram| datagram.received.is_some());
     // The kernel doubles what it is asked for, for its own bookkeeping.
     let receive_buffer = getsockopt(&socket.inner, RcvBuf)? / 2;
     // Nobody listens at this port over TCP or UDP on a usual host.

@@ -22,6 +22,7 @@ pub mod local_clock;
 pub mod loss_window;
 pub mod notification;
 pub mod order;
+pub mod pace;
 pub mod probe;
 pub mod probe_v1;
 pub mod reflection;

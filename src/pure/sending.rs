@@ -10,6 +10,7 @@ use super::condition::Thresholds;
 use super::expectation::{Expectation, Expected, Incoming};
 use super::flows::Flows;
 use super::key::{KeyChoice, KeyRing};
+use super::pace;
 use super::probe::{KEY_ID, PADDED_LEN, PROBE_LEN, Probe, SIGNED_LEN, flag};
 use super::probe_v1::ProbeV1;
 use super::reflection::Reply;
@@ -80,8 +81,7 @@ pub enum Grid {
 }
 
 const FINE: Duration = Duration::from_millis(1);
-const COARSE_PARTS: u32 = 25;
-const MOST_COARSE: Duration = Duration::from_millis(40);
+const COARSE_PARTS: u32 = 10;
 
 /// Room for the longest probe.
 pub type Room = [u8; *PADDED_LEN.end()];
@@ -227,7 +227,7 @@ impl Sending {
     pub fn next_slot(&mut self, now: Moment, grid: Grid) -> Moment {
         let parts = match grid {
             Grid::Fine => FINE,
-            Grid::Coarse => (self.plan.send_every / COARSE_PARTS).clamp(FINE, MOST_COARSE),
+            Grid::Coarse => (self.plan.send_every / COARSE_PARTS).clamp(FINE, pace::LONGEST),
         };
         let next = self.schedule.next_slot(now).rounded_up(parts);
         if let Some(passed) = self.slot.replace(next) {

@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,8 +12,9 @@ use serde_json::{Value, json};
 use super::{EXIT_FAILURE, EXIT_GOOD};
 use crate::cli::{OutputFormat, Ping};
 use crate::io::adjtimex::clock_quality;
+use crate::io::batch::{Batch, Datagram};
 use crate::io::resolve::resolve;
-use crate::io::udp::{Buffer, Envelope, Readiness, Socket, describe_send_error};
+use crate::io::udp::{Envelope, Readiness, Socket, describe_send_error};
 use crate::io::{keys, time};
 use crate::pure::clock_error::{ClockQuality, ErrorEstimate};
 use crate::pure::flows::{CodePoints, Flow, Flows};
@@ -202,18 +204,15 @@ impl<'a> Run<'a> {
     }
 
     fn take(&mut self) -> anyhow::Result<()> {
-        let mut buffer = Buffer::default();
+        let mut batch = Batch::default();
         for (port, socket) in self.sockets.clone().into_iter().enumerate() {
             let mut taken = Vec::new();
-            while socket.receive(
-                &mut buffer,
-                &mut taken,
-                |_, _| {},
-                |taken, datagram| {
-                    taken.push((datagram.octets.to_vec(), datagram.source, datagram.received, datagram.ttl));
-                },
-            )? > 0
-            {}
+            while batch.take_in(socket.as_fd())? > 0 {
+                let copied = |datagram: Datagram<'_>| {
+                    (datagram.octets.to_vec(), datagram.source, datagram.received, datagram.ttl)
+                };
+                taken.extend(batch.datagrams().map(copied));
+            }
             for (octets, source, received, ttl) in taken {
                 let back = received.unwrap_or(time::now().wall);
                 self.on_answer(&octets, source, back, ttl)?;

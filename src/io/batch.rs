@@ -1,0 +1,213 @@
+//! Datagrams that one system call takes in, with what the kernel says of each.
+//!
+//! `recvmmsg` is called as the kernel has it: nix's and others' wrappers allocate its headers for every
+//! call and copy them for every datagram, which costs as much as the kernel itself does.
+
+use std::fmt;
+use std::io;
+use std::mem::{size_of, zeroed};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::ptr;
+
+use crate::pure::probe::PADDED_LEN;
+use crate::pure::time::WallTime;
+
+/// Datagrams per system call.
+const BATCH: usize = 64;
+/// Longer datagrams are cut; no probe is.
+pub(super) const LONGEST: usize = *PADDED_LEN.end() + 1;
+/// Errors that one call may meet before it gives up until the next wake-up.
+pub(super) const MOST_ERRORS: usize = 64;
+/// Octets of a `sockaddr_in6`, the longest address.
+const NAME: usize = 28;
+/// Octets of all control messages that a socket of ours is asked for, with room to spare.
+const CONTROL: usize = 192;
+/// The kernel's `cmsghdr`: a length that counts this header too, a level and a type.
+const HEADER: usize = size_of::<usize>() + 2 * size_of::<i32>();
+/// Code points stand in the upper six bits of the octet that was "type of service" once.
+pub(super) const DSCP_SHIFT: u32 = 2;
+
+/// What one call took in; used again for the next. One that was never used takes no room.
+#[derive(Default)]
+pub struct Batch {
+    octets: Box<[u8]>,
+    slots: Box<[Slot]>,
+    taken: usize,
+}
+
+/// What the kernel writes of a datagram beside its octets.
+#[derive(Clone, Copy)]
+#[repr(C, align(8))]
+struct Slot {
+    control: [u8; CONTROL],
+    name: [u8; NAME],
+    control_len: usize,
+    len: usize,
+}
+
+/// A datagram as the kernel took it in.
+#[derive(Debug)]
+pub struct Datagram<'a> {
+    /// Its payload.
+    pub octets: &'a [u8],
+    /// Who sent it.
+    pub source: SocketAddr,
+    /// When the kernel took it in.
+    pub received: Option<WallTime>,
+    /// How many datagrams the kernel had dropped at this socket by then.
+    pub drops: Option<u32>,
+    /// The time-to-live that it came with.
+    pub ttl: Option<u8>,
+    /// The differentiated services code point that it came with.
+    pub dscp: Option<u8>,
+    /// The address that it was sent to, where the socket's own is a wildcard.
+    pub sent_to: Option<IpAddr>,
+}
+
+impl Batch {
+    /// Takes in what there is, and gives how many that are; zero if there is nothing.
+    ///
+    /// The kernel reports a path's error here once, before the datagrams that wait behind it; the
+    /// error itself is in the error queue too, with its probe.
+    pub fn take_in(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
+        self.taken = 0;
+        if self.slots.is_empty() {
+            let slot = Slot { control: [0; CONTROL], name: [0; NAME], control_len: 0, len: 0 };
+            (self.octets, self.slots) = (vec![0; BATCH * LONGEST].into(), vec![slot; BATCH].into());
+        }
+        let mut taken = self.receive(socket);
+        for _ in 0..MOST_ERRORS {
+            match taken {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(0),
+                Err(_) => taken = self.receive(socket),
+                Ok(_) => break,
+            }
+        }
+        self.taken = taken?;
+        Ok(self.taken)
+    }
+
+    /// The octets of each.
+    pub fn octets(&self) -> impl Iterator<Item = &[u8]> {
+        let whole = self.octets.chunks_exact(LONGEST).zip(&*self.slots);
+        whole.take(self.taken).map(|(octets, slot)| &octets[..slot.len.min(LONGEST)])
+    }
+
+    /// Each with what the kernel says of it.
+    pub fn datagrams(&self) -> impl Iterator<Item = Datagram<'_>> {
+        self.octets().zip(&*self.slots).filter_map(|(octets, slot)| slot.datagram(octets))
+    }
+
+    #[expect(unsafe_code, reason = "see the module")]
+    #[expect(clippy::unnecessary_cast, reason = "the C libraries differ in the widths of lengths and flags")]
+    fn receive(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
+        // SAFETY: both are plain old data, for which zeros are valid.
+        let (mut vectors, mut headers): ([libc::iovec; BATCH], [libc::mmsghdr; BATCH]) = unsafe { zeroed() };
+        let room = self.slots.iter_mut().zip(self.octets.chunks_exact_mut(LONGEST));
+        for ((header, vector), (slot, octets)) in headers.iter_mut().zip(&mut vectors).zip(room) {
+            *vector = libc::iovec { iov_base: octets.as_mut_ptr().cast(), iov_len: LONGEST };
+            let header = &mut header.msg_hdr;
+            (header.msg_iov, header.msg_iovlen) = (vector, 1);
+            (header.msg_name, header.msg_namelen) = (slot.name.as_mut_ptr().cast(), NAME as _);
+            (header.msg_control, header.msg_controllen) = (slot.control.as_mut_ptr().cast(), CONTROL as _);
+        }
+        let (fd, flags) = (socket.as_raw_fd(), libc::MSG_DONTWAIT);
+        // SAFETY: there are `BATCH` headers; what they point to is as long as they say and outlives the call.
+        let taken = unsafe { libc::recvmmsg(fd, headers.as_mut_ptr(), BATCH as _, flags as _, ptr::null_mut()) };
+        let taken = usize::try_from(taken).map_err(|_| io::Error::last_os_error())?;
+        for (slot, header) in self.slots.iter_mut().zip(&headers).take(taken) {
+            (slot.len, slot.control_len) = (header.msg_len as usize, header.msg_hdr.msg_controllen as usize);
+            if (header.msg_hdr.msg_namelen as usize) < size_of::<libc::sockaddr_in>() {
+                slot.name = [0; NAME];
+            }
+        }
+        Ok(taken)
+    }
+}
+
+impl Slot {
+    fn datagram<'a>(&self, octets: &'a [u8]) -> Option<Datagram<'a>> {
+        let source = source(&self.name)?;
+        let mut datagram =
+            Datagram { octets, source, received: None, drops: None, ttl: None, dscp: None, sent_to: None };
+        let mut rest = &self.control[..self.control_len.min(CONTROL)];
+        while let Some((level, kind, value, behind)) = next_control(rest) {
+            note(level, kind, value, &mut datagram);
+            rest = behind;
+        }
+        Some(datagram)
+    }
+}
+
+/// Level, type and value of the first control message, and what comes behind it.
+fn next_control(octets: &[u8]) -> Option<(i32, i32, &[u8], &[u8])> {
+    let (header, _) = octets.split_at_checked(HEADER)?;
+    let (len, kinds) = header.split_at(size_of::<usize>());
+    let (level, kind) = kinds.split_at(size_of::<i32>());
+    let len = usize::from_ne_bytes(len.try_into().ok()?);
+    let value = octets.get(HEADER..len)?;
+    let behind = octets.get(len.next_multiple_of(size_of::<usize>())..).unwrap_or_default();
+    Some((int(level)?, int(kind)?, value, behind))
+}
+
+/// What a control message says of its datagram.
+fn note(level: i32, kind: i32, value: &[u8], datagram: &mut Datagram<'_>) {
+    match (level, kind) {
+        (libc::SOL_SOCKET, libc::SCM_TIMESTAMPNS) => datagram.received = wall_time(value),
+        (libc::SOL_SOCKET, libc::SO_RXQ_OVFL) => datagram.drops = int(value).map(|drops| drops as u32),
+        (libc::IPPROTO_IP, libc::IP_TTL) | (libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT) => {
+            datagram.ttl = int(value).and_then(|ttl| u8::try_from(ttl).ok());
+        }
+        (libc::IPPROTO_IP, libc::IP_TOS) => datagram.dscp = value.first().map(|tos| tos >> DSCP_SHIFT),
+        (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => {
+            datagram.dscp = int(value).and_then(|class| u8::try_from(class >> DSCP_SHIFT).ok());
+        }
+        // `in_pktinfo`: an interface, the local address, and the destination of the header.
+        (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
+            datagram.sent_to = value.get(8..).and_then(<[u8]>::first_chunk::<4>).map(|addr| IpAddr::from(*addr));
+        }
+        (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
+            datagram.sent_to = value.first_chunk::<16>().map(|addr| IpAddr::from(*addr));
+        }
+        _ => {}
+    }
+}
+
+fn int(value: &[u8]) -> Option<i32> {
+    value.first_chunk().map(|octets| i32::from_ne_bytes(*octets))
+}
+
+/// A `timespec`, of twice 32 or twice 64 bits.
+fn wall_time(value: &[u8]) -> Option<WallTime> {
+    let (seconds, nanos) = value.split_at(value.len() / 2);
+    let number = |octets: &[u8]| match octets.len() {
+        4 => int(octets).and_then(|number| u64::try_from(number).ok()),
+        _ => octets.first_chunk().and_then(|octets| u64::try_from(i64::from_ne_bytes(*octets)).ok()),
+    };
+    Some(WallTime::from_unix_nanos(number(seconds)?.checked_mul(1_000_000_000)?.checked_add(number(nanos)?)?))
+}
+
+/// A `sockaddr_in` or a `sockaddr_in6`. The scope of a link-local address stays with it.
+fn source(name: &[u8; NAME]) -> Option<SocketAddr> {
+    let family = i32::from(u16::from_ne_bytes([name[0], name[1]]));
+    let port = u16::from_be_bytes([name[2], name[3]]);
+    match family {
+        libc::AF_INET => {
+            let addr: Ipv4Addr = (*name[4..].first_chunk::<4>()?).into();
+            Some(SocketAddr::from((addr, port)))
+        }
+        libc::AF_INET6 => {
+            let addr: Ipv6Addr = (*name[8..].first_chunk::<16>()?).into();
+            let scope = u32::from_ne_bytes(*name[24..].first_chunk::<4>()?);
+            Some(SocketAddr::V6(std::net::SocketAddrV6::new(addr, port, 0, scope)))
+        }
+        _ => None,
+    }
+}
+
+impl fmt::Debug for Batch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Batch of {}", self.taken)
+    }
+}

@@ -1,0 +1,107 @@
+//! How often a socket is looked at. Being woken is dear, and the kernel stamps datagrams as they come: only
+//! where few come, or where they are answered, is it worth being woken for each.
+
+use std::time::Duration;
+
+use super::time::Moment;
+
+/// How a socket is to be looked at next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// Not all was read.
+    AtOnce,
+    /// At this moment, whatever comes.
+    At(Moment),
+    /// As soon as there is something to read.
+    WhenReady,
+}
+
+/// Below so many datagrams a second, each wakes.
+const CALM: f64 = 10.0;
+/// Above so many, even those that are answered do not wake.
+const BUSY: f64 = 1_000.0;
+/// So many datagrams or fewer may come between two looks, so that the least receive buffer holds a multiple.
+const AT_A_TIME: f64 = 20.0;
+/// No look is sooner or later after the one before than this.
+pub const SHORTEST: Duration = Duration::from_millis(4);
+/// Others keep to multiples of this, too: whoever sleeps till then is woken with them.
+pub const LONGEST: Duration = Duration::from_millis(100);
+/// What comes is counted over this time at least.
+const WINDOW: Duration = Duration::from_millis(500);
+
+/// What came lately, and what that means for the next look.
+#[derive(Clone, Debug)]
+pub struct Pace {
+    since: Moment,
+    packets: u64,
+    answered: u64,
+    /// Between looks; nothing: each datagram wakes.
+    pause: Option<Duration>,
+}
+
+impl Pace {
+    /// Nothing came yet.
+    pub fn new(now: Moment) -> Self {
+        Pace { since: now, packets: 0, answered: 0, pause: None }
+    }
+
+    /// All was read. So many datagrams have come so far, and so many of them were answered.
+    pub fn on_drained(&mut self, now: Moment, packets: u64, answered: u64) -> Look {
+        let took = now.since(self.since);
+        if took >= WINDOW {
+            let rate = packets.saturating_sub(self.packets) as f64 / took.as_secs_f64();
+            let may_wait = rate > BUSY || (rate > CALM && answered == self.answered);
+            self.pause = may_wait.then(|| Duration::from_secs_f64(AT_A_TIME / rate).clamp(SHORTEST, LONGEST));
+            (self.since, self.packets, self.answered) = (now, packets, answered);
+        }
+        match self.pause {
+            Some(pause) => Look::At((now + Duration::from_nanos(1)).rounded_up(pause)),
+            None => Look::WhenReady,
+        }
+    }
+
+    /// The least time between looks.
+    pub fn pause(&self) -> Duration {
+        self.pause.unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The pause after two seconds of this rate.
+    fn pause_at(rate: u64, answers: bool) -> Option<Duration> {
+        let at = |millis| Moment::new(Duration::from_millis(millis));
+        let mut pace = Pace::new(at(0));
+        for millis in (1..=2000).step_by(3) {
+            let packets = rate * millis / 1000;
+            pace.on_drained(at(millis), packets, if answers { packets } else { 0 });
+        }
+        pace.pause
+    }
+
+    #[test]
+    fn the_more_comes_the_less_it_wakes() {
+        let millis = |millis| Some(Duration::from_millis(millis));
+        assert_eq!(pause_at(5, false), None);
+        assert_eq!(pause_at(100, false), millis(100));
+        assert!(pause_at(800, false) > millis(20) && pause_at(800, false) < millis(30));
+        assert_eq!(pause_at(100_000, false), millis(4));
+    }
+
+    #[test]
+    fn who_waits_for_an_answer_is_not_kept_waiting_but_in_a_flood() {
+        assert_eq!(pause_at(500, true), None);
+        assert_eq!(pause_at(100_000, true), Some(SHORTEST));
+    }
+
+    #[test]
+    fn a_calm_socket_wakes_again_for_each_datagram() {
+        let at = |millis| Moment::new(Duration::from_millis(millis));
+        let mut pace = Pace::new(at(0));
+        assert_eq!(pace.on_drained(at(600), 60, 0), Look::At(at(700)));
+        assert_eq!(pace.on_drained(at(700), 60, 0), Look::At(at(800)));
+        assert_eq!(pace.on_drained(at(1200), 61, 0), Look::WhenReady);
+    }
+}
