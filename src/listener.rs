@@ -64,7 +64,7 @@ pub struct Listener {
     /// Which expectation a probe is for that carries another test's id: that of one of many senders.
     one_of: HashMap<TestId, TestId, BuildHasherDefault<FxHasher>>,
     /// When to look at whom. A test's deadline may have moved on; it is asked when its turn comes.
-    agenda: Calendar<(Moment, TestId)>,
+    agenda: Calendar<TestId>,
     foreign: ForeignTraffic,
     batch: Batch,
     alarm_clock: Option<(Moment, SpawnHandle)>,
@@ -92,11 +92,12 @@ pub struct Listener {
 }
 
 /// An expectation, and its place in the agenda. Other places of it there are of the past.
+#[repr(C)]
 struct Watched {
-    expectation: Expectation,
     due: Moment,
     /// Whether its last probe came from this host: one clock gives both stamps then.
     source: Option<(IpAddr, bool)>,
+    expectation: Expectation,
 }
 
 /// What a listener begins with.
@@ -168,7 +169,7 @@ impl Listener {
                 let due = watched.expectation.next_deadline();
                 if due < watched.due {
                     watched.due = due;
-                    self.agenda.enter(turn(watched), (due, id));
+                    self.agenda.enter(turn(watched), id);
                 }
                 self.say();
             }
@@ -180,7 +181,7 @@ impl Listener {
                 }
                 let due = expectation.next_deadline();
                 let watched = Box::new(Watched { expectation, due, source: None });
-                self.agenda.enter(turn(&watched), (due, id));
+                self.agenda.enter(turn(&watched), id);
                 self.expectations.insert(id, watched);
             }
         }
@@ -337,7 +338,7 @@ impl Listener {
         let due = watched.expectation.next_deadline();
         if due < watched.due {
             watched.due = due;
-            self.agenda.enter(turn(watched), (due, id));
+            self.agenda.enter(turn(watched), id);
         }
         let Acceptance::Accepted(ttl_was) = accepted else { return Ok(()) };
         if let Some(was) = ttl_was
@@ -403,13 +404,18 @@ impl Listener {
         self.take_in(BATCHES_BEFORE_JUDGING);
         let now = time::now();
         while let Some(due) = self.agenda.due(now.moment) {
-            for (deadline, id) in due {
-                let Some(watched) = self.expectations.get_mut(&id).filter(|watched| watched.due == deadline) else {
+            let watched = due.iter().filter_map(|id| self.expectations.get(id));
+            std::hint::black_box(watched.fold(false, |any, watched| any ^ (watched.due == now.moment)));
+            for id in due {
+                let Some(watched) = self.expectations.get_mut(&id).filter(|watched| watched.due <= now.moment) else {
                     continue;
                 };
-                watched.expectation.on_silence(now, self.kernel_drops, &mut self.changes);
+                // For most, a probe came meanwhile.
+                if watched.expectation.next_deadline() <= now.moment {
+                    watched.expectation.on_silence(now, self.kernel_drops, &mut self.changes);
+                }
                 watched.due = watched.expectation.next_deadline();
-                self.agenda.enter(turn(watched), (watched.due, id));
+                self.agenda.enter(turn(watched), id);
             }
         }
         self.changes.extend(self.foreign.on_quiet(now));

@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::time::Now;
+use super::time::{Moment, Now, WallTime};
 
 /// Where a condition stands. `suspect` and `recovering` still count as what they come from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -102,6 +102,10 @@ pub struct Condition {
 }
 
 impl Condition {
+    /// One that no sample was taken of.
+    pub const UNKNOWN: Condition =
+        Condition { state: State::Unknown, since: Now { moment: Moment::ZERO, wall: WallTime::ZERO }, against: 0 };
+
     /// Where it stands.
     pub fn state(&self) -> State {
         self.state

@@ -22,35 +22,37 @@ use conditions::Conditions;
 pub use expected::{Acceptance, Counters, Expected, Incoming, Manner};
 use streams::{Place, Streams, Terms};
 
-/// The state of one test where it is judged.
+/// The state of one test where it is judged. Of very many tests, each probe's is fetched from memory: what
+/// it changes lies together.
 #[derive(Clone, Debug)]
+#[repr(C)]
 pub struct Expectation {
-    expected: Expected,
-    started: Now,
-    last_probe: Option<Now>,
     /// If nothing comes until then, that is a bad sample.
     silence_deadline: Moment,
+    /// What only few tests need.
+    extra: Option<Box<Extra>>,
     /// Silence before this proves nothing.
     forgiven_until: Moment,
-    /// Until then probes may still come at this slower pace of before.
-    slower_until: Option<(Moment, Duration)>,
-    announced_stop: bool,
     /// Datagrams dropped at this socket when the last probe came.
     dropped: u64,
-    /// The sender's interval, as its last probe said it.
-    send_every: Option<Duration>,
-    streams: Streams,
-    conditions: Conditions,
-    counters: Counters,
-    last_delay: Option<(Delay, DelayVerdict)>,
-    /// The last probe's number and delay, for the next one's variation.
-    previous: Option<(u32, i64)>,
+    announced_stop: bool,
     /// As the last probe came.
     ttl: Option<u8>,
     dscp: Option<u8>,
+    last_probe: Option<Now>,
+    expected: Expected,
+    /// The last probe's number and delay, for the next one's variation.
+    previous: Option<(u32, i64)>,
+    counters: Counters,
+    /// The sender's interval, as its last probe said it.
+    send_every: Option<Duration>,
+    /// Until then probes may still come at this slower pace of before.
+    slower_until: Option<(Moment, Duration)>,
+    last_delay: Option<(Delay, DelayVerdict)>,
+    conditions: Conditions,
     statistics: Statistics,
-    /// What only few tests need.
-    extra: Option<Box<Extra>>,
+    streams: Streams,
+    started: Now,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -99,8 +101,9 @@ impl Expectation {
 
     /// Reads a little of every part that a probe is judged by, for the sake of the memory's caches.
     pub fn touch(&self) -> u64 {
-        let ends = [self.conditions.touch(), self.streams.touch(), self.statistics.touch()];
-        ends.iter().fold(self.silence_deadline.after_start().subsec_nanos().into(), |all, part| all ^ part)
+        let own = [u64::from(self.announced_stop), self.counters.received, u64::from(self.last_delay.is_some())];
+        let parts = [self.conditions.touch(), self.streams.touch(), self.statistics.touch()];
+        own.iter().chain(&parts).fold(0, |all, part| all ^ part)
     }
 
     /// What is expected now.

@@ -14,21 +14,26 @@ use super::time::Moment;
 const HALF_MINUTE: Duration = Duration::from_secs(30);
 const FIVE_MINUTES: Duration = Duration::from_secs(300);
 
-/// The numbers of one test.
+/// The numbers of one test. What every probe changes lies together.
 #[derive(Clone, Debug)]
+#[repr(C)]
 pub struct Statistics {
-    minute: Halves,
+    /// The half minute that runs.
+    now: Period,
+    now_begun: Moment,
+    /// Probes that silence speaks for, until sequence numbers tell.
+    presumed_lost: i64,
     /// Boxed, as it is seldom looked at.
     older: Box<Older>,
     begun: Moment,
-    /// Probes that silence speaks for, until sequence numbers tell.
-    presumed_lost: i64,
     /// The gap in sequence numbers that was opened last, and how much of it was filled since.
     last_gap: Option<Gap>,
 }
 
 #[derive(Clone, Debug)]
 struct Older {
+    /// The half minute before the one that runs.
+    before: Period,
     ten_minutes: Halves,
     total: Period,
     /// Delays up to each of `BOUNDS`, of what is in `total`. A histogram that is coarser by now than it was
@@ -52,12 +57,17 @@ struct Halves {
 
 /// What is counted.
 #[derive(Clone, Debug, Default)]
+#[repr(C)]
 struct Period {
     delays: Spread,
+    received: u64,
     delay_sum: i64,
     /// The largest uncertainty of any of them.
     uncertainty_nanos: u64,
-    received: u64,
+    variation_sum: u64,
+    variation_max: u64,
+    variations: u32,
+    path_changes: u32,
     /// May be below zero, where probes that were counted as lost in the period before came after all.
     lost: i64,
     duplicates: u32,
@@ -67,10 +77,6 @@ struct Period {
     undecidable: u32,
     loss_episodes: i32,
     longest_loss_episode: u32,
-    variation_sum: u64,
-    variations: u32,
-    variation_max: u64,
-    path_changes: u32,
 }
 
 /// One period's numbers. Times are in seconds.
@@ -165,25 +171,30 @@ pub enum Event {
 impl Statistics {
     /// From now on.
     pub fn new(now: Moment) -> Self {
-        let halves = || Halves { before: Period::default(), now: Period::default(), begun: now };
         Statistics {
-            minute: halves(),
-            older: Box::new(Older { ten_minutes: halves(), total: Period::default(), up_to: [0; BOUNDS.len()] }),
-            begun: now,
+            now: Period::default(),
+            now_begun: now,
             presumed_lost: 0,
+            older: Box::new(Older {
+                before: Period::default(),
+                ten_minutes: Halves { before: Period::default(), now: Period::default(), begun: now },
+                total: Period::default(),
+                up_to: [0; BOUNDS.len()],
+            }),
+            begun: now,
             last_gap: None,
         }
     }
 
     /// Reads a little of what a probe changes.
     pub fn touch(&self) -> u64 {
-        self.minute.now.received ^ self.minute.now.delays.touch()
+        self.now.variation_sum ^ self.now_begun.after_start().as_secs() ^ self.now.delays.touch()
     }
 
     /// A probe was accepted; `previous` is the delay of the one before it, if that came.
     pub fn on_delay(&mut self, delay: Delay, previous: Option<i64>, now: Moment) {
         self.roll(now);
-        let period = &mut self.minute.now;
+        let period = &mut self.now;
         period.received += 1;
         period.delays.record(delay.nanos);
         period.delay_sum = period.delay_sum.saturating_add(delay.nanos);
@@ -200,7 +211,7 @@ impl Statistics {
     /// Something happened.
     pub fn on_event(&mut self, event: Event, now: Moment) {
         self.roll(now);
-        let period = &mut self.minute.now;
+        let period = &mut self.now;
         match event {
             Event::Duplicate => period.duplicates += 1,
             Event::Reordered => period.reordered += 1,
@@ -218,7 +229,7 @@ impl Statistics {
             return;
         }
         self.roll(now);
-        let period = &mut self.minute.now;
+        let period = &mut self.now;
         period.lost += i64::from(missing) - presumed;
         if missing > 0 {
             period.loss_episodes += 1;
@@ -230,13 +241,13 @@ impl Statistics {
     /// One that was counted as lost came after all.
     pub fn on_filled(&mut self, sequence: u32, now: Moment) {
         self.roll(now);
-        self.minute.now.lost -= 1;
+        self.now.lost -= 1;
         let Some(gap) = &mut self.last_gap else { return };
         if sequence.wrapping_sub(gap.first) < gap.length {
             gap.filled += 1;
             // Reordering, not loss.
             if gap.filled == gap.length {
-                self.minute.now.loss_episodes -= 1;
+                self.now.loss_episodes -= 1;
                 self.last_gap = None;
             }
         }
@@ -246,13 +257,13 @@ impl Statistics {
     pub fn on_silence(&mut self, missing: u32, now: Moment) {
         self.roll(now);
         self.presumed_lost += i64::from(missing);
-        self.minute.now.lost += i64::from(missing);
+        self.now.lost += i64::from(missing);
     }
 
     /// Another epoch: its sender was away, and what did not come was never sent.
     pub fn on_epoch(&mut self, now: Moment) {
         self.roll(now);
-        self.minute.now.lost -= std::mem::take(&mut self.presumed_lost);
+        self.now.lost -= std::mem::take(&mut self.presumed_lost);
         self.last_gap = None;
     }
 
@@ -265,8 +276,10 @@ impl Statistics {
     pub fn summaries(&self, now: Moment) -> Summaries {
         let mut current = self.clone();
         current.roll(now);
-        let minute = current.minute.joined();
-        let mut ten_minutes = current.older.ten_minutes.joined();
+        let minute = joined(&current.older.before, &current.now);
+        let halves = &current.older.ten_minutes;
+        let mut ten_minutes = joined(&halves.before, &halves.now);
+        let ten_minutes_begun = halves.begun;
         ten_minutes.merge(&minute);
         let mut total = current.older.total;
         total.merge(&minute);
@@ -274,15 +287,15 @@ impl Statistics {
         let covers = |begun: Moment, half: Duration| now.since(begun).min(now.since(self.begun)) + half;
         let whole = now.since(self.begun);
         Summaries {
-            minute: minute.summary(covers(current.minute.begun, HALF_MINUTE).min(whole)),
-            ten_minutes: ten_minutes.summary(covers(current.older.ten_minutes.begun, FIVE_MINUTES).min(whole)),
+            minute: minute.summary(covers(current.now_begun, HALF_MINUTE).min(whole)),
+            ten_minutes: ten_minutes.summary(covers(ten_minutes_begun, FIVE_MINUTES).min(whole)),
             total: total.summary(whole),
         }
     }
 
     /// All delays, in buckets that others can add up.
     pub fn histogram(&self) -> Histogram {
-        let recent = [&self.minute.before, &self.minute.now];
+        let recent = [&self.older.before, &self.now];
         let mut before = 0;
         let buckets = BOUNDS.into_iter().zip(self.older.up_to).map(|(bound, older)| {
             let within = older + recent.iter().map(|period| up_to(period, bound)).sum::<u64>();
@@ -297,25 +310,22 @@ impl Statistics {
 
     fn roll(&mut self, now: Moment) {
         let mut rolled = false;
-        while let Some(half_minute) = self.minute.roll(now, HALF_MINUTE) {
+        while now.since(self.now_begun) >= HALF_MINUTE {
             rolled = true;
+            self.now_begun = self.now_begun + HALF_MINUTE;
+            let half_minute = std::mem::replace(&mut self.older.before, std::mem::take(&mut self.now));
             self.older.take_in(&half_minute);
-            if now.since(self.minute.begun) > FIVE_MINUTES {
+            if now.since(self.now_begun) > FIVE_MINUTES {
                 // A long silence: what is left of the old halves is over.
-                let rest = std::mem::take(&mut self.minute.before);
+                let rest = std::mem::take(&mut self.older.before);
                 self.older.take_in(&rest);
-                self.minute.begun = now;
+                self.now_begun = now;
             }
         }
         if !rolled {
             return;
         }
-        while self.older.ten_minutes.roll(now, FIVE_MINUTES).is_some() {
-            if now.since(self.older.ten_minutes.begun) > 4 * FIVE_MINUTES {
-                self.older.ten_minutes.begun = now;
-                self.older.ten_minutes.before = Period::default();
-            }
-        }
+        self.older.ten_minutes.roll(now, FIVE_MINUTES);
     }
 }
 
@@ -330,21 +340,23 @@ impl Older {
 }
 
 impl Halves {
-    /// If its newer half is over, gives the older one away.
-    fn roll(&mut self, now: Moment, half: Duration) -> Option<Period> {
-        if now.since(self.begun) < half {
-            return None;
+    /// Forgets its older half as often as its newer one is over.
+    fn roll(&mut self, now: Moment, half: Duration) {
+        while now.since(self.begun) >= half {
+            self.begun = self.begun + half;
+            self.before = std::mem::take(&mut self.now);
+            if now.since(self.begun) > 4 * half {
+                self.begun = now;
+                self.before = Period::default();
+            }
         }
-        self.begun = self.begun + half;
-        let newer = std::mem::take(&mut self.now);
-        Some(std::mem::replace(&mut self.before, newer))
     }
+}
 
-    fn joined(&self) -> Period {
-        let mut joined = self.before.clone();
-        joined.merge(&self.now);
-        joined
-    }
+fn joined(before: &Period, now: &Period) -> Period {
+    let mut joined = before.clone();
+    joined.merge(now);
+    joined
 }
 
 impl Period {

@@ -1,10 +1,12 @@
 //! Documents as files: `config.json`, `hosts/<host>.toml`, `sets/<name>.json`, `tests/<host>/<id>.json`.
 
-use std::fs;
+use std::collections::HashMap;
+use std::fs::{self, Metadata};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::Notify;
@@ -22,22 +24,46 @@ const RESCAN: Duration = Duration::from_secs(15);
 /// A file system that takes longer hangs.
 const READ_WITHIN: Duration = Duration::from_secs(10);
 
+/// A file system's times are coarse: of a file that changed so lately, the next change may have the same.
+const SETTLES: Duration = Duration::from_secs(2);
+
 /// A directory of documents.
 pub struct Dir {
     root: PathBuf,
     concern: Concern,
     revision: u64,
     documents: Option<Documents>,
+    /// What was read, by file.
+    files: Files,
     changed: Arc<Notify>,
     watcher: Option<RecommendedWatcher>,
     /// A read that has not ended yet.
-    reading: Option<JoinHandle<(Option<RecommendedWatcher>, io::Result<Documents>)>>,
+    reading: Option<JoinHandle<Read>>,
+}
+
+struct Read {
+    watcher: Option<RecommendedWatcher>,
+    documents: io::Result<Documents>,
+    files: Files,
+}
+
+/// Files whose text is known, by their place.
+type Files = HashMap<String, (Stamp, Arc<RawDocument>)>;
+
+/// What a file system says of a file; as long as it says the same, its text is the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    octets: u64,
+    changed: (i64, i64),
 }
 
 impl Dir {
     /// The directory at `root`, for whoever is concerned.
     pub fn new(root: PathBuf, concern: Concern) -> Self {
-        Dir { root, concern, revision: 0, documents: None, changed: Arc::default(), watcher: None, reading: None }
+        let changed = Arc::default();
+        Dir { root, concern, revision: 0, documents: None, files: Files::new(), changed, watcher: None, reading: None }
     }
 
     /// Reads all files. The revision counts the times that they were found changed.
@@ -47,13 +73,16 @@ impl Dir {
         // A file system that hangs holds one thread, however often it is asked.
         let mut reading = self.reading.take().unwrap_or_else(|| {
             let (root, concern, changed) = (self.root.clone(), self.concern.clone(), self.changed.clone());
+            let known = std::mem::take(&mut self.files);
             tokio::task::spawn_blocking(move || {
                 // Watched before it is read, so that nothing falls between.
                 let watcher = watch_files(&root, changed);
-                (watcher, read_tree(&root, &concern))
+                let mut tree = Tree::new(&root, known, SystemTime::now());
+                let read = tree.read(&concern);
+                Read { watcher, documents: read.map(|()| tree.documents), files: tree.files }
             })
         });
-        let (watcher, read) = match timeout(READ_WITHIN, &mut reading).await {
+        let Read { watcher, documents, files } = match timeout(READ_WITHIN, &mut reading).await {
             Ok(Ok(read)) => read,
             Ok(Err(error)) => return Err(failed(error.to_string())),
             Err(_) => {
@@ -61,8 +90,8 @@ impl Dir {
                 return Err(failed(format!("no answer within {}", humantime::format_duration(READ_WITHIN))));
             }
         };
-        self.watcher = watcher;
-        let mut documents = read.map_err(|error| failed(error.to_string()))?;
+        (self.watcher, self.files) = (watcher, files);
+        let mut documents = documents.map_err(|error| failed(error.to_string()))?;
         if self.documents.as_ref() != Some(&documents) {
             self.revision += 1;
             // What did not change stays the very same.
@@ -142,27 +171,122 @@ fn watch_files(root: &Path, changed: Arc<Notify>) -> Option<RecommendedWatcher> 
     Some(watcher)
 }
 
-/// Only what is concerned. The directory itself must be readable; a file that is not rejects itself.
-fn read_tree(root: &Path, concern: &Concern) -> io::Result<Documents> {
-    fs::read_dir(root)?;
-    let mut documents = Documents::new();
-    read_document(root, GLOBAL_KEY, &mut documents);
-    let mut directories = vec![HOSTS_PREFIX.to_owned(), SETS_PREFIX.to_owned()];
-    match concern {
-        Concern::Host(host) => directories.push(tests_prefix(host)),
-        Concern::Fleet => {
-            for entry in fs::read_dir(root.join(TESTS_PREFIX)).into_iter().flatten() {
-                let host = entry?.file_name();
-                if !host.to_string_lossy().starts_with('.') {
-                    directories.push(tests_prefix(&host.to_string_lossy()));
+/// Reads documents; of a file that is as it was, the text that is known.
+struct Tree<'a> {
+    root: &'a Path,
+    now: SystemTime,
+    known: Files,
+    files: Files,
+    documents: Documents,
+}
+
+impl<'a> Tree<'a> {
+    fn new(root: &'a Path, known: Files, now: SystemTime) -> Self {
+        Tree { root, now, known, files: Files::new(), documents: Documents::new() }
+    }
+
+    /// Only what is concerned. The directory itself must be readable; a file that is not rejects itself.
+    fn read(&mut self, concern: &Concern) -> io::Result<()> {
+        fs::read_dir(self.root)?;
+        self.read_document(GLOBAL_KEY);
+        let mut directories = vec![HOSTS_PREFIX.to_owned(), SETS_PREFIX.to_owned()];
+        match concern {
+            Concern::Host(host) => directories.push(tests_prefix(host)),
+            Concern::Fleet => {
+                for entry in fs::read_dir(self.root.join(TESTS_PREFIX)).into_iter().flatten() {
+                    let host = entry?.file_name();
+                    if !host.to_string_lossy().starts_with('.') {
+                        directories.push(tests_prefix(&host.to_string_lossy()));
+                    }
                 }
             }
         }
+        directories.iter().try_for_each(|prefix| self.read_directory(prefix))
     }
-    for prefix in directories {
-        read_directory(root, &prefix, &mut documents)?;
+
+    fn read_directory(&mut self, prefix: &str) -> io::Result<()> {
+        let entries = match fs::read_dir(self.root.join(prefix)) {
+            Ok(entries) => entries,
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        for entry in entries {
+            let path = entry?.path();
+            let (Some(stem), Some(ending)) = (path.file_stem(), path.extension()) else { continue };
+            let (stem, ending) = (stem.to_string_lossy(), ending.to_string_lossy());
+            let key = format!("{prefix}{stem}");
+            match ending.as_ref() {
+                _ if stem.starts_with('.') => {}
+                "json" | "toml" => self.read_document(&key),
+                "yaml" | "yml" => {
+                    let problem = "documents are .json or .toml".to_owned();
+                    let place = format!("{key}.{ending}");
+                    self.documents.insert(place.clone(), Arc::new(unreadable(place, Format::Json, problem)));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
-    Ok(documents)
+
+    fn read_document(&mut self, key: &str) {
+        let files = [(format!("{key}.json"), Format::Json), (format!("{key}.toml"), Format::Toml)];
+        let found: Vec<_> = files.into_iter().filter_map(|(place, format)| self.read_file(place, format)).collect();
+        let document = match found.as_slice() {
+            [] => return,
+            [document] => document.clone(),
+            [first, second, ..] => {
+                let problem = format!("{} and {} are the same document", first.place, second.place);
+                Arc::new(unreadable(first.place.clone(), first.format, problem))
+            }
+        };
+        self.documents.insert(key.to_owned(), document);
+    }
+
+    /// Nothing only if there is no file: one that cannot be read is there.
+    fn read_file(&mut self, place: String, format: Format) -> Option<Arc<RawDocument>> {
+        let path = self.root.join(&place);
+        let metadata = path.metadata();
+        // Reading anything else, a pipe or a device, may never end.
+        if metadata.as_ref().is_ok_and(|metadata| !metadata.is_file()) {
+            return Some(Arc::new(unreadable(place, format, "not a regular file".to_owned())));
+        }
+        let stamp = metadata.ok().and_then(|metadata| Stamp::of(&metadata, self.now));
+        if let Some((known, document)) = self.known.remove(&place)
+            && Some(known) == stamp
+        {
+            self.files.insert(place, (known, document.clone()));
+            return Some(document);
+        }
+        match fs::read_to_string(&path) {
+            Ok(text) => {
+                let directory = path.parent().map(Path::to_owned);
+                let document = RawDocument { text, format, place, unreadable: None, directory, version: 0 };
+                let document = Arc::new(document);
+                let kept = stamp.map(|stamp| (document.place.clone(), (stamp, document.clone())));
+                self.files.extend(kept);
+                Some(document)
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound && path.symlink_metadata().is_err() => None,
+            Err(error) => Some(Arc::new(unreadable(place, format, error.to_string()))),
+        }
+    }
+}
+
+impl Stamp {
+    /// Of a file that did not change just now.
+    fn of(metadata: &Metadata, now: SystemTime) -> Option<Self> {
+        let changed = UNIX_EPOCH + Duration::from_secs(u64::try_from(metadata.ctime()).ok()?);
+        let has_settled = now.duration_since(changed).is_ok_and(|age| age > SETTLES);
+        has_settled.then(|| Stamp {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            octets: metadata.len(),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        })
+    }
 }
 
 /// Documents where nobody looks for them.
@@ -203,62 +327,6 @@ fn strays(root: &Path) -> Vec<String> {
     strays
 }
 
-fn read_directory(root: &Path, prefix: &str, documents: &mut Documents) -> io::Result<()> {
-    let entries = match fs::read_dir(root.join(prefix)) {
-        Ok(entries) => entries,
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(()),
-        Err(error) => return Err(error),
-    };
-    for entry in entries {
-        let path = entry?.path();
-        let (Some(stem), Some(ending)) = (path.file_stem(), path.extension()) else { continue };
-        let (stem, ending) = (stem.to_string_lossy(), ending.to_string_lossy());
-        let key = format!("{prefix}{stem}");
-        match ending.as_ref() {
-            _ if stem.starts_with('.') => {}
-            "json" | "toml" => read_document(root, &key, documents),
-            "yaml" | "yml" => {
-                let problem = "documents are .json or .toml".to_owned();
-                let place = format!("{key}.{ending}");
-                documents.insert(place.clone(), Arc::new(unreadable(place, Format::Json, problem)));
-            }
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
-fn read_document(root: &Path, key: &str, documents: &mut Documents) {
-    let files = [(format!("{key}.json"), Format::Json), (format!("{key}.toml"), Format::Toml)];
-    let found: Vec<RawDocument> =
-        files.into_iter().filter_map(|(place, format)| read_file(&root.join(&place), place, format)).collect();
-    let document = match found.as_slice() {
-        [] => return,
-        [document] => document.clone(),
-        [first, second, ..] => {
-            let problem = format!("{} and {} are the same document", first.place, second.place);
-            unreadable(first.place.clone(), first.format, problem)
-        }
-    };
-    documents.insert(key.to_owned(), Arc::new(document));
-}
-
-/// Nothing only if there is no file: one that cannot be read is there.
-fn read_file(path: &Path, place: String, format: Format) -> Option<RawDocument> {
-    // Reading anything else, a pipe or a device, may never end.
-    if path.metadata().is_ok_and(|metadata| !metadata.is_file()) {
-        return Some(unreadable(place, format, "not a regular file".to_owned()));
-    }
-    match fs::read_to_string(path) {
-        Ok(text) => {
-            let directory = path.parent().map(Path::to_owned);
-            Some(RawDocument { text, format, place, unreadable: None, directory, version: 0 })
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound && path.symlink_metadata().is_err() => None,
-        Err(error) => Some(unreadable(place, format, error.to_string())),
-    }
-}
-
 fn unreadable(place: String, format: Format, problem: String) -> RawDocument {
     RawDocument { text: String::new(), format, place, unreadable: Some(problem), directory: None, version: 0 }
 }
@@ -279,6 +347,35 @@ mod tests {
             fs::write(path, text).unwrap();
         }
         root
+    }
+
+    fn read_tree(root: &Path, concern: &Concern) -> io::Result<Documents> {
+        let mut tree = Tree::new(root, Files::new(), SystemTime::now());
+        tree.read(concern).map(|()| tree.documents)
+    }
+
+    #[test]
+    fn a_file_is_read_again_only_if_it_may_have_changed() {
+        let root = tree(&[("hosts/a.json", "[1]")]);
+        let read = |known: Files, later: u64| {
+            let mut tree = Tree::new(root.path(), known, SystemTime::now() + Duration::from_secs(later));
+            tree.read(&host_a()).unwrap();
+            (tree.documents["hosts/a"].text.clone(), tree.files)
+        };
+        let (_, just_changed) = read(Files::new(), 0);
+        assert_eq!(just_changed.len(), 0);
+
+        // What is known tells itself from what is read.
+        let (_, mut known) = read(Files::new(), 10);
+        let (stamp, document) = known.remove("hosts/a.json").unwrap();
+        let document = Arc::new(RawDocument { text: "known".to_owned(), ..document.as_ref().clone() });
+        known.insert("hosts/a.json".to_owned(), (stamp, document));
+        let (text, known) = read(known, 10);
+        assert_eq!(text, "known");
+
+        fs::write(root.path().join("hosts/a.new"), "[2]").unwrap();
+        fs::rename(root.path().join("hosts/a.new"), root.path().join("hosts/a.json")).unwrap();
+        assert_eq!(read(known, 10).0, "[2]");
     }
 
     #[test]

@@ -7,9 +7,16 @@ use crate::pure::time::Now;
 /// What is judged of a test.
 pub const JUDGED: [Kind; 6] = [Kind::Connection, Kind::Latency, Kind::Clock, Kind::Loss, Kind::Jitter, Kind::Path];
 
+/// Kinds of which every probe is a sample; they come first in `JUDGED`.
+const OFTEN: usize = 3;
+
 /// See the module.
 #[derive(Clone, Debug, Default)]
-pub struct Conditions([Judged; JUDGED.len()]);
+pub struct Conditions {
+    often: [Judged; OFTEN],
+    /// What only few tests ask for, once there is a sample of it.
+    seldom: Option<Box<[Judged; JUDGED.len() - OFTEN]>>,
+}
 
 #[derive(Clone, Debug, Default)]
 struct Judged {
@@ -21,28 +28,27 @@ struct Judged {
 impl Conditions {
     /// The condition of a kind; of the connection for what is not judged here.
     pub fn of(&self, kind: Kind) -> &Condition {
-        &self.0[place(kind)].condition
+        self.judged(kind).map_or(&Condition::UNKNOWN, |judged| &judged.condition)
     }
 
     /// Why it is down.
     pub fn cause(&self, kind: Kind) -> Option<&Cause> {
-        self.0[place(kind)].cause.as_deref()
+        self.judged(kind)?.cause.as_deref()
     }
 
     /// Reads a little of it.
     pub fn touch(&self) -> u64 {
-        let [connection, latency, clock, ..] = &self.0;
-        [connection, latency, clock].iter().map(|judged| u64::from(judged.condition.is_down())).sum()
+        self.often.iter().map(|judged| u64::from(judged.condition.is_down())).sum()
     }
 
     /// The sender announced that it stops.
     pub fn pause(&mut self, now: Now) {
-        self.0[place(Kind::Connection)].condition.on_pause(now);
+        self.judged_mut(Kind::Connection).condition.on_pause(now);
     }
 
     /// It is not judged any more. Tells whether it was down.
     pub fn forget(&mut self, kind: Kind) -> bool {
-        std::mem::take(&mut self.0[place(kind)]).condition.is_down()
+        std::mem::take(self.judged_mut(kind)).condition.is_down()
     }
 
     /// Takes a sample; gives the verdict if that changes.
@@ -54,7 +60,7 @@ impl Conditions {
         cause: Option<Cause>,
         now: Now,
     ) -> Option<Verdict> {
-        let judged = &mut self.0[place(kind)];
+        let judged = self.judged_mut(kind);
         match (judged.condition.on_sample(sample, thresholds, now)?, cause) {
             (Change::Raised, Some(cause)) => {
                 judged.cause = Some(Box::new(cause.clone()));
@@ -70,7 +76,8 @@ impl Conditions {
 
     /// All that are decided.
     pub fn decided(&self) -> impl Iterator<Item = (Kind, Verdict)> {
-        JUDGED.into_iter().zip(&self.0).filter_map(|(kind, judged)| {
+        let all = self.often.iter().chain(self.seldom.iter().flat_map(|seldom| seldom.iter()));
+        JUDGED.into_iter().zip(all).filter_map(|(kind, judged)| {
             let verdict = match (judged.condition.state(), &judged.cause) {
                 (State::Unknown | State::Standby, _) => return None,
                 (State::Down | State::Recovering, Some(cause)) => Verdict::Violated(cause.as_ref().clone()),
@@ -79,8 +86,23 @@ impl Conditions {
             Some((kind, verdict))
         })
     }
+
+    fn judged(&self, kind: Kind) -> Option<&Judged> {
+        match place(kind).checked_sub(OFTEN) {
+            None => Some(&self.often[place(kind)]),
+            Some(place) => self.seldom.as_ref().map(|seldom| &seldom[place]),
+        }
+    }
+
+    fn judged_mut(&mut self, kind: Kind) -> &mut Judged {
+        match place(kind).checked_sub(OFTEN) {
+            None => &mut self.often[place(kind)],
+            Some(place) => &mut self.seldom.get_or_insert_default()[place],
+        }
+    }
 }
 
+/// Of what is not judged here, the connection's.
 fn place(kind: Kind) -> usize {
     JUDGED.iter().position(|judged| *judged == kind).unwrap_or(0)
 }
