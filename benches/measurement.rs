@@ -455,7 +455,7 @@ fn usage_of(child: &Child) -> (Duration, usize) {
 
 /// What a whole agent costs: sending and receiving, alarms, and a look at the clock each second.
 fn agent() {
-    for (tests, wait, during) in [(100, 5, 60), (20_000, 10, 20), (TESTS, 20, 20)] {
+    for (tests, wait, during) in [(100, 30, 60), (20_000, 30, 20), (TESTS, 60, 20)] {
         let begun = Instant::now();
         let running = run_agent(tests);
         let up = || {

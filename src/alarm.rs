@@ -8,7 +8,6 @@ mod requests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
@@ -188,10 +187,10 @@ impl Alarm {
 
     /// The alarms of groups can be too, and so can what is known to be.
     fn retained(&self, retain: &Retain) -> Retain {
-        let mut possible = retain.possible.as_ref().clone();
-        possible.extend(self.situation.group_keys());
-        possible.extend(self.situation.raised().map(|notification| notification.key.clone()));
-        Retain { possible: Arc::new(possible), ..retain.clone() }
+        let mut retain = retain.clone();
+        retain.possible.extend(self.situation.group_keys());
+        retain.possible.extend(self.situation.raised().map(|notification| notification.key.clone()));
+        retain
     }
 
     /// A sink that is taken away tells its receiver the last of it, and ends by itself.

@@ -15,11 +15,12 @@ use crate::config::sinks::SinkConfig;
 use crate::io::gauges::Gauges;
 use crate::io::outgoing::{Line, Outlet};
 use crate::io::store::Snapshot;
-use crate::pure::alarm::{AlarmKey, ConditionChange, Subject};
+use crate::pure::alarm::{ConditionChange, Subject};
 use crate::pure::expectation::Expected;
 use crate::pure::ledger::{Damping, Knowledge, ToldRecord, ToldState};
 use crate::pure::notification::{Notification, Standing};
 use crate::pure::order::{Answer, Refusal, Request};
+use crate::pure::possible::Possible;
 use crate::pure::sending::{SenderPlan, Source};
 use crate::pure::shelf::Silence;
 use crate::pure::status::{ClockStatus, ListenerStatus, SenderStatus, SinkStatus, StoreStatus, TestStatus};
@@ -113,9 +114,9 @@ pub struct InForce {
 #[derive(Clone, Debug)]
 pub struct Memory {
     /// The documents as they were listed last.
-    pub snapshot: Snapshot,
+    pub snapshot: Arc<Snapshot>,
     /// The last good version of each.
-    pub loader: Loader,
+    pub loader: Arc<Loader>,
     /// What their names resolved to.
     pub names: Names,
 }
@@ -279,7 +280,7 @@ pub struct Tell(pub AlarmPlan);
 #[rtype(result = "()")]
 pub struct Retain {
     /// The alarms.
-    pub possible: Arc<BTreeSet<AlarmKey>>,
+    pub possible: Possible,
     /// Who can report.
     pub reporters: Arc<BTreeSet<Subject>>,
     /// Whether that is all.

@@ -231,8 +231,7 @@ impl Supervisor {
         self.memory = memory.or(self.memory.take());
         self.alarm.send(Tell(self.alarms.clone()));
         if let Some(mut retain) = retain {
-            let own = self.faults.keys().cloned();
-            Arc::make_mut(&mut retain.possible).extend(own);
+            retain.possible.extend(self.faults.keys().cloned());
             self.alarm.send(retain);
         }
     }

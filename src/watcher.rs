@@ -41,6 +41,7 @@ use crate::pure::alarm::{AlarmKey, Cause, ConditionChange, Kind, Subject};
 use crate::pure::clock_witness::ClockWitness;
 use crate::pure::faults::Faults;
 use crate::pure::ledger::Knowledge;
+use crate::pure::possible::Possible;
 use crate::pure::sending::Source;
 use crate::pure::status::Status;
 use crate::pure::test::TestId;
@@ -80,7 +81,7 @@ pub struct Watcher {
     /// Whether that comes from documents.
     planned: bool,
     /// The alarms that can be raised under it.
-    possible: BTreeSet<AlarmKey>,
+    possible: Possible,
     /// Those of this host, once they could be had.
     addresses: Option<HashSet<IpAddr>>,
     /// What its predecessor knew.
@@ -134,7 +135,7 @@ impl Watcher {
             following: None,
             running: Arc::new(Plan::of_bootstrap(&bootstrap.sink, &bootstrap.host)),
             planned: false,
-            possible: BTreeSet::new(),
+            possible: Possible::default(),
             addresses: None,
             memory: beginning.memory,
             looking_again: None,
@@ -348,7 +349,7 @@ impl Watcher {
             true => Knowledge::Whole,
         };
         let reporters = Arc::new(self.running.reporters());
-        let retain = self.planned.then(|| Retain { possible: Arc::new(possible), reporters, knowledge });
+        let retain = self.planned.then_some(Retain { possible, reporters, knowledge });
         let names = || self.names.known().clone();
         let memory = self.config.memory().map(|(snapshot, loader)| Memory { snapshot, loader, names: names() });
         let alarms = self.running.alarms.clone();
@@ -495,7 +496,7 @@ impl StreamHandler<StoreEvent> for Watcher {
         match event {
             StoreEvent::Listed(snapshot) => {
                 self.on_store_answered();
-                let listed = self.config.on_listed(snapshot, time::now());
+                let listed = self.config.on_listed(Arc::new(snapshot), time::now());
                 self.on_listed(listed, ctx);
             }
             StoreEvent::Confirmed => self.on_store_answered(),

@@ -1,4 +1,5 @@
 use super::*;
+use std::sync::Arc;
 use crate::config::plan::Plan;
 use crate::config::sinks::SinkConfig;
 use crate::io::engine::{Engine, Role};
@@ -98,7 +99,7 @@ async fn a_hundred_thousand_alarms_do_not_stop_it() {
     let mut plan = Plan::of_bootstrap(&[sink], "a").alarms;
     plan.sinks.retain(|sink| sink.config.name == "noc");
     // Two tests from each host, and tests of several listeners: no group explains them all at first.
-    plan.rules.members = (0..ALARMS)
+    Arc::make_mut(&mut plan.rules).members = (0..ALARMS)
         .map(|n| {
             let shares = vec![Subject::Host(format!("h{}", n / 2)), Subject::Listener(format!("l{}", n % 7))];
             (id(n), Membership { shares, fresh_after: Duration::from_secs(8), description: String::new() })
@@ -146,7 +147,7 @@ async fn a_sink_that_fails_comes_back_and_knows_what_it_told() {
     let mut plan = Plan::of_bootstrap(&[sink], "a").alarms;
     plan.sinks.retain(|sink| sink.config.name == "noc");
     plan.sinks[0].manner.assurance = Assurance::Acknowledged;
-    plan.rules.damping.hold_down = Duration::ZERO;
+    Arc::make_mut(&mut plan.rules).damping.hold_down = Duration::ZERO;
     alarm.do_send(Tell(plan));
     let mut octets = [0; 2048];
     alarm.do_send(change(Verdict::Violated(Cause::Config("away".into()))));

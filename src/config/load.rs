@@ -108,7 +108,7 @@ pub struct Loaded {
     /// Whether strangers' STAMP packets are answered.
     pub reflect_foreign: bool,
     /// The enabled tests.
-    pub tests: BTreeMap<TestId, Test>,
+    pub tests: BTreeMap<TestId, Arc<Test>>,
     /// Everything that is wrong.
     pub findings: Vec<Finding>,
     /// Documents of which an error keeps the newest version out of force.
@@ -137,7 +137,7 @@ struct Known {
     /// The last version without an error.
     good: Option<(Arc<RawDocument>, Document)>,
     /// What a host made of it, under these documents of the fleet and of the host.
-    filled: Option<(Arc<Global>, Arc<HostDocument>, Test)>,
+    filled: Option<(Arc<Global>, Arc<HostDocument>, Arc<Test>)>,
 }
 
 impl Known {
@@ -206,7 +206,7 @@ impl Loader {
         for test in self.tests_of_sets(&context, &mut windows, &mut run) {
             // A document of its own goes before a set.
             if !off.contains(&test.facts.id) {
-                tests.entry(test.facts.id).or_insert(test);
+                tests.entry(test.facts.id).or_insert_with(|| Arc::new(test));
             }
         }
 
@@ -237,11 +237,11 @@ impl Loader {
     }
 
     /// The tests with a document of their own, and the ids of those that are off.
-    fn tests(&mut self, context: &Context<'_>, run: &mut Run) -> (BTreeMap<TestId, Test>, BTreeSet<TestId>) {
+    fn tests(&mut self, context: &Context<'_>, run: &mut Run) -> (BTreeMap<TestId, Arc<Test>>, BTreeSet<TestId>) {
         let prefix = tests_prefix(context.host_name);
         let keys = self.known.range(prefix.clone()..).map(|(key, _)| key).take_while(|key| key.starts_with(&prefix));
         let keys: Vec<String> = keys.cloned().collect();
-        let mut tests: BTreeMap<TestId, Test> = BTreeMap::new();
+        let mut tests: BTreeMap<TestId, Arc<Test>> = BTreeMap::new();
         let mut off = BTreeSet::new();
         for key in keys {
             let Some(raw) = self.known.get(&key).map(|known| known.newest.clone()) else { continue };
@@ -250,8 +250,7 @@ impl Loader {
                 off.extend(document.id.parse::<TestId>());
                 continue;
             }
-            let Some(mut test) = test else { continue };
-            test.place.clone_from(&raw.place);
+            let Some(test) = test else { continue };
             match tests.get(&test.facts.id) {
                 Some(first) => {
                     let mut findings = Findings::about(&raw.place);
@@ -276,9 +275,12 @@ impl Loader {
         key: &str,
         context: &Context<'_>,
         run: &mut Run,
-    ) -> Option<(Arc<TestDocument>, Option<Test>)> {
-        let fill_in = |document: &TestDocument, findings: &mut Findings| context.fill_in(document, findings);
+    ) -> Option<(Arc<TestDocument>, Option<Arc<Test>>)> {
         let known = self.known.get(key)?;
+        let place = known.newest.place.clone();
+        let fill_in = |document: &TestDocument, findings: &mut Findings| {
+            context.fill_in(document, findings).map(|test| Arc::new(Test { place: place.clone(), ..test }))
+        };
         if let (Some((global, host, test)), Some(Document::Test(document))) = (&known.filled, &known.document)
             && Arc::ptr_eq(global, context.global)
             && Arc::ptr_eq(host, context.host)

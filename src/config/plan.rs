@@ -17,6 +17,7 @@ use crate::pure::alarm::{AlarmKey, Cause, Kind, Subject};
 use crate::pure::clock_error::DelayLimits;
 use crate::pure::expectation::{Expected, Manner};
 use crate::pure::groups::Membership;
+use crate::pure::possible::Possible;
 use crate::pure::sending::{SenderPlan, Source};
 use crate::pure::situation::Rules;
 use crate::pure::status::Role;
@@ -76,7 +77,7 @@ pub struct AlarmPlan {
     /// The receivers.
     pub sinks: Vec<SinkPlan>,
     /// What the documents say of alarms beside that.
-    pub rules: Rules,
+    pub rules: Arc<Rules>,
 }
 
 /// The names that have to be resolved before these tests can be planned.
@@ -99,14 +100,14 @@ pub fn plan(loaded: &Loaded, around: Surroundings<'_>, host: &str, bootstrap_sin
         standby: BTreeMap::new(),
         alarms: AlarmPlan {
             sinks: receivers::choose(&loaded.sinks, bootstrap_sinks, &loaded.telling),
-            rules: Rules {
+            rules: Arc::new(Rules {
                 damping: loaded.damping,
                 tests: loaded.tests.values().map(|test| (test.facts.id, (test.facts.clone(), test.damping))).collect(),
                 group: loaded.group,
                 members: BTreeMap::new(),
                 windows: loaded.windows.clone(),
                 drained: loaded.drained.clone(),
-            },
+            }),
         },
         faults: BTreeMap::new(),
     };
@@ -159,7 +160,7 @@ pub fn plan(loaded: &Loaded, around: Surroundings<'_>, host: &str, bootstrap_sin
         .collect();
     for (test, listen, from) in receives {
         let addr = covering(listen, &bound);
-        plan.alarms.rules.members.insert(test.facts.id, membership(test, Some(addr)));
+        Arc::make_mut(&mut plan.alarms.rules).members.insert(test.facts.id, membership(test, Some(addr)));
         let listener = plan.listeners.entry(addr).or_default();
         listener.names.insert(test.listen.to_string());
         listener.tests.insert(test.facts.id, expected(test, from, &mut manners));
@@ -174,7 +175,10 @@ pub fn plan(loaded: &Loaded, around: Surroundings<'_>, host: &str, bootstrap_sin
             continue;
         }
         if two_way {
-            plan.alarms.rules.members.entry(test.facts.id).or_insert_with(|| membership(test, None));
+            Arc::make_mut(&mut plan.alarms.rules)
+                .members
+                .entry(test.facts.id)
+                .or_insert_with(|| membership(test, None));
         }
         let sender = SenderPlan {
             test: test.facts.clone(),
@@ -202,7 +206,7 @@ impl Plan {
     }
 
     /// Every alarm that can still be raised under this plan.
-    pub fn possible_alarms(&self) -> BTreeSet<AlarmKey> {
+    pub fn possible_alarms(&self) -> Possible {
         let mut possible: BTreeSet<AlarmKey> = self.faults.keys().cloned().collect();
         if !self.listeners.is_empty() {
             possible.insert(AlarmKey::new(Kind::UnknownPacket, Subject::Agent));
@@ -225,7 +229,7 @@ impl Plan {
             let ends = [&test.from_host, &test.to_host];
             possible.extend(ends.map(|host| AlarmKey::new(Kind::Clock, Subject::Host(host.clone()))));
         }
-        possible
+        possible.into_iter().collect()
     }
 
     /// Everyone who can say something of an alarm under this plan.

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::alarm::{AlarmKey, Cause, ConditionChange, Kind, Subject, Verdict, condition_change};
+use super::possible::Possible;
 use super::time::Now;
 
 /// Fewer than this cannot outvote this host.
@@ -47,12 +48,7 @@ impl ClockWitness {
     }
 
     /// Only these still report, and only of these.
-    pub fn retain(
-        &mut self,
-        reporters: &BTreeSet<Subject>,
-        possible: &BTreeSet<AlarmKey>,
-        now: Now,
-    ) -> Vec<ConditionChange> {
+    pub fn retain(&mut self, reporters: &BTreeSet<Subject>, possible: &Possible, now: Now) -> Vec<ConditionChange> {
         self.hosts.retain(|host, words| {
             words.good.retain(|reporter| reporters.contains(reporter));
             words.bad.retain(|reporter, _| reporters.contains(reporter));

@@ -25,6 +25,7 @@ use self::weather::STORM_DAMPING;
 use super::alarm::{AlarmKey, Kind, Subject};
 use super::bucket::Bucket;
 use super::notification::{AlarmState, Notification, Standing, Withheld};
+use super::possible::Possible;
 use super::time::{Moment, Now, WallTime};
 use super::truth::{NO_LONGER_WATCHED, retired};
 
@@ -250,7 +251,7 @@ impl Ledger {
 
     /// Only these alarms can still be; what was told of others is taken back. Where not everything
     /// is known, because a document is bad, what an earlier run told stands.
-    pub fn retain(&mut self, valid: &BTreeSet<AlarmKey>, knowledge: Knowledge, now: Now) {
+    pub fn retain(&mut self, valid: &Possible, knowledge: Knowledge, now: Now) {
         let stands = |entry: &Entry| knowledge == Knowledge::Partial && entry.wanted.is_none();
         let others = self.entries.iter().filter(|(key, _)| key.kind != Kind::Storm && !valid.contains(key));
         let gone: Vec<_> = others.filter(|(_, entry)| !stands(entry)).map(|(key, _)| key.clone()).collect();

@@ -23,6 +23,7 @@ pub mod loss_window;
 pub mod notification;
 pub mod order;
 pub mod pace;
+pub mod possible;
 pub mod probe;
 pub mod probe_v1;
 pub mod reflection;

@@ -7,6 +7,7 @@ use super::alarm::{ANNOUNCED_STOP, AlarmKey, Cause, ConditionChange, Kind, Subje
 use super::groups::{GroupChange, GroupSettings, Groups, Membership, Outcome};
 use super::ledger::Damping;
 use super::notification::{Notification, Standing, Withheld};
+use super::possible::Possible;
 use super::shelf::{Shelf, Silence, Window};
 use super::test::{TestFacts, TestId};
 use super::time::{Moment, Now};
@@ -35,17 +36,18 @@ pub struct Situation {
     truth: Truth,
     groups: Groups,
     shelf: Shelf,
-    rules: Rules,
+    rules: Arc<Rules>,
 }
 
 impl Situation {
     /// Of the agent on this host.
-    pub fn new(agent: String, rules: Rules) -> Self {
+    pub fn new(agent: String, rules: impl Into<Arc<Rules>>) -> Self {
+        let rules = Arc::unwrap_or_clone(rules.into());
         Situation {
             truth: Truth::new(agent),
             groups: Groups::new(rules.group),
             shelf: Shelf::default(),
-            rules: Rules { members: BTreeMap::new(), windows: Vec::new(), drained: BTreeSet::new(), ..rules },
+            rules: Arc::new(Rules { members: BTreeMap::new(), windows: Vec::new(), drained: BTreeSet::new(), ..rules }),
         }
     }
 
@@ -83,8 +85,8 @@ impl Situation {
     }
 
     /// The documents say something else.
-    pub fn on_rules(&mut self, rules: Rules, now: Now) -> Vec<Standing> {
-        let before = std::mem::replace(&mut self.rules, rules);
+    pub fn on_rules(&mut self, rules: impl Into<Arc<Rules>>, now: Now) -> Vec<Standing> {
+        let before = std::mem::replace(&mut self.rules, rules.into());
         let mut keys = BTreeSet::new();
         let mut shelved = false;
         for (id, (facts, _)) in &self.rules.tests {
@@ -131,8 +133,9 @@ impl Situation {
     }
 
     /// Only these alarms can still be, and only these tests and listeners can still report.
-    pub fn retain(&mut self, possible: &BTreeSet<AlarmKey>, reporters: &BTreeSet<Subject>, now: Now) -> Vec<Standing> {
-        let possible: BTreeSet<AlarmKey> = possible.iter().cloned().chain(self.groups.keys()).collect();
+    pub fn retain(&mut self, possible: &Possible, reporters: &BTreeSet<Subject>, now: Now) -> Vec<Standing> {
+        let mut possible = possible.clone();
+        possible.extend(self.groups.keys());
         let gone = self.truth.retain(&possible, reporters, now);
         let mut outcome = Outcome::default();
         for notification in &gone {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::alarm::{AlarmKey, Cause, ConditionChange, Kind, Subject, Verdict, condition_change};
 use super::notification::{AlarmState, Notification, Tally};
+use super::possible::Possible;
 use super::test::TestFacts;
 use super::time::{Now, WallTime};
 
@@ -131,12 +132,7 @@ impl Truth {
 
     /// Only these alarms can still be, and only these tests and listeners can still report: tests
     /// were removed or disabled, faults went away with what they were about. Gives what changed.
-    pub fn retain(
-        &mut self,
-        valid: &BTreeSet<AlarmKey>,
-        reporters: &BTreeSet<Subject>,
-        now: Now,
-    ) -> Vec<Arc<Notification>> {
+    pub fn retain(&mut self, valid: &Possible, reporters: &BTreeSet<Subject>, now: Now) -> Vec<Arc<Notification>> {
         let gone: Vec<AlarmKey> = self.alarms.keys().filter(|key| !valid.contains(key)).cloned().collect();
         let mut changed: Vec<Arc<Notification>> = gone
             .into_iter()
@@ -238,7 +234,7 @@ mod tests {
     fn what_is_no_longer_watched_is_cleared() {
         let mut truth = Truth::new("a".into());
         truth.on_change(&fault("one", bad()));
-        let clears = truth.retain(&BTreeSet::new(), &BTreeSet::new(), Now::default());
+        let clears = truth.retain(&Possible::default(), &BTreeSet::new(), Now::default());
         assert_eq!(clears.len(), 1);
         assert!(!clears[0].is_raised());
         assert_eq!(truth.all().count(), 0);

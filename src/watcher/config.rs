@@ -26,10 +26,10 @@ const KEPT_AGAIN: Duration = Duration::from_secs(3600);
 
 /// See the module.
 pub struct Config {
-    loader: Loader,
+    loader: Arc<Loader>,
     loaded: Option<Arc<Loaded>>,
     /// As the store listed it last, or as it was kept.
-    snapshot: Option<Snapshot>,
+    snapshot: Option<Arc<Snapshot>>,
     departed: Departed,
     /// What is wrong with the documents; only what is new is logged.
     findings: BTreeSet<Finding>,
@@ -67,7 +67,7 @@ impl Config {
             loader.load(&kept.documents);
         }
         Config {
-            loader,
+            loader: Arc::new(loader),
             loaded: None,
             snapshot: None,
             departed: Departed::default(),
@@ -101,7 +101,7 @@ impl Config {
     }
 
     /// What a predecessor knew.
-    pub fn remember(&mut self, loader: Loader) {
+    pub fn remember(&mut self, loader: Arc<Loader>) {
         self.loader = loader;
         self.kept = None;
     }
@@ -117,12 +117,12 @@ impl Config {
     }
 
     /// For a successor.
-    pub fn memory(&self) -> Option<(Snapshot, Loader)> {
+    pub fn memory(&self) -> Option<(Arc<Snapshot>, Arc<Loader>)> {
         Some((self.snapshot.clone()?, self.loader.clone()))
     }
 
     /// The store listed these.
-    pub fn on_listed(&mut self, snapshot: Snapshot, now: Now) -> Listed {
+    pub fn on_listed(&mut self, snapshot: Arc<Snapshot>, now: Now) -> Listed {
         self.compare(&snapshot);
         self.newer_schema = newer_schema(&snapshot.documents);
         if let Some(schema) = self.newer_schema {
@@ -137,8 +137,8 @@ impl Config {
 
     /// Keeps on disk what is in force.
     fn keep(&mut self, now: Now) {
-        if let Some(Snapshot { revision, origin, .. }) = &self.snapshot {
-            self.cache.keep(*revision, origin.clone(), now.wall, self.loader.in_force());
+        if let Some(snapshot) = &self.snapshot {
+            self.cache.keep(snapshot.revision, snapshot.origin.clone(), now.wall, self.loader.in_force());
             self.kept_at = now.moment;
         }
     }
@@ -166,15 +166,15 @@ impl Config {
         self.status.confirmed = Some(kept.confirmed);
         self.status.remark = Some(format!("the config of {} is in force, kept on this host", kept.confirmed));
         let Kept { revision, origin, documents, .. } = kept;
-        let again = self.take_in(Snapshot { revision, documents, origin, remark: None }, now);
+        let again = self.take_in(Arc::new(Snapshot { revision, documents, origin, remark: None }), now);
         Some(Listed::InForce(again))
     }
 
     /// Puts documents in force; they have to be looked at again after what this tells.
-    fn take_in(&mut self, snapshot: Snapshot, now: Now) -> Option<Duration> {
+    fn take_in(&mut self, snapshot: Arc<Snapshot>, now: Now) -> Option<Duration> {
         let mut documents = snapshot.documents.clone();
         let until = self.departed.on_listed(&mut documents, now.moment);
-        let loaded = self.loader.load(&documents);
+        let loaded = Arc::make_mut(&mut self.loader).load(&documents);
         let findings: BTreeSet<Finding> = loaded.findings.iter().cloned().collect();
         for finding in findings.difference(&self.findings) {
             warn!(place = finding.place, way_out = finding.way_out, "{}", finding.problem);

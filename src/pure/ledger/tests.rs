@@ -211,7 +211,7 @@ fn a_restart_under_a_standing_alarm_is_silent() {
 fn a_test_removed_while_the_agent_was_away_is_cleared() {
     let mut ledger = Ledger::new("b", MANNER, at(0));
     ledger.load([down(1), down(2)].map(told).into(), HOLD, both(at(0)));
-    ledger.retain(&BTreeSet::from([key(Kind::Connection, 2)]), Knowledge::Whole, both(at(0)));
+    ledger.retain(&Possible::from_iter([key(Kind::Connection, 2)]), Knowledge::Whole, both(at(0)));
     assert_eq!(deliver(&mut ledger, at(0)), [(1, false, 0)]);
     assert_eq!(ledger.entries.len(), 1);
 }
@@ -220,7 +220,7 @@ fn a_test_removed_while_the_agent_was_away_is_cleared() {
 fn a_removed_test_that_was_never_told_is_forgotten() {
     let mut ledger = Ledger::new("b", MANNER, at(0));
     ledger.on_change(up(1), HOLD, at(0));
-    ledger.retain(&BTreeSet::new(), Knowledge::Whole, both(at(0)));
+    ledger.retain(&Possible::default(), Knowledge::Whole, both(at(0)));
     assert_eq!(ledger.entries.len(), 0);
 }
 
@@ -276,11 +276,11 @@ fn the_clear_of_a_removed_test_is_told_again() {
     let mut ledger = Ledger::new("b", plain_trap(), at(0));
     ledger.on_change(down(1), HOLD, at(0));
     deliver(&mut ledger, at(0));
-    ledger.retain(&BTreeSet::new(), Knowledge::Whole, both(at(0)));
+    ledger.retain(&Possible::default(), Knowledge::Whole, both(at(0)));
     assert_eq!(deliver(&mut ledger, at(30)), [(1, false, 0)]);
     let mut next = Ledger::new("b", plain_trap(), at(0));
     next.load(ledger.records(), HOLD, both(at(0)));
-    next.retain(&BTreeSet::new(), Knowledge::Whole, both(at(0)));
+    next.retain(&Possible::default(), Knowledge::Whole, both(at(0)));
     assert_eq!(deliver(&mut next, at(0)).len(), 1);
     assert_eq!(deliver(&mut ledger, at(90)).len(), 1);
     assert_eq!(deliver(&mut ledger, at(330)).len(), 1);
@@ -292,9 +292,9 @@ fn the_clear_of_a_removed_test_is_told_again() {
 fn what_an_earlier_run_told_stands_while_a_document_is_bad() {
     let mut ledger = Ledger::new("b", MANNER, at(0));
     ledger.load(vec![told(down(1))], HOLD, both(at(0)));
-    ledger.retain(&BTreeSet::new(), Knowledge::Partial, both(at(0)));
+    ledger.retain(&Possible::default(), Knowledge::Partial, both(at(0)));
     assert_eq!(deliver(&mut ledger, at(0)), []);
-    ledger.retain(&BTreeSet::new(), Knowledge::Whole, both(at(0)));
+    ledger.retain(&Possible::default(), Knowledge::Whole, both(at(0)));
     assert_eq!(deliver(&mut ledger, at(0)), [(1, false, 0)]);
 }
 

@@ -166,7 +166,7 @@ impl World {
         self.learn(standing);
     }
 
-    fn possible(&self) -> BTreeSet<AlarmKey> {
+    fn possible(&self) -> Possible {
         let tests = self.is_down.keys().map(|id| AlarmKey::new(Kind::Connection, Subject::Test(*id)));
         tests.chain(self.situation.group_keys()).collect()
     }
