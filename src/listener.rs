@@ -44,7 +44,7 @@ const OWN_STALL: Duration = Duration::from_secs(3);
 /// Strangers shown on the status page.
 const SOURCES_SHOWN: usize = 5;
 /// Silence is judged no later than this part of its interval, so that many tests share a wake-up.
-const AGENDA_PARTS: u32 = 20;
+const AGENDA_PARTS: u32 = 10;
 /// Answers a second, and at once: to tests of ours, and to strangers where they are answered at all.
 const REFLECT_RATE: (f64, u32) = (20_000.0, 2_000);
 const REFLECT_FOREIGN_RATE: (f64, u32) = (1_000.0, 100);
@@ -86,6 +86,7 @@ pub struct Listener {
     /// Conditions that changed while a batch is taken in.
     changes: Vec<ConditionChange>,
     pace: Pace,
+    look: Look,
     /// Registered only while each datagram wakes.
     readiness: Option<Readiness>,
     span: Span,
@@ -150,6 +151,7 @@ impl Listener {
             path_changes: Bucket::new(PATH_CHANGE_RATE.0, PATH_CHANGE_RATE.1, now.moment),
             changes: Vec::new(),
             pace: Pace::new(now.moment),
+            look: Look::WhenReady,
             readiness: None,
             span: info_span!("listener", address = %beginning.address),
         };
@@ -221,6 +223,7 @@ impl Listener {
 
     /// Has itself called when there may be something to read, or the socket is to be looked at.
     fn wait(&mut self, look: Look, ctx: &mut Context<Self>) {
+        self.look = look;
         match look {
             Look::AtOnce => {
                 // Others have their turn first.
@@ -402,6 +405,10 @@ impl Listener {
     fn judge(&mut self) {
         // What is in the socket came in time, however late it is read.
         self.take_in(BATCHES_BEFORE_JUDGING);
+        self.judge_silence();
+    }
+
+    fn judge_silence(&mut self) {
         let now = time::now();
         while let Some(due) = self.agenda.due(now.moment) {
             let watched = due.iter().filter_map(|id| self.expectations.get(id));
@@ -431,7 +438,9 @@ impl Listener {
     /// Sets the alarm clock to the earliest deadline, unless it is set to that or earlier.
     fn arm(&mut self, ctx: &mut Context<Self>) {
         let first = self.agenda.next().into_iter().chain(self.foreign.next_deadline()).min();
-        let Some(next) = first else { return };
+        // At the next look, what is due by then is judged anyway.
+        let looks = |next: &Moment| matches!(self.look, Look::At(look) if look <= *next);
+        let Some(next) = first.filter(|next| !looks(next)) else { return };
         match self.alarm_clock {
             Some((set, _)) if set <= next => return,
             Some((_, handle)) => {
@@ -439,9 +448,7 @@ impl Listener {
             }
             None => {}
         }
-        // A busy socket is looked at for all that is due meanwhile.
-        let wait = next.since(time::now().moment).max(self.pace.pause().min(pace::SHORTEST));
-        let handle = ctx.run_later(wait, |listener, ctx| {
+        let handle = ctx.run_later(next.since(time::now().moment), |listener, ctx| {
             let span = listener.span.clone();
             let _entered = span.enter();
             listener.alarm_clock = None;
@@ -516,6 +523,9 @@ impl Handler<Readable> for Listener {
         let span = self.span.clone();
         let _entered = span.enter();
         let look = self.take_in(BATCHES_PER_WAKE);
+        if look != Look::AtOnce {
+            self.judge_silence();
+        }
         self.wait(look, ctx);
         self.arm(ctx);
     }

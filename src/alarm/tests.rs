@@ -1,5 +1,4 @@
 use super::*;
-use std::sync::Arc;
 use crate::config::plan::Plan;
 use crate::config::sinks::SinkConfig;
 use crate::io::engine::{Engine, Role};
@@ -7,6 +6,7 @@ use crate::pure::alarm::{AlarmKey, Cause, Kind, Subject, Verdict, condition_chan
 use crate::pure::groups::Membership;
 use crate::pure::ledger::Assurance;
 use crate::pure::test::TestId;
+use std::sync::Arc;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::timeout;
 

@@ -21,11 +21,11 @@ const CALM: f64 = 10.0;
 /// Above so many, even those that are answered do not wake.
 const BUSY: f64 = 1_000.0;
 /// So many datagrams or fewer may come between two looks, so that the least receive buffer holds a multiple.
-const AT_A_TIME: f64 = 20.0;
+const AT_A_TIME: f64 = 40.0;
 /// No look is sooner or later after the one before than this.
-pub const SHORTEST: Duration = Duration::from_millis(4);
+const SHORTEST: Duration = Duration::from_millis(4);
 /// Others keep to multiples of this, too: whoever sleeps till then is woken with them.
-pub const LONGEST: Duration = Duration::from_millis(100);
+pub const LONGEST: Duration = Duration::from_millis(200);
 /// What comes is counted over this time at least.
 const WINDOW: Duration = Duration::from_millis(500);
 
@@ -59,11 +59,6 @@ impl Pace {
             None => Look::WhenReady,
         }
     }
-
-    /// The least time between looks.
-    pub fn pause(&self) -> Duration {
-        self.pause.unwrap_or_default()
-    }
 }
 
 #[cfg(test)]
@@ -85,8 +80,8 @@ mod tests {
     fn the_more_comes_the_less_it_wakes() {
         let millis = |millis| Some(Duration::from_millis(millis));
         assert_eq!(pause_at(5, false), None);
-        assert_eq!(pause_at(100, false), millis(100));
-        assert!(pause_at(800, false) > millis(20) && pause_at(800, false) < millis(30));
+        assert_eq!(pause_at(100, false), millis(200));
+        assert!(pause_at(800, false) > millis(40) && pause_at(800, false) < millis(60));
         assert_eq!(pause_at(100_000, false), millis(4));
     }
 
@@ -100,8 +95,8 @@ mod tests {
     fn a_calm_socket_wakes_again_for_each_datagram() {
         let at = |millis| Moment::new(Duration::from_millis(millis));
         let mut pace = Pace::new(at(0));
-        assert_eq!(pace.on_drained(at(600), 60, 0), Look::At(at(700)));
-        assert_eq!(pace.on_drained(at(700), 60, 0), Look::At(at(800)));
+        assert_eq!(pace.on_drained(at(600), 60, 0), Look::At(at(800)));
+        assert_eq!(pace.on_drained(at(800), 60, 0), Look::At(at(1000)));
         assert_eq!(pace.on_drained(at(1200), 61, 0), Look::WhenReady);
     }
 }

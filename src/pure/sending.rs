@@ -81,7 +81,7 @@ pub enum Grid {
 }
 
 const FINE: Duration = Duration::from_millis(1);
-const COARSE_PARTS: u32 = 10;
+const COARSE_PARTS: u32 = 5;
 
 /// Room for the longest probe.
 pub type Room = [u8; *PADDED_LEN.end()];

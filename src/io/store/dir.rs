@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
@@ -21,7 +22,7 @@ use crate::config::read::Format;
 /// a whole, or a linked one, notifies nothing.
 const RESCAN: Duration = Duration::from_secs(15);
 
-/// A file system that takes longer hangs.
+/// A file system that gives no further file for longer hangs.
 const READ_WITHIN: Duration = Duration::from_secs(10);
 
 /// A file system's times are coarse: of a file that changed so lately, the next change may have the same.
@@ -39,6 +40,8 @@ pub struct Dir {
     watcher: Option<RecommendedWatcher>,
     /// A read that has not ended yet.
     reading: Option<JoinHandle<Read>>,
+    /// How many files were read so far.
+    progress: Arc<AtomicU64>,
 }
 
 struct Read {
@@ -63,7 +66,17 @@ impl Dir {
     /// The directory at `root`, for whoever is concerned.
     pub fn new(root: PathBuf, concern: Concern) -> Self {
         let changed = Arc::default();
-        Dir { root, concern, revision: 0, documents: None, files: Files::new(), changed, watcher: None, reading: None }
+        Dir {
+            root,
+            concern,
+            revision: 0,
+            documents: None,
+            files: Files::new(),
+            changed,
+            watcher: None,
+            reading: None,
+            progress: Arc::default(),
+        }
     }
 
     /// Reads all files. The revision counts the times that they were found changed.
@@ -73,21 +86,25 @@ impl Dir {
         // A file system that hangs holds one thread, however often it is asked.
         let mut reading = self.reading.take().unwrap_or_else(|| {
             let (root, concern, changed) = (self.root.clone(), self.concern.clone(), self.changed.clone());
-            let known = std::mem::take(&mut self.files);
+            let (known, progress) = (std::mem::take(&mut self.files), self.progress.clone());
             tokio::task::spawn_blocking(move || {
                 // Watched before it is read, so that nothing falls between.
                 let watcher = watch_files(&root, changed);
-                let mut tree = Tree::new(&root, known, SystemTime::now());
+                let mut tree = Tree { progress, ..Tree::new(&root, known, SystemTime::now()) };
                 let read = tree.read(&concern);
                 Read { watcher, documents: read.map(|()| tree.documents), files: tree.files }
             })
         });
-        let Read { watcher, documents, files } = match timeout(READ_WITHIN, &mut reading).await {
-            Ok(Ok(read)) => read,
-            Ok(Err(error)) => return Err(failed(error.to_string())),
-            Err(_) => {
-                self.reading = Some(reading);
-                return Err(failed(format!("no answer within {}", humantime::format_duration(READ_WITHIN))));
+        let Read { watcher, documents, files } = loop {
+            let before = self.progress.load(Ordering::Relaxed);
+            match timeout(READ_WITHIN, &mut reading).await {
+                Ok(Ok(read)) => break read,
+                Ok(Err(error)) => return Err(failed(error.to_string())),
+                Err(_) if self.progress.load(Ordering::Relaxed) != before => {}
+                Err(_) => {
+                    self.reading = Some(reading);
+                    return Err(failed(format!("no answer within {}", humantime::format_duration(READ_WITHIN))));
+                }
             }
         };
         (self.watcher, self.files) = (watcher, files);
@@ -178,11 +195,12 @@ struct Tree<'a> {
     known: Files,
     files: Files,
     documents: Documents,
+    progress: Arc<AtomicU64>,
 }
 
 impl<'a> Tree<'a> {
     fn new(root: &'a Path, known: Files, now: SystemTime) -> Self {
-        Tree { root, now, known, files: Files::new(), documents: Documents::new() }
+        Tree { root, now, known, files: Files::new(), documents: Documents::new(), progress: Arc::default() }
     }
 
     /// Only what is concerned. The directory itself must be readable; a file that is not rejects itself.
@@ -247,6 +265,7 @@ impl<'a> Tree<'a> {
 
     /// Nothing only if there is no file: one that cannot be read is there.
     fn read_file(&mut self, place: String, format: Format) -> Option<Arc<RawDocument>> {
+        self.progress.fetch_add(1, Ordering::Relaxed);
         let path = self.root.join(&place);
         let metadata = path.metadata();
         // Reading anything else, a pipe or a device, may never end.
