@@ -176,11 +176,9 @@ impl Listener {
                 self.say();
             }
             None => {
-                let remembered = expected.keys.is_some().then(|| self.gauges.replays().get(id)).flatten();
                 let mut expectation = Expectation::new(expected, now);
-                if let Some((epoch, newest)) = remembered {
-                    expectation.on_remembered(epoch, newest);
-                }
+                let replays = self.gauges.replays();
+                expectation.on_remembered(|id| replays.get(id));
                 let due = expectation.next_deadline();
                 let watched = Box::new(Watched { expectation, due, source: None });
                 self.agenda.enter(turn(&watched), id);
@@ -458,6 +456,13 @@ impl Listener {
         self.alarm_clock = Some((next, handle));
     }
 
+    /// For whoever listens here next: what was taken is not taken again.
+    fn keep_newest(&self, expectation: &Expectation) {
+        if expectation.expected().keys.is_some() {
+            expectation.newest().for_each(|(id, newest)| self.gauges.replays().set(id, newest));
+        }
+    }
+
     fn status(&self) -> ListenerStatus {
         let sources = self.foreign.busiest(SOURCES_SHOWN).into_iter().map(|(source, count)| ForeignSource {
             source: source.to_string(),
@@ -542,11 +547,12 @@ impl Handler<Expect> for Listener {
 impl Handler<Forget> for Listener {
     type Result = ();
     fn handle(&mut self, Forget(id, whole): Forget, _: &mut Self::Context) {
-        if let Some(watched) = self.expectations.remove(&id)
-            && whole == Whole::Retired
-        {
-            self.changes.extend(watched.expectation.retire(time::now()));
-            self.say();
+        if let Some(watched) = self.expectations.remove(&id) {
+            self.keep_newest(&watched.expectation);
+            if whole == Whole::Retired {
+                self.changes.extend(watched.expectation.retire(time::now()));
+                self.say();
+            }
         }
         self.one_of.retain(|_, wanted| *wanted != id);
     }
@@ -572,15 +578,10 @@ impl Handler<Observe> for Listener {
         let now = time::now().moment;
         let all = || self.expectations.values().map(|watched| &watched.expectation);
         let tests = match observe {
-            Observe::Briefly => Vec::new(),
-            Observe::Fully => all().map(|expectation| TestStatus::of(expectation, now)).collect(),
+            Observe::Briefly => None,
+            Observe::Fully => Some(all().map(|expectation| TestStatus::of(expectation, now)).collect()),
         };
-        for (expectation, newest) in all().filter_map(|expectation| Some((expectation, expectation.newest()?))) {
-            let expected = expectation.expected();
-            if expected.keys.is_some() {
-                self.gauges.replays().set(expected.test.id, newest);
-            }
-        }
+        all().for_each(|expectation| self.keep_newest(expectation));
         self.parent.do_send(ListenerFact::Observed(Box::new(self.status()), tests));
     }
 }

@@ -38,8 +38,8 @@ pub type Generation = u64;
 pub enum ListenerFact {
     /// A condition went down or came up.
     Changed(ConditionChange),
-    /// How it stands.
-    Observed(Box<ListenerStatus>, Vec<TestStatus>),
+    /// How it stands, and its tests if it was asked for them.
+    Observed(Box<ListenerStatus>, Option<Vec<TestStatus>>),
     /// It is gone, asked or not.
     Down(std::net::SocketAddr, Generation),
 }

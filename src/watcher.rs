@@ -9,6 +9,8 @@ mod children;
 mod config;
 mod names;
 mod observed;
+mod observing;
+mod replays;
 mod sockets;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -27,14 +29,13 @@ use crate::config::plan::{self, Names, Plan, Surroundings};
 use crate::io::addresses::{self, AddressesChanged, local_addresses};
 use crate::io::gauges::Gauges;
 use crate::io::keys;
-use crate::io::replays::{Kept, ReplayFile};
 use crate::io::resolve::resolve;
 use crate::io::store::{self, Concern, Store, StoreEvent};
 use crate::io::time;
 use crate::listener::Listener;
 use crate::messages::{
     Generation, InForce, ListenerFact, Memory, Observe, PacerFact, Planned, Rebase, Report, Retain, SenderFact,
-    Station, Stop, WatcherFact, WatcherStatus,
+    Station, Stop, WatcherFact,
 };
 use crate::pacer::Pacer;
 use crate::pure::alarm::{AlarmKey, Cause, ConditionChange, Kind, Subject};
@@ -43,7 +44,6 @@ use crate::pure::faults::Faults;
 use crate::pure::ledger::Knowledge;
 use crate::pure::possible::Possible;
 use crate::pure::sending::Source;
-use crate::pure::status::Status;
 use crate::pure::test::TestId;
 use crate::pure::time::{Now, WallTime};
 use crate::sender::Sender;
@@ -51,7 +51,9 @@ use crate::tree::Children;
 
 use config::{Config, Listed};
 use names::KnownNames;
-use observed::{Observed, Shown};
+use observed::Observed;
+use observing::Round;
+use replays::ReplayKeeper;
 use sockets::Sockets;
 
 /// Names are resolved again this often.
@@ -60,10 +62,6 @@ const RESOLVE_EVERY: Duration = Duration::from_secs(30);
 const READ_AGAIN: Duration = Duration::from_secs(5);
 /// A store that has not answered after this is away: what was kept on disk comes into force.
 const FALL_BACK: Duration = Duration::from_secs(5);
-/// Children answer within this; what they say goes up together.
-const OBSERVE_WAIT: Duration = Duration::from_millis(900);
-/// What signed probes were taken is kept this often.
-const KEEP_EVERY: Duration = Duration::from_secs(2);
 /// Store events that may wait; more would only be older.
 const STORE_EVENTS: usize = 4;
 
@@ -98,10 +96,8 @@ pub struct Watcher {
     faults: Faults,
     clock_witness: ClockWitness,
     observed: Observed,
-    /// What was asked for last, and how many of the children have not answered yet.
-    asked: (Observe, usize),
-    replay_file: ReplayFile,
-    kept_epoch: u64,
+    round: Round,
+    replays: ReplayKeeper,
     /// What is wrong with the fleet's keys on this host.
     key_problems: Vec<(u8, String)>,
     stopping: bool,
@@ -148,9 +144,8 @@ impl Watcher {
             faults: Faults::default(),
             clock_witness: ClockWitness::default(),
             observed: Observed::default(),
-            asked: (Observe::Briefly, 0),
-            replay_file: ReplayFile::new(&bootstrap.state_dir, &bootstrap.host),
-            kept_epoch: 0,
+            round: Round::default(),
+            replays: ReplayKeeper::new(&bootstrap),
             key_problems: Vec::new(),
             stopping: false,
             span: info_span!("watcher"),
@@ -363,68 +358,6 @@ impl Watcher {
         self.parent.do_send(WatcherFact::Planned(Box::new(Planned { alarms, retain, memory, in_force })));
     }
 
-    fn say_observed(&self) {
-        let now = time::now().wall;
-        let problems = self.sockets.problems().map(|(binding, problem)| (binding.address, problem)).collect();
-        let Shown { listeners, mut senders, mut tests } = match self.asked.0 {
-            Observe::Fully => self.observed.show(&self.running, &problems, &self.bootstrap.host),
-            Observe::Briefly => self.observed.show_listeners(&self.running, &problems),
-        };
-        let store = self.config.status(now);
-        let restarts = [
-            ("listener", self.listeners.restarts()),
-            ("pacer", self.pacers.restarts()),
-            ("sender", self.senders.restarts()),
-        ];
-        let tests_taken = (self.asked.0 == Observe::Fully).then_some(now);
-        Status::sort_tests(&mut tests);
-        senders.sort_by_key(|sender| sender.test.id);
-        let (senders, tests) = (Arc::new(senders), Arc::new(tests));
-        let status = WatcherStatus { store, listeners, senders, tests, tests_taken, restarts };
-        self.parent.do_send(WatcherFact::Observed(Box::new(status)));
-    }
-
-    /// One of the children has answered.
-    fn on_answered(&mut self) {
-        let Some(left) = self.asked.1.checked_sub(1) else { return };
-        self.asked.1 = left;
-        if left == 0 {
-            self.say_observed();
-        }
-    }
-
-    /// What an earlier run of this agent kept.
-    fn remember_replays(&mut self) {
-        let Kept { last_epoch, newest } = self.replay_file.load();
-        if self.gauges.last_epoch() == 0 {
-            self.gauges.replays().remember(newest);
-        }
-        self.gauges.set_last_epoch(last_epoch);
-    }
-
-    /// Keeps what must survive a restart, if it changed.
-    fn keep_replays(&mut self) {
-        let replays = self.gauges.replays();
-        // Before all documents are known, nothing can be said to be gone.
-        if let Some(loaded) = self.config.loaded().filter(|_| self.planned && self.config.is_whole()) {
-            replays.retain(|id| loaded.tests.contains_key(&id));
-        }
-        let last_epoch = self.gauges.last_epoch();
-        let news = replays.news();
-        if news.is_none() && last_epoch == self.kept_epoch {
-            return;
-        }
-        self.kept_epoch = last_epoch;
-        let kept = Kept { last_epoch, newest: news.unwrap_or_else(|| replays.all()) };
-        let file = self.replay_file.clone();
-        // Nothing waits for a disk that hangs.
-        drop(tokio::task::spawn_blocking(move || {
-            if let Err(problem) = file.save(&kept) {
-                debug!(%problem, "what signed probes were taken cannot be kept");
-            }
-        }));
-    }
-
     /// A fact of a test that was removed while it was on its way would never be taken back.
     fn pass_on(&mut self, change: ConditionChange) {
         if !self.possible.contains(&change.key) || !self.running.expects_from(&change.reporter) {
@@ -459,8 +392,8 @@ impl Actor for Watcher {
             let listed = self.config.on_listed(memory.snapshot, time::now());
             self.on_listed(listed, ctx);
         }
-        self.remember_replays();
-        ctx.run_interval(KEEP_EVERY, |watcher, _| watcher.keep_replays());
+        self.replays.remember(&self.gauges);
+        ctx.run_interval(replays::KEEP_EVERY, |watcher, _| watcher.keep_replays());
         ctx.run_later(FALL_BACK, |watcher, ctx| {
             let span = watcher.span.clone();
             let _entered = span.enter();
@@ -555,10 +488,11 @@ impl Handler<ListenerFact> for Watcher {
             ListenerFact::Changed(change) => self.pass_on(change),
             ListenerFact::Observed(status, tests) => {
                 let address = status.address.parse();
+                let answered = if tests.is_some() { Observe::Fully } else { Observe::Briefly };
                 if let Some(address) = address.ok().filter(|address| self.listeners.contains(address)) {
-                    self.observed.listeners.insert(address, (*status, tests));
+                    self.observed.on_listener(address, *status, tests);
                 }
-                self.on_answered();
+                self.on_answered(answered);
             }
             ListenerFact::Down(address, generation) => self.on_listener_down(address, generation, ctx),
         }
@@ -576,7 +510,7 @@ impl Handler<SenderFact> for Watcher {
                 if self.senders.contains(&sender.test.id) {
                     self.observed.senders.insert(sender.test.id, (*sender, *test));
                 }
-                self.on_answered();
+                self.on_answered(Observe::Fully);
             }
             SenderFact::Down(id, generation) => self.on_sender_down(id, generation, ctx),
         }
@@ -618,39 +552,11 @@ impl Handler<Report> for Watcher {
     }
 }
 
-impl Handler<Observe> for Watcher {
-    type Result = ();
-    fn handle(&mut self, observe: Observe, ctx: &mut Self::Context) {
-        if self.asked.1 > 0 && self.asked.0 == Observe::Fully {
-            // Still busy with the last time; whoever does not answer is shown as he was.
-            return;
-        }
-        self.listeners.iter().for_each(|listener| listener.do_send(observe));
-        let mut answers = self.listeners.len();
-        match observe {
-            Observe::Fully => {
-                self.senders.iter().for_each(|sender| sender.do_send(observe));
-                answers += self.senders.len();
-            }
-            Observe::Briefly => self.observed.forget_tests(),
-        }
-        self.asked = (observe, answers);
-        if answers == 0 {
-            self.say_observed();
-        }
-        ctx.run_later(OBSERVE_WAIT, |watcher, _| {
-            if std::mem::take(&mut watcher.asked.1) > 0 {
-                watcher.say_observed();
-            }
-        });
-    }
-}
-
 impl Handler<Stop> for Watcher {
     type Result = ();
     fn handle(&mut self, stop: Stop, ctx: &mut Self::Context) {
         self.stopping = true;
-        self.keep_replays();
+        self.write_replays();
         self.stop_children(stop);
         ctx.stop();
     }

@@ -16,6 +16,7 @@ use super::loss_window::LossWindow;
 use super::reflection::OffsetWatch;
 use super::statistics::{Event, Histogram, Statistics, Summaries};
 use super::status::Role;
+use super::test::TestId;
 use super::time::{Moment, Now};
 
 use conditions::Conditions;
@@ -251,14 +252,17 @@ impl Expectation {
         }
     }
 
-    /// What was taken before this process began, of a keyed test, cannot be taken again.
-    pub fn on_remembered(&mut self, epoch: u64, newest: u32) {
-        self.streams.remember(epoch, newest, self.started.moment);
+    /// What was taken of which test before this process began: of a keyed one, it cannot be taken again.
+    pub fn on_remembered(&mut self, newest: impl Fn(TestId) -> Option<(u64, u32)>) {
+        if self.expected.keys.is_some() {
+            let (own, any_of) = (self.expected.test.id, self.expected.any_of.as_deref());
+            self.streams.remember(own, any_of, newest, self.started.moment);
+        }
     }
 
-    /// The epoch and the newest sequence number, for whoever has to remember them.
-    pub fn newest(&self) -> Option<(u64, u32)> {
-        self.streams.newest()
+    /// Of each sender's test, the epoch and the newest sequence number, for whoever has to remember them.
+    pub fn newest(&self) -> impl Iterator<Item = (TestId, (u64, u32))> {
+        self.streams.newest(self.expected.test.id)
     }
 
     /// When `on_silence` wants to be called next.

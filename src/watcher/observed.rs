@@ -30,6 +30,15 @@ pub struct Shown {
 }
 
 impl Observed {
+    /// A listener answered, with its tests if it was asked for them.
+    pub fn on_listener(&mut self, address: SocketAddr, status: ListenerStatus, tests: Option<Vec<TestStatus>>) {
+        let (known, known_tests) = self.listeners.entry(address).or_insert_with(|| (status.clone(), Vec::new()));
+        *known = status;
+        if let Some(tests) = tests {
+            *known_tests = tests;
+        }
+    }
+
     /// Nobody looks at single tests.
     pub fn forget_tests(&mut self) {
         self.listeners.values_mut().for_each(|(_, tests)| *tests = Vec::new());

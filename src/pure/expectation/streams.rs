@@ -79,21 +79,30 @@ impl Streams {
         self.many.values().all(|stream| stream.stopped)
     }
 
-    /// The epoch and the newest sequence number of the only sender.
-    pub fn newest(&self) -> Option<(u64, u32)> {
-        let stream = self.own.as_ref()?;
-        Some((stream.epoch, stream.window.newest()?))
+    /// The epoch and the newest sequence number of each sender. That of the only one is `own`.
+    pub fn newest(&self, own: TestId) -> impl Iterator<Item = (TestId, (u64, u32))> {
+        let all = self.own.iter().map(move |stream| (own, stream));
+        let all = all.chain(self.many.iter().map(|(id, stream)| (*id, stream)));
+        all.filter_map(|(id, stream)| Some((id, (stream.epoch, stream.window.newest()?))))
     }
 
-    /// What is older than this, or this itself, was taken before this process began.
-    pub fn remember(&mut self, epoch: u64, newest: u32, now: Moment) {
-        self.own = Some(Stream {
-            epoch,
-            window: SequenceWindow::all_seen(newest),
-            last: now,
-            stopped: false,
-            was_unheard: true,
-        });
+    /// What is older than what `newest` says, or this itself, was taken before this process began.
+    pub fn remember(
+        &mut self,
+        own: TestId,
+        any_of: Option<&BTreeSet<TestId>>,
+        newest: impl Fn(TestId) -> Option<(u64, u32)>,
+        now: Moment,
+    ) {
+        let remembered = |id: TestId| {
+            let (epoch, newest) = newest(id)?;
+            let window = SequenceWindow::all_seen(newest);
+            Some(Stream { epoch, window, last: now, stopped: false, was_unheard: true })
+        };
+        match any_of {
+            None => self.own = remembered(own),
+            Some(any_of) => self.many.extend(any_of.iter().filter_map(|id| Some((*id, remembered(*id)?)))),
+        }
     }
 
     /// This process slept: what is missing from the next probe on backwards is not the network's fault.
