@@ -14,14 +14,15 @@ use super::expansion::Expansion;
 use super::findings::{Finding, Findings, Level};
 use super::load::{Loaded, Loader};
 use super::plan::{self, Names, Plan, Surroundings};
+use crate::pure::flows::Flows;
 use crate::pure::probe;
-use crate::pure::test::Wire;
+use crate::pure::test::{Mode, Wire};
 
 /// Octets of IPv4's and UDP's headers, and how many more IPv6's has.
-const HEADERS: u32 = 28;
-const MORE_IN_IPV6: u32 = 20;
+const HEADERS: usize = 28;
+const MORE_IN_IPV6: usize = 20;
 /// Octets of one of the original's probes, about.
-const JSON_V1: u32 = 200;
+const JSON_V1: usize = 200;
 /// More tests than this in one set are probably not meant.
 const MANY: usize = 100_000;
 /// More probes per second than this on one host are probably not meant.
@@ -48,27 +49,39 @@ impl Load {
             for test in listener.tests.keys().filter_map(|id| loaded.tests.get(id)) {
                 // Of many senders any is enough, but all of them send.
                 let senders = test.any_of.as_ref().map_or(1.0, |any_of| any_of.len() as f64);
-                let packets = senders / test.send_every.as_secs_f64();
-                load.packets_in += packets;
-                load.bits_in += packets * bits(test.wire, *address);
+                let turns = senders / test.send_every.as_secs_f64();
+                let (packets, bits) = turn(test.wire, &test.flows, test.keys.is_some(), *address);
+                (load.packets_in, load.bits_in) = (load.packets_in + turns * packets, load.bits_in + turns * bits);
+                if test.mode == Mode::TwoWay {
+                    load.packets_out += turns * packets;
+                    load.bits_out += turns * bits;
+                }
             }
         }
         for sender in plan.senders.values() {
-            let packets = 1.0 / sender.send_every.as_secs_f64();
-            load.packets_out += packets;
-            load.bits_out += packets * bits(sender.wire, sender.destination);
+            let turns = 1.0 / sender.send_every.as_secs_f64();
+            let (packets, bits) = turn(sender.wire, &sender.flows, sender.keys.is_some(), sender.destination);
+            (load.packets_out, load.bits_out) = (load.packets_out + turns * packets, load.bits_out + turns * bits);
+            if sender.answers.is_some() {
+                load.packets_in += turns * packets;
+                load.bits_in += turns * bits;
+            }
         }
         load
     }
 }
 
-fn bits(wire: Wire, address: SocketAddr) -> f64 {
-    let payload = match wire {
-        Wire::Stamp => probe::PROBE_LEN as u32,
-        Wire::JsonV1 => JSON_V1,
+/// Packets and bits of one turn of a test: a probe of each flow.
+fn turn(wire: Wire, flows: &Flows, keyed: bool, address: SocketAddr) -> (f64, f64) {
+    let least = match (wire, keyed) {
+        (Wire::Stamp, false) => probe::PROBE_LEN,
+        (Wire::Stamp, true) => probe::SIGNED_LEN,
+        (Wire::JsonV1, _) => JSON_V1,
     };
-    let more = if address.is_ipv6() { MORE_IN_IPV6 } else { 0 };
-    f64::from(8 * (payload + HEADERS + more))
+    let headers = if address.is_ipv6() { HEADERS + MORE_IN_IPV6 } else { HEADERS };
+    let payloads = (0..flows.count()).map(|flow| flows.get(flow).size.map_or(least, usize::from));
+    let octets: usize = payloads.map(|payload| payload + headers).sum();
+    (flows.count() as f64, 8.0 * octets as f64)
 }
 
 /// What `check-config --all-hosts` shows.
@@ -252,6 +265,12 @@ fn differing(one: &TestDocument, other: &TestDocument) -> Vec<&'static str> {
         ("to", one.to != other.to),
         ("send_every", one.send_every != other.send_every),
         ("expect_every", one.expect_every != other.expect_every),
+        ("mode", one.mode != other.mode),
+        ("flows", one.flows != other.flows),
+        ("dscp", one.dscp != other.dscp),
+        ("size", one.size != other.size),
+        ("keyed", one.keyed != other.keyed),
+        ("key", one.key != other.key),
     ];
     fields.into_iter().filter(|(_, differs)| *differs).map(|(field, _)| field).collect()
 }

@@ -306,6 +306,10 @@ pub fn remarks(loaded: &Loaded, names: &Names, host: &str) -> Vec<Finding> {
                 findings.warning("listen", problem, way_out);
             }
         }
+        if test.from.port != 0 && test.flows.ports > 1 {
+            let problem = "only the first of the test's `flows` leaves from this port, the others from any";
+            findings.warning("from", problem, "write port 0, and each flow leaves from a port of its own");
+        }
         for (field, endpoint) in [("from", &test.from), ("to", &test.to), ("listen", &test.listen)] {
             let Some(name) = endpoint.name() else { continue };
             if field == "listen" && test.listen == test.to {

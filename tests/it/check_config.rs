@@ -45,6 +45,30 @@ fn good(port: u16) -> tempfile::TempDir {
     directory
 }
 
+/// Eight flows, half of them long, and each probe comes back.
+#[test]
+fn the_load_counts_flows_sizes_and_answers() {
+    let more = r#","mode":"two_way","flows":2,"dscp":[0,46],"size":1400"#;
+    let text = test_document(4, ("host-b", "127.0.0.3:8621"), ("host-a", "127.0.0.2:8620"), more);
+    let directory = tree(&[
+        ("config.json", r#"{"enabled":true}"#.to_owned()),
+        ("tests/host-a/4.json", text.clone()),
+        ("tests/host-b/4.json", text),
+    ]);
+    let output = check(directory.path(), &["--format", "json"]);
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    for (field, expected) in [("packets_per_second_in", 80.0), ("packets_per_second_out", 80.0)] {
+        assert_eq!(json[field], expected, "{field}: {json}");
+    }
+    let bits = 10.0 * 8.0 * 4.0 * f64::from(108 + 28 + 1400 + 28);
+    assert_eq!((&json["bits_per_second_in"], &json["bits_per_second_out"]), (&bits.into(), &bits.into()));
+    assert!(
+        String::from_utf8_lossy(&output.stdout).contains("only the first of the test's `flows`"),
+        "{}",
+        String::from_utf8_lossy(&output.stdout)
+    );
+}
+
 #[test]
 fn a_good_tree_shows_what_the_host_would_do() {
     // Nothing is bound: the address is taken, and that is no finding.
