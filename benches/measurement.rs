@@ -1,6 +1,6 @@
 //! What sending and receiving probes costs, beside the bare socket, in one run: ratios are what counts.
 //!
-//! `cargo bench --bench measurement -- [send|receive|memory|agent|flood]`; without a word, all of them.
+//! `cargo bench --bench measurement -- [send|receive|sign|memory|agent|flood]`; without a word, all of them.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark prints and may fail")]
 
@@ -50,6 +50,9 @@ fn main() {
     }
     if runs("receive") {
         receive();
+    }
+    if runs("sign") {
+        sign();
     }
     if wanted == ["memory-of-expectations"] {
         memory_of_expectations();
@@ -243,6 +246,24 @@ fn send() {
     println!("  {TESTS} senders started in {:.2} s", started.as_secs_f64());
 }
 
+fn probe(test_id: TestId, sequence: u32) -> Probe {
+    Probe {
+        sequence,
+        sent: time::now().wall,
+        error_estimate: ErrorEstimate::encode(ClockQuality::UNKNOWN),
+        ssid: 1,
+        flags: 0,
+        flow: 0,
+        key_id: 0,
+        test_id,
+        epoch: 1,
+        send_every: EVERY,
+        config_revision: 0,
+        clock_error: 1000,
+        previous_lateness: 0,
+    }
+}
+
 /// Sends probes of all tests in turn from a thread of its own, at a rate, until told to stop.
 fn source(
     to: SocketAddr,
@@ -260,21 +281,7 @@ fn source(
             let due = (begun.elapsed().as_secs_f64() * rate) as u64;
             while sent < due {
                 let n = sent as usize % tests;
-                let probe = Probe {
-                    sequence: (sent / tests as u64) as u32,
-                    sent: time::now().wall,
-                    error_estimate: ErrorEstimate::encode(ClockQuality::UNKNOWN),
-                    ssid: 1,
-                    flags: 0,
-                    flow: 0,
-                    key_id: 0,
-                    test_id: ids[n],
-                    epoch: 1,
-                    send_every: EVERY,
-                    config_revision: 0,
-                    clock_error: 1000,
-                    previous_lateness: 0,
-                };
+                let probe = probe(ids[n], (sent / tests as u64) as u32);
                 let room = if key.is_some() { 128 } else { 108 };
                 let len = probe.write(&mut octets[..room], key.as_ref());
                 let _ = socket.send(&octets[..len]);
@@ -355,6 +362,36 @@ fn receive() {
     println!("  bare recvmmsg        {floor:6.0} ns");
     println!("  listener             {judged:6.0} ns  x {:.2}  ({:.1} % of a core)", judged / floor, share * 100.0);
     println!("  the same, signed     {verified:6.0} ns  + {:.0} ns", verified - judged);
+}
+
+/// What a signature adds to writing and to checking a probe, without anything around it.
+fn sign() {
+    const ROUNDS: u64 = 2_000_000;
+    let key = Key::new(1, [7; 32]);
+    let mut octets = [0; 128];
+    let timed = |mut each: Box<dyn FnMut(u32) -> bool>| {
+        let before = cpu();
+        let all = (0..ROUNDS as u32).filter(|n| each(std::hint::black_box(*n))).count();
+        std::hint::black_box(all);
+        per(cpu() - before, ROUNDS)
+    };
+    let probe = probe(facts(0).id, 0);
+    let signed_len = probe.write(&mut octets, Some(&key));
+    let (written, signing) = (probe.clone(), key.clone());
+    let mut room = octets;
+    let write = |key: Option<Key>| {
+        let mut probe = written.clone();
+        timed(Box::new(move |n| {
+            probe.sequence = n;
+            probe.write(&mut room, key.as_ref()) > 0
+        }))
+    };
+    let (plain, signed) = (write(None), write(Some(signing)));
+    let check = timed(Box::new(move |_| Probe::is_signed(std::hint::black_box(&octets[..signed_len]), &key)));
+    println!(
+        "signature: writing a probe takes {plain:.0} ns, signed {signed:.0} ns (+ {:.0}); checking one {check:.0} ns",
+        signed - plain
+    );
 }
 
 /// Octets of memory that this process has.

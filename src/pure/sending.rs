@@ -74,14 +74,15 @@ pub struct Readings {
 /// bursts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Grid {
-    /// As timers can.
+    /// Nearly as timers can.
     Fine,
     /// To a part of the test's interval. Its probes keep their distance.
     Coarse,
 }
 
-const FINE: Duration = Duration::from_millis(1);
-const COARSE_PARTS: u32 = 5;
+const FINEST: Duration = Duration::from_millis(1);
+const FINE: Duration = Duration::from_millis(2);
+const PARTS: u32 = 5;
 
 /// Room for the longest probe.
 pub type Room = [u8; *PADDED_LEN.end()];
@@ -225,10 +226,11 @@ impl Sending {
     /// The next slot, at the end of its part of the `grid`. Those that passed meanwhile are counted and
     /// left out.
     pub fn next_slot(&mut self, now: Moment, grid: Grid) -> Moment {
-        let parts = match grid {
+        let coarsest = match grid {
             Grid::Fine => FINE,
-            Grid::Coarse => (self.plan.send_every / COARSE_PARTS).clamp(FINE, pace::LONGEST),
+            Grid::Coarse => pace::LONGEST,
         };
+        let parts = (self.plan.send_every / PARTS).clamp(FINEST, coarsest);
         let next = self.schedule.next_slot(now).rounded_up(parts);
         if let Some(passed) = self.slot.replace(next) {
             let slots = next.since(passed).as_nanos() / self.plan.send_every.as_nanos().max(1);
