@@ -21,6 +21,8 @@ use crate::pure::time::seconds;
 const READ_EVERY: Duration = Duration::from_secs(1);
 /// A time server is asked this often, as RFC 4330 section 10 lets it be.
 const ASK_EVERY: Duration = Duration::from_secs(256);
+/// And again after this if it did not answer.
+const ASK_AGAIN: Duration = Duration::from_secs(16);
 
 /// See the module.
 pub struct Clock {
@@ -94,8 +96,9 @@ impl Clock {
                 warn!(problem, "no second opinion on the clock");
             }
             clock.local.on_opinion(answer.as_ref().ok().cloned());
+            let again = if answer.is_ok() { ASK_EVERY } else { ASK_AGAIN };
             clock.opinion = Some(answer);
-            clock.asking = Some(ctx.run_later(ASK_EVERY, Self::ask));
+            clock.asking = Some(ctx.run_later(again, Self::ask));
         })));
     }
 }

@@ -4,6 +4,8 @@
 //! a listener that is rebuilt finds what came meanwhile. It stops when the watcher says so or when
 //! it panics; the watcher rebuilds it.
 
+mod reflecting;
+
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
 use std::net::{IpAddr, SocketAddr};
@@ -18,7 +20,7 @@ use tracing::{Span, info, info_span};
 use crate::io::batch::{Batch, Datagram};
 use crate::io::gauges::Gauges;
 use crate::io::time;
-use crate::io::udp::{Envelope, Readiness, Socket};
+use crate::io::udp::{Readiness, Socket};
 use crate::messages::{Expect, Forget, Generation, ListenerFact, Observe, Report, Stop, Whole};
 use crate::pure::alarm::{ConditionChange, Subject};
 use crate::pure::arrival::{self, AnyProbe, Clocks, Landed};
@@ -26,13 +28,14 @@ use crate::pure::bucket::Bucket;
 use crate::pure::calendar::Calendar;
 use crate::pure::expectation::{Acceptance, Expectation, Expected};
 use crate::pure::foreign::{ForeignTraffic, Reason};
-use crate::pure::key::{Key, KeyChoice, KeyRing};
+use crate::pure::key::{Key, KeyRing};
 use crate::pure::pace::{self, Look, Pace};
-use crate::pure::probe::{Probe, STAMP_LEN, flag};
-use crate::pure::reflection::{Reflector, reflect};
+use crate::pure::probe::Probe;
 use crate::pure::status::{ForeignSource, ListenerStatus, TestStatus};
 use crate::pure::test::{Mode, TestId};
 use crate::pure::time::{Moment, Now};
+
+use reflecting::wants_answer;
 
 /// Batches taken in for one wake-up, so that a flood leaves time for timers.
 const BATCHES_PER_WAKE: usize = 8;
@@ -353,45 +356,6 @@ impl Listener {
         Ok(())
     }
 
-    /// A probe of no test that is known here, as `peerpair ping` sends them: it is answered if it is
-    /// signed with one of the fleet's keys, or if strangers are answered.
-    fn on_visitor(&mut self, datagram: &Datagram<'_>, probe: &AnyProbe, received: Now) -> Result<(), Reason> {
-        let AnyProbe::Stamp(stamp) = probe else { return Err(Reason::UnknownTest) };
-        if !wants_answer(probe) {
-            return Err(Reason::UnknownTest);
-        }
-        let key = self.keys.taken(&KeyChoice::Fleet, stamp.key_id);
-        let key = key.filter(|key| Probe::is_signed(datagram.octets, key)).cloned();
-        if key.is_none() && !self.gauges.reflects_foreign() {
-            return Err(Reason::UnknownTest);
-        }
-        if self.answers_to_strangers.take(received.moment).is_ok() {
-            self.answer(datagram, received, key.as_deref());
-        }
-        Ok(())
-    }
-
-    /// Sends a packet back to where it came from, as long as it was.
-    fn answer(&mut self, datagram: &Datagram<'_>, received: Now, key: Option<&Key>) {
-        if datagram.octets.len() < STAMP_LEN {
-            return;
-        }
-        let mut octets = datagram.octets.to_vec();
-        let by = Reflector {
-            received: received.wall,
-            sent: time::now().wall,
-            error_estimate: self.gauges.error_estimate(),
-            ttl: datagram.ttl,
-        };
-        reflect(&mut octets, by, key);
-        let source = datagram.sent_to;
-        let envelope = Envelope { destination: datagram.source, source, dscp: datagram.dscp.unwrap_or(0) };
-        match self.socket.send(&octets, &envelope) {
-            Ok(()) => self.reflected += 1,
-            Err(error) => tracing::debug!(%error, "answer not sent"),
-        }
-    }
-
     /// The kernel stamps with the wall's clock. On the monotonic one the arrival was as long ago,
     /// but not before the socket was last seen empty: the wall's clock may have stepped since.
     fn arrival(&self, datagram: &Datagram<'_>, now: Now) -> Now {
@@ -498,10 +462,6 @@ fn check_signature(
 fn turn(watched: &Watched) -> Moment {
     let part = watched.expectation.expected().expect_every / AGENDA_PARTS;
     watched.due.rounded_up(part.min(pace::LONGEST))
-}
-
-fn wants_answer(probe: &AnyProbe) -> bool {
-    matches!(probe, AnyProbe::Stamp(probe) if probe.flags & flag::REFLECT != 0)
 }
 
 impl Actor for Listener {

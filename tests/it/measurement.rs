@@ -342,3 +342,30 @@ fn user_space_delays(count: usize) -> f64 {
     }
     reader.join().unwrap()
 }
+
+/// A time server that is off by 40 s against this host's clock, which is claimed to be good.
+#[test]
+fn a_time_server_contradicts_the_clock() {
+    let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let port = server.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        let (mut question, now) = ([0; 48], || WallTime::from(SystemTime::now()) + Duration::from_secs(40));
+        while let Ok((_, from)) = server.recv_from(&mut question) {
+            // Version 4, mode server, stratum 2 (RFC 4330 section 4).
+            let mut answer = [0; 48];
+            answer[..4].copy_from_slice(&[0x24, 2, 6, 0xec]);
+            answer[12..16].copy_from_slice(b"TEST");
+            answer[24..32].copy_from_slice(&question[40..48]);
+            for stamp in [16, 32, 40] {
+                answer[stamp..stamp + 8].copy_from_slice(&now().to_ntp().to_be_bytes());
+            }
+            server.send_to(&answer, from).unwrap();
+        }
+    });
+    let host = format!(r#"{{"ntp_server":"127.0.0.1:{port}"}}"#);
+    let agent = Agent::with_dir("a", &[("hosts/a.json", host)], "[clock]\nerror = \"1ms\"\n");
+    let offset = agent.wait_status("a second opinion", |status| status["clock"]["ntp_offset_seconds"].as_f64());
+    assert!((offset - 40.0).abs() < 1.0, "{offset}");
+    agent.wait_status("a larger error", |status| (status["clock"]["error_seconds"].as_f64()? > 39.0).then_some(()));
+    wait_for("the alarm", || agent.log().contains("says that this host's clock is off by").then_some(()));
+}

@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::*;
+use crate::pure::clock_error::DelayLimits;
 use crate::pure::flows::{CodePoints, Flows};
 use crate::pure::key::KeyChoice;
 use crate::pure::loss_window::LossLimits;
