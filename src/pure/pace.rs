@@ -28,6 +28,8 @@ const SHORTEST: Duration = Duration::from_millis(4);
 pub const LONGEST: Duration = Duration::from_millis(200);
 /// What comes is counted over this time at least.
 const WINDOW: Duration = Duration::from_millis(500);
+/// Who was answered lately will ask again.
+const ASKS_AGAIN: Duration = Duration::from_secs(10);
 
 /// What came lately, and what that means for the next look.
 #[derive(Clone, Debug)]
@@ -35,6 +37,8 @@ pub struct Pace {
     since: Moment,
     packets: u64,
     answered: u64,
+    /// When somebody was last found to have been answered.
+    last_answer: Option<Moment>,
     /// Between looks; nothing: each datagram wakes.
     pause: Option<Duration>,
 }
@@ -42,7 +46,7 @@ pub struct Pace {
 impl Pace {
     /// Nothing came yet.
     pub fn new(now: Moment) -> Self {
-        Pace { since: now, packets: 0, answered: 0, pause: None }
+        Pace { since: now, packets: 0, answered: 0, last_answer: None, pause: None }
     }
 
     /// All was read. So many datagrams have come so far, and so many of them were answered.
@@ -50,7 +54,11 @@ impl Pace {
         let took = now.since(self.since);
         if took >= WINDOW {
             let rate = packets.saturating_sub(self.packets) as f64 / took.as_secs_f64();
-            let may_wait = rate > BUSY || (rate > CALM && answered == self.answered);
+            if answered != self.answered {
+                self.last_answer = Some(now);
+            }
+            let answers = self.last_answer.is_some_and(|last| now.since(last) < ASKS_AGAIN);
+            let may_wait = rate > BUSY || (rate > CALM && !answers);
             self.pause = may_wait.then(|| Duration::from_secs_f64(AT_A_TIME / rate).clamp(SHORTEST, LONGEST));
             (self.since, self.packets, self.answered) = (now, packets, answered);
         }
@@ -89,6 +97,11 @@ mod tests {
     fn who_waits_for_an_answer_is_not_kept_waiting_but_in_a_flood() {
         assert_eq!(pause_at(500, true), None);
         assert_eq!(pause_at(100_000, true), Some(SHORTEST));
+        let at = |millis| Moment::new(Duration::from_millis(millis));
+        let mut pace = Pace::new(at(0));
+        assert_eq!(pace.on_drained(at(600), 60, 1), Look::WhenReady);
+        assert_eq!(pace.on_drained(at(1_200), 120, 1), Look::WhenReady);
+        assert_eq!(pace.on_drained(at(11_000), 1_100, 1), Look::At(at(11_200)));
     }
 
     #[test]
