@@ -24,13 +24,14 @@ use crate::io::udp::Readiness;
 use crate::messages::{Enrol, Generation, PacerFact, Stop};
 use crate::pure::alarm::ConditionChange;
 use crate::pure::calendar::Calendar;
+use crate::pure::pace;
 use crate::pure::reflection::Reply;
 use crate::pure::sending::{Grid, Source};
 use crate::pure::test::TestId;
 use crate::pure::time::{Moment, Now};
 
-/// How often the errors that paths sent back are looked for.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// How often the errors that paths sent back are looked for: whenever others are awake anyway.
+const LOOK_EVERY: Duration = pace::LONGEST;
 /// Ticks served for one wake-up, so that many tests leave time for others.
 const TICKS_PER_WAKE: usize = 16;
 /// Batches of answers taken in for one wake-up.
@@ -174,8 +175,7 @@ impl Pacer {
     /// At whole multiples, as others keep to them: that is one wake-up for all.
     fn look_later(ctx: &mut Context<Self>) {
         let now = time::now().moment;
-        let next = (now + Duration::from_nanos(1)).rounded_up(LOOK_EVERY);
-        ctx.run_later(next.since(now), |pacer, ctx| {
+        ctx.run_later(now.next_multiple_of(LOOK_EVERY).since(now), |pacer, ctx| {
             let span = pacer.span.clone();
             let _entered = span.enter();
             pacer.look();

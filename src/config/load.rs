@@ -277,17 +277,17 @@ impl Loader {
         run: &mut Run,
     ) -> Option<(Arc<TestDocument>, Option<Arc<Test>>)> {
         let known = self.known.get(key)?;
-        let place = known.newest.place.clone();
-        let fill_in = |document: &TestDocument, findings: &mut Findings| {
-            context.fill_in(document, findings).map(|test| Arc::new(Test { place: place.clone(), ..test }))
-        };
         if let (Some((global, host, test)), Some(Document::Test(document))) = (&known.filled, &known.document)
             && Arc::ptr_eq(global, context.global)
             && Arc::ptr_eq(host, context.host)
         {
             return Some((document.clone(), Some(test.clone())));
         }
-        let mut findings = Findings::about(&known.newest.place);
+        let place = known.newest.place.clone();
+        let fill_in = |document: &TestDocument, findings: &mut Findings| {
+            context.fill_in(document, findings).map(|test| Arc::new(Test { place: place.clone(), ..test }))
+        };
+        let mut findings = Findings::about(&place);
         let newest = match &known.document {
             Some(Document::Test(document)) if !known.has_errors() => {
                 Some((document.clone(), fill_in(document, &mut findings)))

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use tracing::{error, warn};
@@ -75,18 +75,19 @@ impl Replays {
 }
 
 /// Where it is kept.
+/// Written by one at a time, whoever else began to.
 #[derive(Clone, Debug)]
-pub struct ReplayFile(StateFile);
+pub struct ReplayFile(Arc<Mutex<StateFile>>);
 
 impl ReplayFile {
     /// For this host.
     pub fn new(state_dir: &Path, host: &str) -> Self {
-        ReplayFile(StateFile::new(state_dir, "replays", host))
+        ReplayFile(Arc::new(Mutex::new(StateFile::new(state_dir, "replays", host))))
     }
 
     /// What an earlier run kept.
     pub fn load(&self) -> Kept {
-        match self.0.load() {
+        match self.file().load() {
             Ok(Found::State(kept)) => kept,
             Ok(Found::Previous(kept, damaged)) => {
                 warn!(damaged = %damaged.display(), "what signed probes were taken is damaged: the copy before it is used");
@@ -102,6 +103,10 @@ impl ReplayFile {
 
     /// Keeps it.
     pub fn save(&self, kept: &Kept) -> Result<(), StateError> {
-        self.0.save(kept)
+        self.file().save(kept)
+    }
+
+    fn file(&self) -> MutexGuard<'_, StateFile> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -63,7 +63,7 @@ impl Pace {
             (self.since, self.packets, self.answered) = (now, packets, answered);
         }
         match self.pause {
-            Some(pause) => Look::At((now + Duration::from_nanos(1)).rounded_up(pause)),
+            Some(pause) => Look::At(now.next_multiple_of(pause)),
             None => Look::WhenReady,
         }
     }

@@ -325,7 +325,7 @@ impl Statistics {
         if !rolled {
             return;
         }
-        self.older.ten_minutes.roll(now, FIVE_MINUTES);
+        self.older.ten_minutes.roll(now);
     }
 }
 
@@ -341,11 +341,11 @@ impl Older {
 
 impl Halves {
     /// Forgets its older half as often as its newer one is over.
-    fn roll(&mut self, now: Moment, half: Duration) {
-        while now.since(self.begun) >= half {
-            self.begun = self.begun + half;
+    fn roll(&mut self, now: Moment) {
+        while now.since(self.begun) >= FIVE_MINUTES {
+            self.begun = self.begun + FIVE_MINUTES;
             self.before = std::mem::take(&mut self.now);
-            if now.since(self.begun) > 4 * half {
+            if now.since(self.begun) > 4 * FIVE_MINUTES {
                 self.begun = now;
                 self.before = Period::default();
             }

@@ -29,6 +29,12 @@ impl Moment {
         Moment(self.0.next_multiple_of(saturating_nanos(to).max(1)))
     }
 
+    /// The whole multiple of a duration since the process began that comes after this one.
+    #[must_use]
+    pub fn next_multiple_of(self, of: Duration) -> Moment {
+        Moment(self.0.saturating_add(1)).rounded_up(of)
+    }
+
     /// How long ago `earlier` was; zero if it is not earlier.
     pub fn since(self, earlier: Moment) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))

@@ -14,7 +14,7 @@ use crate::pure::status::Status;
 /// Children answer within this.
 const OBSERVE_WAIT: Duration = Duration::from_millis(900);
 
-/// What was asked for last.
+/// What was asked for last, and who has not answered yet.
 pub struct Round {
     observe: Observe,
     /// How many of the children have not answered yet.
@@ -29,14 +29,37 @@ impl Default for Round {
     }
 }
 
-impl Watcher {
-    /// One of the children has answered; what was asked in an earlier round does not count.
-    pub(super) fn on_answered(&mut self, answered: Observe) {
-        if answered != self.round.observe || self.round.left == 0 {
-            return;
+impl Round {
+    /// Begins; gives its number.
+    fn begin(&mut self, observe: Observe, left: usize) -> u64 {
+        *self = Round { observe, left, number: self.number + 1 };
+        self.number
+    }
+
+    /// Whether everything is being waited for.
+    fn is_busy(&self) -> bool {
+        self.left > 0 && self.observe == Observe::Fully
+    }
+
+    /// A child has answered; what was asked in an earlier round does not count. Tells whether it was the last.
+    fn on_answered(&mut self, answered: Observe) -> bool {
+        if answered != self.observe || self.left == 0 {
+            return false;
         }
-        self.round.left -= 1;
-        if self.round.left == 0 {
+        self.left -= 1;
+        self.left == 0
+    }
+
+    /// Nobody is waited for any longer. Tells whether that ends this round, which still ran.
+    fn on_timeout(&mut self, number: u64) -> bool {
+        self.number == number && std::mem::take(&mut self.left) > 0
+    }
+}
+
+impl Watcher {
+    /// One of the children has answered.
+    pub(super) fn on_answered(&mut self, answered: Observe) {
+        if self.round.on_answered(answered) {
             self.say_observed();
         }
     }
@@ -66,7 +89,7 @@ impl Watcher {
 impl Handler<Observe> for Watcher {
     type Result = ();
     fn handle(&mut self, observe: Observe, ctx: &mut Self::Context) {
-        if self.round.left > 0 && self.round.observe == Observe::Fully {
+        if self.round.is_busy() {
             // Still busy with the last time; whoever does not answer is shown as he was.
             return;
         }
@@ -79,16 +102,36 @@ impl Handler<Observe> for Watcher {
             }
             Observe::Briefly => self.observed.forget_tests(),
         }
-        let number = self.round.number + 1;
-        self.round = Round { observe, left, number };
+        let number = self.round.begin(observe, left);
         if left == 0 {
             self.say_observed();
             return;
         }
         ctx.run_later(OBSERVE_WAIT, move |watcher, _| {
-            if watcher.round.number == number && std::mem::take(&mut watcher.round.left) > 0 {
+            if watcher.round.on_timeout(number) {
                 watcher.say_observed();
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A late answer to a brief question, and the end of its wait, are not those of the full one after it.
+    #[test]
+    fn an_earlier_round_does_not_end_a_later_one() {
+        let mut round = Round::default();
+        let brief = round.begin(Observe::Briefly, 2);
+        assert!(!round.on_answered(Observe::Briefly));
+        let full = round.begin(Observe::Fully, 2);
+        assert!(round.is_busy());
+        assert!(!round.on_answered(Observe::Briefly) && !round.on_answered(Observe::Briefly));
+        assert!(!round.on_timeout(brief) && round.is_busy());
+        assert!(!round.on_answered(Observe::Fully) && round.on_answered(Observe::Fully));
+        assert!(!round.is_busy() && !round.on_timeout(full));
+        let late = round.begin(Observe::Fully, 1);
+        assert!(round.on_timeout(late) && !round.on_answered(Observe::Fully));
     }
 }
