@@ -1,13 +1,15 @@
 //! What this host does: which addresses it listens at, which tests it sends, whom it tells. And
 //! the difference between two such plans.
 
+mod resolver;
+
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::central::WhenAbsent;
-use super::endpoint::{Endpoint, EndpointHost, wildcard_of};
+use super::endpoint::wildcard_of;
 use super::findings::{Finding, Findings};
 use super::load::{Documents, Loaded, Loader};
 use super::receivers::{self, SinkPlan};
@@ -22,6 +24,7 @@ use crate::pure::sending::{SenderPlan, Source};
 use crate::pure::situation::Rules;
 use crate::pure::status::Role;
 use crate::pure::test::{Mode, TestFacts, TestId};
+use resolver::Resolver;
 
 /// Whoever tests once an hour is not kept waiting for a fresh sample.
 const LONGEST_FRESH: Duration = Duration::from_secs(60);
@@ -433,73 +436,6 @@ impl Binding {
 fn covering(addr: SocketAddr, bound: &BTreeSet<SocketAddr>) -> SocketAddr {
     let wildcard = SocketAddr::new(wildcard_of(addr.ip()), addr.port());
     if addr.port() != 0 && bound.contains(&wildcard) { wildcard } else { addr }
-}
-
-struct Resolver<'a> {
-    names: &'a Names,
-}
-
-/// Names that cannot be resolved, and why. None: they were not asked for yet, which is no fault.
-struct Unresolved(Vec<(String, String)>);
-
-struct Addresses {
-    from: SocketAddr,
-    to: SocketAddr,
-    listen: SocketAddr,
-}
-
-impl Addresses {
-    /// Why no packet can go from one to the other.
-    fn contradiction(&self) -> Option<String> {
-        let (from, to) = (self.from.ip(), self.to.ip());
-        (from.is_ipv4() != to.is_ipv4()).then(|| format!("{from} cannot send to {to}: another address family"))
-    }
-}
-
-impl Resolver<'_> {
-    /// Both ends choose alike: IPv4 before IPv6 unless the other end has only IPv6, then the
-    /// lowest address.
-    fn addresses(&self, test: &Test) -> Result<Addresses, Unresolved> {
-        let (mut unresolved, mut not_yet) = (Vec::new(), false);
-        let mut candidates = |endpoint: &Endpoint| match &endpoint.host {
-            EndpointHost::Any => Vec::new(),
-            EndpointHost::Ip(addr) => vec![*addr],
-            EndpointHost::Name(name) => match self.names.get(name) {
-                Some(Ok(addresses)) => {
-                    let mut addresses = addresses.clone();
-                    addresses.sort();
-                    addresses
-                }
-                Some(Err(problem)) => {
-                    unresolved.push((name.clone(), problem.clone()));
-                    Vec::new()
-                }
-                None => {
-                    not_yet = true;
-                    Vec::new()
-                }
-            },
-        };
-        let (from, to, listen) = (candidates(&test.from), candidates(&test.to), candidates(&test.listen));
-        if not_yet || !unresolved.is_empty() {
-            return Err(Unresolved(unresolved));
-        }
-        let ipv4_only = [&from, &to, &listen].into_iter().all(|addresses| fits(addresses, IpAddr::is_ipv4));
-        let family: fn(&IpAddr) -> bool = if ipv4_only { IpAddr::is_ipv4 } else { IpAddr::is_ipv6 };
-        let choose = |addresses: &[IpAddr]| addresses.iter().find(|addr| family(addr)).or(addresses.first()).copied();
-        let wildcard = if ipv4_only { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) };
-        let socket = |addresses: &[IpAddr], port| SocketAddr::new(choose(addresses).unwrap_or(wildcard), port);
-        Ok(Addresses {
-            from: socket(&from, test.from.port),
-            to: socket(&to, test.to.port),
-            listen: socket(&listen, test.listen.port),
-        })
-    }
-}
-
-/// An endpoint that says nothing fits every family.
-fn fits(addresses: &[IpAddr], family: fn(&IpAddr) -> bool) -> bool {
-    addresses.is_empty() || addresses.iter().any(family)
 }
 
 #[cfg(test)]

@@ -1,0 +1,76 @@
+//! Which addresses a test's two ends mean.
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::Names;
+use crate::config::endpoint::{Endpoint, EndpointHost};
+use crate::config::test::Test;
+
+/// From a test's names to addresses.
+pub(super) struct Resolver<'a> {
+    pub names: &'a Names,
+}
+
+/// Names that cannot be resolved, and why. None: they were not asked for yet, which is no fault.
+pub(super) struct Unresolved(pub Vec<(String, String)>);
+
+/// What they come to.
+pub(super) struct Addresses {
+    pub from: SocketAddr,
+    pub to: SocketAddr,
+    pub listen: SocketAddr,
+}
+
+impl Addresses {
+    /// Why no packet can go from one to the other.
+    pub fn contradiction(&self) -> Option<String> {
+        let (from, to) = (self.from.ip(), self.to.ip());
+        (from.is_ipv4() != to.is_ipv4()).then(|| format!("{from} cannot send to {to}: another address family"))
+    }
+}
+
+impl Resolver<'_> {
+    /// Both ends choose alike: IPv4 before IPv6 unless the other end has only IPv6, then the
+    /// lowest address.
+    pub fn addresses(&self, test: &Test) -> Result<Addresses, Unresolved> {
+        let (mut unresolved, mut not_yet) = (Vec::new(), false);
+        let mut candidates = |endpoint: &Endpoint| match &endpoint.host {
+            EndpointHost::Any => Vec::new(),
+            EndpointHost::Ip(addr) => vec![*addr],
+            EndpointHost::Name(name) => match self.names.get(name) {
+                Some(Ok(addresses)) => {
+                    let mut addresses = addresses.clone();
+                    addresses.sort();
+                    addresses
+                }
+                Some(Err(problem)) => {
+                    unresolved.push((name.clone(), problem.clone()));
+                    Vec::new()
+                }
+                None => {
+                    not_yet = true;
+                    Vec::new()
+                }
+            },
+        };
+        let (from, to, listen) = (candidates(&test.from), candidates(&test.to), candidates(&test.listen));
+        if not_yet || !unresolved.is_empty() {
+            return Err(Unresolved(unresolved));
+        }
+        let ipv4_only = [&from, &to, &listen].into_iter().all(|addresses| fits(addresses, IpAddr::is_ipv4));
+        let family: fn(&IpAddr) -> bool = if ipv4_only { IpAddr::is_ipv4 } else { IpAddr::is_ipv6 };
+        let choose = |addresses: &[IpAddr]| addresses.iter().find(|addr| family(addr)).or(addresses.first()).copied();
+        let wildcard = if ipv4_only { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) };
+        let socket = |addresses: &[IpAddr], port| SocketAddr::new(choose(addresses).unwrap_or(wildcard), port);
+        Ok(Addresses {
+            from: socket(&from, test.from.port),
+            to: socket(&to, test.to.port),
+            listen: socket(&listen, test.listen.port),
+        })
+    }
+}
+
+/// An endpoint that says nothing fits every family.
+fn fits(addresses: &[IpAddr], family: fn(&IpAddr) -> bool) -> bool {
+    addresses.is_empty() || addresses.iter().any(family)
+}
