@@ -9,7 +9,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
@@ -38,9 +38,10 @@ use peerpair::sender::{self, Sender};
 
 const TESTS: usize = 100_000;
 const EVERY: Duration = Duration::from_secs(1);
-/// Long enough for a hundredth of a core to show.
-const MEASURED: Duration = Duration::from_secs(8);
-const TURNS: usize = 3;
+/// Once through all tests, and a half.
+const SETTLE: Duration = Duration::from_millis(1500);
+const MEASURED: Duration = Duration::from_secs(2);
+const TURNS: usize = 9;
 
 fn main() {
     time::start();
@@ -193,78 +194,94 @@ fn bare_send(count: u64) -> f64 {
     per(cpu() - before, count)
 }
 
+/// The bare socket and the agent's own path, turn by turn.
+#[derive(Default)]
+struct Turns {
+    floor: Vec<f64>,
+    own: Vec<f64>,
+}
+
+impl Turns {
+    /// What else runs on the machine comes and goes: a ratio is of one turn and the next.
+    fn ratio(&self) -> (f64, f64, f64) {
+        let mut ratios: Vec<f64> = self.floor.iter().zip(&self.own).map(|(floor, own)| own / floor).collect();
+        ratios.sort_by(f64::total_cmp);
+        (ratios[0], median(&ratios), ratios[ratios.len() - 1])
+    }
+
+    fn print(&self, what: &str) {
+        let (least, ratio, most) = self.ratio();
+        let own = median(&self.own);
+        let share = own * TESTS as f64 / EVERY.as_nanos() as f64 * 100.0;
+        println!(
+            "  {what:20} {own:5.0} ns, bare {:4.0}: x {ratio:.2} ({least:.2} to {most:.2}), {share:.1} % of a core",
+            median(&self.floor)
+        );
+    }
+}
+
+fn median(all: &[f64]) -> f64 {
+    let mut all = all.to_vec();
+    all.sort_by(f64::total_cmp);
+    all[all.len() / 2]
+}
+
 /// All senders and their pacer, on this thread; gives CPU per probe, and how long they took to start.
-fn paced_send(tests: usize, keys: Option<KeyChoice>) -> (f64, Duration) {
+fn paced_send(keys: Option<KeyChoice>) -> (Turns, Duration) {
     let (_hole, to) = hole();
     System::new().block_on(async {
         let parent = Parent.start();
         let outlet: Arc<[Arc<Socket>]> = [Arc::new(Socket::open("127.0.0.1:0".parse().unwrap(), None).unwrap())].into();
-        let plans: Vec<_> = (0..tests).map(|n| plan(n, to, keys.clone())).collect();
+        let plans: Vec<_> = (0..TESTS).map(|n| plan(n, to, keys.clone())).collect();
         let begun = Instant::now();
-        let pacer = Pacer::new(pacer::Beginning {
-            source: plans[0].source.clone(),
-            outlet: outlet.clone(),
-            reads: false,
-            gauges: gauges(),
-            parent: parent.clone().recipient(),
-            generation: 1,
-        })
-        .start();
-        let station = Arc::new(Station {
-            outlet: outlet.clone(),
-            pacer: pacer.recipient::<Enrol>(),
-            gauges: gauges(),
-            parent: parent.clone().recipient(),
-        });
-        let _senders: Vec<Addr<Sender>> = plans
-            .into_iter()
-            .map(|plan| {
-                let beginning = sender::Beginning { plan, station: station.clone(), generation: 1 };
-                Sender::new(beginning).start()
-            })
-            .collect();
+        let _senders = senders(plans, &outlet, &parent);
         tokio::time::sleep(Duration::from_millis(1)).await;
         let started = begun.elapsed();
-        tokio::time::sleep(Duration::from_secs(3)).await;
-        let (before, began) = (cpu(), Instant::now());
-        tokio::time::sleep(MEASURED).await;
-        let (used, took) = (cpu() - before, began.elapsed());
-        let probes = (tests as f64 * took.as_secs_f64() / EVERY.as_secs_f64()) as u64;
-        (per(used, probes), started)
+        tokio::time::sleep(SETTLE * 2).await;
+        let mut turns = Turns::default();
+        for _ in 0..TURNS {
+            turns.floor.push(bare_send(300_000));
+            tokio::time::sleep(SETTLE).await;
+            let (before, began) = (cpu(), Instant::now());
+            tokio::time::sleep(MEASURED).await;
+            let (used, took) = (cpu() - before, began.elapsed());
+            let probes = (TESTS as f64 * took.as_secs_f64() / EVERY.as_secs_f64()) as u64;
+            turns.own.push(per(used, probes));
+        }
+        (turns, started)
     })
 }
 
-/// The least of several turns that take turns: what else runs on the machine only ever adds to it.
-fn least_of_each<const N: usize>(mut measure: [&mut dyn FnMut() -> f64; N]) -> [f64; N] {
-    let mut least = [f64::INFINITY; N];
-    for _ in 0..TURNS {
-        for (least, measure) in least.iter_mut().zip(&mut measure) {
-            *least = least.min(measure());
-        }
-    }
-    least
-}
-
-fn share(nanos: f64) -> f64 {
-    nanos * TESTS as f64 / EVERY.as_nanos() as f64 * 100.0
+/// Senders of these plans, enrolled with a pacer of their own.
+fn senders(
+    plans: impl IntoIterator<Item = Arc<SenderPlan>>,
+    outlet: &Arc<[Arc<Socket>]>,
+    parent: &Addr<Parent>,
+) -> Vec<Addr<Sender>> {
+    let pacer = Pacer::new(pacer::Beginning {
+        source: plan(0, outlet[0].local(), None).source.clone(),
+        outlet: outlet.clone(),
+        reads: false,
+        gauges: gauges(),
+        parent: parent.clone().recipient(),
+        generation: 1,
+    })
+    .start();
+    let station = Arc::new(Station {
+        outlet: outlet.clone(),
+        pacer: pacer.recipient::<Enrol>(),
+        gauges: gauges(),
+        parent: parent.clone().recipient(),
+    });
+    let begin = |plan| sender::Beginning { plan, station: station.clone(), generation: 1 };
+    plans.into_iter().map(|plan| Sender::new(begin(plan)).start()).collect()
 }
 
 fn send() {
-    println!("send, CPU per probe, {TESTS} tests at 1/s, one sender actor each:");
-    let mut started = Duration::MAX;
-    let [floor, paced, signed] = least_of_each([
-        &mut || bare_send(500_000),
-        &mut || {
-            let (paced, began) = paced_send(TESTS, None);
-            started = started.min(began);
-            paced
-        },
-        &mut || paced_send(TESTS, Some(KeyChoice::Fleet)).0,
-    ]);
-    let share = share(paced);
-    println!("  bare sendto          {floor:6.0} ns");
-    println!("  senders and pacer    {paced:6.0} ns  x {:.2}  ({share:.1} % of a core)", paced / floor);
-    println!("  the same, signed     {signed:6.0} ns  + {:.0} ns", signed - paced);
+    println!("send, CPU per probe, {TESTS} tests at 1/s, one sender actor each, beside a bare sendto:");
+    let (plain, started) = paced_send(None);
+    plain.print("senders and pacer");
+    paced_send(Some(KeyChoice::Fleet)).0.print("the same, signed");
     println!("  {TESTS} senders started in {:.2} s", started.as_secs_f64());
 }
 
@@ -286,67 +303,80 @@ fn probe(test_id: TestId, sequence: u32) -> Probe {
     }
 }
 
-/// Sends probes of all tests in turn from a thread of its own, at a rate, until told to stop.
-fn source(
-    to: SocketAddr,
-    tests: usize,
-    rate: f64,
-    key: Option<Key>,
-    stop: Arc<AtomicBool>,
-) -> std::thread::JoinHandle<u64> {
-    let ids: Vec<TestId> = (0..tests).map(|n| facts(n).id).collect();
-    std::thread::spawn(move || {
-        let socket = UdpSocket::bind("127.0.0.2:0").unwrap();
-        socket.connect(to).unwrap();
-        let (begun, mut sent, mut octets) = (Instant::now(), 0u64, [0; 128]);
-        while !stop.load(Ordering::Relaxed) {
-            let due = (begun.elapsed().as_secs_f64() * rate) as u64;
-            while sent < due {
-                let n = sent as usize % tests;
-                let probe = probe(ids[n], (sent / tests as u64) as u32);
-                let room = if key.is_some() { 128 } else { 108 };
-                let len = probe.write(&mut octets[..room], key.as_ref());
-                let _ = socket.send(&octets[..len]);
-                sent += 1;
+/// Sends probes of all tests in turn from a thread of its own, at a rate, to one of two addresses.
+struct Traffic {
+    /// Which of them.
+    to: Arc<AtomicUsize>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+const NOBODY: usize = usize::MAX;
+
+impl Traffic {
+    fn start(to: [SocketAddr; 2], rate: f64, key: Option<Key>) -> Self {
+        let ids: Vec<TestId> = (0..TESTS).map(|n| facts(n).id).collect();
+        let wanted = Arc::new(AtomicUsize::new(0));
+        let chosen = wanted.clone();
+        let thread = std::thread::spawn(move || {
+            let socket = UdpSocket::bind("127.0.0.2:0").unwrap();
+            let (mut begun, mut sent, mut octets) = (Instant::now(), 0u64, [0; 128]);
+            let (mut before, mut places) = (0, [0u64; 2]);
+            loop {
+                let place = chosen.load(Ordering::Relaxed);
+                if place == NOBODY {
+                    return;
+                }
+                if std::mem::replace(&mut before, place) != place {
+                    (begun, sent) = (Instant::now(), 0);
+                }
+                let due = (begun.elapsed().as_secs_f64() * rate) as u64;
+                while sent < due {
+                    // Each of the two sees numbers without a gap.
+                    let n = places[place];
+                    let probe = probe(ids[n as usize % TESTS], (n / TESTS as u64) as u32);
+                    let room = if key.is_some() { 128 } else { 108 };
+                    let len = probe.write(&mut octets[..room], key.as_ref());
+                    let _ = socket.send_to(&octets[..len], to[place]);
+                    places[place] += 1;
+                    sent += 1;
+                }
+                std::thread::sleep(Duration::from_micros(500));
             }
-            std::thread::sleep(Duration::from_micros(500));
-        }
-        sent
-    })
+        });
+        Traffic { to: wanted, thread: Some(thread) }
+    }
+
+    fn send_to(&self, place: usize) {
+        self.to.store(place, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Traffic {
+    fn drop(&mut self) {
+        self.send_to(NOBODY);
+        self.thread.take().unwrap().join().unwrap();
+    }
 }
 
 /// Reads what comes in batches, with the same control messages, looked at as often as a busy listener does.
-fn bare_receive(tests: usize, rate: f64) -> f64 {
-    let socket = Socket::open("127.0.0.1:0".parse().unwrap(), None).unwrap();
-    let stop = Arc::new(AtomicBool::new(false));
-    let source = source(socket.local(), tests, rate, None, stop.clone());
-    let (mut batch, mut count) = (Batch::default(), 0u64);
-    let mut before = None;
-    let begun = Instant::now();
-    while begun.elapsed() < MEASURED + Duration::from_secs(2) {
+fn bare_receive(socket: &Socket, batch: &mut Batch, during: Duration) -> f64 {
+    let (begun, before, mut count) = (Instant::now(), cpu(), 0u64);
+    while begun.elapsed() < during {
         std::thread::sleep(Duration::from_millis(4));
-        let mut taken = 0;
         while let Ok(some @ 1..) = batch.take_in(socket.as_fd()) {
-            taken += some as u64;
-        }
-        if begun.elapsed() > Duration::from_secs(2) {
-            before.get_or_insert_with(cpu);
-            count += taken;
+            count += some as u64;
         }
     }
-    let used = cpu() - before.unwrap();
-    stop.store(true, Ordering::Relaxed);
-    source.join().unwrap();
-    per(used, count)
+    per(cpu() - before, count)
 }
 
-fn listener(socket: Arc<Socket>, tests: usize, keys: Option<KeyChoice>, parent: &Addr<Parent>) -> Addr<Listener> {
+fn listener(socket: Arc<Socket>, keys: Option<KeyChoice>, parent: &Addr<Parent>) -> Addr<Listener> {
     let manner = Arc::new(manner(keys));
     let beginning = listener::Beginning {
         address: socket.local(),
         socket,
         names: Vec::new(),
-        expected: (0..tests).map(|n| expected(n, &manner)).collect(),
+        expected: (0..TESTS).map(|n| expected(n, &manner)).collect(),
         gauges: gauges(),
         parent: parent.clone().recipient(),
         generation: 1,
@@ -354,36 +384,38 @@ fn listener(socket: Arc<Socket>, tests: usize, keys: Option<KeyChoice>, parent: 
     Listener::new(beginning).start()
 }
 
-fn listened(tests: usize, rate: f64, keys: Option<KeyChoice>) -> f64 {
+fn listened(keys: Option<KeyChoice>) -> Turns {
+    const OWN: usize = 0;
+    const BARE: usize = 1;
     let key = keys.as_ref().map(|_| Key::new(1, [7; 32]));
     System::new().block_on(async {
         let parent = Parent.start();
-        let socket = Arc::new(Socket::open("127.0.0.1:0".parse().unwrap(), None).unwrap());
-        let to = socket.local();
-        let _listener = listener(socket, tests, keys, &parent);
-        let stop = Arc::new(AtomicBool::new(false));
-        let source = source(to, tests, rate, key, stop.clone());
-        tokio::time::sleep(Duration::from_secs(2)).await;
-        let (before, began) = (cpu(), Instant::now());
-        tokio::time::sleep(MEASURED).await;
-        let (used, took) = (cpu() - before, began.elapsed());
-        stop.store(true, Ordering::Relaxed);
-        source.join().unwrap();
-        per(used, (rate * took.as_secs_f64()) as u64)
+        let open = || Arc::new(Socket::open("127.0.0.1:0".parse().unwrap(), None).unwrap());
+        let (socket, bare) = (open(), open());
+        let _listener = listener(socket.clone(), keys, &parent);
+        let rate = TESTS as f64 / EVERY.as_secs_f64();
+        let source = Traffic::start([socket.local(), bare.local()], rate, key);
+        tokio::time::sleep(SETTLE * 2).await;
+        let (mut turns, mut batch) = (Turns::default(), Batch::default());
+        for _ in 0..TURNS {
+            // Shorter than `expect_every`: nothing is missed meanwhile.
+            source.send_to(BARE);
+            turns.floor.push(bare_receive(&bare, &mut batch, SETTLE));
+            source.send_to(OWN);
+            tokio::time::sleep(SETTLE).await;
+            let (before, began) = (cpu(), Instant::now());
+            tokio::time::sleep(MEASURED).await;
+            let (used, took) = (cpu() - before, began.elapsed());
+            turns.own.push(per(used, (rate * took.as_secs_f64()) as u64));
+        }
+        turns
     })
 }
 
 fn receive() {
-    let rate = TESTS as f64 / EVERY.as_secs_f64();
-    println!("receive, CPU per probe, {TESTS} tests at 1/s:");
-    let [floor, judged, verified] =
-        least_of_each([&mut || bare_receive(TESTS, rate), &mut || listened(TESTS, rate, None), &mut || {
-            listened(TESTS, rate, Some(KeyChoice::Fleet))
-        }]);
-    let share = share(judged);
-    println!("  bare recvmmsg        {floor:6.0} ns");
-    println!("  listener             {judged:6.0} ns  x {:.2}  ({share:.1} % of a core)", judged / floor);
-    println!("  the same, signed     {verified:6.0} ns  + {:.0} ns", verified - judged);
+    println!("receive, CPU per probe, {TESTS} tests at 1/s, beside a bare recvmmsg:");
+    listened(None).print("listener");
+    listened(Some(KeyChoice::Fleet)).print("the same, signed");
 }
 
 /// What a signature adds to writing and to checking a probe, without anything around it.
@@ -429,12 +461,9 @@ fn memory_of_expectations() {
         let socket = Arc::new(Socket::open("127.0.0.1:0".parse().unwrap(), None).unwrap());
         let to = socket.local();
         let before = resident();
-        let _listener = listener(socket, TESTS, None, &parent);
-        let stop = Arc::new(AtomicBool::new(false));
-        let source = source(to, TESTS, TESTS as f64, None, stop.clone());
+        let _listener = listener(socket, None, &parent);
+        let _source = Traffic::start([to, to], TESTS as f64, None);
         tokio::time::sleep(Duration::from_secs(5)).await;
-        stop.store(true, Ordering::Relaxed);
-        source.join().unwrap();
         println!("  expectation          {:6} octets", (resident() - before) / TESTS);
     });
 }
@@ -444,29 +473,8 @@ fn memory_of_senders() {
     System::new().block_on(async {
         let parent = Parent.start();
         let outlet: Arc<[Arc<Socket>]> = [Arc::new(Socket::open("127.0.0.1:0".parse().unwrap(), None).unwrap())].into();
-        let gauges = gauges();
         let before = resident();
-        let pacer = Pacer::new(pacer::Beginning {
-            source: plan(0, to, None).source.clone(),
-            outlet: outlet.clone(),
-            reads: false,
-            gauges: gauges.clone(),
-            parent: parent.clone().recipient(),
-            generation: 1,
-        })
-        .start();
-        let station = Arc::new(Station {
-            outlet: outlet.clone(),
-            pacer: pacer.recipient::<Enrol>(),
-            gauges: gauges.clone(),
-            parent: parent.clone().recipient(),
-        });
-        let senders: Vec<Addr<Sender>> = (0..TESTS)
-            .map(|n| {
-                let beginning = sender::Beginning { plan: plan(n, to, None), station: station.clone(), generation: 1 };
-                Sender::new(beginning).start()
-            })
-            .collect();
+        let senders = senders((0..TESTS).map(|n| plan(n, to, None)), &outlet, &parent);
         tokio::time::sleep(Duration::from_secs(3)).await;
         println!("  sender               {:6} octets", (resident() - before) / senders.len());
     });
