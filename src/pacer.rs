@@ -40,6 +40,8 @@ const BATCHES_PER_WAKE: usize = 64;
 const LATE: Duration = Duration::from_millis(20);
 /// Later than this means that this process slept.
 const OWN_STALL: Duration = Duration::from_secs(1);
+/// The memory of so many tests is on its way while one is served.
+const AHEAD: usize = 6;
 /// Fewer tests than this share their wake-ups.
 const FEW: usize = 1_000;
 
@@ -117,11 +119,14 @@ impl Pacer {
         let mut changes = Vec::new();
         for _ in 0..TICKS_PER_WAKE {
             let Some(due) = self.calendar.due(time::now().moment) else { break };
-            // The memory of all of them is fetched at once rather than one after the other.
-            let touched = due.iter().filter_map(|entry| entry.line.sound().map(|sending| sending.touch()));
-            std::hint::black_box(touched.sum::<u64>());
-            for entry in due {
-                self.serve_one(entry, &mut changes);
+            due.iter().take(AHEAD).for_each(|entry| entry.line.prefetch());
+            let mut now = time::now();
+            let mut rest = due.into_iter();
+            while let Some(entry) = rest.next() {
+                if let Some(ahead) = rest.as_slice().get(AHEAD - 1) {
+                    ahead.line.prefetch();
+                }
+                now = self.serve_one(entry, now, &mut changes);
             }
         }
         self.say(changes);
@@ -142,24 +147,27 @@ impl Pacer {
         }
     }
 
-    /// A test whose turn panics is its own fault, not that of the others.
-    fn serve_one(&mut self, entry: Entry, changes: &mut Vec<ConditionChange>) {
+    /// Gives when it was served. A test whose turn panics is its own fault, not that of the others.
+    fn serve_one(&mut self, entry: Entry, now: Now, changes: &mut Vec<ConditionChange>) -> Now {
         let (post, outlet, grid) = (&mut self.post, &self.outlet, grid_of(self.lines.len()));
         let served = catch_unwind(AssertUnwindSafe(|| {
             let mut sending = entry.line.sound().filter(|sending| sending.is_turn(entry.turn))?;
-            let now = time::now();
             sending.on_slot(now, changes);
             let left = post.send_turn(&mut sending, outlet, 0, now);
-            Some(sending.next_slot(left, grid))
+            Some((left, sending.next_slot(left, grid)))
         }));
         match served {
-            Ok(Some(next)) => self.calendar.enter(next, entry),
+            Ok(Some((left, next))) => {
+                self.calendar.enter(next, entry);
+                return now.advanced_to(left);
+            }
             Ok(None) => self.forget(&entry.line),
             Err(_) => {
                 self.forget(&entry.line);
                 self.parent.do_send(PacerFact::Faulted(entry.line.id));
             }
         }
+        now
     }
 
     /// A line that does not count any more may have a successor of the same test.

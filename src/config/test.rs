@@ -180,7 +180,7 @@ impl Context<'_> {
                 size: settings.size,
             },
             keys: match (settings.key, settings.keyed) {
-                (Some(ids), _) => Some(KeyChoice::These(ids)),
+                (Some(ids), _) => Some(KeyChoice::These(ids.into())),
                 (None, Some(true)) => Some(KeyChoice::Fleet),
                 (None, Some(false) | None) => None,
             },

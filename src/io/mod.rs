@@ -12,6 +12,7 @@ pub mod log;
 pub mod ntp;
 pub mod outgoing;
 pub mod outlet;
+pub mod prefetch;
 pub mod replays;
 pub mod resolve;
 pub mod secret;

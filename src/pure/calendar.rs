@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::time::Moment;
 
-const TICK: Duration = Duration::from_millis(1);
+const TICK_NANOS: u64 = 1_000_000;
 
 /// Entries by the tick in which they are due.
 #[derive(Debug)]
@@ -23,8 +23,7 @@ impl<T> Default for Calendar<T> {
 impl<T> Calendar<T> {
     /// Due at the end of the tick that holds `at`, which is not before `at`.
     pub fn enter(&mut self, at: Moment, entry: T) {
-        let tick = at.after_start().as_nanos().div_ceil(TICK.as_nanos());
-        self.ticks.entry(u64::try_from(tick).unwrap_or(u64::MAX)).or_default().push(entry);
+        self.ticks.entry(at.nanos().div_ceil(TICK_NANOS)).or_default().push(entry);
     }
 
     /// When something is due next.

@@ -121,6 +121,11 @@ impl Condition {
         matches!(self.state, State::Down | State::Recovering)
     }
 
+    /// Whether it is good beyond doubt: a good sample changes nothing.
+    pub fn is_calm(&self) -> bool {
+        self.state == State::Up && self.against == 0
+    }
+
     /// Its sender announced that it stops. What is down stays down.
     pub fn on_pause(&mut self, now: Now) {
         if matches!(self.state, State::Up | State::Suspect) {

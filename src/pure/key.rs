@@ -97,7 +97,7 @@ pub enum KeyChoice {
     /// Any of the fleet's; the active one signs.
     Fleet,
     /// These; the first signs.
-    These(Vec<u8>),
+    These(Arc<[u8]>),
 }
 
 impl KeyRing {
@@ -171,10 +171,10 @@ mod tests {
         let ring = KeyRing::new([Key::new(1, [1; 32]), Key::new(2, [2; 32])], Some(2));
         assert_eq!(ring.signing(&KeyChoice::Fleet).unwrap().id(), 2);
         assert!(ring.taken(&KeyChoice::Fleet, 1).is_some() && ring.taken(&KeyChoice::Fleet, 3).is_none());
-        let one = KeyChoice::These(vec![1]);
+        let one = KeyChoice::These([1].into());
         assert_eq!(ring.signing(&one).unwrap().id(), 1);
         assert!(ring.taken(&one, 2).is_none());
-        assert!(ring.signing(&KeyChoice::These(vec![3])).is_none());
+        assert!(ring.signing(&KeyChoice::These([3].into())).is_none());
         assert!(!format!("{ring:?}").contains("octets"));
     }
 }

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use super::time::Moment;
 
-/// Slots at `phase + n * every`. A slot that was missed is skipped, never caught up by a burst.
+/// Slots at `phase + n * every`, in nanoseconds. A slot that was missed is skipped, never caught up by a burst.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Schedule {
-    every: Duration,
-    phase: Duration,
+    every: u64,
+    phase: u64,
 }
 
 impl Schedule {
@@ -17,20 +17,25 @@ impl Schedule {
     pub fn new(every: Duration, test_id: u128) -> Self {
         // Fibonacci hashing: neighbouring ids land far apart.
         let hash = ((test_id ^ (test_id >> 64)) as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let every = every.max(Duration::from_nanos(1));
-        let phase = (u128::from(hash) * every.as_nanos()) >> 64;
-        Schedule { every, phase: Duration::from_nanos(phase as u64) }
+        let every = u64::try_from(every.as_nanos()).unwrap_or(u64::MAX).max(1);
+        let phase = (u128::from(hash) * u128::from(every)) >> 64;
+        Schedule { every, phase: phase as u64 }
+    }
+
+    /// The time from one slot to the next.
+    pub fn every(&self) -> Duration {
+        Duration::from_nanos(self.every)
+    }
+
+    /// How many slots lie between one and a later one.
+    pub fn slots_between(&self, slot: Moment, later: Moment) -> u64 {
+        later.nanos().saturating_sub(slot.nanos()) / self.every
     }
 
     /// The first slot after `now`.
     pub fn next_slot(&self, now: Moment) -> Moment {
-        let first = Moment::ZERO + self.phase;
-        if now < first {
-            return first;
-        }
-        let passed = now.since(first).as_nanos() / self.every.as_nanos();
-        let nanos = (passed + 1) * self.every.as_nanos();
-        first + Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+        let slots = now.nanos().checked_sub(self.phase).map_or(0, |since| since / self.every + 1);
+        Moment::ZERO + Duration::from_nanos(self.phase.saturating_add(slots.saturating_mul(self.every)))
     }
 }
 

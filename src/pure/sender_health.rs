@@ -14,7 +14,11 @@ pub const ERROR_LINGERS: Duration = Duration::from_secs(3);
 
 /// Judges each slot by what the previous probe met.
 #[derive(Clone, Debug)]
+#[repr(C)]
 pub struct SenderHealth {
+    /// A slot changes nothing: the probes before it left, and no error is near. Stands first, since of very
+    /// many tests nothing else is looked at.
+    is_calm: bool,
     test: Arc<TestFacts>,
     thresholds: Thresholds,
     condition: Condition,
@@ -34,6 +38,7 @@ impl SenderHealth {
     /// For a test that begins; what its path says is forgiven until then.
     pub fn new(test: Arc<TestFacts>, thresholds: Thresholds, forgiven_until: Moment) -> Self {
         SenderHealth {
+            is_calm: false,
             test,
             thresholds,
             condition: Condition::default(),
@@ -50,6 +55,7 @@ impl SenderHealth {
     pub fn on_plan(&mut self, test: Arc<TestFacts>, thresholds: Thresholds) {
         self.test = test;
         self.thresholds = thresholds;
+        self.is_calm = false;
     }
 
     /// Its probes go elsewhere: what their path says is forgiven until then.
@@ -62,7 +68,7 @@ impl SenderHealth {
     pub fn on_path_error(&mut self, cause: String, now: Now) {
         match now.moment >= self.forgiven_until {
             true => self.on_error(cause, now),
-            false => self.forgiven = Some((now.moment, true)),
+            false => (self.forgiven, self.is_calm) = (Some((now.moment, true)), false),
         }
     }
 
@@ -70,10 +76,14 @@ impl SenderHealth {
     pub fn on_error(&mut self, cause: String, now: Now) {
         self.last_error = Some((now.moment, cause.clone()));
         self.pending = Some(cause);
+        self.is_calm = false;
     }
 
     /// A slot begins: the probe before this one is judged.
     pub fn on_slot(&mut self, now: Now) -> Option<ConditionChange> {
+        if self.is_calm {
+            return None;
+        }
         let first = !std::mem::replace(&mut self.sent_once, true);
         // What was forgiven is no bad sample, and no good one.
         if let Some((at, since)) = &mut self.forgiven
@@ -91,7 +101,10 @@ impl SenderHealth {
             (None, _) if first => return None,
             (None, _) => Sample::Good,
         };
-        match self.condition.on_sample(sample, self.thresholds, now)? {
+        let change = self.condition.on_sample(sample, self.thresholds, now);
+        // Whatever lay in the way of that has passed.
+        self.is_calm = sample == Sample::Good && self.condition.is_calm();
+        match change? {
             Change::Raised => Some(self.change(Verdict::Violated(*self.cause.clone()?), now)),
             Change::Cleared => {
                 self.cause = None;

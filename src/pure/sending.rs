@@ -16,7 +16,7 @@ use super::probe_v1::ProbeV1;
 use super::reflection::Reply;
 use super::schedule::Schedule;
 use super::sender_health::SenderHealth;
-use super::test::{TestFacts, Wire};
+use super::test::{TestFacts, TestId, Wire};
 use super::time::{Moment, Now, WallTime};
 
 /// One test that starts on this host.
@@ -87,24 +87,55 @@ const PARTS: u32 = 5;
 /// Room for the longest probe.
 pub type Room = [u8; *PADDED_LEN.end()];
 
-/// The state of one test at its sender.
+/// What a probe needs of a plan, which lies elsewhere in memory.
+#[derive(Clone, Debug)]
+pub struct Form {
+    /// The test.
+    test_id: TestId,
+    /// Where it goes.
+    pub destination: SocketAddr,
+    /// The address that it carries as its source, if the socket's own does not say it.
+    pub source_address: Option<IpAddr>,
+    /// In which kinds.
+    pub flows: Flows,
+    keys: Option<KeyChoice>,
+    wire: Wire,
+}
+
+impl From<&SenderPlan> for Form {
+    fn from(plan: &SenderPlan) -> Self {
+        Form {
+            test_id: plan.test.id,
+            destination: plan.destination,
+            source_address: plan.source_address,
+            flows: plan.flows,
+            keys: plan.keys.clone(),
+            wire: plan.wire,
+        }
+    }
+}
+
+/// The state of one test at its sender. Of very many tests, each one's is fetched from memory at its turn: what
+/// a turn needs lies together, see `HOT`.
 #[derive(Debug)]
+#[repr(C)]
 pub struct Sending {
-    plan: Arc<SenderPlan>,
-    schedule: Schedule,
-    epoch: u64,
-    sequence: u32,
-    /// How late the last probe left after its time stamp, in nanoseconds.
-    lateness: Option<i32>,
-    /// The slot that is armed, or has just passed.
-    slot: Option<Moment>,
     /// Tells the entry in the pacer's calendar that counts from those of before.
     turn: u32,
-    is_withdrawn: bool,
+    sequence: u32,
+    epoch: u64,
+    schedule: Schedule,
+    /// The slot that is armed, or has just passed.
+    slot: Option<Moment>,
+    /// How late the last probe left after its time stamp, in nanoseconds.
+    lateness: Option<i32>,
     steps: u32,
-    health: SenderHealth,
-    counts: Counts,
+    is_withdrawn: bool,
+    form: Form,
     answers: Option<Box<Answers>>,
+    counts: Counts,
+    health: SenderHealth,
+    plan: Arc<SenderPlan>,
 }
 
 /// What left so far.
@@ -145,6 +176,9 @@ pub enum NotTaken {
 }
 
 impl Sending {
+    /// The first octets of the state, which is all that a turn needs as long as all is well.
+    pub const HOT: usize = std::mem::offset_of!(Sending, health) + 1;
+
     /// From now on.
     pub fn new(plan: Arc<SenderPlan>, now: Now, epoch: u64) -> Self {
         Sending {
@@ -159,13 +193,14 @@ impl Sending {
             steps: 0,
             counts: Counts::default(),
             answers: plan.answers.as_deref().map(|expected| Answers::new(expected, &plan, now)),
+            form: Form::from(plan.as_ref()),
             plan,
         }
     }
 
-    /// Reads a little of what a turn needs, for the sake of the memory's caches.
-    pub fn touch(&self) -> u64 {
-        u64::from(self.plan.flows.ports) ^ u64::from(self.plan.destination.port()) ^ self.counts.sent ^ self.epoch
+    /// What each of its probes needs.
+    pub fn form(&self) -> &Form {
+        &self.form
     }
 
     /// What is sent.
@@ -197,6 +232,7 @@ impl Sending {
             (None, Some(expected)) => self.answers = Some(Answers::new(expected, &plan, now)),
             (_, None) => self.answers = None,
         }
+        self.form = Form::from(plan.as_ref());
         self.plan = plan;
     }
 
@@ -230,11 +266,10 @@ impl Sending {
             Grid::Fine => FINE,
             Grid::Coarse => pace::LONGEST,
         };
-        let parts = (self.plan.send_every / PARTS).clamp(FINEST, coarsest);
+        let parts = (self.schedule.every() / PARTS).clamp(FINEST, coarsest);
         let next = self.schedule.next_slot(now).rounded_up(parts);
         if let Some(passed) = self.slot.replace(next) {
-            let slots = next.since(passed).as_nanos() / self.plan.send_every.as_nanos().max(1);
-            self.counts.skipped += u64::try_from(slots.saturating_sub(1)).unwrap_or(0);
+            self.counts.skipped += self.schedule.slots_between(passed, next).saturating_sub(1);
         }
         next
     }
@@ -261,11 +296,11 @@ impl Sending {
         keys: &KeyRing,
         room: &mut Room,
     ) -> Option<usize> {
-        let key = match &self.plan.keys {
+        let key = match &self.form.keys {
             Some(choice) => Some(keys.signing(choice)?),
             None => None,
         };
-        if self.plan.wire == Wire::JsonV1 {
+        if self.form.wire == Wire::JsonV1 {
             let probe = ProbeV1 {
                 config_version: readings.config_version,
                 sent: now.wall,
@@ -276,7 +311,7 @@ impl Sending {
             room.get_mut(..octets.len())?.copy_from_slice(&octets);
             return Some(octets.len());
         }
-        let size = self.plan.flows.get(flow).size.map_or(0, usize::from);
+        let size = self.form.flows.get(flow).size.map_or(0, usize::from);
         let probe = self.probe(flow, flags, now, readings);
         if let Some(answers) = &mut self.answers {
             let at = self.sequence as usize % answers.outstanding.len();
@@ -297,13 +332,13 @@ impl Sending {
             sequence: self.sequence,
             sent: now.wall,
             error_estimate: readings.error_estimate,
-            ssid: Probe::ssid_of(self.plan.test.id),
+            ssid: Probe::ssid_of(self.form.test_id),
             flags,
             flow: u8::try_from(flow).unwrap_or(u8::MAX),
             key_id: 0,
-            test_id: self.plan.test.id,
+            test_id: self.form.test_id,
             epoch: self.epoch,
-            send_every: self.plan.send_every,
+            send_every: self.schedule.every(),
             config_revision: readings.config_revision,
             clock_error: u32::try_from(readings.clock.error.as_nanos()).unwrap_or(u32::MAX),
             previous_lateness: self.lateness.unwrap_or(0),

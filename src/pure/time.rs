@@ -35,6 +35,11 @@ impl Moment {
         Moment(self.0.saturating_add(1)).rounded_up(of)
     }
 
+    /// In nanoseconds since the process began.
+    pub fn nanos(self) -> u64 {
+        self.0
+    }
+
     /// How long ago `earlier` was; zero if it is not earlier.
     pub fn since(self, earlier: Moment) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
@@ -157,6 +162,14 @@ pub struct Now {
     pub moment: Moment,
     /// For stamps.
     pub wall: WallTime,
+}
+
+impl Now {
+    /// Both clocks when the monotonic one shows this later moment. The wall's is slewed by a two-thousandth at most.
+    #[must_use]
+    pub fn advanced_to(self, moment: Moment) -> Now {
+        Now { moment, wall: self.wall + moment.since(self.moment) }
+    }
 }
 
 fn saturating_nanos(duration: Duration) -> u64 {
