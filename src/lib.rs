@@ -31,3 +31,6 @@ pub mod supervisor;
 pub mod tree;
 pub mod watcher;
 pub mod web;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -4,11 +4,12 @@
 //! a listener that is rebuilt finds what came meanwhile. It stops when the watcher says so or when
 //! it panics; the watcher rebuilds it.
 
+mod expectations;
 mod reflecting;
 
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,6 +36,7 @@ use crate::pure::status::{ForeignSource, ListenerStatus, TestStatus};
 use crate::pure::test::{Mode, TestId};
 use crate::pure::time::{Moment, Now};
 
+use expectations::{Expectations, Place, Watched};
 use reflecting::wants_answer;
 
 /// Batches taken in for one wake-up, so that a flood leaves time for timers.
@@ -48,6 +50,8 @@ const OWN_STALL: Duration = Duration::from_secs(3);
 const SOURCES_SHOWN: usize = 5;
 /// Silence is judged no later than this part of its interval, so that many tests share a wake-up.
 const AGENDA_PARTS: u32 = 10;
+/// Tests whose memory is fetched together; more would drive each other out of the cache.
+const AT_A_TIME: usize = 64;
 /// Answers a second, and at once: to tests of ours, and to strangers where they are answered at all.
 const REFLECT_RATE: (f64, u32) = (20_000.0, 2_000);
 const REFLECT_FOREIGN_RATE: (f64, u32) = (1_000.0, 100);
@@ -62,12 +66,11 @@ pub struct Listener {
     parent: Recipient<ListenerFact>,
     generation: Generation,
     names: Vec<String>,
-    /// Boxed: a table of large things wastes much.
-    expectations: HashMap<TestId, Box<Watched>, BuildHasherDefault<FxHasher>>,
+    expectations: Expectations,
     /// Which expectation a probe is for that carries another test's id: that of one of many senders.
     one_of: HashMap<TestId, TestId, BuildHasherDefault<FxHasher>>,
     /// When to look at whom. A test's deadline may have moved on; it is asked when its turn comes.
-    agenda: Calendar<TestId>,
+    agenda: Calendar<Place>,
     foreign: ForeignTraffic,
     batch: Batch,
     alarm_clock: Option<(Moment, SpawnHandle)>,
@@ -93,15 +96,6 @@ pub struct Listener {
     /// Registered only while each datagram wakes.
     readiness: Option<Readiness>,
     span: Span,
-}
-
-/// An expectation, and its place in the agenda. Other places of it there are of the past.
-#[repr(C)]
-struct Watched {
-    due: Moment,
-    /// Whether its last probe came from this host: one clock gives both stamps then.
-    source: Option<(IpAddr, bool)>,
-    expectation: Expectation,
 }
 
 /// What a listener begins with.
@@ -134,7 +128,7 @@ impl Listener {
             parent: beginning.parent,
             generation: beginning.generation,
             names: beginning.names,
-            expectations: HashMap::default(),
+            expectations: Expectations::with_room_for(beginning.expected.len()),
             one_of: HashMap::default(),
             agenda: Calendar::default(),
             foreign: ForeignTraffic::new(Subject::Listener(beginning.address.to_string()), now),
@@ -168,13 +162,14 @@ impl Listener {
         let id = expected.test.id;
         self.one_of.retain(|_, wanted| *wanted != id);
         self.one_of.extend(expected.any_of.iter().flat_map(|any_of| any_of.iter()).map(|sender| (*sender, id)));
-        match self.expectations.get_mut(&id) {
-            Some(watched) => {
+        let place = self.expectations.find(id);
+        match place.and_then(|place| Some((place, self.expectations.get_mut(place)?))) {
+            Some((place, watched)) => {
                 watched.expectation.on_expected(expected, now, &mut self.changes);
                 let due = watched.expectation.next_deadline();
                 if due < watched.due {
                     watched.due = due;
-                    self.agenda.enter(turn(watched), id);
+                    self.agenda.enter(turn(watched), place);
                 }
                 self.say();
             }
@@ -182,10 +177,9 @@ impl Listener {
                 let mut expectation = Expectation::new(expected, now);
                 let replays = self.gauges.replays();
                 expectation.on_remembered(|id| replays.get(id));
-                let due = expectation.next_deadline();
-                let watched = Box::new(Watched { expectation, due, source: None });
-                self.agenda.enter(turn(&watched), id);
-                self.expectations.insert(id, watched);
+                let watched = Watched::new(expectation);
+                let turn = turn(&watched);
+                self.agenda.enter(turn, self.expectations.insert(watched));
             }
         }
     }
@@ -275,11 +269,9 @@ impl Listener {
 
     fn judge_batch(&mut self, now: Now) {
         let batch = std::mem::take(&mut self.batch);
-        // What they will be judged by is touched first, so that the memory of all is fetched at once rather
-        // than one after the other.
+        // The memory of all is fetched at once rather than one after the other.
         let ids = batch.octets().filter_map(Probe::quoted_test_id);
-        let watched = ids.filter_map(|id| self.expectations.get(&id));
-        std::hint::black_box(watched.fold(0, |all, watched| all ^ watched.expectation.touch()));
+        self.expectations.prefetch_for_probes(ids);
         batch.datagrams().for_each(|datagram| self.on_datagram(&datagram, now));
         self.batch = batch;
     }
@@ -307,16 +299,10 @@ impl Listener {
     fn on_probe(&mut self, datagram: &Datagram<'_>, received: Now) -> Result<(), Reason> {
         let probe = arrival::read(datagram.octets)?;
         // A test of its own goes before those of which any is enough.
-        let mut id = probe.test_id();
-        let watched = match self.expectations.get_mut(&id) {
-            Some(watched) => watched,
-            None => match self.one_of.get(&id).and_then(|wanted| self.expectations.get_mut(wanted)) {
-                Some(watched) => {
-                    id = watched.expectation.expected().test.id;
-                    watched
-                }
-                None => return self.on_visitor(datagram, &probe, received),
-            },
+        let id = probe.test_id();
+        let place = self.expectations.find(id).or_else(|| self.expectations.find(*self.one_of.get(&id)?));
+        let Some((place, watched)) = place.and_then(|place| Some((place, self.expectations.get_mut(place)?))) else {
+            return self.on_visitor(datagram, &probe, received);
         };
         let expected = watched.expectation.expected();
         let key = check_signature(expected, &self.keys, &probe, datagram.octets)?;
@@ -342,13 +328,13 @@ impl Listener {
         let due = watched.expectation.next_deadline();
         if due < watched.due {
             watched.due = due;
-            self.agenda.enter(turn(watched), id);
+            self.agenda.enter(turn(watched), place);
         }
         let Acceptance::Accepted(ttl_was) = accepted else { return Ok(()) };
         if let Some(was) = ttl_was
             && self.path_changes.take(received.moment).is_ok()
         {
-            info!(test = %id, was, ttl = datagram.ttl, "the time-to-live of probes changed: they take another path");
+            info!(test = %watched.expectation.expected().test.id, was, ttl = datagram.ttl, "the time-to-live of probes changed: they take another path");
         }
         if reflects && may_reflect && self.answers.take(received.moment).is_ok() {
             self.answer(datagram, received, key.as_deref());
@@ -373,22 +359,25 @@ impl Listener {
     fn judge_silence(&mut self) {
         let now = time::now();
         while let Some(due) = self.agenda.due(now.moment) {
-            let watched = due.iter().filter_map(|id| self.expectations.get(id));
-            std::hint::black_box(watched.fold(false, |any, watched| any ^ (watched.due == now.moment)));
-            for id in due {
-                let Some(watched) = self.expectations.get_mut(&id).filter(|watched| watched.due <= now.moment) else {
-                    continue;
-                };
-                // For most, a probe came meanwhile.
-                if watched.expectation.next_deadline() <= now.moment {
-                    watched.expectation.on_silence(now, self.kernel_drops, &mut self.changes);
-                }
-                watched.due = watched.expectation.next_deadline();
-                self.agenda.enter(turn(watched), id);
+            for some in due.chunks(AT_A_TIME) {
+                self.expectations.prefetch_for_deadlines(some);
+                some.iter().for_each(|place| self.judge_silence_of(*place, now));
             }
         }
         self.changes.extend(self.foreign.on_quiet(now));
         self.say();
+    }
+
+    fn judge_silence_of(&mut self, place: Place, now: Now) {
+        let Some(watched) = self.expectations.get_mut(place).filter(|watched| watched.due <= now.moment) else {
+            return;
+        };
+        // For most, a probe came meanwhile.
+        if watched.expectation.next_deadline() <= now.moment {
+            watched.expectation.on_silence(now, self.kernel_drops, &mut self.changes);
+        }
+        watched.due = watched.expectation.next_deadline();
+        self.agenda.enter(turn(watched), place);
     }
 
     fn say(&mut self) {
@@ -507,7 +496,7 @@ impl Handler<Expect> for Listener {
 impl Handler<Forget> for Listener {
     type Result = ();
     fn handle(&mut self, Forget(id, whole): Forget, _: &mut Self::Context) {
-        if let Some(watched) = self.expectations.remove(&id) {
+        if let Some(watched) = self.expectations.remove(id) {
             self.keep_newest(&watched.expectation);
             if whole == Whole::Retired {
                 self.changes.extend(watched.expectation.retire(time::now()));
@@ -522,7 +511,7 @@ impl Handler<Report> for Listener {
     type Result = ();
     fn handle(&mut self, _: Report, _: &mut Self::Context) {
         let now = time::now();
-        self.changes.extend(self.expectations.values().flat_map(|watched| watched.expectation.report(now)));
+        self.changes.extend(self.expectations.values().flat_map(|expectation| expectation.report(now)));
         self.changes.extend(self.foreign.report(now));
         self.say();
     }
@@ -536,7 +525,7 @@ impl Handler<Observe> for Listener {
         self.judge();
         self.arm(ctx);
         let now = time::now().moment;
-        let all = || self.expectations.values().map(|watched| &watched.expectation);
+        let all = || self.expectations.values();
         let tests = match observe {
             Observe::Briefly => None,
             Observe::Fully => Some(all().map(|expectation| TestStatus::of(expectation, now)).collect()),

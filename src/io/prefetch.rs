@@ -7,9 +7,9 @@ const LINE: usize = 64;
 /// Has the first octets of a value fetched. Where it is not known how, the processor finds out by itself.
 #[inline]
 #[cfg_attr(not(target_arch = "x86_64"), expect(unused_variables, reason = "fetches nothing"))]
-pub fn prefetch<T>(value: &T, octets: usize) {
+pub fn prefetch<T: ?Sized>(value: &T, octets: usize) {
     #[cfg(target_arch = "x86_64")]
-    for offset in (0..octets.min(size_of::<T>())).step_by(LINE) {
+    for offset in (0..octets.min(size_of_val(value))).step_by(LINE) {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         let line = std::ptr::from_ref(value).cast::<i8>().wrapping_add(offset);
         #[expect(unsafe_code, reason = "there is no other way to ask for memory without waiting for it")]

@@ -15,7 +15,7 @@ use super::flows::{FlowStatus, Seen};
 use super::foreign::ROLL_OUT_GRACE;
 use super::loss_window::LossWindow;
 use super::reflection::OffsetWatch;
-use super::statistics::{Event, Histogram, Statistics, Summaries};
+use super::statistics::{Event, HALF_MINUTE, Histogram, Statistics, Summaries};
 use super::status::Role;
 use super::test::TestId;
 use super::time::{Moment, Now};
@@ -48,13 +48,11 @@ pub struct Expectation {
     counters: Counters,
     /// The sender's interval, as its last probe said it.
     send_every: Option<Duration>,
-    /// Until then probes may still come at this slower pace of before.
-    slower_until: Option<(Moment, Duration)>,
     last_delay: Option<(Delay, DelayVerdict)>,
-    conditions: Conditions,
-    statistics: Statistics,
     streams: Streams,
-    started: Now,
+    statistics: Statistics,
+    conditions: Conditions,
+    started: Moment,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -63,6 +61,8 @@ struct Extra {
     baseline: Option<Baseline>,
     flows: Option<FlowWatch>,
     offset: OffsetWatch,
+    /// Until then probes may still come at this slower pace of before.
+    slower_until: Option<(Moment, Duration)>,
 }
 
 #[derive(Clone, Debug)]
@@ -74,14 +74,16 @@ struct FlowWatch {
 }
 
 impl Expectation {
+    /// The first octets of the state, which is all that a probe needs as long as all is well.
+    pub const HOT: usize = std::mem::offset_of!(Expectation, conditions) + size_of::<usize>();
+
     /// Begins to expect.
     pub fn new(expected: Expected, now: Now) -> Self {
         let mut expectation = Expectation {
-            started: now,
+            started: now.moment,
             last_probe: None,
             silence_deadline: now.moment,
             forgiven_until: Moment::ZERO,
-            slower_until: None,
             announced_stop: false,
             dropped: 0,
             send_every: None,
@@ -92,7 +94,7 @@ impl Expectation {
             previous: None,
             ttl: None,
             dscp: None,
-            statistics: Statistics::new(now.moment),
+            statistics: Statistics::new(now.moment, offset_of(expected.test.id)),
             extra: None,
             expected,
         };
@@ -101,11 +103,9 @@ impl Expectation {
         expectation
     }
 
-    /// Reads a little of every part that a probe is judged by, for the sake of the memory's caches.
-    pub fn touch(&self) -> u64 {
-        let own = [u64::from(self.announced_stop), self.counters.received, u64::from(self.last_delay.is_some())];
-        let parts = [self.conditions.touch(), self.streams.touch(), self.statistics.touch()];
-        own.iter().chain(&parts).fold(0, |all, part| all ^ part)
+    /// What a probe changes elsewhere in memory.
+    pub fn elsewhere(&self) -> &[(i16, u32)] {
+        self.statistics.elsewhere()
     }
 
     /// What is expected now.
@@ -127,9 +127,10 @@ impl Expectation {
         let before = self.expected.expect_every;
         let pace = |expected: &Expected| (expected.expect_every, expected.thresholds, expected.startup_grace);
         let same_pace = pace(&self.expected) == pace(&expected);
-        if expected.expect_every < before {
-            self.slower_until = Some((now.moment + ROLL_OUT_GRACE, before));
-        }
+        let slower_until = match expected.expect_every < before {
+            true => Some((now.moment + ROLL_OUT_GRACE, before)),
+            false => self.slower_until(),
+        };
         let same_extra = (expected.loss, expected.max_above_baseline, expected.flows)
             == (self.expected.loss, self.expected.max_above_baseline, self.expected.flows);
         if self.expected.keys.is_none() && expected.keys.is_some() {
@@ -143,13 +144,16 @@ impl Expectation {
                 flows.begun = now.moment + ROLL_OUT_GRACE;
             }
         }
+        if slower_until.is_some() {
+            self.extra.get_or_insert_default().slower_until = slower_until;
+        }
         self.streams.retain(self.expected.any_of.as_deref());
         // What was counted stays counted; the interval that runs is the new one, from now.
         if !same_pace {
             self.silence_deadline = match self.last_probe {
                 Some(_) if self.connection().state() == State::Paused => self.silence_deadline,
                 Some(_) => self.deadline_after(now.moment),
-                None => self.first_deadline(self.started.moment).max(now.moment),
+                None => self.first_deadline(self.started).max(now.moment),
             };
         }
     }
@@ -187,7 +191,7 @@ impl Expectation {
         let overtaken = self.count(incoming, place);
         let ttl_was = self.note_path(incoming);
         // A probe that was overtaken by the goodbye does not take it back.
-        if self.connection().state() == State::Paused && matches!(place, Place::Behind(_)) {
+        if matches!(place, Place::Behind(_)) && self.connection().state() == State::Paused {
             return Acceptance::Accepted(ttl_was);
         }
         self.last_probe = Some(now);
@@ -216,7 +220,9 @@ impl Expectation {
             }
             samples += 1;
             let cause = Cause::Silence(Silence {
-                silent_for: self.silence_deadline.since(self.last_probe.unwrap_or(self.started).moment),
+                silent_for: self
+                    .silence_deadline
+                    .since(self.last_probe.map_or(self.started, |last_probe| last_probe.moment)),
                 last_probe: self.last_probe.map(|last_probe| last_probe.wall),
                 expect_every: self.expected.expect_every,
                 announced_stop: self.announced_stop,
@@ -257,7 +263,7 @@ impl Expectation {
     pub fn on_remembered(&mut self, newest: impl Fn(TestId) -> Option<(u64, u32)>) {
         if self.expected.keys.is_some() {
             let (own, any_of) = (self.expected.test.id, self.expected.any_of.as_deref());
-            self.streams.remember(own, any_of, newest, self.started.moment);
+            self.streams.remember(own, any_of, newest, self.started);
         }
     }
 
@@ -348,6 +354,7 @@ impl Expectation {
                 begun: now,
             }),
             offset: OffsetWatch::default(),
+            slower_until: None,
         };
         let needed =
             extra.loss.is_some() || extra.baseline.is_some() || extra.flows.is_some() || expected.role == Role::Sender;
@@ -366,10 +373,14 @@ impl Expectation {
         self.extra.as_mut().and_then(|extra| extra.loss.as_mut())
     }
 
+    fn slower_until(&self) -> Option<(Moment, Duration)> {
+        self.extra.as_ref().and_then(|extra| extra.slower_until)
+    }
+
     /// The end of the interval that begins at `moment`.
     fn deadline_after(&self, moment: Moment) -> Moment {
         let every = self.expected.expect_every.max(Duration::from_nanos(1));
-        let every = match self.slower_until {
+        let every = match self.slower_until() {
             // No longer than an interval beyond the roll-out.
             Some((until, slower)) if moment < until => slower.min((until + every).since(moment)).max(every),
             Some(_) | None => every,
@@ -486,6 +497,11 @@ impl Expectation {
         };
         ConditionChange { key: AlarmKey::new(kind, subject), reporter, at, verdict, test: Some(test.clone()) }
     }
+}
+
+/// By what the first half minute of a test's statistics is shorter, so that those of others end at other times.
+fn offset_of(id: TestId) -> Duration {
+    HALF_MINUTE.mul_f64(f64::from(id.as_u128() as u16) / f64::from(u16::MAX))
 }
 
 /// More are not presumed lost at once, however long `expect_every` is.

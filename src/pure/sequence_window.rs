@@ -37,11 +37,6 @@ impl SequenceWindow {
         SequenceWindow { newest: Some(newest), seen: [u64::MAX; (WINDOW / 64) as usize] }
     }
 
-    /// Reads a little of it.
-    pub fn touch(&self) -> u64 {
-        self.newest.map_or(0, |newest| self.seen[word(newest.wrapping_add(1))])
-    }
-
     /// The newest number.
     pub fn newest(&self) -> Option<u32> {
         self.newest

@@ -35,9 +35,9 @@ impl Spread {
         self.add(bucket, 1);
     }
 
-    /// Reads a little of it.
-    pub fn touch(&self) -> u64 {
-        self.buckets.first().map_or(0, |(_, count)| u64::from(*count))
+    /// Where it counts.
+    pub fn counts(&self) -> &[(i16, u32)] {
+        &self.buckets
     }
 
     /// Takes in what another one holds.

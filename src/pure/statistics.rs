@@ -11,7 +11,7 @@ use super::spread::Spread;
 use super::time::Moment;
 
 /// A period is kept as two halves: it covers from half of its length to all of it.
-const HALF_MINUTE: Duration = Duration::from_secs(30);
+pub const HALF_MINUTE: Duration = Duration::from_secs(30);
 const FIVE_MINUTES: Duration = Duration::from_secs(300);
 
 /// The numbers of one test. What every probe changes lies together.
@@ -20,7 +20,7 @@ const FIVE_MINUTES: Duration = Duration::from_secs(300);
 pub struct Statistics {
     /// The half minute that runs.
     now: Period,
-    now_begun: Moment,
+    now_ends: Moment,
     /// Probes that silence speaks for, until sequence numbers tell.
     presumed_lost: i64,
     /// Boxed, as it is seldom looked at.
@@ -62,12 +62,11 @@ struct Period {
     delays: Spread,
     received: u64,
     delay_sum: i64,
-    /// The largest uncertainty of any of them.
-    uncertainty_nanos: u64,
     variation_sum: u64,
     variation_max: u64,
     variations: u32,
-    path_changes: u32,
+    /// The largest uncertainty of any delay, rounded up.
+    uncertainty_micros: u32,
     /// May be below zero, where probes that were counted as lost in the period before came after all.
     lost: i64,
     duplicates: u32,
@@ -75,6 +74,7 @@ struct Period {
     late: u32,
     stale: u32,
     undecidable: u32,
+    path_changes: u32,
     loss_episodes: i32,
     longest_loss_episode: u32,
 }
@@ -169,11 +169,12 @@ pub enum Event {
 }
 
 impl Statistics {
-    /// From now on.
-    pub fn new(now: Moment) -> Self {
+    /// From now on. The first half minute may be shorter by `offset`: a half minute of each of very many tests
+    /// should not end at once.
+    pub fn new(now: Moment, offset: Duration) -> Self {
         Statistics {
             now: Period::default(),
-            now_begun: now,
+            now_ends: now + HALF_MINUTE.saturating_sub(offset),
             presumed_lost: 0,
             older: Box::new(Older {
                 before: Period::default(),
@@ -186,9 +187,9 @@ impl Statistics {
         }
     }
 
-    /// Reads a little of what a probe changes.
-    pub fn touch(&self) -> u64 {
-        self.now.variation_sum ^ self.now_begun.after_start().as_secs() ^ self.now.delays.touch()
+    /// What a probe changes elsewhere in memory.
+    pub fn elsewhere(&self) -> &[(i16, u32)] {
+        self.now.delays.counts()
     }
 
     /// A probe was accepted; `previous` is the delay of the one before it, if that came.
@@ -198,8 +199,8 @@ impl Statistics {
         period.received += 1;
         period.delays.record(delay.nanos);
         period.delay_sum = period.delay_sum.saturating_add(delay.nanos);
-        let uncertainty = u64::try_from(delay.uncertainty.as_nanos()).unwrap_or(u64::MAX);
-        period.uncertainty_nanos = period.uncertainty_nanos.max(uncertainty);
+        let uncertainty = delay.uncertainty.as_nanos().div_ceil(1_000);
+        period.uncertainty_micros = period.uncertainty_micros.max(u32::try_from(uncertainty).unwrap_or(u32::MAX));
         if let Some(previous) = previous {
             let variation = delay.nanos.abs_diff(previous);
             period.variation_sum = period.variation_sum.saturating_add(variation);
@@ -287,7 +288,7 @@ impl Statistics {
         let covers = |begun: Moment, half: Duration| now.since(begun).min(now.since(self.begun)) + half;
         let whole = now.since(self.begun);
         Summaries {
-            minute: minute.summary(covers(current.now_begun, HALF_MINUTE).min(whole)),
+            minute: minute.summary(covers(current.now_ends - HALF_MINUTE, HALF_MINUTE).min(whole)),
             ten_minutes: ten_minutes.summary(covers(ten_minutes_begun, FIVE_MINUTES).min(whole)),
             total: total.summary(whole),
         }
@@ -310,16 +311,16 @@ impl Statistics {
 
     fn roll(&mut self, now: Moment) {
         let mut rolled = false;
-        while now.since(self.now_begun) >= HALF_MINUTE {
+        while self.now_ends <= now {
             rolled = true;
-            self.now_begun = self.now_begun + HALF_MINUTE;
+            self.now_ends = self.now_ends + HALF_MINUTE;
             let half_minute = std::mem::replace(&mut self.older.before, std::mem::take(&mut self.now));
             self.older.take_in(&half_minute);
-            if now.since(self.now_begun) > FIVE_MINUTES {
+            if now.since(self.now_ends) > FIVE_MINUTES {
                 // A long silence: what is left of the old halves is over.
                 let rest = std::mem::take(&mut self.older.before);
                 self.older.take_in(&rest);
-                self.now_begun = now;
+                self.now_ends = now + HALF_MINUTE;
             }
         }
         if !rolled {
@@ -363,7 +364,7 @@ impl Period {
     fn merge(&mut self, other: &Period) {
         self.delays.merge(&other.delays);
         self.delay_sum = self.delay_sum.saturating_add(other.delay_sum);
-        self.uncertainty_nanos = self.uncertainty_nanos.max(other.uncertainty_nanos);
+        self.uncertainty_micros = self.uncertainty_micros.max(other.uncertainty_micros);
         self.received += other.received;
         self.lost += other.lost;
         self.duplicates = self.duplicates.saturating_add(other.duplicates);
@@ -402,7 +403,7 @@ impl Period {
                 p95: quantile(0.95),
                 p99: quantile(0.99),
                 max: in_seconds(max),
-                uncertainty: self.uncertainty_nanos as f64 / 1e9,
+                uncertainty: f64::from(self.uncertainty_micros) / 1e6,
             }),
             delay_variation: variations(self.variation_sum as f64 / f64::from(self.variations.max(1))),
             delay_variation_max: variations(self.variation_max as f64),
@@ -451,7 +452,7 @@ mod tests {
 
     #[test]
     fn one_in_five_is_twenty_percent_in_each_period() {
-        let mut statistics = Statistics::new(at(0));
+        let mut statistics = Statistics::new(at(0), Duration::ZERO);
         one_in_five(&mut statistics, 0..1501);
         let summaries = statistics.summaries(at(1500));
         for summary in [&summaries.minute, &summaries.ten_minutes, &summaries.total] {
@@ -470,7 +471,7 @@ mod tests {
 
     #[test]
     fn what_comes_after_all_is_not_lost() {
-        let mut statistics = Statistics::new(at(0));
+        let mut statistics = Statistics::new(at(0), Duration::ZERO);
         statistics.on_newer(0, 0, at(0));
         statistics.on_delay(delay(100), None, at(0));
         statistics.on_newer(3, 2, at(1));
@@ -485,7 +486,7 @@ mod tests {
 
     #[test]
     fn silence_is_loss_until_sequence_numbers_tell() {
-        let mut statistics = Statistics::new(at(0));
+        let mut statistics = Statistics::new(at(0), Duration::ZERO);
         statistics.on_newer(0, 0, at(0));
         statistics.on_delay(delay(100), None, at(0));
         statistics.on_silence(3, at(3));
@@ -500,7 +501,7 @@ mod tests {
 
     #[test]
     fn old_numbers_leave_the_short_periods_only() {
-        let mut statistics = Statistics::new(at(0));
+        let mut statistics = Statistics::new(at(0), Duration::ZERO);
         one_in_five(&mut statistics, 0..100);
         let summaries = statistics.summaries(at(3_000));
         assert_eq!(summaries.minute.received, 0);

@@ -12,7 +12,11 @@ const OFTEN: usize = 3;
 
 /// See the module.
 #[derive(Clone, Debug, Default)]
+#[repr(C)]
 pub struct Conditions {
+    /// Which of `often` a good sample does not change. Stands first, since of very many tests nothing else is
+    /// looked at.
+    calm: [bool; OFTEN],
     often: [Judged; OFTEN],
     /// What only few tests ask for, once there is a sample of it.
     seldom: Option<Box<[Judged; JUDGED.len() - OFTEN]>>,
@@ -36,18 +40,26 @@ impl Conditions {
         self.judged(kind)?.cause.as_deref()
     }
 
-    /// Reads a little of it.
-    pub fn touch(&self) -> u64 {
-        self.often.iter().map(|judged| u64::from(judged.condition.is_down())).sum()
+    /// Whether it is down.
+    pub fn is_down(&self, kind: Kind) -> bool {
+        !self.is_calm(kind) && self.of(kind).is_down()
+    }
+
+    fn is_calm(&self, kind: Kind) -> bool {
+        self.calm.get(place(kind)) == Some(&true)
     }
 
     /// The sender announced that it stops.
     pub fn pause(&mut self, now: Now) {
+        self.calm[place(Kind::Connection)] = false;
         self.judged_mut(Kind::Connection).condition.on_pause(now);
     }
 
     /// It is not judged any more. Tells whether it was down.
     pub fn forget(&mut self, kind: Kind) -> bool {
+        if let Some(calm) = self.calm.get_mut(place(kind)) {
+            *calm = false;
+        }
         std::mem::take(self.judged_mut(kind)).condition.is_down()
     }
 
@@ -60,8 +72,17 @@ impl Conditions {
         cause: Option<Cause>,
         now: Now,
     ) -> Option<Verdict> {
+        if sample == Sample::Good && self.is_calm(kind) {
+            return None;
+        }
         let judged = self.judged_mut(kind);
-        match (judged.condition.on_sample(sample, thresholds, now)?, cause) {
+        let change = judged.condition.on_sample(sample, thresholds, now);
+        let is_calm = judged.condition.is_calm();
+        if let Some(calm) = self.calm.get_mut(place(kind)) {
+            *calm = is_calm;
+        }
+        let judged = self.judged_mut(kind);
+        match (change?, cause) {
             (Change::Raised, Some(cause)) => {
                 judged.cause = Some(Box::new(cause.clone()));
                 Some(Verdict::Violated(cause))

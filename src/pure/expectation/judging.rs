@@ -126,7 +126,7 @@ impl Expectation {
     fn judge_latency(&mut self, incoming: &Incoming, found: DelayVerdict, changes: &mut Vec<ConditionChange>) {
         let now = incoming.received;
         let limits = self.expected.limits;
-        let is_down = self.conditions.of(Kind::Latency).is_down();
+        let is_down = self.conditions.is_down(Kind::Latency);
         let (mut exceeded, mut good, mut undecided) = (None, false, false);
         let mut judge = |delay: Delay, max_latency: Option<Duration>, direction: Direction| {
             let Some(max_latency) = max_latency else { return };
@@ -164,7 +164,7 @@ impl Expectation {
                 false => good = true,
             }
         }
-        let stands_by_limit = matches!(self.conditions.cause(Kind::Latency), Some(Cause::Late { .. }));
+        let stands_by_limit = is_down && matches!(self.conditions.cause(Kind::Latency), Some(Cause::Late { .. }));
         if exceeded.is_some() {
             self.sample(Kind::Latency, Sample::Bad, exceeded, now, changes);
         } else if good && !(undecided && stands_by_limit) {

@@ -64,11 +64,6 @@ pub struct Terms<'a> {
 const SLACK: u32 = 4;
 
 impl Streams {
-    /// Reads a little of it.
-    pub fn touch(&self) -> u64 {
-        self.own.as_ref().map_or(0, |stream| stream.epoch ^ stream.window.touch())
-    }
-
     /// Only these still count.
     pub fn retain(&mut self, any_of: Option<&BTreeSet<TestId>>) {
         self.many.retain(|id, _| any_of.is_some_and(|any_of| any_of.contains(id)));
