@@ -107,3 +107,78 @@ impl Expectations {
 fn hash(id: TestId) -> u64 {
     FxBuildHasher.hash_one(id)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::pure::clock_error::DelayLimits;
+    use crate::pure::condition::Thresholds;
+    use crate::pure::expectation::{Expected, Manner};
+    use crate::pure::flows::Flows;
+    use crate::pure::loss_window::LossLimits;
+    use crate::pure::status::Role;
+    use crate::pure::test::{Mode, TestFacts};
+    use crate::pure::time::Now;
+    use proptest::prelude::*;
+
+    fn id(n: u8) -> TestId {
+        TestId::from_bytes([n; 16])
+    }
+
+    fn watched(id: TestId) -> Watched {
+        let test = TestFacts {
+            id,
+            description: String::new(),
+            from_host: "a".into(),
+            from: "127.0.0.2:0".into(),
+            to_host: "b".into(),
+            to: "127.0.0.3:8620".into(),
+            tags: [].into(),
+            set: None,
+        };
+        let second = Duration::from_secs(1);
+        let manner = Manner {
+            role: Role::Receiver,
+            mode: Mode::OneWay,
+            expect_every: second,
+            thresholds: Thresholds::in_a_row(3, 3),
+            limits: DelayLimits { max_latency: None, clear_latency: second, egregious_latency: second },
+            max_each_way: None,
+            max_above_baseline: None,
+            loss: LossLimits { max_loss_ppm: None, max_jitter: None, loss_window: second },
+            flows: Flows::default(),
+            keys: None,
+            startup_grace: second,
+            max_pause: second,
+        };
+        let expected = Expected { test: Arc::new(test), from_address: None, any_of: None, manner: Arc::new(manner) };
+        Watched::new(Expectation::new(expected, Now::default()))
+    }
+
+    proptest! {
+        /// Against a plain set, while places are given away again.
+        #[test]
+        fn what_is_there_is_found(steps in prop::collection::vec((0u8..20, any::<bool>()), 0..200)) {
+            let (mut expectations, mut known) = (Expectations::default(), BTreeSet::new());
+            for (n, inserts) in steps {
+                match inserts {
+                    true if known.insert(n) => {
+                        let place = expectations.insert(watched(id(n)));
+                        prop_assert_eq!(expectations.find(id(n)), Some(place));
+                    }
+                    true => {}
+                    false => prop_assert_eq!(expectations.remove(id(n)).is_some(), known.remove(&n)),
+                }
+                for n in 0..20 {
+                    let found = expectations.find(id(n)).and_then(|place| expectations.get_mut(place));
+                    prop_assert_eq!(found.map(|watched| watched.id), known.contains(&n).then_some(id(n)));
+                }
+                prop_assert_eq!(expectations.len(), known.len());
+            }
+        }
+    }
+}

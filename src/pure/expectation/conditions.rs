@@ -127,3 +127,42 @@ impl Conditions {
 fn place(kind: Kind) -> usize {
     JUDGED.iter().position(|judged| *judged == kind).unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// What is calm is not looked at: that changes nothing.
+        #[test]
+        fn each_is_what_it_would_be_by_itself(steps in prop::collection::vec((0usize..6, 0u8..8), 0..300)) {
+            let thresholds = Thresholds { raise_after: 2, raise_out_of: 4, clear_after: 2, clear_out_of: 3 };
+            let (mut conditions, mut plain) = (Conditions::default(), vec![Condition::default(); JUDGED.len()]);
+            for (place, step) in steps {
+                let (kind, now) = (JUDGED[place], Now::default());
+                match step {
+                    0 if kind == Kind::Connection => {
+                        conditions.pause(now);
+                        plain[place].on_pause(now);
+                    }
+                    0 => {
+                        prop_assert_eq!(conditions.forget(kind), plain[place].is_down());
+                        plain[place] = Condition::default();
+                    }
+                    _ => {
+                        let sample = if step < 3 { Sample::Bad } else { Sample::Good };
+                        let cause = Cause::NotSent(String::new());
+                        let verdict = conditions.on_sample(kind, sample, thresholds, Some(cause), now);
+                        let change = plain[place].on_sample(sample, thresholds, now);
+                        prop_assert_eq!(verdict.is_some(), change.is_some());
+                    }
+                }
+                for (kind, plain) in JUDGED.into_iter().zip(&plain) {
+                    prop_assert_eq!(conditions.of(kind).state(), plain.state());
+                    prop_assert_eq!(conditions.is_down(kind), plain.is_down());
+                }
+            }
+        }
+    }
+}
