@@ -51,7 +51,7 @@ const SOURCES_SHOWN: usize = 5;
 /// Silence is judged no later than this part of its interval, so that many tests share a wake-up.
 const AGENDA_PARTS: u32 = 10;
 /// Tests whose memory is fetched together; more would drive each other out of the cache.
-const AT_A_TIME: usize = 64;
+const TOGETHER: usize = 16;
 /// Answers a second, and at once: to tests of ours, and to strangers where they are answered at all.
 const REFLECT_RATE: (f64, u32) = (20_000.0, 2_000);
 const REFLECT_FOREIGN_RATE: (f64, u32) = (1_000.0, 100);
@@ -269,10 +269,17 @@ impl Listener {
 
     fn judge_batch(&mut self, now: Now) {
         let batch = std::mem::take(&mut self.batch);
-        // The memory of all is fetched at once rather than one after the other.
-        let ids = batch.octets().filter_map(Probe::quoted_test_id);
-        self.expectations.prefetch_for_probes(ids);
-        batch.datagrams().for_each(|datagram| self.on_datagram(&datagram, now));
+        let ids: Vec<Option<TestId>> = batch.octets().map(Probe::quoted_test_id).collect();
+        let some = |first: usize| ids.iter().skip(first).take(TOGETHER).flatten().copied();
+        self.expectations.prefetch_for_probes(some(0));
+        for (n, datagram) in batch.datagrams().enumerate() {
+            // While some are judged, the memory of the next ones is on its way.
+            if n % TOGETHER == 0 {
+                self.expectations.prefetch_histograms(some(n));
+                self.expectations.prefetch_for_probes(some(n + TOGETHER));
+            }
+            self.on_datagram(&datagram, now);
+        }
         self.batch = batch;
     }
 
@@ -359,7 +366,7 @@ impl Listener {
     fn judge_silence(&mut self) {
         let now = time::now();
         while let Some(due) = self.agenda.due(now.moment) {
-            for some in due.chunks(AT_A_TIME) {
+            for some in due.chunks(TOGETHER) {
                 self.expectations.prefetch_for_deadlines(some);
                 some.iter().for_each(|place| self.judge_silence_of(*place, now));
             }

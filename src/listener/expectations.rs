@@ -91,10 +91,16 @@ impl Expectations {
 
     /// Has fetched what probes of these tests need.
     pub fn prefetch_for_probes(&self, ids: impl Iterator<Item = TestId>) {
-        let found = ids.filter_map(|id| self.all.get(self.find(id)? as usize));
-        let found: Vec<&Watched> = found.map(Box::as_ref).inspect(|watched| prefetch(*watched, FOR_PROBE)).collect();
-        // By now the first of them are there.
-        found.iter().for_each(|watched| prefetch(watched.expectation.elsewhere(), FOR_HISTOGRAM));
+        self.found(ids).for_each(|watched| prefetch(watched, FOR_PROBE));
+    }
+
+    /// Has fetched what their delays are counted in, once the rest has come.
+    pub fn prefetch_histograms(&self, ids: impl Iterator<Item = TestId>) {
+        self.found(ids).for_each(|watched| prefetch(watched.expectation.elsewhere(), FOR_HISTOGRAM));
+    }
+
+    fn found(&self, ids: impl Iterator<Item = TestId>) -> impl Iterator<Item = &Watched> {
+        ids.filter_map(|id| self.all.get(self.find(id)? as usize)).map(Box::as_ref)
     }
 
     /// Has fetched what is needed to see whether silence is due.
