@@ -73,6 +73,8 @@ pub struct Listener {
     agenda: Calendar<Place>,
     foreign: ForeignTraffic,
     batch: Batch,
+    /// Where the tests of a batch's probes are, found ahead.
+    presumed: Vec<Option<Place>>,
     alarm_clock: Option<(Moment, SpawnHandle)>,
     /// When the socket was last found empty, or this actor last ran.
     drained: Moment,
@@ -133,6 +135,7 @@ impl Listener {
             agenda: Calendar::default(),
             foreign: ForeignTraffic::new(Subject::Listener(beginning.address.to_string()), now),
             batch: Batch::default(),
+            presumed: Vec::new(),
             alarm_clock: None,
             drained: now.moment,
             last_run: now.moment,
@@ -162,8 +165,7 @@ impl Listener {
         let id = expected.test.id;
         self.one_of.retain(|_, wanted| *wanted != id);
         self.one_of.extend(expected.any_of.iter().flat_map(|any_of| any_of.iter()).map(|sender| (*sender, id)));
-        let place = self.expectations.find(id);
-        match place.and_then(|place| Some((place, self.expectations.get_mut(place)?))) {
+        match self.expectations.find(id).and_then(|place| self.expectations.at(place)) {
             Some((place, watched)) => {
                 watched.expectation.on_expected(expected, now, &mut self.changes);
                 let due = watched.expectation.next_deadline();
@@ -268,9 +270,10 @@ impl Listener {
     }
 
     fn judge_batch(&mut self, now: Now) {
-        let batch = std::mem::take(&mut self.batch);
-        let ids: Vec<Option<TestId>> = batch.octets().map(Probe::quoted_test_id).collect();
-        let some = |first: usize| ids.iter().skip(first).take(TOGETHER).flatten().copied();
+        let (batch, mut presumed) = (std::mem::take(&mut self.batch), std::mem::take(&mut self.presumed));
+        presumed.clear();
+        presumed.extend(batch.octets().map(|octets| self.expectations.presume(Probe::quoted_test_id(octets)?)));
+        let some = |first: usize| &presumed[first.min(presumed.len())..(first + TOGETHER).min(presumed.len())];
         self.expectations.prefetch_for_probes(some(0));
         for (n, datagram) in batch.datagrams().enumerate() {
             // While some are judged, the memory of the next ones is on its way.
@@ -278,18 +281,18 @@ impl Listener {
                 self.expectations.prefetch_histograms(some(n));
                 self.expectations.prefetch_for_probes(some(n + TOGETHER));
             }
-            self.on_datagram(&datagram, now);
+            self.on_datagram(&datagram, presumed.get(n).copied().flatten(), now);
         }
-        self.batch = batch;
+        (self.batch, self.presumed) = (batch, presumed);
     }
 
-    fn on_datagram(&mut self, datagram: &Datagram<'_>, now: Now) {
+    fn on_datagram(&mut self, datagram: &Datagram<'_>, presumed: Option<Place>, now: Now) {
         self.packets += 1;
         if let Some(drops) = datagram.drops {
             self.kernel_drops = drops.into();
         }
         let received = self.arrival(datagram, now);
-        match self.on_probe(datagram, received) {
+        match self.on_probe(datagram, presumed, received) {
             Ok(()) => {}
             Err(Reason::PlainStamp) if self.gauges.reflects_foreign() => {
                 if self.answers_to_strangers.take(received.moment).is_ok() {
@@ -303,12 +306,13 @@ impl Listener {
         }
     }
 
-    fn on_probe(&mut self, datagram: &Datagram<'_>, received: Now) -> Result<(), Reason> {
+    fn on_probe(&mut self, datagram: &Datagram<'_>, presumed: Option<Place>, received: Now) -> Result<(), Reason> {
         let probe = arrival::read(datagram.octets)?;
         // A test of its own goes before those of which any is enough.
         let id = probe.test_id();
-        let place = self.expectations.find(id).or_else(|| self.expectations.find(*self.one_of.get(&id)?));
-        let Some((place, watched)) = place.and_then(|place| Some((place, self.expectations.get_mut(place)?))) else {
+        let place = self.expectations.find_at(presumed, id);
+        let place = place.or_else(|| self.expectations.find(*self.one_of.get(&id)?));
+        let Some((place, watched)) = place.and_then(|place| self.expectations.at(place)) else {
             return self.on_visitor(datagram, &probe, received);
         };
         let expected = watched.expectation.expected();
@@ -376,7 +380,7 @@ impl Listener {
     }
 
     fn judge_silence_of(&mut self, place: Place, now: Now) {
-        let Some(watched) = self.expectations.get_mut(place).filter(|watched| watched.due <= now.moment) else {
+        let Some((_, watched)) = self.expectations.at(place).filter(|(_, watched)| watched.due <= now.moment) else {
             return;
         };
         // For most, a probe came meanwhile.

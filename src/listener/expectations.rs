@@ -20,9 +20,15 @@ pub(super) type Place = u32;
 /// See the module.
 #[derive(Default)]
 pub(super) struct Expectations {
-    places: HashTable<Place>,
+    places: HashTable<Entry>,
     /// Boxed: a table of large things wastes much.
     all: Slab<Box<Watched>>,
+}
+
+/// What is looked through. Nearly always the tag alone tells whether a test is the wanted one.
+struct Entry {
+    tag: u32,
+    place: Place,
 }
 
 /// An expectation, and when it is looked at for silence. What it is found by stands first.
@@ -43,13 +49,6 @@ impl Watched {
     }
 }
 
-/// What a probe needs of an expectation.
-const FOR_PROBE: usize = offset_of!(Watched, expectation) + Expectation::HOT;
-/// What a delay is counted in, of most tests.
-const FOR_HISTOGRAM: usize = 256;
-/// What a deadline needs, unless silence is due.
-const FOR_DEADLINE: usize = 128;
-
 impl Expectations {
     pub fn with_room_for(tests: usize) -> Self {
         Expectations { places: HashTable::with_capacity(tests), all: Slab::with_capacity(tests) }
@@ -60,25 +59,39 @@ impl Expectations {
     }
 
     pub fn insert(&mut self, watched: Watched) -> Place {
-        let (id, all) = (watched.id, &mut self.all);
+        let (hash_of, all) = (hash(watched.id), &mut self.all);
         // More than fit into memory would be needed for this not to fit.
         let place = all.insert(Box::new(watched)) as Place;
-        self.places.insert_unique(hash(id), place, |place| hash(all[*place as usize].id));
+        self.places.insert_unique(hash_of, Entry { tag: tag(hash_of), place }, |entry| hash(all[entry.place as usize].id));
         place
     }
 
     pub fn remove(&mut self, id: TestId) -> Option<Box<Watched>> {
         let all = &self.all;
-        let found = self.places.find_entry(hash(id), |place| all[*place as usize].id == id).ok()?;
-        Some(self.all.remove(found.remove().0 as usize))
+        let found = self.places.find_entry(hash(id), |entry| all[entry.place as usize].id == id).ok()?;
+        Some(self.all.remove(found.remove().0.place as usize))
     }
 
     pub fn find(&self, id: TestId) -> Option<Place> {
-        self.places.find(hash(id), |place| self.all[*place as usize].id == id).copied()
+        let hash = hash(id);
+        let is_it = |entry: &Entry| entry.tag == tag(hash) && self.holds(entry.place, id);
+        self.places.find(hash, is_it).map(|entry| entry.place)
     }
 
-    pub fn get_mut(&mut self, place: Place) -> Option<&mut Watched> {
-        self.all.get_mut(place as usize).map(Box::as_mut)
+    /// Where a test is if it is there, without a look at it.
+    pub fn presume(&self, id: TestId) -> Option<Place> {
+        let hash = hash(id);
+        self.places.find(hash, |entry| entry.tag == tag(hash)).map(|entry| entry.place)
+    }
+
+    /// The same as `find`, for a test that is presumed to be there.
+    pub fn find_at(&self, presumed: Option<Place>, id: TestId) -> Option<Place> {
+        presumed.filter(|place| self.holds(*place, id)).or_else(|| self.find(id))
+    }
+
+    /// What is at a place, if anything is there by now.
+    pub fn at(&mut self, place: Place) -> Option<(Place, &mut Watched)> {
+        self.all.get_mut(place as usize).map(|watched| (place, watched.as_mut()))
     }
 
     pub fn values(&self) -> impl Iterator<Item = &Expectation> {
@@ -90,28 +103,47 @@ impl Expectations {
     }
 
     /// Has fetched what probes of these tests need.
-    pub fn prefetch_for_probes(&self, ids: impl Iterator<Item = TestId>) {
-        self.found(ids).for_each(|watched| prefetch(watched, FOR_PROBE));
+    pub fn prefetch_for_probes(&self, places: &[Option<Place>]) {
+        const EXPECTATION: usize = offset_of!(Watched, expectation);
+        let [first, rest @ ..] = Expectation::HOT;
+        for watched in self.of(places) {
+            prefetch(watched, 0..EXPECTATION + first.end);
+            rest.iter().for_each(|octets| prefetch(&watched.expectation, octets.clone()));
+        }
     }
 
     /// Has fetched what their delays are counted in, once the rest has come.
-    pub fn prefetch_histograms(&self, ids: impl Iterator<Item = TestId>) {
-        self.found(ids).for_each(|watched| prefetch(watched.expectation.elsewhere(), FOR_HISTOGRAM));
-    }
-
-    fn found(&self, ids: impl Iterator<Item = TestId>) -> impl Iterator<Item = &Watched> {
-        ids.filter_map(|id| self.all.get(self.find(id)? as usize)).map(Box::as_ref)
+    pub fn prefetch_histograms(&self, places: &[Option<Place>]) {
+        let elsewhere = self.of(places).filter_map(|watched| watched.expectation.elsewhere());
+        elsewhere.for_each(|counts| prefetch(counts, 0..FOR_HISTOGRAM));
     }
 
     /// Has fetched what is needed to see whether silence is due.
     pub fn prefetch_for_deadlines(&self, places: &[Place]) {
-        let watched = places.iter().filter_map(|place| self.all.get(*place as usize));
-        watched.for_each(|watched| prefetch(watched.as_ref(), FOR_DEADLINE));
+        for watched in places.iter().filter_map(|place| self.all.get(*place as usize)) {
+            prefetch(watched.as_ref(), 0..offset_of!(Watched, expectation) + Expectation::HOT_FOR_DEADLINE);
+        }
+    }
+
+    fn of(&self, places: &[Option<Place>]) -> impl Iterator<Item = &Watched> {
+        places.iter().flatten().filter_map(|place| self.all.get(*place as usize)).map(Box::as_ref)
+    }
+
+    fn holds(&self, place: Place, id: TestId) -> bool {
+        self.all.get(place as usize).is_some_and(|watched| watched.id == id)
     }
 }
 
+/// What a delay is counted in, of most tests.
+const FOR_HISTOGRAM: usize = 256;
+
 fn hash(id: TestId) -> u64 {
     FxBuildHasher.hash_one(id)
+}
+
+/// Bits of a hash that are not those by which a table is ordered.
+fn tag(hash: u64) -> u32 {
+    (hash >> 24) as u32
 }
 
 #[cfg(test)]
@@ -180,8 +212,12 @@ mod tests {
                     false => prop_assert_eq!(expectations.remove(id(n)).is_some(), known.remove(&n)),
                 }
                 for n in 0..20 {
-                    let found = expectations.find(id(n)).and_then(|place| expectations.get_mut(place));
-                    prop_assert_eq!(found.map(|watched| watched.id), known.contains(&n).then_some(id(n)));
+                    let found = expectations.find(id(n)).and_then(|place| expectations.at(place));
+                    prop_assert_eq!(found.map(|(_, watched)| watched.id), known.contains(&n).then_some(id(n)));
+                    prop_assert_eq!(expectations.presume(id(n)), expectations.find(id(n)));
+                    for presumed in 0..20 {
+                        prop_assert_eq!(expectations.find_at(Some(presumed), id(n)), expectations.find(id(n)));
+                    }
                 }
                 prop_assert_eq!(expectations.len(), known.len());
             }

@@ -5,6 +5,9 @@ mod expected;
 mod judging;
 pub mod streams;
 
+use std::mem::offset_of;
+use std::num::NonZeroU64;
+use std::ops::Range;
 use std::time::Duration;
 
 use super::alarm::{AlarmKey, Cause, ConditionChange, Kind, Silence, Subject, Verdict};
@@ -15,10 +18,11 @@ use super::flows::{FlowStatus, Seen};
 use super::foreign::ROLL_OUT_GRACE;
 use super::loss_window::LossWindow;
 use super::reflection::OffsetWatch;
+use super::spread::Count;
 use super::statistics::{Event, HALF_MINUTE, Histogram, Statistics, Summaries};
 use super::status::Role;
 use super::test::TestId;
-use super::time::{Moment, Now};
+use super::time::{Moment, Now, saturating_nanos};
 
 use conditions::Conditions;
 pub use expected::{Acceptance, Counters, Expected, Incoming, Manner};
@@ -43,16 +47,31 @@ pub struct Expectation {
     dscp: Option<u8>,
     last_probe: Option<Now>,
     expected: Expected,
-    /// The last probe's number and delay, for the next one's variation.
-    previous: Option<(u32, i64)>,
+    previous: Previous,
+    /// The sender's interval in nanoseconds, as its last probe said it.
+    send_every: Option<NonZeroU64>,
+    last_delay: Option<LastDelay>,
     counters: Counters,
-    /// The sender's interval, as its last probe said it.
-    send_every: Option<Duration>,
-    last_delay: Option<(Delay, DelayVerdict)>,
-    streams: Streams,
     statistics: Statistics,
+    streams: Streams,
     conditions: Conditions,
     started: Moment,
+}
+
+/// A probe's delay, for the next one's variation.
+#[derive(Clone, Copy, Debug, Default)]
+struct Previous {
+    /// Its number, if there was one.
+    sequence: Option<u32>,
+    delay: i64,
+}
+
+/// The last delay and what it was worth, in nanoseconds.
+#[derive(Clone, Copy, Debug)]
+struct LastDelay {
+    nanos: i64,
+    uncertainty: u64,
+    verdict: DelayVerdict,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -74,8 +93,14 @@ struct FlowWatch {
 }
 
 impl Expectation {
-    /// The first octets of the state, which is all that a probe needs as long as all is well.
-    pub const HOT: usize = std::mem::offset_of!(Expectation, conditions) + size_of::<usize>();
+    /// All of the state that a probe needs as long as all is well.
+    pub const HOT: [Range<usize>; 3] = [
+        0..offset_of!(Expectation, statistics) + Statistics::HOT,
+        from(offset_of!(Expectation, streams), Streams::HOT),
+        from(offset_of!(Expectation, conditions), Conditions::HOT),
+    ];
+    /// The first octets, which are all that a deadline needs, unless silence is due.
+    pub const HOT_FOR_DEADLINE: usize = offset_of!(Expectation, previous);
 
     /// Begins to expect.
     pub fn new(expected: Expected, now: Now) -> Self {
@@ -91,10 +116,10 @@ impl Expectation {
             conditions: Conditions::default(),
             counters: Counters::default(),
             last_delay: None,
-            previous: None,
+            previous: Previous::default(),
             ttl: None,
             dscp: None,
-            statistics: Statistics::new(now.moment, offset_of(expected.test.id)),
+            statistics: Statistics::new(now.moment, shortened(expected.test.id)),
             extra: None,
             expected,
         };
@@ -103,8 +128,8 @@ impl Expectation {
         expectation
     }
 
-    /// What a probe changes elsewhere in memory.
-    pub fn elsewhere(&self) -> &[(i16, u32)] {
+    /// What the next probe changes elsewhere in memory.
+    pub fn elsewhere(&self) -> Option<&[Count]> {
         self.statistics.elsewhere()
     }
 
@@ -187,7 +212,7 @@ impl Expectation {
             return refused;
         }
         self.counters.received += 1;
-        self.send_every = Some(incoming.send_every);
+        self.send_every = NonZeroU64::new(saturating_nanos(incoming.send_every));
         let overtaken = self.count(incoming, place);
         let ttl_was = self.note_path(incoming);
         // A probe that was overtaken by the goodbye does not take it back.
@@ -251,7 +276,7 @@ impl Expectation {
 
     /// The wall's clock here stepped: delays of before and after cannot be compared.
     pub fn on_own_step(&mut self, now: Now) {
-        self.previous = None;
+        self.previous = Previous::default();
         let Some(extra) = &mut self.extra else { return };
         extra.offset.forget();
         if let Some(baseline) = &mut extra.baseline {
@@ -334,7 +359,8 @@ impl Expectation {
 
     /// The delay of the last accepted probe and what it was worth.
     pub fn last_delay(&self) -> Option<(Delay, DelayVerdict)> {
-        self.last_delay
+        let LastDelay { nanos, uncertainty, verdict } = self.last_delay?;
+        Some((Delay { nanos, uncertainty: Duration::from_nanos(uncertainty) }, verdict))
     }
 
     /// When the last accepted probe came.
@@ -409,7 +435,7 @@ impl Expectation {
             Place::First => {
                 lost = -presumed;
                 self.statistics.on_epoch(now);
-                self.previous = None;
+                self.previous = Previous::default();
                 if let Some(flows) = self.flow_watch() {
                     flows.seen.begin();
                 }
@@ -455,7 +481,7 @@ impl Expectation {
         let (Some(send_every), Some(_), None) = (self.send_every, self.last_probe, &self.expected.any_of) else {
             return;
         };
-        let turns = self.expected.expect_every.as_nanos() / send_every.as_nanos().max(1);
+        let turns = saturating_nanos(self.expected.expect_every) / send_every;
         let missing = u32::try_from(turns).unwrap_or(u32::MAX).saturating_mul(self.flow_count()).min(MOST_PRESUMED);
         self.statistics.on_silence(missing, now);
         if let Some(window) = self.loss_window() {
@@ -500,8 +526,12 @@ impl Expectation {
 }
 
 /// By what the first half minute of a test's statistics is shorter, so that those of others end at other times.
-fn offset_of(id: TestId) -> Duration {
+fn shortened(id: TestId) -> Duration {
     HALF_MINUTE.mul_f64(f64::from(id.as_u128() as u16) / f64::from(u16::MAX))
+}
+
+const fn from(start: usize, octets: usize) -> Range<usize> {
+    start..start + octets
 }
 
 /// More are not presumed lost at once, however long `expect_every` is.

@@ -12,14 +12,25 @@ const UNIT_BITS: u32 = 8;
 /// one path differ much, so only buckets that hold something are kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Spread {
-    /// By bucket, ascending.
-    buckets: Vec<(i16, u32)>,
+    /// Ascending.
+    buckets: Vec<Count>,
     /// Buckets are joined by so many bits of their number.
     coarseness: u8,
     /// The other way round while there is nothing.
     min: i64,
     max: i64,
 }
+
+/// A bucket, and how many delays lie in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Count {
+    bucket: i16,
+    count: u32,
+}
+
+/// Where a delay is to be counted.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Bucket(i16);
 
 impl Default for Spread {
     fn default() -> Self {
@@ -30,13 +41,26 @@ impl Default for Spread {
 impl Spread {
     /// Takes a delay in, in nanoseconds.
     pub fn record(&mut self, nanos: i64) {
-        let bucket = bucket(nanos) >> self.coarseness;
+        let noted = self.note(nanos);
+        self.count_in(&[noted]);
+    }
+
+    /// The same, in two steps: it is counted once `count_in` is given what comes of it here.
+    #[must_use]
+    pub fn note(&mut self, nanos: i64) -> Bucket {
         (self.min, self.max) = (self.min.min(nanos), self.max.max(nanos));
-        self.add(bucket, 1);
+        Bucket(bucket(nanos))
+    }
+
+    /// Counts delays that were noted.
+    pub fn count_in(&mut self, noted: &[Bucket]) {
+        for Bucket(bucket) in noted {
+            self.add(bucket >> self.coarseness, 1);
+        }
     }
 
     /// Where it counts.
-    pub fn counts(&self) -> &[(i16, u32)] {
+    pub fn counts(&self) -> &[Count] {
         &self.buckets
     }
 
@@ -45,7 +69,7 @@ impl Spread {
         while self.coarseness < other.coarseness {
             self.coarsen();
         }
-        for &(bucket, count) in &other.buckets {
+        for &Count { bucket, count } in &other.buckets {
             // Becomes coarser in the middle of this, too.
             self.add(bucket >> (self.coarseness - other.coarseness), count);
         }
@@ -59,7 +83,7 @@ impl Spread {
 
     /// How many.
     pub fn count(&self) -> u64 {
-        self.buckets.iter().map(|(_, count)| u64::from(*count)).sum()
+        self.buckets.iter().map(|held| u64::from(held.count)).sum()
     }
 
     /// The delay that `share` of all do not exceed, in nanoseconds, within a bucket's width.
@@ -67,7 +91,7 @@ impl Spread {
         let (min, max) = self.range()?;
         let rank = ((self.count() as f64 * share).ceil() as u64).max(1);
         let mut below = 0;
-        for &(bucket, count) in &self.buckets {
+        for &Count { bucket, count } in &self.buckets {
             let within = u64::from(count);
             if below + within >= rank {
                 let bucket = i64::from(bucket) << self.coarseness;
@@ -85,19 +109,19 @@ impl Spread {
     /// How many do not exceed this, within a bucket's width.
     pub fn count_up_to(&self, nanos: i64) -> u64 {
         let bucket = bucket(nanos) >> self.coarseness;
-        let within = self.buckets.partition_point(|(held, _)| *held < bucket);
-        self.buckets[..within].iter().map(|(_, count)| u64::from(*count)).sum()
+        let within = self.buckets.partition_point(|held| held.bucket < bucket);
+        self.buckets[..within].iter().map(|held| u64::from(held.count)).sum()
     }
 
     fn add(&mut self, bucket: i16, count: u32) {
-        match self.buckets.binary_search_by_key(&bucket, |(bucket, _)| *bucket) {
-            Ok(at) => self.buckets[at].1 = self.buckets[at].1.saturating_add(count),
+        match self.buckets.binary_search_by_key(&bucket, |held| held.bucket) {
+            Ok(at) => self.buckets[at].count = self.buckets[at].count.saturating_add(count),
             Err(at) if self.buckets.len() < MOST_BUCKETS => {
                 // Memory is what many tests are short of.
                 if self.buckets.len() == self.buckets.capacity() {
                     self.buckets.reserve_exact(4);
                 }
-                self.buckets.insert(at, (bucket, count));
+                self.buckets.insert(at, Count { bucket, count });
             }
             Err(_) => {
                 self.coarsen();
@@ -108,13 +132,13 @@ impl Spread {
 
     fn coarsen(&mut self) {
         self.coarseness += 1;
-        for (bucket, _) in &mut self.buckets {
-            *bucket >>= 1;
+        for held in &mut self.buckets {
+            held.bucket >>= 1;
         }
         self.buckets.dedup_by(|next, kept| {
-            let same = next.0 == kept.0;
+            let same = next.bucket == kept.bucket;
             if same {
-                kept.1 = kept.1.saturating_add(next.1);
+                kept.count = kept.count.saturating_add(next.count);
             }
             same
         });

@@ -7,27 +7,50 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::clock_error::Delay;
-use super::spread::Spread;
-use super::time::Moment;
+use super::spread::{Bucket, Count, Spread};
+use super::time::{Moment, saturating_nanos};
 
 /// A period is kept as two halves: it covers from half of its length to all of it.
 pub const HALF_MINUTE: Duration = Duration::from_secs(30);
 const FIVE_MINUTES: Duration = Duration::from_secs(300);
 
-/// The numbers of one test. What every probe changes lies together.
+/// The numbers of one test. What every probe changes stands first, up to `HOT`.
 #[derive(Clone, Debug)]
 #[repr(C)]
 pub struct Statistics {
-    /// The half minute that runs.
-    now: Period,
     now_ends: Moment,
     /// Probes that silence speaks for, until sequence numbers tell.
     presumed_lost: i64,
+    uncounted: Uncounted,
+    /// The half minute that runs.
+    now: Period,
     /// Boxed, as it is seldom looked at.
     older: Box<Older>,
     begun: Moment,
     /// The gap in sequence numbers that was opened last, and how much of it was filled since.
     last_gap: Option<Gap>,
+}
+
+/// The newest delays. What counts them lies elsewhere in memory, which is fetched once for all of them.
+#[derive(Clone, Copy, Debug, Default)]
+struct Uncounted {
+    buckets: [Bucket; UNCOUNTED],
+    len: u8,
+}
+
+const UNCOUNTED: usize = 7;
+
+impl Uncounted {
+    /// Adds one. Gives all of them once there is no room for another.
+    fn add(&mut self, bucket: Bucket) -> Option<[Bucket; UNCOUNTED]> {
+        self.buckets[usize::from(self.len)] = bucket;
+        self.len += 1;
+        (usize::from(self.len) == UNCOUNTED).then(|| std::mem::take(self).buckets)
+    }
+
+    fn all(&self) -> &[Bucket] {
+        &self.buckets[..usize::from(self.len)]
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -169,13 +192,17 @@ pub enum Event {
 }
 
 impl Statistics {
+    /// The first octets, which are all that most probes change.
+    pub const HOT: usize = std::mem::offset_of!(Statistics, now) + std::mem::offset_of!(Period, lost);
+
     /// From now on. The first half minute may be shorter by `offset`: a half minute of each of very many tests
     /// should not end at once.
     pub fn new(now: Moment, offset: Duration) -> Self {
         Statistics {
-            now: Period::default(),
             now_ends: now + HALF_MINUTE.saturating_sub(offset),
             presumed_lost: 0,
+            uncounted: Uncounted::default(),
+            now: Period::default(),
             older: Box::new(Older {
                 before: Period::default(),
                 ten_minutes: Halves { before: Period::default(), now: Period::default(), begun: now },
@@ -187,9 +214,9 @@ impl Statistics {
         }
     }
 
-    /// What a probe changes elsewhere in memory.
-    pub fn elsewhere(&self) -> &[(i16, u32)] {
-        self.now.delays.counts()
+    /// What the next delay changes elsewhere in memory.
+    pub fn elsewhere(&self) -> Option<&[Count]> {
+        (usize::from(self.uncounted.len) + 1 == UNCOUNTED).then(|| self.now.delays.counts())
     }
 
     /// A probe was accepted; `previous` is the delay of the one before it, if that came.
@@ -197,9 +224,12 @@ impl Statistics {
         self.roll(now);
         let period = &mut self.now;
         period.received += 1;
-        period.delays.record(delay.nanos);
+        let bucket = period.delays.note(delay.nanos);
+        if let Some(buckets) = self.uncounted.add(bucket) {
+            period.delays.count_in(&buckets);
+        }
         period.delay_sum = period.delay_sum.saturating_add(delay.nanos);
-        let uncertainty = delay.uncertainty.as_nanos().div_ceil(1_000);
+        let uncertainty = saturating_nanos(delay.uncertainty).div_ceil(1_000);
         period.uncertainty_micros = period.uncertainty_micros.max(u32::try_from(uncertainty).unwrap_or(u32::MAX));
         if let Some(previous) = previous {
             let variation = delay.nanos.abs_diff(previous);
@@ -276,6 +306,7 @@ impl Statistics {
     /// All of it.
     pub fn summaries(&self, now: Moment) -> Summaries {
         let mut current = self.clone();
+        current.count();
         current.roll(now);
         let minute = joined(&current.older.before, &current.now);
         let halves = &current.older.ten_minutes;
@@ -296,7 +327,9 @@ impl Statistics {
 
     /// All delays, in buckets that others can add up.
     pub fn histogram(&self) -> Histogram {
-        let recent = [&self.older.before, &self.now];
+        let mut now = self.now.clone();
+        now.delays.count_in(self.uncounted.all());
+        let recent = [&self.older.before, &now];
         let mut before = 0;
         let buckets = BOUNDS.into_iter().zip(self.older.up_to).map(|(bound, older)| {
             let within = older + recent.iter().map(|period| up_to(period, bound)).sum::<u64>();
@@ -309,11 +342,18 @@ impl Statistics {
         Histogram { sum: in_seconds(sum), buckets }
     }
 
+    /// Counts what was put off.
+    fn count(&mut self) {
+        self.now.delays.count_in(self.uncounted.all());
+        self.uncounted = Uncounted::default();
+    }
+
     fn roll(&mut self, now: Moment) {
         let mut rolled = false;
         while self.now_ends <= now {
             rolled = true;
             self.now_ends = self.now_ends + HALF_MINUTE;
+            self.count();
             let half_minute = std::mem::replace(&mut self.older.before, std::mem::take(&mut self.now));
             self.older.take_in(&half_minute);
             if now.since(self.now_ends) > FIVE_MINUTES {

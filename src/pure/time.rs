@@ -172,7 +172,8 @@ impl Now {
     }
 }
 
-fn saturating_nanos(duration: Duration) -> u64 {
+/// In whole nanoseconds, up to what 64 bits hold.
+pub fn saturating_nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 

@@ -30,6 +30,9 @@ struct Judged {
 }
 
 impl Conditions {
+    /// The first octets, which are all that is looked at as long as all is well.
+    pub const HOT: usize = OFTEN;
+
     /// The condition of a kind; of the connection for what is not judged here.
     pub fn of(&self, kind: Kind) -> &Condition {
         self.judged(kind).map_or(&Condition::UNKNOWN, |judged| &judged.condition)
@@ -75,10 +78,11 @@ impl Conditions {
         if sample == Sample::Good && self.is_calm(kind) {
             return None;
         }
+        let place = place(kind);
         let judged = self.judged_mut(kind);
         let change = judged.condition.on_sample(sample, thresholds, now);
         let is_calm = judged.condition.is_calm();
-        if let Some(calm) = self.calm.get_mut(place(kind)) {
+        if let Some(calm) = self.calm.get_mut(place) {
             *calm = is_calm;
         }
         let judged = self.judged_mut(kind);

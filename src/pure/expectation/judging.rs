@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use super::{Expectation, Incoming};
+use super::{Expectation, Incoming, LastDelay, Previous};
 use crate::pure::alarm::{Cause, ConditionChange, Direction, Kind};
 use crate::pure::clock_error::{Delay, DelayLimits, DelayVerdict};
 use crate::pure::condition::{Sample, State};
 use crate::pure::statistics::Event;
-use crate::pure::time::Now;
+use crate::pure::time::{Now, saturating_nanos};
 
 impl Expectation {
     pub(super) fn judge_loss(&mut self, now: Now, dropped: u64, changes: &mut Vec<ConditionChange>) {
@@ -61,7 +61,8 @@ impl Expectation {
                 delay.judge(limits)
             }
         };
-        self.last_delay = Some((delay, verdict));
+        let uncertainty = saturating_nanos(delay.uncertainty);
+        self.last_delay = Some(LastDelay { nanos: delay.nanos, uncertainty, verdict });
         self.statistics.on_delay(delay, variation, now.moment);
         if verdict == DelayVerdict::Undecidable {
             self.statistics.on_event(Event::Undecidable, now.moment);
@@ -94,8 +95,9 @@ impl Expectation {
             }
             None if any => None,
             None => {
-                let before = self.previous.replace((sequence, nanos));
-                before.filter(|(number, _)| number.wrapping_add(1) == sequence).map(|(_, nanos)| nanos)
+                let this = Previous { sequence: Some(sequence), delay: nanos };
+                let before = std::mem::replace(&mut self.previous, this);
+                (before.sequence == Some(sequence.wrapping_sub(1))).then_some(before.delay)
             }
         };
         let limits = self.expected.loss;

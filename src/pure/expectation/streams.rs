@@ -7,10 +7,11 @@ use std::time::Duration;
 use super::Incoming;
 use crate::pure::sequence_window::{Arrival, SequenceWindow};
 use crate::pure::test::TestId;
-use crate::pure::time::Moment;
+use crate::pure::time::{Moment, saturating_nanos};
 
 /// What each sender's probes say of their order.
 #[derive(Clone, Debug, Default)]
+#[repr(C)]
 pub struct Streams {
     /// That of the only sender, as nearly all tests have it.
     own: Option<Stream>,
@@ -19,15 +20,16 @@ pub struct Streams {
 }
 
 #[derive(Clone, Debug)]
+#[repr(C)]
 struct Stream {
     epoch: u64,
-    window: SequenceWindow,
     /// When its last probe was accepted.
     last: Moment,
     /// It announced its stop.
     stopped: bool,
     /// Nobody was here to take what came before the next probe.
     was_unheard: bool,
+    window: SequenceWindow,
 }
 
 /// What a probe is to its stream.
@@ -64,6 +66,9 @@ pub struct Terms<'a> {
 const SLACK: u32 = 4;
 
 impl Streams {
+    /// The first octets, which are all that a probe of an only sender needs.
+    pub const HOT: usize = std::mem::offset_of!(Stream, window) + SequenceWindow::HOT;
+
     /// Only these still count.
     pub fn retain(&mut self, any_of: Option<&BTreeSet<TestId>>) {
         self.many.retain(|id, _| any_of.is_some_and(|any_of| any_of.contains(id)));
@@ -169,6 +174,6 @@ impl Streams {
 
 /// What a sender can have sent in a time. A number far ahead is a stranger's, or a fault's.
 pub fn sent_within(time: Duration, send_every: Duration, flows: u32) -> u32 {
-    let turns = time.as_nanos() / send_every.as_nanos().max(1) + u128::from(SLACK);
-    u32::try_from(turns).unwrap_or(u32::MAX).saturating_mul(flows.max(1))
+    let turns = saturating_nanos(time) / saturating_nanos(send_every).max(1);
+    u32::try_from(turns).unwrap_or(u32::MAX).saturating_add(SLACK).saturating_mul(flows.max(1))
 }
