@@ -42,6 +42,8 @@ const TESTS: usize = 100_000;
 const EVERY: Duration = Duration::from_secs(1);
 /// Once through all tests, and a half.
 const SETTLE: Duration = Duration::from_millis(1500);
+/// Between two probes of a test there is this and a second, which has to be less than `expect_every`: nothing is missed.
+const PAUSE: Duration = Duration::from_millis(900);
 const MEASURED: Duration = Duration::from_secs(2);
 const TURNS: usize = 9;
 
@@ -417,9 +419,8 @@ fn listened(keys: Option<KeyChoice>) -> Turns {
         tokio::time::sleep(SETTLE * 2).await;
         let (mut turns, mut batch) = (Turns::default(), Batch::default());
         for _ in 0..TURNS {
-            // Shorter than `expect_every`: nothing is missed meanwhile.
             source.send_to(BARE);
-            turns.floor.push(bare_receive(&bare, &mut batch, SETTLE));
+            turns.floor.push(bare_receive(&bare, &mut batch, PAUSE));
             source.send_to(OWN);
             tokio::time::sleep(SETTLE).await;
             let (before, began) = (cpu(), Instant::now());

@@ -26,7 +26,6 @@ use crate::messages::{Expect, Forget, Generation, ListenerFact, Observe, Report,
 use crate::pure::alarm::{ConditionChange, Subject};
 use crate::pure::arrival::{self, AnyProbe, Clocks, Landed};
 use crate::pure::bucket::Bucket;
-use crate::pure::calendar::Calendar;
 use crate::pure::expectation::{Acceptance, Expectation, Expected};
 use crate::pure::foreign::{ForeignTraffic, Reason};
 use crate::pure::key::{Key, KeyRing};
@@ -36,7 +35,7 @@ use crate::pure::status::{ForeignSource, ListenerStatus, TestStatus};
 use crate::pure::test::{Mode, TestId};
 use crate::pure::time::{Moment, Now};
 
-use expectations::{Expectations, Place, Watched};
+use expectations::{Expectations, Place, TOGETHER};
 use reflecting::wants_answer;
 
 /// Batches taken in for one wake-up, so that a flood leaves time for timers.
@@ -48,10 +47,6 @@ const BATCHES_BEFORE_JUDGING: usize = 128;
 const OWN_STALL: Duration = Duration::from_secs(3);
 /// Strangers shown on the status page.
 const SOURCES_SHOWN: usize = 5;
-/// Silence is judged no later than this part of its interval, so that many tests share a wake-up.
-const AGENDA_PARTS: u32 = 10;
-/// Tests whose memory is fetched together; more would drive each other out of the cache.
-const TOGETHER: usize = 16;
 /// Answers a second, and at once: to tests of ours, and to strangers where they are answered at all.
 const REFLECT_RATE: (f64, u32) = (20_000.0, 2_000);
 const REFLECT_FOREIGN_RATE: (f64, u32) = (1_000.0, 100);
@@ -69,8 +64,6 @@ pub struct Listener {
     expectations: Expectations,
     /// Which expectation a probe is for that carries another test's id: that of one of many senders.
     one_of: HashMap<TestId, TestId, BuildHasherDefault<FxHasher>>,
-    /// When to look at whom. A test's deadline may have moved on; it is asked when its turn comes.
-    agenda: Calendar<Place>,
     foreign: ForeignTraffic,
     batch: Batch,
     /// Where the tests of a batch's probes are, found ahead.
@@ -132,7 +125,6 @@ impl Listener {
             names: beginning.names,
             expectations: Expectations::with_room_for(beginning.expected.len()),
             one_of: HashMap::default(),
-            agenda: Calendar::default(),
             foreign: ForeignTraffic::new(Subject::Listener(beginning.address.to_string()), now),
             batch: Batch::default(),
             presumed: Vec::new(),
@@ -168,20 +160,14 @@ impl Listener {
         match self.expectations.find(id).and_then(|place| self.expectations.at(place)) {
             Some((place, watched)) => {
                 watched.expectation.on_expected(expected, now, &mut self.changes);
-                let due = watched.expectation.next_deadline();
-                if due < watched.due {
-                    watched.due = due;
-                    self.agenda.enter(turn(watched), place);
-                }
+                self.expectations.reschedule(place);
                 self.say();
             }
             None => {
                 let mut expectation = Expectation::new(expected, now);
                 let replays = self.gauges.replays();
                 expectation.on_remembered(|id| replays.get(id));
-                let watched = Watched::new(expectation);
-                let turn = turn(&watched);
-                self.agenda.enter(turn, self.expectations.insert(watched));
+                self.expectations.insert(expectation);
             }
         }
     }
@@ -335,17 +321,12 @@ impl Listener {
         let reflects = expected.mode == Mode::TwoWay && wants_answer(&probe);
         let may_reflect = key.is_some() || expected.from_address.is_none_or(|from| from == source);
         let accepted = watched.expectation.on_probe(&incoming, &mut self.changes);
-        // The first probe ends the grace: silence is due earlier than it was.
-        let due = watched.expectation.next_deadline();
-        if due < watched.due {
-            watched.due = due;
-            self.agenda.enter(turn(watched), place);
-        }
+        self.expectations.reschedule(place);
         let Acceptance::Accepted(ttl_was) = accepted else { return Ok(()) };
         if let Some(was) = ttl_was
             && self.path_changes.take(received.moment).is_ok()
         {
-            info!(test = %watched.expectation.expected().test.id, was, ttl = datagram.ttl, "the time-to-live of probes changed: they take another path");
+            info!(test = %id, was, ttl = datagram.ttl, "the time-to-live of probes changed: they take another path");
         }
         if reflects && may_reflect && self.answers.take(received.moment).is_ok() {
             self.answer(datagram, received, key.as_deref());
@@ -369,26 +350,14 @@ impl Listener {
 
     fn judge_silence(&mut self) {
         let now = time::now();
-        while let Some(due) = self.agenda.due(now.moment) {
-            for some in due.chunks(TOGETHER) {
-                self.expectations.prefetch_for_deadlines(some);
-                some.iter().for_each(|place| self.judge_silence_of(*place, now));
+        for place in self.expectations.have_their_turn(now.moment) {
+            if let Some((_, watched)) = self.expectations.at(place) {
+                watched.expectation.on_silence(now, self.kernel_drops, &mut self.changes);
             }
+            self.expectations.reschedule(place);
         }
         self.changes.extend(self.foreign.on_quiet(now));
         self.say();
-    }
-
-    fn judge_silence_of(&mut self, place: Place, now: Now) {
-        let Some((_, watched)) = self.expectations.at(place).filter(|(_, watched)| watched.due <= now.moment) else {
-            return;
-        };
-        // For most, a probe came meanwhile.
-        if watched.expectation.next_deadline() <= now.moment {
-            watched.expectation.on_silence(now, self.kernel_drops, &mut self.changes);
-        }
-        watched.due = watched.expectation.next_deadline();
-        self.agenda.enter(turn(watched), place);
     }
 
     fn say(&mut self) {
@@ -399,7 +368,7 @@ impl Listener {
 
     /// Sets the alarm clock to the earliest deadline, unless it is set to that or earlier.
     fn arm(&mut self, ctx: &mut Context<Self>) {
-        let first = self.agenda.next().into_iter().chain(self.foreign.next_deadline()).min();
+        let first = self.expectations.next_call().into_iter().chain(self.foreign.next_deadline()).min();
         // At the next look, what is due by then is judged anyway.
         let looks = |next: &Moment| matches!(self.look, Look::At(look) if look <= *next);
         let Some(next) = first.filter(|next| !looks(next)) else { return };
@@ -458,12 +427,6 @@ fn check_signature(
     key.cloned().map(Some).ok_or(Reason::BadSignature)
 }
 
-/// When a test has its turn in the agenda: when silence is due, or a little later together with others.
-fn turn(watched: &Watched) -> Moment {
-    let part = watched.expectation.expected().expect_every / AGENDA_PARTS;
-    watched.due.rounded_up(part.min(pace::LONGEST))
-}
-
 impl Actor for Listener {
     type Context = Context<Self>;
 
@@ -507,10 +470,10 @@ impl Handler<Expect> for Listener {
 impl Handler<Forget> for Listener {
     type Result = ();
     fn handle(&mut self, Forget(id, whole): Forget, _: &mut Self::Context) {
-        if let Some(watched) = self.expectations.remove(id) {
-            self.keep_newest(&watched.expectation);
+        if let Some(expectation) = self.expectations.remove(id) {
+            self.keep_newest(&expectation);
             if whole == Whole::Retired {
-                self.changes.extend(watched.expectation.retire(time::now()));
+                self.changes.extend(expectation.retire(time::now()));
                 self.say();
             }
         }

@@ -29,7 +29,7 @@ pub struct Line {
 impl Line {
     /// Has fetched what a turn needs.
     pub fn prefetch(&self) {
-        prefetch(self, 0..std::mem::offset_of!(Line, state) + size_of::<Mutex<()>>() + Sending::HOT);
+        prefetch(self, std::mem::offset_of!(Line, state) + size_of::<Mutex<()>>() + Sending::HOT);
     }
 
     /// A line of this state.

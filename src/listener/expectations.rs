@@ -1,18 +1,26 @@
-//! The expectations of a listener, in memory that very many of them are found in quickly: what is looked
-//! through to find one fits into the processor's own cache, and what follows is fetched ahead of its use.
+//! The expectations of a listener, and the order in which they are looked at for silence. Very many of them are
+//! found quickly: what is looked through is small, and what follows is fetched ahead of its use.
 
 use std::hash::BuildHasher;
 use std::mem::offset_of;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use hashbrown::HashTable;
 use rustc_hash::FxBuildHasher;
 use slab::Slab;
 
 use crate::io::prefetch::prefetch;
+use crate::pure::calendar::Calendar;
 use crate::pure::expectation::Expectation;
+use crate::pure::pace;
 use crate::pure::test::TestId;
-use crate::pure::time::Moment;
+use crate::pure::time::{Moment, saturating_nanos};
+
+/// Silence is judged no later than this part of its interval, so that many tests share a wake-up.
+const AGENDA_PARTS: u64 = 10;
+/// Expectations whose memory is fetched together; more would drive each other out of the cache.
+pub(super) const TOGETHER: usize = 16;
 
 /// Found in one step, as long as the test is there; another may have its place later.
 pub(super) type Place = u32;
@@ -20,9 +28,10 @@ pub(super) type Place = u32;
 /// See the module.
 #[derive(Default)]
 pub(super) struct Expectations {
-    places: HashTable<Entry>,
-    /// Boxed: a table of large things wastes much.
-    all: Slab<Box<Watched>>,
+    entries: HashTable<Entry>,
+    rows: Slab<Row>,
+    /// When to look at whom. A test's turn may have moved on; it is asked when it is called up.
+    agenda: Calendar<Place>,
 }
 
 /// What is looked through. Nearly always the tag alone tells whether a test is the wanted one.
@@ -31,57 +40,64 @@ struct Entry {
     place: Place,
 }
 
-/// An expectation, and when it is looked at for silence. What it is found by stands first.
+/// All that is needed of an expectation while no probe comes and no silence is due.
+struct Row {
+    /// When it is called up next. Calls at other times are of the past.
+    called: Moment,
+    /// When it has its turn: a call before that only makes the next one.
+    turn: Moment,
+    watched: Box<Watched>,
+}
+
+/// An expectation, with what it is found by before it.
 #[repr(C)]
 pub(super) struct Watched {
-    /// Its place in the agenda. Others that are there are of the past.
-    pub due: Moment,
     id: TestId,
     /// Whether its last probe came from this host: one clock gives both stamps then.
     pub source: Option<(IpAddr, bool)>,
     pub expectation: Expectation,
 }
 
-impl Watched {
-    pub fn new(expectation: Expectation) -> Self {
-        let (id, due) = (expectation.expected().test.id, expectation.next_deadline());
-        Watched { due, id, source: None, expectation }
-    }
-}
-
 impl Expectations {
     pub fn with_room_for(tests: usize) -> Self {
-        Expectations { places: HashTable::with_capacity(tests), all: Slab::with_capacity(tests) }
+        Expectations {
+            entries: HashTable::with_capacity(tests),
+            rows: Slab::with_capacity(tests),
+            agenda: Calendar::default(),
+        }
     }
 
     pub fn len(&self) -> usize {
-        self.all.len()
+        self.rows.len()
     }
 
-    pub fn insert(&mut self, watched: Watched) -> Place {
-        let (hash_of, all) = (hash(watched.id), &mut self.all);
+    pub fn insert(&mut self, expectation: Expectation) {
+        let (id, turn) = (expectation.expected().test.id, turn(&expectation));
+        let watched = Box::new(Watched { id, source: None, expectation });
+        let (hash_of, rows) = (hash(id), &mut self.rows);
         // More than fit into memory would be needed for this not to fit.
-        let place = all.insert(Box::new(watched)) as Place;
-        self.places.insert_unique(hash_of, Entry { tag: tag(hash_of), place }, |entry| hash(all[entry.place as usize].id));
-        place
+        let place = rows.insert(Row { called: turn, turn, watched }) as Place;
+        let entry = Entry { tag: tag(hash_of), place };
+        self.entries.insert_unique(hash_of, entry, |entry| hash(rows[entry.place as usize].watched.id));
+        self.agenda.enter(turn, place);
     }
 
-    pub fn remove(&mut self, id: TestId) -> Option<Box<Watched>> {
-        let all = &self.all;
-        let found = self.places.find_entry(hash(id), |entry| all[entry.place as usize].id == id).ok()?;
-        Some(self.all.remove(found.remove().0.place as usize))
+    pub fn remove(&mut self, id: TestId) -> Option<Expectation> {
+        let rows = &self.rows;
+        let found = self.entries.find_entry(hash(id), |entry| rows[entry.place as usize].watched.id == id).ok()?;
+        Some(self.rows.remove(found.remove().0.place as usize).watched.expectation)
     }
 
     pub fn find(&self, id: TestId) -> Option<Place> {
         let hash = hash(id);
         let is_it = |entry: &Entry| entry.tag == tag(hash) && self.holds(entry.place, id);
-        self.places.find(hash, is_it).map(|entry| entry.place)
+        self.entries.find(hash, is_it).map(|entry| entry.place)
     }
 
     /// Where a test is if it is there, without a look at it.
     pub fn presume(&self, id: TestId) -> Option<Place> {
         let hash = hash(id);
-        self.places.find(hash, |entry| entry.tag == tag(hash)).map(|entry| entry.place)
+        self.entries.find(hash, |entry| entry.tag == tag(hash)).map(|entry| entry.place)
     }
 
     /// The same as `find`, for a test that is presumed to be there.
@@ -89,53 +105,83 @@ impl Expectations {
         presumed.filter(|place| self.holds(*place, id)).or_else(|| self.find(id))
     }
 
-    /// What is at a place, if anything is there by now.
+    /// What is at a place, if anything is there by now. Whoever changes its deadline calls `reschedule`.
     pub fn at(&mut self, place: Place) -> Option<(Place, &mut Watched)> {
-        self.all.get_mut(place as usize).map(|watched| (place, watched.as_mut()))
+        self.rows.get_mut(place as usize).map(|row| (place, row.watched.as_mut()))
     }
 
     pub fn values(&self) -> impl Iterator<Item = &Expectation> {
-        self.all.iter().map(|(_, watched)| &watched.expectation)
+        self.rows.iter().map(|(_, row)| &row.watched.expectation)
     }
 
+    /// What is done to them only moves deadlines on.
     pub fn values_mut(&mut self) -> impl Iterator<Item = &mut Watched> {
-        self.all.iter_mut().map(|(_, watched)| watched.as_mut())
+        self.rows.iter_mut().map(|(_, row)| row.watched.as_mut())
+    }
+
+    /// The deadline of what is at a place may have changed.
+    pub fn reschedule(&mut self, place: Place) {
+        let Some(row) = self.rows.get_mut(place as usize) else { return };
+        row.turn = turn(&row.watched.expectation);
+        if row.turn < row.called {
+            row.called = row.turn;
+            self.agenda.enter(row.turn, place);
+        }
+    }
+
+    /// When anything is called up next.
+    pub fn next_call(&self) -> Option<Moment> {
+        self.agenda.next()
+    }
+
+    /// Whose turn it is. Each is at its place again by now; whoever looks at it calls `reschedule`.
+    pub fn have_their_turn(&mut self, now: Moment) -> Vec<Place> {
+        let mut all = Vec::new();
+        while let Some(called) = self.agenda.due(now) {
+            for place in called {
+                let Some(row) = self.rows.get_mut(place as usize).filter(|row| row.called <= now) else { continue };
+                if row.turn <= now {
+                    // Until it is rescheduled.
+                    row.called = Moment::MAX;
+                    all.push(place);
+                } else {
+                    // For most, a probe came meanwhile.
+                    row.called = row.turn;
+                    self.agenda.enter(row.turn, place);
+                }
+            }
+        }
+        all
     }
 
     /// Has fetched what probes of these tests need.
     pub fn prefetch_for_probes(&self, places: &[Option<Place>]) {
-        const EXPECTATION: usize = offset_of!(Watched, expectation);
-        let [first, rest @ ..] = Expectation::HOT;
-        for watched in self.of(places) {
-            prefetch(watched, 0..EXPECTATION + first.end);
-            rest.iter().for_each(|octets| prefetch(&watched.expectation, octets.clone()));
-        }
+        const FOR_PROBE: usize = offset_of!(Watched, expectation) + Expectation::HOT;
+        self.of(places).for_each(|watched| prefetch(watched, FOR_PROBE));
     }
 
     /// Has fetched what their delays are counted in, once the rest has come.
     pub fn prefetch_histograms(&self, places: &[Option<Place>]) {
+        /// Of most tests.
+        const OCTETS: usize = 256;
         let elsewhere = self.of(places).filter_map(|watched| watched.expectation.elsewhere());
-        elsewhere.for_each(|counts| prefetch(counts, 0..FOR_HISTOGRAM));
-    }
-
-    /// Has fetched what is needed to see whether silence is due.
-    pub fn prefetch_for_deadlines(&self, places: &[Place]) {
-        for watched in places.iter().filter_map(|place| self.all.get(*place as usize)) {
-            prefetch(watched.as_ref(), 0..offset_of!(Watched, expectation) + Expectation::HOT_FOR_DEADLINE);
-        }
+        elsewhere.for_each(|counts| prefetch(counts, OCTETS));
     }
 
     fn of(&self, places: &[Option<Place>]) -> impl Iterator<Item = &Watched> {
-        places.iter().flatten().filter_map(|place| self.all.get(*place as usize)).map(Box::as_ref)
+        places.iter().flatten().filter_map(|place| self.rows.get(*place as usize)).map(|row| row.watched.as_ref())
     }
 
     fn holds(&self, place: Place, id: TestId) -> bool {
-        self.all.get(place as usize).is_some_and(|watched| watched.id == id)
+        self.rows.get(place as usize).is_some_and(|row| row.watched.id == id)
     }
 }
 
-/// What a delay is counted in, of most tests.
-const FOR_HISTOGRAM: usize = 256;
+/// When it is asked for silence: when that is due, or a little later together with others.
+fn turn(expectation: &Expectation) -> Moment {
+    let part = Duration::from_nanos(saturating_nanos(expectation.expected().expect_every) / AGENDA_PARTS);
+    expectation.next_deadline().rounded_up(part.min(pace::LONGEST))
+}
 
 fn hash(id: TestId) -> u64 {
     FxBuildHasher.hash_one(id)
@@ -150,7 +196,6 @@ fn tag(hash: u64) -> u32 {
 mod tests {
     use std::collections::BTreeSet;
     use std::sync::Arc;
-    use std::time::Duration;
 
     use super::*;
     use crate::pure::clock_error::DelayLimits;
@@ -167,7 +212,7 @@ mod tests {
         TestId::from_bytes([n; 16])
     }
 
-    fn watched(id: TestId) -> Watched {
+    fn expectation(id: TestId) -> Expectation {
         let test = TestFacts {
             id,
             description: String::new(),
@@ -194,7 +239,7 @@ mod tests {
             max_pause: second,
         };
         let expected = Expected { test: Arc::new(test), from_address: None, any_of: None, manner: Arc::new(manner) };
-        Watched::new(Expectation::new(expected, Now::default()))
+        Expectation::new(expected, Now::default())
     }
 
     proptest! {
@@ -205,8 +250,7 @@ mod tests {
             for (n, inserts) in steps {
                 match inserts {
                     true if known.insert(n) => {
-                        let place = expectations.insert(watched(id(n)));
-                        prop_assert_eq!(expectations.find(id(n)), Some(place));
+                        expectations.insert(expectation(id(n)));
                     }
                     true => {}
                     false => prop_assert_eq!(expectations.remove(id(n)).is_some(), known.remove(&n)),

@@ -5,9 +5,7 @@ mod expected;
 mod judging;
 pub mod streams;
 
-use std::mem::offset_of;
 use std::num::NonZeroU64;
-use std::ops::Range;
 use std::time::Duration;
 
 use super::alarm::{AlarmKey, Cause, ConditionChange, Kind, Silence, Subject, Verdict};
@@ -24,7 +22,7 @@ use super::status::Role;
 use super::test::TestId;
 use super::time::{Moment, Now, saturating_nanos};
 
-use conditions::Conditions;
+use conditions::{Calm, Conditions};
 pub use expected::{Acceptance, Counters, Expected, Incoming, Manner};
 use streams::{Place, Streams, Terms};
 
@@ -45,15 +43,20 @@ pub struct Expectation {
     /// As the last probe came.
     ttl: Option<u8>,
     dscp: Option<u8>,
+    /// What `conditions` says of itself.
+    calm: Calm,
     last_probe: Option<Now>,
     expected: Expected,
     previous: Previous,
     /// The sender's interval in nanoseconds, as its last probe said it.
     send_every: Option<NonZeroU64>,
     last_delay: Option<LastDelay>,
-    counters: Counters,
-    statistics: Statistics,
+    received: u64,
     streams: Streams,
+    statistics: Statistics,
+    reordered: u64,
+    duplicates: u64,
+    stale: u64,
     conditions: Conditions,
     started: Moment,
 }
@@ -93,14 +96,8 @@ struct FlowWatch {
 }
 
 impl Expectation {
-    /// All of the state that a probe needs as long as all is well.
-    pub const HOT: [Range<usize>; 3] = [
-        0..offset_of!(Expectation, statistics) + Statistics::HOT,
-        from(offset_of!(Expectation, streams), Streams::HOT),
-        from(offset_of!(Expectation, conditions), Conditions::HOT),
-    ];
-    /// The first octets, which are all that a deadline needs, unless silence is due.
-    pub const HOT_FOR_DEADLINE: usize = offset_of!(Expectation, previous);
+    /// The first octets of the state, which is all that a probe needs as long as all is well.
+    pub const HOT: usize = std::mem::offset_of!(Expectation, statistics) + Statistics::HOT;
 
     /// Begins to expect.
     pub fn new(expected: Expected, now: Now) -> Self {
@@ -110,11 +107,15 @@ impl Expectation {
             silence_deadline: now.moment,
             forgiven_until: Moment::ZERO,
             announced_stop: false,
+            calm: Calm::default(),
             dropped: 0,
             send_every: None,
             streams: Streams::default(),
             conditions: Conditions::default(),
-            counters: Counters::default(),
+            received: 0,
+            reordered: 0,
+            duplicates: 0,
+            stale: 0,
             last_delay: None,
             previous: Previous::default(),
             ttl: None,
@@ -149,6 +150,7 @@ impl Expectation {
                 changes.push(self.change(kind, Verdict::Cleared, now));
             }
         }
+        self.calm = self.conditions.calm();
         let before = self.expected.expect_every;
         let pace = |expected: &Expected| (expected.expect_every, expected.thresholds, expected.startup_grace);
         let same_pace = pace(&self.expected) == pace(&expected);
@@ -197,12 +199,12 @@ impl Expectation {
         let place = self.streams.admit(incoming, terms);
         let refused = match place {
             Place::Duplicate => {
-                self.counters.duplicates += 1;
+                self.duplicates += 1;
                 self.statistics.on_event(Event::Duplicate, now.moment);
                 Some(Acceptance::Duplicate)
             }
             Place::TooOld | Place::StaleEpoch => {
-                self.counters.stale += 1;
+                self.stale += 1;
                 self.statistics.on_event(Event::Stale, now.moment);
                 Some(if place == Place::TooOld { Acceptance::TooOld } else { Acceptance::StaleEpoch })
             }
@@ -211,7 +213,7 @@ impl Expectation {
         if let Some(refused) = refused {
             return refused;
         }
-        self.counters.received += 1;
+        self.received += 1;
         self.send_every = NonZeroU64::new(saturating_nanos(incoming.send_every));
         let overtaken = self.count(incoming, place);
         let ttl_was = self.note_path(incoming);
@@ -227,6 +229,7 @@ impl Expectation {
         self.sample(Kind::Connection, Sample::Good, None, now, changes);
         if stops {
             self.conditions.pause(now);
+            self.calm = self.conditions.calm();
             self.silence_deadline = self.silence_deadline.max(self.raising_at(now.moment + self.expected.max_pause));
         }
         self.judge_delay(incoming, overtaken, changes);
@@ -333,7 +336,8 @@ impl Expectation {
 
     /// What came so far.
     pub fn counters(&self) -> Counters {
-        self.counters
+        let (received, reordered, duplicates, stale) = (self.received, self.reordered, self.duplicates, self.stale);
+        Counters { received, reordered, duplicates, stale }
     }
 
     /// The same in numbers of three periods.
@@ -497,7 +501,12 @@ impl Expectation {
         now: Now,
         changes: &mut Vec<ConditionChange>,
     ) {
-        if let Some(verdict) = self.conditions.on_sample(kind, sample, self.expected.thresholds, cause, now) {
+        if sample == Sample::Good && self.calm.holds(kind) {
+            return;
+        }
+        let verdict = self.conditions.on_sample(kind, sample, self.expected.thresholds, cause, now);
+        self.calm = self.conditions.calm();
+        if let Some(verdict) = verdict {
             changes.push(self.change(kind, verdict, now));
         }
     }
@@ -528,10 +537,6 @@ impl Expectation {
 /// By what the first half minute of a test's statistics is shorter, so that those of others end at other times.
 fn shortened(id: TestId) -> Duration {
     HALF_MINUTE.mul_f64(f64::from(id.as_u128() as u16) / f64::from(u16::MAX))
-}
-
-const fn from(start: usize, octets: usize) -> Range<usize> {
-    start..start + octets
 }
 
 /// More are not presumed lost at once, however long `expect_every` is.

@@ -17,25 +17,21 @@ pub enum Arrival {
     TooOld,
 }
 
-/// A sliding bitmap over the last `WINDOW` sequence numbers (RFC 6479's scheme). Nearly always only its first
-/// octets, up to `HOT`, are needed.
+/// A sliding bitmap over the last `WINDOW` sequence numbers (RFC 6479's scheme). Boxed but for the
+/// word that the newest is in, which is all that nearly every number needs.
 #[derive(Clone, Debug, Default)]
-#[repr(C)]
 pub struct SequenceWindow {
     newest: Option<u32>,
     /// The word of `seen` that the newest number is in; what `seen` has there is of the past.
     current: u64,
     /// Bit `n % WINDOW` tells whether sequence number `n` was seen.
-    seen: [u64; (WINDOW / 64) as usize],
+    seen: Box<[u64; (WINDOW / 64) as usize]>,
 }
 
 impl SequenceWindow {
-    /// All of it that most numbers need.
-    pub const HOT: usize = std::mem::offset_of!(SequenceWindow, seen);
-
     /// One that has seen everything up to this number.
     pub fn all_seen(newest: u32) -> Self {
-        SequenceWindow { newest: Some(newest), current: u64::MAX, seen: [u64::MAX; (WINDOW / 64) as usize] }
+        SequenceWindow { newest: Some(newest), current: u64::MAX, seen: Box::new([u64::MAX; (WINDOW / 64) as usize]) }
     }
 
     /// The newest number.

@@ -13,6 +13,9 @@ impl Moment {
     /// When the process began.
     pub const ZERO: Moment = Moment(0);
 
+    /// Never.
+    pub const MAX: Moment = Moment(u64::MAX);
+
     /// The moment `after_start` after the process began.
     pub fn new(after_start: Duration) -> Self {
         Moment(saturating_nanos(after_start))

@@ -12,11 +12,7 @@ const OFTEN: usize = 3;
 
 /// See the module.
 #[derive(Clone, Debug, Default)]
-#[repr(C)]
 pub struct Conditions {
-    /// Which of `often` a good sample does not change. Stands first, since of very many tests nothing else is
-    /// looked at.
-    calm: [bool; OFTEN],
     often: [Judged; OFTEN],
     /// What only few tests ask for, once there is a sample of it.
     seldom: Option<Box<[Judged; JUDGED.len() - OFTEN]>>,
@@ -29,9 +25,23 @@ struct Judged {
     cause: Option<Box<Cause>>,
 }
 
+/// Which conditions are good beyond doubt: a good sample does not change them. Of very many tests, nothing else is
+/// looked at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Calm([bool; OFTEN]);
+
+impl Calm {
+    /// Whether that of a kind is.
+    pub fn holds(self, kind: Kind) -> bool {
+        self.0.get(place(kind)) == Some(&true)
+    }
+}
+
 impl Conditions {
-    /// The first octets, which are all that is looked at as long as all is well.
-    pub const HOT: usize = OFTEN;
+    /// Which are calm; changes with any sample of one that is not, and with everything else that is done here.
+    pub fn calm(&self) -> Calm {
+        Calm(self.often.each_ref().map(|judged| judged.condition.is_calm()))
+    }
 
     /// The condition of a kind; of the connection for what is not judged here.
     pub fn of(&self, kind: Kind) -> &Condition {
@@ -45,24 +55,16 @@ impl Conditions {
 
     /// Whether it is down.
     pub fn is_down(&self, kind: Kind) -> bool {
-        !self.is_calm(kind) && self.of(kind).is_down()
-    }
-
-    fn is_calm(&self, kind: Kind) -> bool {
-        self.calm.get(place(kind)) == Some(&true)
+        self.of(kind).is_down()
     }
 
     /// The sender announced that it stops.
     pub fn pause(&mut self, now: Now) {
-        self.calm[place(Kind::Connection)] = false;
         self.judged_mut(Kind::Connection).condition.on_pause(now);
     }
 
     /// It is not judged any more. Tells whether it was down.
     pub fn forget(&mut self, kind: Kind) -> bool {
-        if let Some(calm) = self.calm.get_mut(place(kind)) {
-            *calm = false;
-        }
         std::mem::take(self.judged_mut(kind)).condition.is_down()
     }
 
@@ -75,17 +77,8 @@ impl Conditions {
         cause: Option<Cause>,
         now: Now,
     ) -> Option<Verdict> {
-        if sample == Sample::Good && self.is_calm(kind) {
-            return None;
-        }
-        let place = place(kind);
         let judged = self.judged_mut(kind);
         let change = judged.condition.on_sample(sample, thresholds, now);
-        let is_calm = judged.condition.is_calm();
-        if let Some(calm) = self.calm.get_mut(place) {
-            *calm = is_calm;
-        }
-        let judged = self.judged_mut(kind);
         match (change?, cause) {
             (Change::Raised, Some(cause)) => {
                 judged.cause = Some(Box::new(cause.clone()));
@@ -138,33 +131,29 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        /// What is calm is not looked at: that changes nothing.
+        /// Whatever was before: what is calm, a good sample neither changes nor makes to say something.
         #[test]
-        fn each_is_what_it_would_be_by_itself(steps in prop::collection::vec((0usize..6, 0u8..8), 0..300)) {
+        fn a_good_sample_does_not_change_what_is_calm(steps in prop::collection::vec((0usize..6, 0u8..8), 0..300)) {
             let thresholds = Thresholds { raise_after: 2, raise_out_of: 4, clear_after: 2, clear_out_of: 3 };
-            let (mut conditions, mut plain) = (Conditions::default(), vec![Condition::default(); JUDGED.len()]);
+            let (mut conditions, now) = (Conditions::default(), Now::default());
+            let cause = || Some(Cause::NotSent(String::new()));
             for (place, step) in steps {
-                let (kind, now) = (JUDGED[place], Now::default());
-                match step {
-                    0 if kind == Kind::Connection => {
-                        conditions.pause(now);
-                        plain[place].on_pause(now);
+                match (JUDGED[place], step) {
+                    (Kind::Connection, 0) => conditions.pause(now),
+                    (kind, 0) => {
+                        conditions.forget(kind);
                     }
-                    0 => {
-                        prop_assert_eq!(conditions.forget(kind), plain[place].is_down());
-                        plain[place] = Condition::default();
-                    }
-                    _ => {
+                    (kind, step) => {
                         let sample = if step < 3 { Sample::Bad } else { Sample::Good };
-                        let cause = Cause::NotSent(String::new());
-                        let verdict = conditions.on_sample(kind, sample, thresholds, Some(cause), now);
-                        let change = plain[place].on_sample(sample, thresholds, now);
-                        prop_assert_eq!(verdict.is_some(), change.is_some());
+                        conditions.on_sample(kind, sample, thresholds, cause(), now);
                     }
                 }
-                for (kind, plain) in JUDGED.into_iter().zip(&plain) {
-                    prop_assert_eq!(conditions.of(kind).state(), plain.state());
-                    prop_assert_eq!(conditions.is_down(kind), plain.is_down());
+                for kind in JUDGED.into_iter().filter(|kind| conditions.calm().holds(*kind)) {
+                    let mut after = conditions.clone();
+                    prop_assert_eq!(after.on_sample(kind, Sample::Good, thresholds, None, now), None);
+                    prop_assert_eq!(after.of(kind).state(), State::Up);
+                    prop_assert_eq!(after.calm(), conditions.calm());
+                    prop_assert!(!conditions.is_down(kind));
                 }
             }
         }

@@ -133,7 +133,6 @@ pub enum Acceptance {
 
 /// Counters since the expectation began.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
-#[repr(C)]
 pub struct Counters {
     /// Accepted probes.
     pub received: u64,

@@ -83,13 +83,13 @@ impl Expectation {
                 }
                 let place = watch.seen.on_probe(sequence, count, nanos, now);
                 if place.overtaken {
-                    self.counters.reordered += 1;
+                    self.reordered += 1;
                     self.statistics.on_event(Event::Reordered, now);
                 }
                 place.previous
             }
             None if behind => {
-                self.counters.reordered += 1;
+                self.reordered += 1;
                 self.statistics.on_event(Event::Reordered, now);
                 None
             }
@@ -128,7 +128,7 @@ impl Expectation {
     fn judge_latency(&mut self, incoming: &Incoming, found: DelayVerdict, changes: &mut Vec<ConditionChange>) {
         let now = incoming.received;
         let limits = self.expected.limits;
-        let is_down = self.conditions.is_down(Kind::Latency);
+        let is_down = !self.calm.holds(Kind::Latency) && self.conditions.is_down(Kind::Latency);
         let (mut exceeded, mut good, mut undecided) = (None, false, false);
         let mut judge = |delay: Delay, max_latency: Option<Duration>, direction: Direction| {
             let Some(max_latency) = max_latency else { return };

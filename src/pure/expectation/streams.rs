@@ -11,16 +11,14 @@ use crate::pure::time::{Moment, saturating_nanos};
 
 /// What each sender's probes say of their order.
 #[derive(Clone, Debug, Default)]
-#[repr(C)]
 pub struct Streams {
     /// That of the only sender, as nearly all tests have it.
     own: Option<Stream>,
     /// Of many senders, of which any is enough.
-    many: BTreeMap<TestId, Stream>,
+    many: Option<Box<BTreeMap<TestId, Stream>>>,
 }
 
 #[derive(Clone, Debug)]
-#[repr(C)]
 struct Stream {
     epoch: u64,
     /// When its last probe was accepted.
@@ -66,23 +64,22 @@ pub struct Terms<'a> {
 const SLACK: u32 = 4;
 
 impl Streams {
-    /// The first octets, which are all that a probe of an only sender needs.
-    pub const HOT: usize = std::mem::offset_of!(Stream, window) + SequenceWindow::HOT;
-
     /// Only these still count.
     pub fn retain(&mut self, any_of: Option<&BTreeSet<TestId>>) {
-        self.many.retain(|id, _| any_of.is_some_and(|any_of| any_of.contains(id)));
+        if let Some(many) = &mut self.many {
+            many.retain(|id, _| any_of.is_some_and(|any_of| any_of.contains(id)));
+        }
     }
 
     /// One of many senders that stops says nothing of the others.
     pub fn all_stopped(&self) -> bool {
-        self.many.values().all(|stream| stream.stopped)
+        self.many.iter().flat_map(|many| many.values()).all(|stream| stream.stopped)
     }
 
     /// The epoch and the newest sequence number of each sender. That of the only one is `own`.
     pub fn newest(&self, own: TestId) -> impl Iterator<Item = (TestId, (u64, u32))> {
         let all = self.own.iter().map(move |stream| (own, stream));
-        let all = all.chain(self.many.iter().map(|(id, stream)| (*id, stream)));
+        let all = all.chain(self.many.iter().flat_map(|many| many.iter()).map(|(id, stream)| (*id, stream)));
         all.filter_map(|(id, stream)| Some((id, (stream.epoch, stream.window.newest()?))))
     }
 
@@ -101,13 +98,17 @@ impl Streams {
         };
         match any_of {
             None => self.own = remembered(own),
-            Some(any_of) => self.many.extend(any_of.iter().filter_map(|id| Some((*id, remembered(*id)?)))),
+            Some(any_of) => {
+                let all = any_of.iter().filter_map(|id| Some((*id, remembered(*id)?)));
+                self.many.get_or_insert_default().extend(all);
+            }
         }
     }
 
     /// This process slept: what is missing from the next probe on backwards is not the network's fault.
     pub fn on_own_stall(&mut self) {
-        self.own.iter_mut().chain(self.many.values_mut()).for_each(|stream| stream.was_unheard = true);
+        let many = self.many.iter_mut().flat_map(|many| many.values_mut());
+        self.own.iter_mut().chain(many).for_each(|stream| stream.was_unheard = true);
     }
 
     /// From now on probes have to be signed: what unsigned ones said of the order does not count.
@@ -121,7 +122,7 @@ impl Streams {
         let now = incoming.received.moment;
         let stream = match terms.any_of {
             None => self.own.as_mut(),
-            Some(_) => self.many.get_mut(&incoming.test_id),
+            Some(_) => self.many.as_mut().and_then(|many| many.get_mut(&incoming.test_id)),
         };
         let fallen_silent =
             stream.as_ref().is_none_or(|stream| now.since(stream.last) > terms.expect_every) && !terms.keyed;
@@ -137,7 +138,7 @@ impl Streams {
                 match terms.any_of {
                     None => self.own = Some(begun),
                     Some(_) => {
-                        self.many.insert(incoming.test_id, begun);
+                        self.many.get_or_insert_default().insert(incoming.test_id, begun);
                     }
                 }
                 return Place::First;
