@@ -480,10 +480,11 @@ fn memory_of_expectations() {
         let parent = Parent.start();
         let socket = Arc::new(Socket::open("127.0.0.1:0".parse().unwrap(), None).unwrap());
         let to = socket.local();
+        let _source = Traffic::start([to, to], TESTS as f64, None);
         let before = resident();
         let _listener = listener(socket, None, &parent);
-        let _source = Traffic::start([to, to], TESTS as f64, None);
-        tokio::time::sleep(Duration::from_secs(5)).await;
+        // Two half minutes are over by then, and their histograms are there.
+        tokio::time::sleep(Duration::from_secs(70)).await;
         println!("  expectation          {:6} octets", (resident() - before) / TESTS);
     });
 }

@@ -66,8 +66,6 @@ pub struct Listener {
     one_of: HashMap<TestId, TestId, BuildHasherDefault<FxHasher>>,
     foreign: ForeignTraffic,
     batch: Batch,
-    /// Where the tests of a batch's probes are, found ahead.
-    presumed: Vec<Option<Place>>,
     alarm_clock: Option<(Moment, SpawnHandle)>,
     /// When the socket was last found empty, or this actor last ran.
     drained: Moment,
@@ -127,7 +125,6 @@ impl Listener {
             one_of: HashMap::default(),
             foreign: ForeignTraffic::new(Subject::Listener(beginning.address.to_string()), now),
             batch: Batch::default(),
-            presumed: Vec::new(),
             alarm_clock: None,
             drained: now.moment,
             last_run: now.moment,
@@ -256,9 +253,8 @@ impl Listener {
     }
 
     fn judge_batch(&mut self, now: Now) {
-        let (batch, mut presumed) = (std::mem::take(&mut self.batch), std::mem::take(&mut self.presumed));
-        presumed.clear();
-        presumed.extend(batch.octets().map(|octets| self.expectations.presume(Probe::quoted_test_id(octets)?)));
+        let batch = std::mem::take(&mut self.batch);
+        let presumed = self.expectations.presume(batch.octets().map(Probe::quoted_test_id));
         let some = |first: usize| &presumed[first.min(presumed.len())..(first + TOGETHER).min(presumed.len())];
         self.expectations.prefetch_for_probes(some(0));
         for (n, datagram) in batch.datagrams().enumerate() {
@@ -269,7 +265,7 @@ impl Listener {
             }
             self.on_datagram(&datagram, presumed.get(n).copied().flatten(), now);
         }
-        (self.batch, self.presumed) = (batch, presumed);
+        self.batch = batch;
     }
 
     fn on_datagram(&mut self, datagram: &Datagram<'_>, presumed: Option<Place>, now: Now) {

@@ -94,10 +94,12 @@ impl Expectations {
         self.entries.find(hash, is_it).map(|entry| entry.place)
     }
 
-    /// Where a test is if it is there, without a look at it.
-    pub fn presume(&self, id: TestId) -> Option<Place> {
-        let hash = hash(id);
-        self.entries.find(hash, |entry| entry.tag == tag(hash)).map(|entry| entry.place)
+    /// Where tests are if they are there, without a look at them.
+    pub fn presume(&self, ids: impl Iterator<Item = Option<TestId>>) -> Vec<Option<Place>> {
+        // By themselves first, so that the table is waited for once for many of them.
+        let hashes: Vec<Option<u64>> = ids.map(|id| id.map(hash)).collect();
+        let presumed = |hash| self.entries.find(hash, |entry| entry.tag == tag(hash)).map(|entry| entry.place);
+        hashes.into_iter().map(|hash| presumed(hash?)).collect()
     }
 
     /// The same as `find`, for a test that is presumed to be there.
@@ -184,7 +186,7 @@ fn turn(expectation: &Expectation) -> Moment {
 }
 
 fn hash(id: TestId) -> u64 {
-    FxBuildHasher.hash_one(id)
+    FxBuildHasher.hash_one(id.as_u128())
 }
 
 /// Bits of a hash that are not those by which a table is ordered.
@@ -198,9 +200,9 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::pure::clock_error::DelayLimits;
+    use crate::pure::clock_error::{Delay, DelayLimits};
     use crate::pure::condition::Thresholds;
-    use crate::pure::expectation::{Expected, Manner};
+    use crate::pure::expectation::{Expected, Incoming, Manner};
     use crate::pure::flows::Flows;
     use crate::pure::loss_window::LossLimits;
     use crate::pure::status::Role;
@@ -212,7 +214,7 @@ mod tests {
         TestId::from_bytes([n; 16])
     }
 
-    fn expectation(id: TestId) -> Expectation {
+    fn expectation(id: TestId, now: Now) -> Expectation {
         let test = TestFacts {
             id,
             description: String::new(),
@@ -239,10 +241,59 @@ mod tests {
             max_pause: second,
         };
         let expected = Expected { test: Arc::new(test), from_address: None, any_of: None, manner: Arc::new(manner) };
-        Expectation::new(expected, Now::default())
+        Expectation::new(expected, now)
+    }
+
+    fn probe(received: Now) -> Incoming {
+        Incoming {
+            test_id: id(0),
+            received,
+            delay: Delay { nanos: 0, uncertainty: Duration::ZERO },
+            directions: None,
+            order: None,
+            send_every: Duration::from_secs(1),
+            stops: false,
+            stepped: false,
+            ttl: None,
+            dscp: None,
+            dropped: 0,
+        }
     }
 
     proptest! {
+        /// Against a walk over all of them.
+        #[test]
+        fn all_have_their_turn_and_no_others(steps in prop::collection::vec((0u64..400, 0u8..8, any::<bool>()), 0..300)) {
+            let (mut expectations, mut now, mut changes) = (Expectations::default(), Now::default(), Vec::new());
+            for (millis, n, is_probe) in steps {
+                now = now.advanced_to(now.moment + Duration::from_millis(millis));
+                match expectations.find(id(n)).and_then(|place| expectations.at(place)) {
+                    Some((place, watched)) if is_probe => {
+                        watched.expectation.on_probe(&probe(now), &mut changes);
+                        expectations.reschedule(place);
+                    }
+                    Some((_, watched)) if n == 0 => watched.expectation.on_own_stall(now),
+                    Some(_) if n == 1 => drop(expectations.remove(id(n))),
+                    Some(_) => {}
+                    None => expectations.insert(expectation(id(n), now)),
+                }
+                let due = |turn: Moment| turn <= now.moment;
+                let wanted = expectations.values().filter(|expectation| due(turn(expectation)));
+                let wanted: BTreeSet<TestId> = wanted.map(|expectation| expectation.expected().test.id).collect();
+                let mut found = BTreeSet::new();
+                for place in expectations.have_their_turn(now.moment) {
+                    let (_, watched) = expectations.at(place).unwrap();
+                    // One whose deadline moved on unnoticed is asked once more, and has nothing to say.
+                    if due(turn(&watched.expectation)) {
+                        prop_assert!(found.insert(watched.id));
+                    }
+                    watched.expectation.on_silence(now, 0, &mut changes);
+                    expectations.reschedule(place);
+                }
+                prop_assert_eq!(found, wanted);
+            }
+        }
+
         /// Against a plain set, while places are given away again.
         #[test]
         fn what_is_there_is_found(steps in prop::collection::vec((0u8..20, any::<bool>()), 0..200)) {
@@ -250,7 +301,7 @@ mod tests {
             for (n, inserts) in steps {
                 match inserts {
                     true if known.insert(n) => {
-                        expectations.insert(expectation(id(n)));
+                        expectations.insert(expectation(id(n), Now::default()));
                     }
                     true => {}
                     false => prop_assert_eq!(expectations.remove(id(n)).is_some(), known.remove(&n)),
@@ -258,7 +309,8 @@ mod tests {
                 for n in 0..20 {
                     let found = expectations.find(id(n)).and_then(|place| expectations.at(place));
                     prop_assert_eq!(found.map(|(_, watched)| watched.id), known.contains(&n).then_some(id(n)));
-                    prop_assert_eq!(expectations.presume(id(n)), expectations.find(id(n)));
+                    let presumed = expectations.presume([Some(id(n)), None].into_iter());
+                    prop_assert_eq!(presumed, [expectations.find(id(n)), None]);
                     for presumed in 0..20 {
                         prop_assert_eq!(expectations.find_at(Some(presumed), id(n)), expectations.find(id(n)));
                     }

@@ -43,12 +43,17 @@ impl ErrorEstimate {
         ErrorEstimate(flag | (scale << 8) | multiplier.min(255) as u16)
     }
 
+    /// Whether the field cannot be.
+    pub fn is_corrupt(self) -> bool {
+        self.0 & 0xff == 0
+    }
+
     /// The bound, or nothing if the field is corrupt.
     pub fn decode(self) -> Option<ClockQuality> {
-        let multiplier = u128::from(self.0 & 0xff);
-        if multiplier == 0 {
+        if self.is_corrupt() {
             return None;
         }
+        let multiplier = u128::from(self.0 & 0xff);
         let scale = (self.0 >> 8) & 0x3f;
         let nanos = ((multiplier << scale) * 1_000_000_000).div_ceil(1 << 32);
         let error = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));

@@ -175,7 +175,7 @@ impl Probe {
             return Err(NotProbe::UnknownVersion(octets[52]));
         }
         let error_estimate = ErrorEstimate(be16(octets, 12));
-        if octets[96..108] != octets[4..16] || error_estimate.decode().is_none() {
+        if octets[96..108] != octets[4..16] || error_estimate.is_corrupt() {
             return Err(NotProbe::Corrupt);
         }
         let mut test_id = [0; 16];

@@ -354,8 +354,9 @@ impl Statistics {
             rolled = true;
             self.now_ends = self.now_ends + HALF_MINUTE;
             self.count();
-            let half_minute = std::mem::replace(&mut self.older.before, std::mem::take(&mut self.now));
-            self.older.take_in(&half_minute);
+            std::mem::swap(&mut self.older.before, &mut self.now);
+            self.older.take_in(&self.now);
+            self.now.clear();
             if now.since(self.now_ends) > FIVE_MINUTES {
                 // A long silence: what is left of the old halves is over.
                 let rest = std::mem::take(&mut self.older.before);
@@ -401,6 +402,13 @@ fn joined(before: &Period, now: &Period) -> Period {
 }
 
 impl Period {
+    /// Begins anew, in the same memory.
+    fn clear(&mut self) {
+        let mut delays = std::mem::take(&mut self.delays);
+        delays.clear();
+        *self = Period { delays, ..Period::default() };
+    }
+
     fn merge(&mut self, other: &Period) {
         self.delays.merge(&other.delays);
         self.delay_sum = self.delay_sum.saturating_add(other.delay_sum);
@@ -487,6 +495,19 @@ mod tests {
             let this = delay(200 + (second % 5) as i64 * 10);
             statistics.on_delay(this, previous, now);
             previous = Some(this.nanos);
+        }
+    }
+
+    #[test]
+    fn delays_that_are_counted_together_are_told_at_once() {
+        let mut statistics = Statistics::new(at(0), Duration::ZERO);
+        for n in 1..100 {
+            statistics.on_delay(delay(n), None, at(n as u64));
+            let (summary, histogram) = (statistics.summaries(at(n as u64)).total, statistics.histogram());
+            let spread = summary.delay.unwrap();
+            assert!((spread.p50 * 1e6 - n as f64 / 2.0).abs() < 1.0 + n as f64 * 0.04, "{spread:?} of {n}");
+            assert_eq!(histogram.buckets.iter().map(|(_, count)| count).sum::<u64>(), n as u64);
+            assert_eq!(histogram.buckets[0].1, n.min(49) as u64, "{n}");
         }
     }
 

@@ -53,7 +53,8 @@ impl Conditions {
         self.judged(kind)?.cause.as_deref()
     }
 
-    /// Whether it is down.
+    /// Whether it is down. Cold: of what is calm it is not asked, and must not be fetched for an answer.
+    #[cold]
     pub fn is_down(&self, kind: Kind) -> bool {
         self.of(kind).is_down()
     }
