@@ -19,6 +19,7 @@ use tracing::{Span, debug, info, info_span};
 use crate::io::batch::{Batch, Datagram};
 use crate::io::gauges::Gauges;
 use crate::io::outgoing::{Line, Outlet, Post};
+use crate::io::prefetch::prefetch;
 use crate::io::time;
 use crate::io::udp::Readiness;
 use crate::messages::{Enrol, Generation, PacerFact, Stop};
@@ -119,6 +120,7 @@ impl Pacer {
         let mut changes = Vec::new();
         for _ in 0..TICKS_PER_WAKE {
             let Some(due) = self.calendar.due(time::now().moment) else { break };
+            prefetch(due.as_slice(), size_of_val(due.as_slice()));
             due.iter().take(AHEAD).for_each(|entry| entry.line.prefetch());
             let mut now = time::now();
             let mut rest = due.into_iter();

@@ -81,7 +81,7 @@ pub enum Grid {
 }
 
 const FINEST: Duration = Duration::from_millis(1);
-const FINE: Duration = Duration::from_millis(2);
+const FINE: Duration = Duration::from_millis(4);
 const PARTS: u32 = 5;
 
 /// Room for the longest probe.
