@@ -28,7 +28,7 @@ use crate::pure::arrival::{self, AnyProbe, Clocks, Landed};
 use crate::pure::bucket::Bucket;
 use crate::pure::expectation::{Acceptance, Expectation, Expected};
 use crate::pure::foreign::{ForeignTraffic, Reason};
-use crate::pure::key::{Key, KeyRing};
+use crate::pure::key::KeyRing;
 use crate::pure::pace::{self, Look, Pace};
 use crate::pure::probe::Probe;
 use crate::pure::status::{ForeignSource, ListenerStatus, TestStatus};
@@ -298,7 +298,7 @@ impl Listener {
             return self.on_visitor(datagram, &probe, received);
         };
         let expected = watched.expectation.expected();
-        let key = check_signature(expected, &self.keys, &probe, datagram.octets)?;
+        let signed_with = check_signature(expected, &self.keys, &probe, datagram.octets)?;
         let source = datagram.source.ip();
         let is_local = match watched.source {
             Some((known, is_local)) if known == source => is_local,
@@ -315,7 +315,7 @@ impl Listener {
         let sender = || expected.any_of.is_none().then_some(expected.test.from_host.as_str());
         let incoming = probe.incoming(sender, landed)?;
         let reflects = expected.mode == Mode::TwoWay && wants_answer(&probe);
-        let may_reflect = key.is_some() || expected.from_address.is_none_or(|from| from == source);
+        let may_reflect = signed_with.is_some() || expected.from_address.is_none_or(|from| from == source);
         let accepted = watched.expectation.on_probe(&incoming, &mut self.changes);
         self.expectations.reschedule(place);
         let Acceptance::Accepted(ttl_was) = accepted else { return Ok(()) };
@@ -325,7 +325,8 @@ impl Listener {
             info!(test = %id, was, ttl = datagram.ttl, "the time-to-live of probes changed: they take another path");
         }
         if reflects && may_reflect && self.answers.take(received.moment).is_ok() {
-            self.answer(datagram, received, key.as_deref());
+            let keys = self.keys.clone();
+            self.answer(datagram, received, signed_with.and_then(|id| keys.get(id)));
         }
         Ok(())
     }
@@ -410,17 +411,12 @@ impl Listener {
     }
 }
 
-/// The key that a probe is signed with, if its test wants it signed.
-fn check_signature(
-    expected: &Expected,
-    keys: &KeyRing,
-    probe: &AnyProbe,
-    octets: &[u8],
-) -> Result<Option<Arc<Key>>, Reason> {
+/// The id of the key that a probe is signed with, if its test wants it signed.
+fn check_signature(expected: &Expected, keys: &KeyRing, probe: &AnyProbe, octets: &[u8]) -> Result<Option<u8>, Reason> {
     let Some(choice) = &expected.keys else { return Ok(None) };
     let AnyProbe::Stamp(probe) = probe else { return Err(Reason::BadSignature) };
     let key = keys.taken(choice, probe.key_id).filter(|key| Probe::is_signed(octets, key));
-    key.cloned().map(Some).ok_or(Reason::BadSignature)
+    key.map(|key| Some(key.id())).ok_or(Reason::BadSignature)
 }
 
 impl Actor for Listener {
