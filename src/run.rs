@@ -54,7 +54,6 @@ pub const EXIT_CONFIG: i32 = 78;
 
 /// Runs the agent until it is told to stop.
 pub fn run(arguments: &Run) -> anyhow::Result<i32> {
-    time::start();
     let source = Source { path: arguments.config.clone(), overrides: arguments.overrides.to_overrides() };
     let bootstrap = match read_bootstrap(&source) {
         Ok(bootstrap) => bootstrap,
@@ -85,6 +84,8 @@ pub fn run(arguments: &Run) -> anyhow::Result<i32> {
         // Told states cannot be kept there; the sinks say so when they try.
         Err(_) => None,
     };
+    // Just before the runtime's own clock begins, for timers that end with its slots (see `pace`).
+    time::start();
     let system = actix::System::new();
     let code = system.block_on(async {
         let (supervisor, exit_code) = Supervisor::new(source, bootstrap);

@@ -9,7 +9,7 @@ use crate::pure::time::{Moment, Now, WallTime};
 
 static START: OnceLock<Instant> = OnceLock::new();
 
-/// When the process began, for all practical purposes. Called first in `run`.
+/// When the process began, for all practical purposes. Called in `run` before the runtime begins.
 pub fn start() -> Instant {
     *START.get_or_init(Instant::now)
 }

@@ -24,8 +24,9 @@ const BUSY: f64 = 1_000.0;
 const AT_A_TIME: f64 = 40.0;
 /// No look is sooner or later after the one before than this.
 const SHORTEST: Duration = Duration::from_millis(4);
-/// Others keep to multiples of this, too: whoever sleeps till then is woken with them.
-pub const LONGEST: Duration = Duration::from_millis(200);
+/// Others keep to multiples of this, too: whoever sleeps till then is woken with them. It is three of the slots
+/// that tokio's timers lie in: one that ends with its slot wakes once, any other that is so far away twice.
+pub const LONGEST: Duration = Duration::from_millis(192);
 /// What comes is counted over this time at least.
 const WINDOW: Duration = Duration::from_millis(500);
 /// Who was answered lately will ask again.
