@@ -215,16 +215,7 @@ mod tests {
     }
 
     fn expectation(id: TestId, now: Now) -> Expectation {
-        let test = TestFacts {
-            id,
-            description: String::new(),
-            from_host: "a".into(),
-            from: "127.0.0.2:0".into(),
-            to_host: "b".into(),
-            to: "127.0.0.3:8620".into(),
-            tags: [].into(),
-            set: None,
-        };
+        let test = TestFacts::example(id);
         let second = Duration::from_secs(1);
         let manner = Manner {
             role: Role::Receiver,

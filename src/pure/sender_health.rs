@@ -150,16 +150,7 @@ mod tests {
     }
 
     fn health() -> SenderHealth {
-        let test = TestFacts {
-            id: TestId::from_bytes([1; 16]),
-            description: String::new(),
-            from_host: "a".into(),
-            from: "127.0.0.2:0".into(),
-            to_host: "b".into(),
-            tags: [].into(),
-            set: None,
-            to: "127.0.0.3:8620".into(),
-        };
+        let test = TestFacts::example(TestId::from_bytes([1; 16]));
         SenderHealth::new(Arc::new(test), Thresholds::in_a_row(3, 3), Moment::ZERO)
     }
 

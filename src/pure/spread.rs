@@ -21,7 +21,7 @@ pub struct Spread {
     max: i64,
 }
 
-/// A bucket, and how many delays lie in it. Packed, since every test has some hundred of them.
+/// A bucket, and how many delays lie in it. Packed, since every test has many of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C, packed(2))]
 pub struct Count {

@@ -103,6 +103,23 @@ pub struct TestFacts {
     pub set: Option<String>,
 }
 
+#[cfg(test)]
+impl TestFacts {
+    /// From host `a` to host `b`.
+    pub fn example(id: TestId) -> Self {
+        TestFacts {
+            id,
+            description: String::new(),
+            from_host: "a".into(),
+            from: "127.0.0.2:0".into(),
+            to_host: "b".into(),
+            to: "127.0.0.3:8620".into(),
+            tags: [].into(),
+            set: None,
+        }
+    }
+}
+
 impl TestFacts {
     /// From where to where.
     pub fn path(&self) -> String {

@@ -53,14 +53,8 @@ fn expected() -> Expected {
 fn with(manner: Manner) -> Expected {
     Expected {
         test: Arc::new(TestFacts {
-            id: TestId::from_bytes([7; 16]),
             description: "app to db".into(),
-            from_host: "a".into(),
-            from: "127.0.0.2:0".into(),
-            to_host: "b".into(),
-            to: "127.0.0.3:8620".into(),
-            tags: [].into(),
-            set: None,
+            ..TestFacts::example(TestId::from_bytes([7; 16]))
         }),
         from_address: None,
         any_of: None,
