@@ -1,5 +1,7 @@
 //! How delays are spread: a histogram in bounded memory, for quantiles.
 
+use serde::{Deserialize, Serialize};
+
 /// The histogram never has more buckets than this; it becomes coarser instead.
 const MOST_BUCKETS: usize = 64;
 /// Buckets per doubling at the finest: each is at most 3.2 % wide.
@@ -10,9 +12,10 @@ const UNIT_BITS: u32 = 8;
 
 /// Counts of delays, negative ones too, in buckets whose width grows with the delay. Few delays of
 /// one path differ much, so only buckets that hold something are kept.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Spread {
     /// Ascending.
+    #[serde(with = "steps")]
     buckets: Vec<Count>,
     /// Buckets are joined by so many bits of their number.
     coarseness: u8,
@@ -169,6 +172,48 @@ fn lower_end(bucket: i64) -> i64 {
     let units = (index - exponent * PER_OCTAVE) << exponent.min(u64::from(u64::BITS - OCTAVE_BITS - UNIT_BITS - 2));
     let nanos = i64::try_from(units << UNIT_BITS).unwrap_or(i64::MAX);
     if bucket < 0 { -nanos } else { nanos }
+}
+
+/// Buckets as the steps from one to the next, which are small numbers.
+mod steps {
+    use std::fmt;
+
+    use serde::de::{SeqAccess, Visitor};
+    use serde::{Deserializer, Serializer};
+
+    use super::{Count, MOST_BUCKETS};
+
+    pub fn serialize<S: Serializer>(buckets: &[Count], serializer: S) -> Result<S::Ok, S::Error> {
+        let mut before = 0;
+        serializer.collect_seq(buckets.iter().map(|held| {
+            let step = held.bucket.wrapping_sub(std::mem::replace(&mut before, held.bucket));
+            (step as u16, held.count)
+        }))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Count>, D::Error> {
+        deserializer.deserialize_seq(Steps)
+    }
+
+    struct Steps;
+
+    impl<'de> Visitor<'de> for Steps {
+        type Value = Vec<Count>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("buckets")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut steps: A) -> Result<Vec<Count>, A::Error> {
+            let mut buckets = Vec::with_capacity(steps.size_hint().unwrap_or(0).min(MOST_BUCKETS));
+            let mut bucket = 0i16;
+            while let Some((step, count)) = steps.next_element::<(u16, u32)>()? {
+                bucket = bucket.wrapping_add(step as i16);
+                buckets.push(Count { bucket, count });
+            }
+            Ok(buckets)
+        }
+    }
 }
 
 #[cfg(test)]
