@@ -38,7 +38,7 @@ impl Key {
     }
 
     /// The signature of these parts, one after the other.
-    pub fn sign(&self, parts: [&[u8]; 2]) -> [u8; SIGNATURE_LEN] {
+    pub fn sign<const N: usize>(&self, parts: [&[u8]; N]) -> [u8; SIGNATURE_LEN] {
         let whole = self.over(parts).finalize().into_bytes();
         let mut signature = [0; SIGNATURE_LEN];
         signature.copy_from_slice(&whole[..SIGNATURE_LEN]);
@@ -46,11 +46,11 @@ impl Key {
     }
 
     /// Whether this is their signature; takes as long whatever is wrong with it.
-    pub fn verifies(&self, parts: [&[u8]; 2], signature: &[u8; SIGNATURE_LEN]) -> bool {
+    pub fn verifies<const N: usize>(&self, parts: [&[u8]; N], signature: &[u8; SIGNATURE_LEN]) -> bool {
         self.over(parts).verify_truncated_left(signature).is_ok()
     }
 
-    fn over(&self, parts: [&[u8]; 2]) -> Hmac<Sha256> {
+    fn over<const N: usize>(&self, parts: [&[u8]; N]) -> Hmac<Sha256> {
         let mut mac = self.state.clone();
         parts.into_iter().for_each(|part| mac.update(part));
         mac
