@@ -8,7 +8,6 @@ mod requests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::time::Duration;
 
 use actix::prelude::*;
 use tracing::{Span, error, info_span};
@@ -25,14 +24,13 @@ use crate::messages::{
 use crate::pure::ledger::{Manner, Scope, ToldRecord};
 use crate::pure::notification::Standing;
 use crate::pure::order::{Answer, Request};
+use crate::pure::pace;
 use crate::pure::situation::Situation;
 use crate::pure::status::SinkStatus;
 use crate::pure::time::Moment;
 use crate::sink::{Beginning, Greeting, Sink, warn_of_forgotten};
 use crate::tree::Children;
 
-/// Sinks answer within this; what they say goes up together.
-const OBSERVE_WAIT: Duration = Duration::from_millis(50);
 /// More alarms than this are counted in the snapshot; all of them are in `/api/alarms`.
 const MOST_SHOWN: usize = 1000;
 /// What the file of silences is called.
@@ -350,7 +348,8 @@ impl Handler<Observe> for Alarm {
     fn handle(&mut self, _: Observe, ctx: &mut Self::Context) {
         self.look_up(ctx);
         self.sinks.iter().for_each(|sink| sink.do_send(Observe::Briefly));
-        ctx.run_later(OBSERVE_WAIT, |alarm, _| {
+        // Sinks have answered by then; what they say goes up together.
+        ctx.run_later(time::until_next(pace::LONGEST), |alarm, _| {
             alarm.parent.do_send(AlarmFact::Observed(Box::new(AlarmStatus {
                 alarms: worst(&alarm.situation),
                 silences: alarm.situation.silences(time::now()).cloned().collect(),

@@ -15,10 +15,11 @@ use crate::io::{ntp, time};
 use crate::messages::{ClockFact, Consult, Generation, Observe, Report, Stop};
 use crate::pure::clock_error::{ClockQuality, StepDetector};
 use crate::pure::local_clock::{LocalClock, Opinion};
+use crate::pure::pace;
 use crate::pure::status::ClockStatus;
 use crate::pure::time::seconds;
 
-const READ_EVERY: Duration = Duration::from_secs(1);
+const READ_EVERY: Duration = pace::SECOND;
 /// A time server is asked this often, as RFC 4330 section 10 lets it be.
 const ASK_EVERY: Duration = Duration::from_secs(256);
 /// And again after this if it did not answer.
@@ -101,6 +102,15 @@ impl Clock {
             clock.asking = Some(ctx.run_later(again, Self::ask));
         })));
     }
+
+    fn read_later(ctx: &mut Context<Self>) {
+        ctx.run_later(time::until_next(READ_EVERY), |clock, ctx| {
+            let span = clock.span.clone();
+            let _entered = span.enter();
+            clock.read();
+            Self::read_later(ctx);
+        });
+    }
 }
 
 impl Actor for Clock {
@@ -108,11 +118,7 @@ impl Actor for Clock {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         self.read();
-        ctx.run_interval(READ_EVERY, |clock, _| {
-            let span = clock.span.clone();
-            let _entered = span.enter();
-            clock.read();
-        });
+        Self::read_later(ctx);
     }
 
     fn stopped(&mut self, _: &mut Self::Context) {

@@ -184,8 +184,7 @@ impl Pacer {
 
     /// At whole multiples, as others keep to them: that is one wake-up for all.
     fn look_later(ctx: &mut Context<Self>) {
-        let now = time::now().moment;
-        ctx.run_later(now.next_multiple_of(LOOK_EVERY).since(now), |pacer, ctx| {
+        ctx.run_later(time::until_next(LOOK_EVERY), |pacer, ctx| {
             let span = pacer.span.clone();
             let _entered = span.enter();
             pacer.look();

@@ -30,6 +30,7 @@ use crate::messages::{
 use crate::pure::alarm::{AlarmKey, Cause, ConditionChange, Kind, Subject};
 use crate::pure::clock_error::ClockQuality;
 use crate::pure::faults::Faults;
+use crate::pure::pace;
 use crate::pure::status::{ClockStatus, Status};
 use crate::pure::time::{Moment, WallTime};
 use crate::run;
@@ -38,7 +39,7 @@ use crate::watcher::{Beginning, Watcher};
 use crate::web::{self, Web};
 
 /// Everybody is asked how he stands this often.
-const OBSERVE_EVERY: Duration = Duration::from_secs(1);
+const OBSERVE_EVERY: Duration = pace::SECOND;
 /// Whoever looked at the tests may look again within this.
 const LOOKED_FOR: Duration = Duration::from_secs(10);
 /// An ordered stop that takes longer is cut short.
@@ -353,6 +354,16 @@ impl Supervisor {
         status.sort();
         self.published.send_replace(Arc::new(status));
     }
+
+    fn observe_later(ctx: &mut Context<Self>) {
+        ctx.run_later(time::until_next(OBSERVE_EVERY), |supervisor, ctx| {
+            let looked = supervisor.looked.is_some_and(|at| time::now().moment.since(at) < LOOKED_FOR);
+            supervisor.watcher.send(if looked { Observe::Fully } else { Observe::Briefly });
+            supervisor.alarm.send(Observe::Briefly);
+            supervisor.clock.send(Observe::Briefly);
+            Self::observe_later(ctx);
+        });
+    }
 }
 
 fn signals(kind: SignalKind, meaning: Signal) -> std::io::Result<impl futures_util::Stream<Item = Signal>> {
@@ -386,12 +397,7 @@ impl Actor for Supervisor {
         self.start_clock(ctx);
         self.start_watcher(ctx);
         self.start_web(ctx);
-        ctx.run_interval(OBSERVE_EVERY, |supervisor, _| {
-            let looked = supervisor.looked.is_some_and(|at| time::now().moment.since(at) < LOOKED_FOR);
-            supervisor.watcher.send(if looked { Observe::Fully } else { Observe::Briefly });
-            supervisor.alarm.send(Observe::Briefly);
-            supervisor.clock.send(Observe::Briefly);
-        });
+        Self::observe_later(ctx);
     }
 }
 

@@ -393,7 +393,7 @@ impl Actor for Watcher {
             self.on_listed(listed, ctx);
         }
         self.replays.remember(&self.gauges);
-        ctx.run_interval(replays::KEEP_EVERY, |watcher, _| watcher.keep_replays());
+        Self::keep_replays_later(ctx);
         ctx.run_later(FALL_BACK, |watcher, ctx| {
             let span = watcher.span.clone();
             let _entered = span.enter();

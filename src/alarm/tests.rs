@@ -7,6 +7,7 @@ use crate::pure::groups::Membership;
 use crate::pure::ledger::Assurance;
 use crate::pure::test::TestId;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::timeout;
 

@@ -1,7 +1,7 @@
 //! The one place where the clocks are read.
 
 use std::sync::OnceLock;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
@@ -22,6 +22,13 @@ pub fn now() -> Now {
 /// The monotonic clock's reading in this process's terms.
 pub fn moment(instant: Instant) -> Moment {
     Moment::new(instant.saturating_duration_since(start()))
+}
+
+/// How long it is until the next whole multiple of a duration since the process began: whoever keeps to multiples of
+/// `pace::LONGEST` is woken together with others.
+pub fn until_next(every: Duration) -> Duration {
+    let now = now().moment;
+    now.next_multiple_of(every).since(now)
 }
 
 /// A deadline as the timers want it.

@@ -146,11 +146,10 @@ impl Expectation {
         let stays = |kind: &Kind| if *kind == Kind::Clock { same_peer } else { kept.contains(kind) };
         let dropped: Vec<Kind> = conditions::JUDGED.into_iter().filter(|kind| !stays(kind)).collect();
         for kind in dropped {
-            if self.conditions.forget(kind) {
+            if self.change_conditions(|conditions| conditions.forget(kind)) {
                 changes.push(self.change(kind, Verdict::Cleared, now));
             }
         }
-        self.calm = self.conditions.calm();
         let before = self.expected.expect_every;
         let pace = |expected: &Expected| (expected.expect_every, expected.thresholds, expected.startup_grace);
         let same_pace = pace(&self.expected) == pace(&expected);
@@ -228,8 +227,7 @@ impl Expectation {
         self.silence_deadline = self.deadline_after(now.moment);
         self.sample(Kind::Connection, Sample::Good, None, now, changes);
         if stops {
-            self.conditions.pause(now);
-            self.calm = self.conditions.calm();
+            self.change_conditions(|conditions| conditions.pause(now));
             self.silence_deadline = self.silence_deadline.max(self.raising_at(now.moment + self.expected.max_pause));
         }
         self.judge_delay(incoming, overtaken, changes);
@@ -493,6 +491,13 @@ impl Expectation {
         }
     }
 
+    /// The one way to change them: `calm` is what they say of themselves.
+    fn change_conditions<R>(&mut self, change: impl FnOnce(&mut Conditions) -> R) -> R {
+        let changed = change(&mut self.conditions);
+        self.calm = self.conditions.calm();
+        changed
+    }
+
     fn sample(
         &mut self,
         kind: Kind,
@@ -504,9 +509,10 @@ impl Expectation {
         if sample == Sample::Good && self.calm.holds(kind) {
             return;
         }
-        let verdict = self.conditions.on_sample(kind, sample, self.expected.thresholds, cause, now);
-        self.calm = self.conditions.calm();
-        if let Some(verdict) = verdict {
+        let thresholds = self.expected.thresholds;
+        if let Some(verdict) =
+            self.change_conditions(|conditions| conditions.on_sample(kind, sample, thresholds, cause, now))
+        {
             changes.push(self.change(kind, verdict, now));
         }
     }
@@ -514,7 +520,9 @@ impl Expectation {
     /// What was judged over some time already needs no second sample to be believed.
     fn sample_once(&mut self, kind: Kind, sample: Sample, cause: Cause, now: Now, changes: &mut Vec<ConditionChange>) {
         let at_once = Thresholds::in_a_row(1, 1);
-        if let Some(verdict) = self.conditions.on_sample(kind, sample, at_once, Some(cause), now) {
+        if let Some(verdict) =
+            self.change_conditions(|conditions| conditions.on_sample(kind, sample, at_once, Some(cause), now))
+        {
             changes.push(self.change(kind, verdict, now));
         }
     }

@@ -27,6 +27,8 @@ const SHORTEST: Duration = Duration::from_millis(4);
 /// Others keep to multiples of this, too: whoever sleeps till then is woken with them. It is three of the slots
 /// that tokio's timers lie in: one that ends with its slot wakes once, any other that is so far away twice.
 pub const LONGEST: Duration = Duration::from_millis(192);
+/// About a second: a multiple of that.
+pub const SECOND: Duration = LONGEST.saturating_mul(5);
 /// What comes is counted over this time at least.
 const WINDOW: Duration = Duration::from_millis(500);
 /// Who was answered lately will ask again.

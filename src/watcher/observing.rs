@@ -9,10 +9,11 @@ use super::Watcher;
 use super::observed::Shown;
 use crate::io::time;
 use crate::messages::{Observe, WatcherFact, WatcherStatus};
+use crate::pure::pace;
 use crate::pure::status::Status;
 
-/// Children answer within this.
-const OBSERVE_WAIT: Duration = Duration::from_millis(900);
+/// Children answer within this, or a little more.
+const OBSERVE_WAIT: Duration = pace::LONGEST.saturating_mul(3);
 
 /// What was asked for last, and who has not answered yet.
 pub struct Round {
@@ -107,7 +108,7 @@ impl Handler<Observe> for Watcher {
             self.say_observed();
             return;
         }
-        ctx.run_later(OBSERVE_WAIT, move |watcher, _| {
+        ctx.run_later(OBSERVE_WAIT + time::until_next(pace::LONGEST), move |watcher, _| {
             if watcher.round.on_timeout(number) {
                 watcher.say_observed();
             }

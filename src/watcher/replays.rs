@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use actix::prelude::*;
 use futures_util::FutureExt;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tracing::debug;
@@ -12,10 +13,12 @@ use super::Watcher;
 use crate::config::bootstrap::Bootstrap;
 use crate::io::gauges::Gauges;
 use crate::io::replays::{Kept, ReplayFile};
+use crate::io::time;
+use crate::pure::pace;
 use crate::pure::test::TestId;
 
 /// It is kept this often, if it changed and the disk is quick.
-pub const KEEP_EVERY: Duration = Duration::from_secs(2);
+const KEEP_EVERY: Duration = pace::SECOND.saturating_mul(2);
 /// Between two writes there is so many times as long as the first one took.
 const REST: u32 = 20;
 
@@ -70,11 +73,14 @@ impl ReplayKeeper {
 }
 
 impl Watcher {
-    /// Keeps what changed.
-    pub(super) fn keep_replays(&mut self) {
-        if self.replays.may_write() {
-            self.write_replays();
-        }
+    /// Keeps what changed, from now on.
+    pub(super) fn keep_replays_later(ctx: &mut Context<Self>) {
+        ctx.run_later(time::until_next(KEEP_EVERY), |watcher, ctx| {
+            if watcher.replays.may_write() {
+                watcher.write_replays();
+            }
+            Self::keep_replays_later(ctx);
+        });
     }
 
     /// Keeps what changed, whatever it costs.

@@ -1,5 +1,7 @@
 //! The status page: for a tired engineer, the worst first.
 
+mod measured;
+
 use std::fmt::Write as _;
 
 use actix_web::{HttpResponse, web};
@@ -9,7 +11,7 @@ use super::api::Access;
 use crate::pure::condition::State;
 use crate::pure::notification::Withheld;
 use crate::pure::shelf::{Matcher, Silence};
-use crate::pure::status::{ListenerStatus, Role, SenderStatus, SinkStatus, Status, TestStatus};
+use crate::pure::status::{ListenerStatus, SenderStatus, SinkStatus, Status};
 use crate::pure::time::WallTime;
 
 /// More tests than this are counted on the page and shown in `/status.json`.
@@ -41,7 +43,7 @@ fn render(status: &Status) -> String {
     page += &store(status);
     page += &alarms(status);
     page += &silences(&status.silences);
-    page += &tests(&status.tests);
+    page += &measured::tests(&status.tests);
     page += &listeners(&status.listeners);
     page += &senders(&status.senders);
     page += &sinks(&status.sinks);
@@ -148,44 +150,6 @@ fn silences(silences: &[Silence]) -> String {
     };
     let rows: String = silences.iter().map(row).collect();
     format!("<h2>Silences</h2><table><tr><th>Id<th>Hosts<th>Tags<th>Tests<th>Sets<th>Why<th>Until{rows}</table>")
-}
-
-fn tests(tests: &[TestStatus]) -> String {
-    let received: Vec<&TestStatus> = tests.iter().filter(|test| test.role == Role::Receiver).collect();
-    if received.is_empty() {
-        return "<h2>Tests received here</h2><p class=quiet>None.</p>".to_owned();
-    }
-    let rows: String = received
-        .iter()
-        .take(MOST_TESTS)
-        .map(|status| {
-            let test = &status.test;
-            let delay = match (status.last_delay, status.last_delay_uncertainty) {
-                (Some(delay), Some(uncertainty)) if uncertainty > 0.0 => {
-                    format!("{:.3} ms <small>± {}</small>", delay * 1e3, milliseconds(uncertainty))
-                }
-                (Some(delay), _) => format!("{:.3} ms", delay * 1e3),
-                (None, _) => "–".to_owned(),
-            };
-            let counters = status.counters.unwrap_or_default();
-            format!(
-                "<tr><td>{}<td>{}<td>{} <small>{}</small> → <small>{}</small><td class=number>{delay}<td class=number>{}\
-                 <td class=when>{}",
-                pill(status.condition),
-                named(&test.description, &test.id.to_string()),
-                escape(&test.from_host),
-                escape(&test.from),
-                escape(&test.to),
-                counters.received,
-                status.since.map_or("–".to_owned(), clock)
-            )
-        })
-        .collect();
-    let more = more(received.len(), MOST_TESTS);
-    format!(
-        "<h2>Tests received here</h2><table><tr><th>State<th>Test<th>Path<th class=number>Last delay\
-         <th class=number>Probes<th>Since{rows}</table>{more}"
-    )
 }
 
 fn senders(senders: &[SenderStatus]) -> String {

@@ -1,0 +1,96 @@
+//! What the page says of tests that are judged here: those that arrive, and round trips.
+
+use super::{MOST_TESTS, clock, escape, milliseconds, more, named, pill};
+use crate::pure::condition::State;
+use crate::pure::flows::FlowStatus;
+use crate::pure::statistics::{Summaries, Summary};
+use crate::pure::status::{Role, TestStatus};
+
+pub(super) fn tests(tests: &[TestStatus]) -> String {
+    let of = |role: Role| tests.iter().filter(move |test| test.role == role);
+    let received = match table(of(Role::Receiver), Role::Receiver) {
+        Some(table) => table,
+        None => "<p class=quiet>None.</p>".to_owned(),
+    };
+    let round_trips = table(of(Role::Sender), Role::Sender)
+        .map_or(String::new(), |table| format!("<h2>Round trips from here and back</h2>{table}"));
+    format!("<h2>Tests received here</h2>{received}{round_trips}")
+}
+
+/// Nothing without a test.
+fn table<'a>(tests: impl Iterator<Item = &'a TestStatus> + Clone, role: Role) -> Option<String> {
+    let count = tests.clone().count();
+    let rows: String = tests.take(MOST_TESTS).map(|status| row(status, role)).collect();
+    (count > 0).then(|| {
+        format!(
+            "<table><tr><th>State<th>Test<th>Path<th class=number>Last delay<th class=number>Loss\
+             <th class=number>Probes<th>Since{rows}</table>{}",
+            more(count, MOST_TESTS)
+        )
+    })
+}
+
+fn row(status: &TestStatus, role: Role) -> String {
+    let test = &status.test;
+    let (from, to) = (escape(&test.from), escape(&test.to));
+    let path = match role {
+        Role::Receiver => format!("{} <small>{from}</small> → <small>{to}</small>", escape(&test.from_host)),
+        Role::Sender => format!("<small>{from}</small> ⇄ {} <small>{to}</small>", escape(&test.to_host)),
+    };
+    format!(
+        "<tr><td>{}{}<td>{}<td>{path}{}<td class=number>{}<td class=number>{}<td class=number>{}<td class=when>{}",
+        pill(status.condition),
+        kinds(status),
+        named(&test.description, &test.id.to_string()),
+        flows(&status.flows),
+        delay(status),
+        loss(status.statistics.as_ref()),
+        status.counters.unwrap_or_default().received,
+        status.since.map_or("–".to_owned(), clock)
+    )
+}
+
+/// Which of a test's conditions are not well, if that is not plain.
+fn kinds(status: &TestStatus) -> String {
+    let bad = status.conditions.iter().filter(|(_, state)| matches!(state, State::Down | State::Recovering));
+    let bad: Vec<String> = bad.map(|(kind, _)| kind.to_string()).collect();
+    if bad.is_empty() { String::new() } else { format!("<br><small>{}</small>", bad.join(", ")) }
+}
+
+fn delay(status: &TestStatus) -> String {
+    let Some(last) = status.last_delay else { return "–".to_owned() };
+    let uncertainty = status.last_delay_uncertainty.filter(|uncertainty| *uncertainty > 0.0);
+    let uncertainty =
+        uncertainty.map_or(String::new(), |uncertainty| format!(" <small>± {}</small>", milliseconds(uncertainty)));
+    let minute = status.statistics.as_ref().and_then(|statistics| statistics.minute.delay.as_ref());
+    let minute = minute.map_or(String::new(), |delay| {
+        format!("<br><small>1 min: p50 {}, p99 {}</small>", milliseconds(delay.p50), milliseconds(delay.p99))
+    });
+    format!("{}{uncertainty}{minute}", milliseconds(last))
+}
+
+fn loss(statistics: Option<&Summaries>) -> String {
+    let percent = |summary: &Summary| summary.loss.map_or("–".to_owned(), |loss| format!("{:.1} %", loss * 100.0));
+    statistics.map_or("–".to_owned(), |all| {
+        format!("{} <small>1 min</small><br>{} <small>10 min</small>", percent(&all.minute), percent(&all.ten_minutes))
+    })
+}
+
+/// How many there are, and the one that lost the largest share.
+fn flows(flows: &[FlowStatus]) -> String {
+    if flows.is_empty() {
+        return String::new();
+    }
+    let share = |flow: &FlowStatus| flow.lost as f64 / (flow.lost as f64 + f64::from(flow.received)).max(1.0);
+    let worst = flows.iter().filter(|flow| flow.lost > 0).max_by(|a, b| share(a).total_cmp(&share(b)));
+    let worst = worst.map_or(String::new(), |flow| {
+        let size = flow.size.map_or(String::new(), |size| format!(", {size} octets"));
+        format!(
+            "; worst: {:.1} % of flow {} (DSCP {}{size}) lost since the start",
+            share(flow) * 100.0,
+            flow.flow,
+            flow.dscp
+        )
+    });
+    format!("<br><small>{} flows{worst}</small>", flows.len())
+}
