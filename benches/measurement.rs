@@ -36,6 +36,7 @@ use peerpair::pure::probe::Probe;
 use peerpair::pure::sending::{SenderPlan, Source};
 use peerpair::pure::status::Role;
 use peerpair::pure::test::{Mode, TestFacts, TestId, Wire};
+use peerpair::pure::time::WallTime;
 use peerpair::sender::{self, Sender};
 
 const TESTS: usize = 100_000;
@@ -333,7 +334,8 @@ struct Traffic {
 const NOBODY: usize = usize::MAX;
 
 impl Traffic {
-    fn start(to: [SocketAddr; 2], rate: f64, key: Option<Key>) -> Self {
+    /// With `scattered`, they say that they were sent up to a second earlier: no histogram could be larger.
+    fn start(to: [SocketAddr; 2], rate: f64, key: Option<Key>, scattered: bool) -> Self {
         let ids: Vec<TestId> = (0..TESTS).map(|n| facts(n).id).collect();
         let wanted = Arc::new(AtomicUsize::new(0));
         let chosen = wanted.clone();
@@ -354,7 +356,11 @@ impl Traffic {
                 while sent < due {
                     // Each of the two sees numbers without a gap.
                     let n = places[place];
-                    let probe = probe(ids[n as usize % TESTS], (n / TESTS as u64) as u32);
+                    let mut probe = probe(ids[n as usize % TESTS], (n / TESTS as u64) as u32);
+                    if scattered {
+                        let delay = 2f64.powf(fastrand::f64() * 30.0) as u64;
+                        probe.sent = WallTime::from_unix_nanos(probe.sent.unix_nanos() - delay);
+                    }
                     let room = if key.is_some() { 128 } else { 108 };
                     let len = probe.write(&mut octets[..room], key.as_ref());
                     let _ = socket.send_to(&octets[..len], to[place]);
@@ -415,7 +421,7 @@ fn listened(keys: Option<KeyChoice>) -> Turns {
         let (socket, bare) = (open(), open());
         let _listener = listener(socket.clone(), keys, &parent);
         let rate = TESTS as f64 / EVERY.as_secs_f64();
-        let source = Traffic::start([socket.local(), bare.local()], rate, key);
+        let source = Traffic::start([socket.local(), bare.local()], rate, key, false);
         tokio::time::sleep(SETTLE * 2).await;
         let (mut turns, mut batch) = (Turns::default(), Batch::default());
         for _ in 0..TURNS {
@@ -474,13 +480,13 @@ fn resident() -> usize {
     statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
 }
 
-/// With a few probes each, so that their histograms hold something.
+/// With histograms that are as large as they get at a probe a second.
 fn memory_of_expectations() {
     System::new().block_on(async {
         let parent = Parent.start();
         let socket = Arc::new(Socket::open("127.0.0.1:0".parse().unwrap(), None).unwrap());
         let to = socket.local();
-        let _source = Traffic::start([to, to], TESTS as f64, None);
+        let _source = Traffic::start([to, to], TESTS as f64, None, true);
         let before = resident();
         let _listener = listener(socket, None, &parent);
         // Of every period something is over by then.

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::{EXIT_CONFIG, EXIT_FAILURE, EXIT_GOOD, parse_bootstrap};
 use crate::cli::{self, RotateKey};
 use crate::config::bootstrap::Bootstrap;
+use crate::config::check::counted;
 use crate::config::fleet;
 use crate::config::load::{GLOBAL_KEY, Loader};
 use crate::config::read::Format;
@@ -159,9 +160,9 @@ async fn take_step(arguments: &RotateKey) -> anyhow::Result<i32> {
     let behind = behind(&step, &config, &bootstrap, &snapshot).await?;
     if !behind.is_empty() {
         let named = behind.iter().take(10).cloned().collect::<Vec<_>>().join(", ");
-        eprint(&format!("not yet: {} agents do not say that they are ready: {named}", behind.len()));
+        eprint(&format!("not yet: waiting for {} to be ready: {named}", counted(behind.len(), "agent")));
         if !arguments.force {
-            eprint("see to them (peerpair rollout), or --force");
+            eprint("an agent says so within half a minute; see to one that does not (peerpair rollout), or --force");
             return Ok(EXIT_FAILURE);
         }
     }

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::{EXIT_FAILURE, EXIT_GOOD};
 use crate::cli::{OutputFormat, Ping};
+use crate::config::check::counted;
 use crate::io::adjtimex::clock_quality;
 use crate::io::batch::{Batch, Datagram};
 use crate::io::resolve::resolve;
@@ -122,7 +123,8 @@ impl<'a> Run<'a> {
         let mut interrupted = Box::pin(tokio::signal::ctrl_c());
         if matches!(self.arguments.format, OutputFormat::Text) {
             let octets = self.size();
-            print(&format!("ping {}: {octets} octets of UDP payload, {} flows", self.destination, self.flows.count()))?;
+            let flows = counted(self.flows.count(), "flow");
+            print(&format!("ping {}: {octets} octets of UDP payload, {flows}", self.destination))?;
         }
         let begun = time::now().moment;
         for turn in 0..self.arguments.count {

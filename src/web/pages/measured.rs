@@ -12,7 +12,9 @@ pub(super) fn tests(tests: &[TestStatus]) -> String {
         Some(table) => table,
         None => "<p class=quiet>None.</p>".to_owned(),
     };
-    let round_trips = table(of(Role::Sender), Role::Sender)
+    // A sender judges nothing else.
+    let judged = of(Role::Sender).filter(|test| test.statistics.is_some());
+    let round_trips = table(judged, Role::Sender)
         .map_or(String::new(), |table| format!("<h2>Round trips from here and back</h2>{table}"));
     format!("<h2>Tests received here</h2>{received}{round_trips}")
 }
