@@ -146,7 +146,7 @@ impl Context<'_> {
                 to_host: document.to_host.clone(),
                 to: document.to.clone(),
                 tags: document.tags.clone(),
-                set: document.set.clone(),
+                set: document.set.as_deref().map(Box::from),
             }),
             place: String::new(),
             listen: if document.listen.is_empty() { to.clone() } else { listen },

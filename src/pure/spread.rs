@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// The histogram never has more buckets than this; it becomes coarser instead.
-const MOST_BUCKETS: usize = 64;
+const MOST_BUCKETS: usize = 48;
 /// Buckets per doubling at the finest: each is at most 3.2 % wide.
 const PER_OCTAVE: u64 = 32;
 const OCTAVE_BITS: u32 = PER_OCTAVE.trailing_zeros();

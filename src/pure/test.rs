@@ -98,9 +98,9 @@ pub struct TestFacts {
     /// What it has in common with others.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub tags: BTreeSet<String>,
-    /// The set that it is of.
+    /// The set that it is of. Boxed: of very many tests every octet counts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub set: Option<String>,
+    pub set: Option<Box<str>>,
 }
 
 #[cfg(test)]

@@ -124,7 +124,7 @@ pub(super) struct Packed(Box<[u8]>);
 
 impl Packed {
     /// Lengths are multiples of this, so that most changes need no other memory.
-    const STEP: usize = 32;
+    const STEP: usize = 16;
 
     pub(super) fn new(value: &impl Serialize) -> Self {
         let mut packed = Packed::default();
