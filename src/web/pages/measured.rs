@@ -96,3 +96,37 @@ fn flows(flows: &[FlowStatus]) -> String {
     });
     format!("<br><small>{} flows{worst}</small>", flows.len())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::pure::test::{TestFacts, TestId};
+
+    fn status(role: Role) -> TestStatus {
+        TestStatus::unknown(Arc::new(TestFacts::example(TestId::of_set("set", "a", "b"))), role)
+    }
+
+    #[test]
+    fn a_sender_of_one_way_tests_shows_no_round_trips() {
+        let sent = status(Role::Sender);
+        assert!(!tests(std::slice::from_ref(&sent)).contains("Round trips"));
+        let judged = TestStatus { statistics: Some(Summaries::default()), ..sent };
+        assert!(tests(&[judged]).contains("<h2>Round trips from here and back</h2><table>"));
+    }
+
+    #[test]
+    fn loss_is_shown_and_the_flow_that_lost_most() {
+        let minute = Summary { loss: Some(0.2), ..Summary::default() };
+        let flow = |flow, lost| FlowStatus { flow, port: 0, dscp: 46, size: Some(1400), received: 60, lost };
+        let received = TestStatus {
+            statistics: Some(Summaries { minute, ..Summaries::default() }),
+            flows: vec![flow(0, 1), flow(1, 20), flow(2, 0)],
+            ..status(Role::Receiver)
+        };
+        let page = tests(&[received]);
+        assert!(page.contains("20.0 % <small>1 min</small><br>– <small>10 min</small>"), "{page}");
+        assert!(page.contains("3 flows; worst: 25.0 % of flow 1 (DSCP 46, 1400 octets) lost"), "{page}");
+    }
+}
