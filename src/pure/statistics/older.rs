@@ -28,6 +28,9 @@ pub(super) struct Older {
 struct FiveMinutes {
     begun: Moment,
     counted: Period,
+    /// Delays up to each of `BOUNDS`, of all half minutes that are over. A histogram that is coarser by now than it
+    /// was would count otherwise.
+    up_to: [u64; BOUNDS.len()],
 }
 
 #[derive(Default, Serialize, Deserialize)]
@@ -36,9 +39,6 @@ struct Past {
     five_minutes: Period,
     /// All before those that run.
     total: Period,
-    /// Delays up to each of `BOUNDS`, of what is in `total`. A histogram that is coarser by now than it was
-    /// would count otherwise.
-    up_to: [u64; BOUNDS.len()],
 }
 
 /// All of it, to be looked at.
@@ -62,6 +62,9 @@ impl Older {
     pub(super) fn take_in(&mut self, half_minute: &Period, now: Moment) {
         let mut running: FiveMinutes = self.recent.open();
         running.counted.merge(half_minute);
+        for (bound, count) in BOUNDS.into_iter().zip(&mut running.up_to) {
+            *count += half_minute.up_to(bound);
+        }
         if now.since(running.begun) >= FIVE_MINUTES {
             running = self.begin_five_minutes(running, now);
         }
@@ -76,7 +79,7 @@ impl Older {
 
     fn begin_five_minutes(&mut self, over: FiveMinutes, now: Moment) -> FiveMinutes {
         let mut past: Past = self.past.open();
-        past.add(&over.counted);
+        past.total.merge(&over.counted);
         let mut begun = over.begun + FIVE_MINUTES;
         past.five_minutes = over.counted;
         if now.since(begun) >= FIVE_MINUTES {
@@ -85,35 +88,26 @@ impl Older {
             begun = now;
         }
         self.past.put(&past);
-        FiveMinutes { begun, counted: Period::default() }
+        FiveMinutes { begun, counted: Period::default(), up_to: over.up_to }
     }
 
     pub(super) fn open(&self) -> Opened {
         let (running, half_minute): (FiveMinutes, Period) = self.recent.open();
         let mut past: Past = self.past.open();
-        past.add(&running.counted);
+        past.total.merge(&running.counted);
         past.five_minutes.merge(&running.counted);
         Opened {
             half_minute,
             ten_minutes: past.five_minutes,
             ten_minutes_begun: running.begun - FIVE_MINUTES,
             total: past.total,
-            up_to: past.up_to,
+            up_to: running.up_to,
         }
     }
 
     #[cfg(test)]
     pub(super) fn octets(&self) -> usize {
         self.recent.0.len() + self.past.0.len()
-    }
-}
-
-impl Past {
-    fn add(&mut self, period: &Period) {
-        self.total.merge(period);
-        for (bound, count) in BOUNDS.into_iter().zip(&mut self.up_to) {
-            *count += period.up_to(bound);
-        }
     }
 }
 

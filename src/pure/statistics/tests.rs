@@ -136,3 +136,22 @@ fn what_is_packed_comes_back() {
     let many = vec![u64::MAX; 300];
     assert_eq!(Packed::new(&many).open::<Vec<u64>>(), many);
 }
+
+/// Whoever adds them up takes one that shrinks for a restart.
+#[test]
+fn no_bucket_of_the_histogram_ever_shrinks() {
+    let mut statistics = Statistics::new(at(0), Duration::ZERO);
+    let mut before = vec![0; BOUNDS.len()];
+    let mut random = 1u64;
+    for second in 0..1_500 {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let micros = 2f64.powf((random >> 40) as f64 / (1u64 << 24) as f64 * 20.0) as i64;
+        statistics.on_delay(delay(micros), None, at(second));
+        let mut within = 0;
+        for ((bound, count), before) in statistics.histogram().buckets.into_iter().zip(&mut before) {
+            within += count;
+            assert!(within >= *before, "{within} up to {bound}, {before} before, after {second} s");
+            *before = within;
+        }
+    }
+}
