@@ -201,6 +201,7 @@ pub fn send_test_notification(arguments: &SendTestNotification) -> anyhow::Resul
                 writeln!(stdout, "not delivered by {target}: {problem}")?;
                 return Ok(EXIT_FAILURE);
             }
+            (Outcome::NotTried, _) => return Ok(EXIT_FAILURE),
         }
     }
     Ok(EXIT_GOOD)

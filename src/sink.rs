@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
+use serde::{Deserialize, Serialize};
 use tracing::{Span, info, info_span, warn};
 
 use crate::config::receivers::SinkPlan;
@@ -17,15 +18,12 @@ use crate::io::outlet::{Delivered, Identity, Outcome, Outlet};
 use crate::io::state_file::{Found, StateFile, recall};
 use crate::io::time;
 use crate::messages::{Account, Adopt, Generation, Learn, Observe, Resync, Retain, SinkFact, Stop, TakeOver};
-use crate::pure::backoff::Backoff;
-use crate::pure::ledger::{Damping, Ledger, Scope, ToldRecord};
+use crate::pure::ledger::{Damping, Ledger, Recollection, Scope, ToldRecord};
 use crate::pure::status::SinkStatus;
-use crate::pure::time::Moment;
+use crate::pure::time::{Moment, WallTime};
 
 /// What its state files are called.
 const TOLD: &str = "told";
-/// A receiver that is away is tried after 1 s and then ever later, up to 60 s.
-const RETRY: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
 /// A receiver that asks for more time than this gets this.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(300);
 /// A disk that takes longer does not keep people from being told.
@@ -37,8 +35,24 @@ const BATCH_EVERY: Duration = Duration::from_millis(100);
 const SAVE_REST: u32 = 10;
 /// Messages in a batch. A receiver that was not reached is tried with one.
 const MOST_IN_A_BATCH: usize = 1000;
+/// Told states are written at least this often, so that a file that is older was restored, or its agent was off.
+const SAVE_EVERY: Duration = Duration::from_secs(300);
+/// Told states that are older than this at the start may not be those of the last run.
+const TRUSTED_FOR: Duration = Duration::from_secs(2 * SAVE_EVERY.as_secs());
+/// A sink that was removed or narrowed tries to clear what it told for this long; a receiver that is away longer is
+/// named in the log.
+const LEAVE_WITHIN: Duration = Duration::from_secs(4 * 3600);
+/// The log names another problem of the same receiver no sooner than this.
+const PROBLEM_AGAIN: Duration = Duration::from_secs(60);
 
-/// See the module.
+/// What a receiver was told, as it is kept on disk.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct KeptTold {
+    saved: WallTime,
+    records: Vec<ToldRecord>,
+}
+
+/// Delivers to one receiver; the module's documentation says what it owns and when it stops.
 pub struct Sink {
     plan: SinkPlan,
     identity: Identity,
@@ -55,16 +69,17 @@ pub struct Sink {
     unsaved: bool,
     /// A disk that failed is left alone until then.
     save_not_before: Moment,
-    retry: Backoff,
+    /// When the ledger was written last.
+    saved_at: Moment,
     not_before: Moment,
     timer: Option<(Moment, SpawnHandle)>,
     stopping: bool,
-    leaving: bool,
+    /// The sink was removed: it ends when its receiver has been told so, or then at the latest.
+    leave_by: Option<Moment>,
     sent: u64,
     failed: u64,
-    last_error: Option<String>,
-    /// Why the receiver, though it is there, did not take a message.
-    refusal: Option<String>,
+    /// Why the last message was not taken, and when the log named that.
+    problem: Option<(String, Moment)>,
     span: Span,
 }
 
@@ -105,7 +120,11 @@ impl Sink {
         let agent = &beginning.identity.agent;
         let state = state_file(beginning.state_dir, agent, &beginning.plan.config);
         let mut ledger = Ledger::new(agent.as_ref(), beginning.plan.manner.clone(), now.moment);
-        ledger.load(recall(&state, "told states", "receivers may keep old alarms"), beginning.damping, now);
+        let kept = recall::<KeptTold>(&state, "told states", "receivers may keep old alarms").into_iter().next();
+        let fresh = |kept: &KeptTold| now.wall.nanos_since(kept.saved) <= TRUSTED_FOR.as_nanos() as i64;
+        let recollection =
+            if kept.as_ref().is_some_and(fresh) { Recollection::Complete } else { Recollection::Doubtful };
+        ledger.load(kept.map_or(Vec::new(), |kept| kept.records), recollection, beginning.damping, now);
         if beginning.greeting == Greeting::ColdStart {
             ledger.on_cold_start();
         }
@@ -119,17 +138,16 @@ impl Sink {
             state,
             state_broken: false,
             next_outlet: None,
-            unsaved: false,
+            unsaved: true,
+            saved_at: now.moment,
             save_not_before: Moment::ZERO,
-            retry: RETRY,
             not_before: Moment::ZERO,
             timer: None,
             stopping: false,
-            leaving: false,
+            leave_by: None,
             sent: 0,
             failed: 0,
-            last_error: None,
-            refusal: None,
+            problem: None,
             span: span.clone(),
         }
     }
@@ -139,12 +157,11 @@ impl Sink {
         let Some(mut outlet) = self.outlet.take() else { return };
         let full = time::now();
         let now = full.moment;
-        let most = if self.last_error.is_some() { 1 } else { MOST_IN_A_BATCH };
-        let due = if now < self.not_before { Vec::new() } else { self.ledger.take_due(full, most) };
-        let overdue = self.unsaved && now >= self.save_not_before;
+        let due = if now < self.not_before { Vec::new() } else { self.ledger.take_due(full, MOST_IN_A_BATCH) };
+        let overdue = now >= self.next_save();
         if due.is_empty() && !overdue {
             self.outlet = Some(outlet);
-            if self.stopping || (self.leaving && self.ledger.is_settled()) {
+            if self.stopping || self.has_left(now) {
                 ctx.stop();
                 return;
             }
@@ -152,11 +169,12 @@ impl Sink {
             return;
         }
         self.unsaved = false;
+        self.saved_at = now;
         let (state, records) = (self.state.clone(), self.ledger.records());
         let delivery = async move {
             // Kept before it is sent: after a crash in between it is told again, never forgotten.
             let began = Instant::now();
-            let kept = save(state, records).await;
+            let kept = save(state, KeptTold { saved: full.wall, records }).await;
             let rest = began.elapsed().saturating_mul(SAVE_REST).clamp(BATCH_EVERY, SAVE_WITHIN);
             let delivered = outlet.deliver(due).await;
             (kept, rest, outlet, delivered)
@@ -171,9 +189,29 @@ impl Sink {
         }));
     }
 
+    /// When the ledger is to be written, if no message leaves before.
+    fn next_save(&self) -> Moment {
+        if self.unsaved { self.save_not_before } else { self.save_not_before.max(self.saved_at + SAVE_EVERY) }
+    }
+
+    /// Whether a sink that was removed is done.
+    fn has_left(&self, now: Moment) -> bool {
+        let Some(leave_by) = self.leave_by else { return false };
+        if self.ledger.is_settled() {
+            return true;
+        }
+        if leave_by > now {
+            return false;
+        }
+        let (target, alarms) = (self.plan.config.place(), self.ledger.records().len());
+        let way_out = "clear them at the receiver by hand";
+        warn!(target, alarms, way_out, "a receiver that is no longer configured could not be told that alarms are over");
+        true
+    }
+
     fn arm(&mut self, now: Moment, ctx: &mut Context<Self>) {
         let due = self.ledger.next_deadline(now).map(|next| next.max(self.not_before));
-        let Some(next) = due.into_iter().chain(self.unsaved.then_some(self.save_not_before)).min() else { return };
+        let next = due.into_iter().chain([self.next_save()]).chain(self.leave_by).min().unwrap_or(now);
         match self.timer {
             Some((set, _)) if set <= next => return,
             Some((_, handle)) => {
@@ -196,7 +234,7 @@ impl Sink {
         }
         self.unsaved = true;
         let now = time::now().moment;
-        let (mut away, mut refused, mut reached) = (None, None, false);
+        let (mut problem, mut reached) = (None, false);
         for (due, outcome) in delivered.outcomes {
             match outcome {
                 Outcome::Delivered => {
@@ -205,47 +243,42 @@ impl Sink {
                     self.ledger.on_delivered(&due, now);
                 }
                 Outcome::Nothing => self.ledger.on_delivered(&due, now),
-                Outcome::Refused(problem) => {
+                Outcome::NotTried => self.ledger.on_not_tried(&due, now),
+                Outcome::Refused(why) => {
                     self.failed += 1;
-                    reached = true;
                     self.ledger.on_refused(&due, now);
-                    refused.get_or_insert(problem);
+                    problem.get_or_insert(("the receiver refuses a message", why));
                 }
-                Outcome::Unreachable(problem) => {
+                Outcome::Unreachable(why) => {
                     self.failed += 1;
                     self.ledger.on_failed(&due, now);
-                    away.get_or_insert(problem);
+                    problem.get_or_insert(("a message did not reach the receiver", why));
                 }
             }
         }
-        if let Some(problem) = &refused
-            && self.refusal.as_ref() != Some(problem)
-        {
-            warn!(target = self.plan.config.place(), problem, "refused by the receiver, to be tried again");
+        self.not_before = now + rest;
+        if let Some(asked) = delivered.retry_after {
+            self.ledger.postpone(now + asked.min(LONGEST_RETRY_AFTER));
         }
-        if reached {
-            self.refusal = refused;
-        }
-        match away {
-            None => {
-                if reached && self.last_error.take().is_some() {
-                    info!(target = self.plan.config.place(), "receiver reached again");
-                    self.retry.on_success();
-                }
-                self.not_before = now + rest;
+        match problem {
+            Some((what, why)) => self.on_problem(what, why, now),
+            None if reached && self.problem.take().is_some() => {
+                info!(target = self.plan.config.place(), "receiver reached again");
             }
-            Some(problem) => {
-                if self.last_error.is_none() {
-                    warn!(target = self.plan.config.place(), problem, "receiver not reached, trying on");
-                }
-                // Nobody waits for a sink that was taken away and whose receiver is away too.
-                self.stopping |= self.leaving;
-                self.last_error = Some(problem);
-                let wait = self.retry.on_failure(fastrand::f64());
-                self.not_before =
-                    now + delivered.retry_after.map_or(wait, |asked| asked.clamp(wait, LONGEST_RETRY_AFTER));
-            }
+            None => {}
         }
+    }
+
+    /// Names a problem in the log when it is another one than before, but not ever so often.
+    fn on_problem(&mut self, what: &str, why: String, now: Moment) {
+        let named = match &self.problem {
+            Some((known, named)) if *known == why || now.since(*named) < PROBLEM_AGAIN => *named,
+            Some(_) | None => {
+                warn!(target = self.plan.config.place(), problem = why, "{what}; it is tried again");
+                now
+            }
+        };
+        self.problem = Some((why, named));
     }
 
     fn on_kept(&mut self, kept: Result<(), String>) {
@@ -275,8 +308,8 @@ fn state_file(directory: &Path, agent: &str, config: &SinkConfig) -> StateFile {
 pub fn warn_of_forgotten(directory: &Path, agent: &str, plans: &[SinkPlan]) {
     let known = plans.iter().map(|plan| state_file(directory, agent, &plan.config).path().to_owned()).collect();
     for forgotten in StateFile::others(directory, TOLD, &format!("{agent} "), &known) {
-        let Ok(Found::State(records)) = forgotten.load::<Vec<ToldRecord>>() else { continue };
-        let raised = records.iter().filter(|record| record.notification.is_raised()).count();
+        let Ok(Found::State(records)) = forgotten.load::<Vec<KeptTold>>() else { continue };
+        let raised = records.iter().flat_map(|kept| &kept.records).filter(|record| record.notification.is_raised()).count();
         if raised > 0 {
             let path = forgotten.path().display().to_string();
             let way_out = "configure that sink once more to have them cleared there, or remove the file";
@@ -285,8 +318,8 @@ pub fn warn_of_forgotten(directory: &Path, agent: &str, plans: &[SinkPlan]) {
     }
 }
 
-async fn save(state: StateFile, records: Vec<ToldRecord>) -> Result<(), String> {
-    let saved = tokio::task::spawn_blocking(move || state.save(&records));
+async fn save(state: StateFile, told: KeptTold) -> Result<(), String> {
+    let saved = tokio::task::spawn_blocking(move || state.save(&[told]));
     match tokio::time::timeout(SAVE_WITHIN, saved).await {
         Ok(Ok(saved)) => saved.map_err(|error| describe(&error)),
         Ok(Err(error)) => Err(error.to_string()),
@@ -302,7 +335,8 @@ impl Actor for Sink {
     }
 
     fn stopped(&mut self, _: &mut Self::Context) {
-        if let Err(error) = self.state.save(&self.ledger.records()) {
+        let told = KeptTold { saved: time::now().wall, records: self.ledger.records() };
+        if let Err(error) = self.state.save(&[told]) {
             warn!(problem = describe(&error), "told states cannot be kept; a restart may lose a clear");
         }
         self.parent.do_send(SinkFact::Down(self.plan.config.name.clone(), self.generation));
@@ -337,7 +371,6 @@ impl Handler<Adopt> for Sink {
                 Some(_) => self.outlet = Some(outlet),
                 None => self.next_outlet = Some(outlet),
             }
-            self.retry = RETRY;
             self.not_before = now.moment;
         }
         self.plan = plan;
@@ -346,7 +379,8 @@ impl Handler<Adopt> for Sink {
             self.parent.do_send(SinkFact::HandedOver(Box::new(self.plan.config.clone()), handed_over));
         }
         // One that is to tell nothing any more ends when that is settled.
-        self.leaving = self.plan.manner.scope == Scope::Nothing;
+        let leaves = self.plan.manner.scope == Scope::Nothing;
+        self.leave_by = leaves.then(|| self.leave_by.unwrap_or(now.moment + LEAVE_WITHIN));
         self.pump(ctx);
     }
 }
@@ -362,7 +396,7 @@ impl Handler<Observe> for Sink {
             counts: self.ledger.counts(time::now().moment),
             sent: self.sent,
             failed: self.failed,
-            last_error: self.last_error.clone().or_else(|| self.refusal.clone()),
+            last_error: self.problem.as_ref().map(|(problem, _)| problem.clone()),
         })));
     }
 }
@@ -370,7 +404,7 @@ impl Handler<Observe> for Sink {
 impl Handler<TakeOver> for Sink {
     type Result = ();
     fn handle(&mut self, TakeOver(records, damping): TakeOver, ctx: &mut Self::Context) {
-        self.ledger.take_over(records, damping, time::now().moment);
+        self.ledger.take_over(records, damping, time::now());
         self.unsaved = true;
         self.pump(ctx);
     }
@@ -401,7 +435,7 @@ impl Handler<Stop> for Sink {
         }
         // What is due leaves now or not at all; a batch on its way is waited for.
         self.stopping = true;
-        if self.last_error.is_some() {
+        if self.ledger.is_away() {
             ctx.stop();
             return;
         }

@@ -99,8 +99,10 @@ pub enum Outcome {
     Nothing,
     /// The receiver is there and does not take this one; others may fare better.
     Refused(String),
-    /// The receiver is away.
+    /// It did not arrive, as far as is known: the receiver is away, or chokes on it.
     Unreachable(String),
+    /// It was not sent, since one before it failed and each try costs a timeout.
+    NotTried,
 }
 
 impl Delivered {
@@ -203,9 +205,4 @@ pub async fn reach(config: &SinkConfig) -> Result<(), String> {
         Ok(connected) => connected.map(|_| ()).map_err(|error| format!("{addr}: {error}")),
         Err(_) => Err(format!("{addr}: no answer within {}", humantime::format_duration(REACHED_WITHIN))),
     }
-}
-
-/// What those after a message that failed are told: each try costs a timeout.
-fn not_tried(problem: &str) -> String {
-    format!("not tried after: {problem}")
 }

@@ -181,6 +181,25 @@ impl AlarmKey {
         AlarmKey { kind, subject }
     }
 
+    /// The first key in their order.
+    pub const FIRST: AlarmKey = AlarmKey { kind: Kind::Connection, subject: Subject::Agent };
+
+    /// Whether this is about one thing among many of its kind: a test, a document, a name, an address. Many such
+    /// alarms can be raised at once; they are counted in storms.
+    pub fn is_single(&self) -> bool {
+        match (&self.subject, self.kind) {
+            (Subject::Test(_), _) => true,
+            (
+                Subject::Document(_) | Subject::Name(_) | Subject::Listener(_) | Subject::Source(_) | Subject::Web(_),
+                kind,
+            ) => kind == Kind::Config,
+            (
+                Subject::Agent | Subject::Store | Subject::Host(_) | Subject::Tag(_) | Subject::Answers(_),
+                _,
+            ) => false,
+        }
+    }
+
     /// The test that this is about, if it is about one.
     pub fn test(&self) -> Option<TestId> {
         match self.subject {

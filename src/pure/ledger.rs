@@ -6,23 +6,24 @@
 
 mod entry;
 mod flaps;
+mod jitter;
 mod manner;
+mod retry;
 mod storm;
 mod weather;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
-
 use serde::{Deserialize, Serialize};
 
 use self::entry::{Class, Entry, Noted, Place, Rank};
 pub use self::flaps::FlapSettings;
-pub use self::manner::{Assurance, Damping, Detail, FirstUp, Knowledge, Manner, Parting, Scope};
+pub use self::manner::{Assurance, Damping, Detail, FirstUp, Knowledge, Manner, Parting, Recollection, Scope};
+use self::retry::{Failed, Reachability, message_wait};
 use self::storm::Storm;
 pub use self::storm::StormSettings;
 use self::weather::STORM_DAMPING;
-use super::alarm::{AlarmKey, Kind, Subject};
+use super::alarm::{AlarmKey, Kind, Severity, Subject};
 use super::bucket::Bucket;
 use super::notification::{AlarmState, Notification, Standing, Withheld};
 use super::possible::Possible;
@@ -72,13 +73,49 @@ pub struct Ledger {
     /// Single alarms that wait to be told, held or not.
     waiting: usize,
     storm: Storm,
+    reachability: Reachability,
+    /// Whether the next failed message has its turn before fresh ones: each has every other turn.
+    failed_next: bool,
+    /// The alarms that can be, as far as is known.
+    valid: Option<(Possible, Knowledge)>,
+    /// Alarms of which the receiver may hold a raise that this agent has no record of.
+    doubt: Doubt,
 }
 
-#[derive(Debug, PartialEq)]
-enum ColdStart {
+/// The message that the agent has started.
+#[derive(Debug)]
+struct ColdStart {
+    phase: ColdStartPhase,
+    /// Failures in a row, when it was tried last, and when it is tried again.
+    failures: u32,
+    tried_at: Moment,
+    retry_at: Moment,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ColdStartPhase {
+    /// Not tried yet: it is sent before anything else.
     Due,
     InFlight,
+    /// Tried again at `retry_at`, after all alarms.
+    Failed,
     Told,
+}
+
+/// What is tried next.
+enum Next {
+    Alarms(Vec<AlarmKey>),
+    ColdStart,
+}
+
+/// Alarms of which the receiver may hold a raise that this agent has no record of.
+#[derive(Debug)]
+enum Doubt {
+    None,
+    /// Records are missing, and it is not known yet which alarms can be.
+    Pending,
+    /// All of these: each that is good is told cleared once.
+    Of(Possible),
 }
 
 /// A book's numbers for the status page.
@@ -90,6 +127,8 @@ pub struct LedgerCounts {
     pub dirty: usize,
     /// Of these, held back by `hold_down`.
     pub held: usize,
+    /// Alarms whose last telling nobody acknowledged, and that will be told again.
+    pub unconfirmed: usize,
     /// Alarms that are told as flapping.
     pub flapping: usize,
     /// Whether single alarms wait for the end of a storm.
@@ -128,25 +167,40 @@ impl Ledger {
             bucket: Bucket::new(manner.rate, manner.burst, now),
             storm: Storm::new(manner.storm),
             manner,
-            cold_start: ColdStart::Told,
+            cold_start: ColdStart {
+                phase: ColdStartPhase::Told,
+                failures: 0,
+                tried_at: Moment::ZERO,
+                retry_at: Moment::ZERO,
+            },
             entries: BTreeMap::new(),
             agenda: BTreeSet::new(),
             ready: BTreeSet::new(),
             waiting: 0,
+            reachability: Reachability::default(),
+            failed_next: false,
+            valid: None,
+            doubt: Doubt::None,
         }
     }
 
-    /// Takes in what the receiver was told by an earlier run. What nobody acknowledged is told again.
-    pub fn load(&mut self, records: Vec<ToldRecord>, damping: Damping, now: Now) {
-        let unsure = matches!(self.manner.assurance, Assurance::Repeated(_));
+    /// Takes in what the receiver was told by an earlier run. What nobody acknowledged is repeated. Where records may
+    /// be missing, every alarm that is found good is told cleared once, at the end of the queue.
+    pub fn load(&mut self, records: Vec<ToldRecord>, recollection: Recollection, damping: Damping, now: Now) {
+        let forgets = matches!(self.manner.assurance, Assurance::Refreshed { .. });
+        if recollection == Recollection::Doubtful && !forgets && self.manner.first_up == FirstUp::Silent {
+            self.doubt = Doubt::Pending;
+        }
         // A storm of an earlier run is over; if it is not, there will be another.
         let over = self.storm_standing(AlarmState::Cleared, "the agent was restarted".to_owned(), now);
         for record in records {
             let key = record.notification.key.clone();
             let entry = self.entry(&key, damping);
-            if record.in_doubt || unsure {
+            if record.in_doubt {
                 entry.in_doubt = Some(record.notification);
             } else {
+                // What nobody acknowledged is repeated from here on: many agents may start at once.
+                (entry.told_at, entry.sent_at, entry.repeats) = (now.moment, now.moment, 0);
                 entry.told = Some(record.notification);
             }
             if key.kind == Kind::Storm {
@@ -161,8 +215,9 @@ impl Ledger {
         }
     }
 
-    /// Takes in what the receiver was told by another. It may still be on its way.
-    pub fn take_over(&mut self, records: Vec<ToldRecord>, damping: Damping, now: Moment) {
+    /// Takes in what the receiver was told by another sink. It may still be on its way. What cannot be any more is
+    /// taken back.
+    pub fn take_over(&mut self, records: Vec<ToldRecord>, damping: Damping, now: Now) {
         for record in records {
             let key = record.notification.key.clone();
             let entry = self.entry(&key, damping);
@@ -170,14 +225,18 @@ impl Ledger {
                 // What was acknowledged to the one was acknowledged to the other.
                 let slot = if record.in_doubt { &mut entry.in_doubt } else { &mut entry.told };
                 *slot = Some(record.notification);
+                (entry.told_at, entry.sent_at, entry.repeats) = (now.moment, now.moment, 0);
             }
-            self.note(&key, now);
+            self.note(&key, now.moment);
+        }
+        if let Some((valid, knowledge)) = self.valid.clone() {
+            self.retain(&valid, knowledge, now);
         }
     }
 
     /// The agent has just started: the receiver is told so before anything else.
     pub fn on_cold_start(&mut self) {
-        self.cold_start = ColdStart::Due;
+        self.cold_start.phase = ColdStartPhase::Due;
     }
 
     /// The receiver wants to be told in another manner. What it will not be told any more is
@@ -189,6 +248,10 @@ impl Ledger {
         }
         self.manner = manner;
         self.storm.on_settings(self.manner.storm);
+        if self.manner.scope != Scope::All {
+            // A receiver that is told less from now on is told so at once, not at the end of a storm.
+            self.storm = Storm::new(self.manner.storm);
+        }
         let mut handed_over = Vec::new();
         let keys: Vec<_> = self.entries.keys().cloned().collect();
         for key in keys {
@@ -219,8 +282,9 @@ impl Ledger {
             return;
         }
         let rages = self.storm.rages();
+        let manner = self.manner.clone();
         let entry = self.entry(&key, damping);
-        entry.damping = damping;
+        entry.set_damping(damping);
         entry.retired = false;
         entry.handed_over = false;
         let before = entry.wanted.as_ref().map(|wanted| wanted.notification.state);
@@ -238,13 +302,20 @@ impl Ledger {
                 }
             }
         }
-        // What keeps it back keeps back that it flaps; who waits for others may flap.
-        if matches!(standing.withheld, Some(Withheld::Shelved { .. } | Withheld::Group { .. })) {
+        // An alarm that is suppressed does not flap; one that waits for others may.
+        if standing.withheld.as_ref().is_some_and(|withheld| *withheld != Withheld::Waiting) {
             entry.flaps.forget();
         }
+        let target = entry.target(&manner);
         entry.wanted = Some(standing);
-        if flipped && news && key.test().is_some() {
-            self.storm.on_change(now);
+        let to_tell = entry.target(&manner) != target && entry.has_news(&manner);
+        if key.is_single() {
+            if to_tell {
+                self.storm.on_news(now);
+            }
+            if flipped && news {
+                self.storm.on_change(now);
+            }
         }
         self.note(&key, now);
     }
@@ -252,6 +323,10 @@ impl Ledger {
     /// Only these alarms can still be; what was told of others is taken back. Where not everything
     /// is known, because a document is bad, what an earlier run told stands.
     pub fn retain(&mut self, valid: &Possible, knowledge: Knowledge, now: Now) {
+        self.valid = Some((valid.clone(), knowledge));
+        if matches!(self.doubt, Doubt::Pending) && knowledge == Knowledge::Whole {
+            self.doubt = Doubt::Of(valid.clone());
+        }
         let stands = |entry: &Entry| knowledge == Knowledge::Partial && entry.wanted.is_none();
         let others = self.entries.iter().filter(|(key, _)| key.kind != Kind::Storm && !valid.contains(key));
         let gone: Vec<_> = others.filter(|(_, entry)| !stands(entry)).map(|(key, _)| key.clone()).collect();
@@ -274,43 +349,48 @@ impl Ledger {
         told.len()
     }
 
-    /// What to send now, `most` messages at most: what explains others first, then downs, then the
-    /// worse, then the older. All of it is on its way until `on_delivered` or `on_failed` says what
-    /// became of it.
+    /// What to send now, `most` messages at most: what explains others first, then downs, then the worse, then the
+    /// older. All of it is on its way until `on_delivered`, `on_failed`, `on_refused` or `on_not_tried` says what
+    /// became of it. A message that failed before is sent alone, so that it holds up no other.
     pub fn take_due(&mut self, now: Now, most: usize) -> Vec<Due> {
         let mut due = Vec::new();
         self.look_up(now.moment);
-        if self.cold_start == ColdStart::Due {
+        if self.cold_start.phase == ColdStartPhase::Due {
             if self.bucket.take(now.moment).is_err() {
                 return due;
             }
-            self.cold_start = ColdStart::InFlight;
+            self.cold_start.phase = ColdStartPhase::InFlight;
+            self.cold_start.tried_at = now.moment;
             due.push(Due::ColdStart);
         }
         self.on_weather(now);
-        let singles_wait = self.storm.rages();
-        let (mut keys, mut room) = (Vec::new(), 0);
-        for ((class, ..), key) in &self.ready {
-            if singles_wait && *class != Class::Wide {
-                break;
-            }
-            if room == 0 {
-                if due.len() + keys.len() >= most || self.bucket.take(now.moment).is_err() {
-                    break;
+        let next = match self.reachability.is_away() {
+            true => self.pick_one(now.moment),
+            false => self.pick(most.saturating_sub(due.len()), now.moment),
+        };
+        let keys = match next {
+            Next::Alarms(keys) => keys,
+            Next::ColdStart => {
+                if self.bucket.take(now.moment).is_ok() {
+                    self.cold_start.phase = ColdStartPhase::InFlight;
+                    self.cold_start.tried_at = now.moment;
+                    due.push(Due::ColdStart);
                 }
-                room = self.manner.batch.max(1);
+                return due;
             }
-            room -= 1;
-            keys.push(key.clone());
-        }
+        };
         for key in keys {
             let still_raised = self.sibling_raised(&key);
             let Some(entry) = self.entries.get_mut(&key) else { continue };
             let wanted = entry.wanted.as_ref().map(|wanted| wanted.notification.clone());
             // What is not known yet is called to mind as it was told.
             let Some(mut notification) = wanted.or_else(|| entry.told.clone()) else { continue };
+            entry.tried_at = now.moment;
             let suppressed = entry.changes.saturating_sub(1);
             let flapping = entry.flaps.is_flapping();
+            if entry.doubted && entry.told.is_none() && entry.in_doubt.is_none() && !notification.is_raised() {
+                Arc::make_mut(&mut notification).text = NO_RECORD.to_owned();
+            }
             if notification.suppressed != suppressed || flapping {
                 let told = Arc::make_mut(&mut notification);
                 told.suppressed = suppressed;
@@ -333,10 +413,73 @@ impl Ledger {
         due
     }
 
+    /// While the receiver answers: fresh messages, as many as there are tokens for; or one that failed before, by
+    /// turns.
+    fn pick(&mut self, most: usize, now: Moment) -> Next {
+        let failed = self.first_ready(true);
+        if let Some(key) = failed.filter(|_| self.failed_next || self.first_ready(false).is_none()) {
+            self.failed_next = false;
+            let has_token = most > 0 && self.bucket.take(now).is_ok();
+            return Next::Alarms(has_token.then_some(key).into_iter().collect());
+        }
+        self.failed_next = true;
+        let singles_wait = self.storm.rages();
+        let (mut keys, mut room, mut messages) = (Vec::new(), 0, 0);
+        let ready = self.ready.iter().filter(|((_, failed, ..), _)| !failed);
+        for (_, key) in ready.take_while(|((class, ..), _)| !singles_wait || *class == Class::Wide) {
+            if room == 0 {
+                if messages >= most || self.bucket.take(now).is_err() {
+                    break;
+                }
+                messages += 1;
+                room = self.manner.batch.max(1);
+            }
+            room -= 1;
+            keys.push(key.clone());
+        }
+        if keys.is_empty() && self.cold_start.phase == ColdStartPhase::Failed && self.cold_start.retry_at <= now {
+            return Next::ColdStart;
+        }
+        Next::Alarms(keys)
+    }
+
+    /// While the receiver is away: one message, and each time another.
+    fn pick_one(&mut self, now: Moment) -> Next {
+        let fresh = self.first_ready(false).filter(|_| self.reachability.next_try(true) <= now);
+        if let Some(key) = fresh.filter(|_| self.bucket.take(now).is_ok()) {
+            return Next::Alarms(vec![key]);
+        }
+        if self.reachability.next_try(false) > now {
+            return Next::Alarms(Vec::new());
+        }
+        let singles_wait = self.storm.rages();
+        let ready = self.ready.iter().take_while(|((class, ..), _)| !singles_wait || *class == Class::Wide);
+        let tried_at = |key: &AlarmKey| self.entries.get(key).map_or(Moment::ZERO, |entry| entry.tried_at);
+        let oldest = ready.map(|(_, key)| (tried_at(key), key)).min_by_key(|(tried_at, _)| *tried_at);
+        let cold_start = &self.cold_start;
+        let again = cold_start.phase == ColdStartPhase::Failed && cold_start.retry_at <= now;
+        if again && oldest.is_none_or(|(tried_at, _)| cold_start.tried_at < tried_at) {
+            return Next::ColdStart;
+        }
+        let oldest = oldest.map(|(_, key)| key.clone());
+        Next::Alarms(oldest.filter(|_| self.bucket.take(now).is_ok()).into_iter().collect())
+    }
+
+    /// The first alarm that can be told now, among those that failed before or among the others.
+    fn first_ready(&self, failed: bool) -> Option<AlarmKey> {
+        let classes: &[Class] = if self.storm.rages() { &[Class::Wide] } else { &Class::ALL };
+        classes.iter().find_map(|class| {
+            let first = ((*class, failed, false, Severity::Critical, WallTime::ZERO), AlarmKey::FIRST);
+            let ((found, has_failed, ..), key) = self.ready.range(first..).next()?;
+            (found == class && *has_failed == failed).then(|| key.clone())
+        })
+    }
+
     /// The receiver has it, as far as its protocol can tell.
     pub fn on_delivered(&mut self, due: &Due, now: Moment) {
+        self.on_reached(&failed_of(due), now);
         let Due::Alarm { notification, .. } = due else {
-            self.cold_start = ColdStart::Told;
+            self.cold_start.phase = ColdStartPhase::Told;
             return;
         };
         let key = &notification.key;
@@ -348,16 +491,19 @@ impl Ledger {
         let first_up = entry.told.is_none() && !notification.is_raised() && entry.in_doubt.is_none();
         let again =
             entry.in_doubt.is_none() && entry.told.as_ref().is_some_and(|told| told.state == notification.state);
+        let was_doubted = std::mem::take(&mut entry.doubted);
         entry.told = entry.in_flight.take();
         entry.in_doubt = None;
         entry.again = false;
-        entry.refusals = 0;
+        entry.failures = 0;
+        entry.outlived_an_outage = false;
+        entry.retry_at = Moment::ZERO;
         entry.sent_at = now;
         if again {
             entry.repeats = entry.repeats.saturating_add(1);
         } else {
             entry.told_at = now;
-            entry.repeats = if first_up { usize::MAX } else { 0 };
+            entry.repeats = if first_up && !was_doubted { usize::MAX } else { 0 };
             // Good news that nobody waited for holds nothing back.
             if !first_up {
                 entry.hold_down(notification.suppressed, now);
@@ -367,10 +513,59 @@ impl Ledger {
         self.forget_if_settled(key);
     }
 
-    /// It did not get there: the key stays dirty.
+    /// The receiver answered, so it is not away. What failed together with others failed because it was, and is tried
+    /// again at once; what failed alone, or again, is the trouble itself.
+    fn on_reached(&mut self, by: &Failed, now: Moment) {
+        let failed = self.reachability.on_reached();
+        let was_away = failed.len() > 1;
+        for key in failed.into_iter().filter(|key| key != by) {
+            let Some(key) = key else {
+                if was_away {
+                    self.cold_start.retry_at = now;
+                }
+                continue;
+            };
+            let Some(entry) = self.entries.get_mut(&key) else { continue };
+            if was_away && !entry.outlived_an_outage {
+                entry.retry_at = now;
+            }
+            entry.outlived_an_outage = true;
+            self.note(&key, now);
+        }
+    }
+
+    /// The message did not arrive, as far as is known: the key stays dirty, and is tried again after a while of its own.
     pub fn on_failed(&mut self, due: &Due, now: Moment) {
+        let failed = failed_of(due);
+        let jitter = jitter::factor((&self.agent, &failed, now.nanos()));
+        self.reachability.on_failure(failed, jitter, now);
+        self.put_back(due, false, now);
+    }
+
+    /// The receiver is there and did not take it: it is tried again ever later.
+    pub fn on_refused(&mut self, due: &Due, now: Moment) {
+        self.on_reached(&failed_of(due), now);
+        self.put_back(due, true, now);
+    }
+
+    /// The receiver asked to be left alone until then.
+    pub fn postpone(&mut self, until: Moment) {
+        self.reachability.postpone(until);
+    }
+
+    /// Whether the receiver counts as away.
+    pub fn is_away(&self) -> bool {
+        self.reachability.is_away()
+    }
+
+    fn put_back(&mut self, due: &Due, is_refused: bool, now: Moment) {
         match due {
-            Due::ColdStart => self.cold_start = ColdStart::Due,
+            Due::ColdStart => {
+                let cold_start = &mut self.cold_start;
+                cold_start.phase = ColdStartPhase::Failed;
+                cold_start.failures = cold_start.failures.saturating_add(1);
+                cold_start.retry_at = now + message_wait(cold_start.failures, is_refused);
+            }
             Due::Alarm { notification, .. } => {
                 let Some(entry) = self.entries.get_mut(&notification.key) else { return };
                 if entry.handed_over {
@@ -378,38 +573,51 @@ impl Ledger {
                     return;
                 }
                 entry.in_doubt = entry.in_flight.take();
+                entry.again &= !is_refused;
+                entry.failures = entry.failures.saturating_add(1);
+                entry.retry_at = now + message_wait(entry.failures, is_refused || entry.outlived_an_outage);
                 self.note(&notification.key, now);
             }
         }
     }
 
-    /// The receiver is there and did not take it: it is tried again ever later, after all others.
-    pub fn on_refused(&mut self, due: &Due, now: Moment) {
-        if let Due::Alarm { notification, .. } = due
-            && let Some(entry) = self.entries.get_mut(&notification.key)
-        {
-            entry.refusals = entry.refusals.saturating_add(1);
-            let wait = REFUSED_FOR.saturating_mul(1 << entry.refusals.min(10)).min(REFUSED_FOR_MAX);
-            entry.held_until = entry.held_until.max(now + wait);
-            entry.again = false;
+    /// The message was not sent, since one before it failed: it is as if it had not been taken.
+    pub fn on_not_tried(&mut self, due: &Due, now: Moment) {
+        match due {
+            Due::ColdStart => self.cold_start.phase = ColdStartPhase::Due,
+            Due::Alarm { notification, .. } => {
+                let Some(entry) = self.entries.get_mut(&notification.key) else { return };
+                if entry.handed_over {
+                    self.remove(&notification.key);
+                    return;
+                }
+                entry.in_flight = None;
+                self.note(&notification.key, now);
+            }
         }
-        self.on_failed(due, now);
     }
 
     /// When `take_due` may have something, if nothing changes before.
     pub fn next_deadline(&self, now: Moment) -> Option<Moment> {
         let later = self.agenda.first().map(|(at, _)| *at);
-        let sendable = |((class, ..), _): &(Rank, AlarmKey)| !self.storm.rages() || *class == Class::Wide;
-        let ready = self.cold_start == ColdStart::Due || self.ready.first().is_some_and(sendable);
-        let token = ready.then(|| self.bucket.clone().take(now).err().unwrap_or(now));
-        [later, token, self.storm.next_deadline()].into_iter().flatten().min()
+        let try_at = |is_fresh| if self.reachability.is_away() { self.reachability.next_try(is_fresh) } else { now };
+        let fresh = self.first_ready(false).map(|_| try_at(true));
+        let failed = self.first_ready(true).map(|_| try_at(false));
+        let cold_start = match self.cold_start.phase {
+            ColdStartPhase::Due => Some(now),
+            ColdStartPhase::Failed => Some(self.cold_start.retry_at.max(try_at(false))),
+            ColdStartPhase::InFlight | ColdStartPhase::Told => None,
+        };
+        let sendable = [fresh, failed, cold_start].into_iter().flatten().min();
+        let token = |at: Moment| at.max(self.bucket.clone().take(now).err().unwrap_or(now));
+        [later, sendable.map(token), self.storm.next_deadline()].into_iter().flatten().min()
     }
 
     /// Whether nothing is left to tell.
     pub fn is_settled(&self) -> bool {
         let open = |entry: &Entry| entry.in_flight.is_some() || entry.is_dirty(&self.manner) || entry.again;
         let repeats = |entry: &Entry| entry.repeat_at(&self.manner).is_some();
-        self.cold_start == ColdStart::Told && !self.entries.values().any(|entry| open(entry) || repeats(entry))
+        self.cold_start.phase == ColdStartPhase::Told && !self.entries.values().any(|entry| open(entry) || repeats(entry))
     }
 
     /// What must be on disk before the messages of `take_due` leave: every alarm that the receiver
@@ -443,6 +651,7 @@ impl Ledger {
         let mut counts = LedgerCounts { storm: self.storm.rages(), ..LedgerCounts::default() };
         for entry in self.entries.values() {
             counts.told += usize::from(entry.told_is_raised());
+            counts.unconfirmed += usize::from(entry.repeat_unacknowledged_at(&self.manner).is_some());
             counts.flapping += usize::from(entry.flaps.is_flapping());
             if entry.in_flight.is_some() || entry.is_dirty(&self.manner) {
                 counts.dirty += 1;
@@ -465,7 +674,7 @@ impl Ledger {
     /// Notes down when an entry wants something done. To be called after every change to it.
     fn note(&mut self, key: &AlarmKey, now: Moment) {
         let Some(entry) = self.entries.get_mut(key) else { return };
-        let waiting = key.test().is_some() && entry.has_news(&self.manner);
+        let waiting = key.is_single() && entry.has_news(&self.manner);
         let noted = Noted { place: entry.place(&self.manner, now), waiting };
         let before = std::mem::replace(&mut entry.noted, noted);
         self.strike_out(key, before);
@@ -509,7 +718,12 @@ impl Ledger {
     }
 
     fn entry(&mut self, key: &AlarmKey, damping: Damping) -> &mut Entry {
-        self.entries.entry(key.clone()).or_insert_with(|| Entry::new(damping))
+        let doubted = matches!(&self.doubt, Doubt::Of(doubted) if doubted.contains(key));
+        self.entries.entry(key.clone()).or_insert_with(|| {
+            let mut entry = Entry::new(&self.agent, key, damping);
+            entry.doubted = doubted;
+            entry
+        })
     }
 
     fn retire(&mut self, key: &AlarmKey, text: &str, now: Now) {
@@ -577,9 +791,17 @@ impl Ledger {
 
 /// Why what stands is told over to a receiver that is not told any more.
 const OTHERS: &str = "told to other receivers from now on";
-/// What a receiver refuses is tried again after twice this, and then ever later.
-const REFUSED_FOR: Duration = Duration::from_secs(1);
-const REFUSED_FOR_MAX: Duration = Duration::from_secs(600);
+
+/// Why the clear of an alarm is sent that was never raised, as far as this agent knows.
+const NO_RECORD: &str = "good; sent once, since this agent has no record of what it sent before";
+
+/// What a message is about.
+fn failed_of(due: &Due) -> Failed {
+    match due {
+        Due::ColdStart => None,
+        Due::Alarm { notification, .. } => Some(notification.key.clone()),
+    }
+}
 
 #[cfg(test)]
 mod tests;

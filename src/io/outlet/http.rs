@@ -7,7 +7,7 @@ use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::{Client, Response, StatusCode};
 use sha2::{Digest, Sha256};
 
-use super::{Delivered, Outcome, blocking, not_tried};
+use super::{Delivered, Outcome, blocking};
 use crate::config::sinks::SinkConfig;
 use crate::io::causes::describe;
 use crate::io::{secret, tls};
@@ -73,9 +73,8 @@ impl Http {
                 Err(Failure::Receiver(problem, retry_after)) => {
                     self.client = None;
                     delivered.retry_after = retry_after;
-                    let rest = Outcome::Unreachable(not_tried(&problem));
                     delivered.add(part, &Outcome::Unreachable(problem));
-                    parts.drain(..).for_each(|part| delivered.add(part, &rest));
+                    parts.drain(..).for_each(|part| delivered.add(part, &Outcome::NotTried));
                 }
             }
         }

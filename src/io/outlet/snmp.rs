@@ -3,7 +3,7 @@
 use tokio::time::{Instant, timeout_at};
 
 use super::datagrams::{Datagrams, refused};
-use super::{Delivered, Identity, Outcome, blocking, not_tried};
+use super::{Delivered, Identity, Outcome, blocking};
 use crate::config::secret::{Secret, SecretSource};
 use crate::config::sinks::{SinkConfig, SnmpMode, SnmpVersion};
 use crate::io::engine::Engine;
@@ -98,15 +98,13 @@ impl Snmp {
 
     async fn send_informs(&mut self, batch: Vec<Due>) -> Delivered {
         let mut delivered = Delivered::default();
-        let mut failed: Option<String> = None;
+        let mut has_failed = false;
         for due in batch {
-            let outcome = match &failed {
-                Some(problem) => Outcome::Unreachable(not_tried(problem)),
-                None => self.send_inform(&due).await.unwrap_or_else(Outcome::Unreachable),
+            let outcome = match has_failed {
+                true => Outcome::NotTried,
+                false => self.send_inform(&due).await.unwrap_or_else(Outcome::Unreachable),
             };
-            if let (Outcome::Unreachable(problem), None) = (&outcome, &failed) {
-                failed = Some(problem.clone());
-            }
+            has_failed |= matches!(outcome, Outcome::Unreachable(_));
             delivered.outcomes.push((due, outcome));
         }
         delivered

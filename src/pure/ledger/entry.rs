@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::super::alarm::{AlarmKey, Severity};
 use super::super::notification::{AlarmState, Notification, Standing, Withheld};
 use super::super::time::{Moment, WallTime};
 use super::flaps::Flaps;
-use super::{Assurance, Damping, Detail, FirstUp, Manner, ToldRecord};
+use super::{Assurance, Damping, Detail, FirstUp, Manner, ToldRecord, jitter};
 
 /// One alarm in a receiver's book.
 #[derive(Debug)]
@@ -26,12 +27,22 @@ pub(super) struct Entry {
     /// The hold that the last telling set.
     pub hold: Duration,
     pub held_until: Moment,
+    /// How often that hold was doubled.
+    hold_doublings: u32,
     /// When the receiver was told of this state first, and last, and how often again.
     pub told_at: Moment,
     pub sent_at: Moment,
     pub repeats: usize,
-    /// How often in a row the receiver did not take it.
-    pub refusals: u32,
+    /// Failures in a row, when it was tried last, and when it is tried again.
+    pub failures: u32,
+    pub tried_at: Moment,
+    pub retry_at: Moment,
+    /// The receiver took other messages while this one failed: if it fails again, it is the trouble itself.
+    pub outlived_an_outage: bool,
+    /// The receiver may hold a raise that this agent has no record of: if the alarm is good, that is told once.
+    pub doubted: bool,
+    /// Spreads repeats of this alarm among agents and alarms.
+    jitter: u64,
     /// Whether the last change came while the alarm was calm.
     pub calm: bool,
     /// Changes of state since the last telling began.
@@ -65,9 +76,9 @@ pub(super) enum Place {
     Ready(Rank),
 }
 
-/// The order of telling: what explains others, downs, the worse, the older; what is told again
-/// comes last.
-pub(super) type Rank = (Class, bool, super::super::alarm::Severity, WallTime);
+/// The order of telling: what explains others, what did not fail before, downs, the worse, the older; what is told
+/// again comes last.
+pub(super) type Rank = (Class, bool, bool, Severity, WallTime);
 
 /// What may be told during a storm, and what comes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -76,12 +87,17 @@ pub(super) enum Class {
     Wide,
     /// One test's.
     Single,
-    /// Told again, though nothing changed.
+    /// Told again, though nothing changed; or told good, though nobody was told that it was bad.
     Again,
 }
 
+impl Class {
+    /// In this order.
+    pub const ALL: [Class; 3] = [Class::Wide, Class::Single, Class::Again];
+}
+
 impl Entry {
-    pub fn new(damping: Damping) -> Self {
+    pub fn new(agent: &str, key: &AlarmKey, damping: Damping) -> Self {
         Entry {
             wanted: None,
             told: None,
@@ -91,10 +107,16 @@ impl Entry {
             damping,
             hold: Duration::ZERO,
             held_until: Moment::ZERO,
+            hold_doublings: 0,
             told_at: Moment::ZERO,
             sent_at: Moment::ZERO,
             repeats: usize::MAX,
-            refusals: 0,
+            failures: 0,
+            tried_at: Moment::ZERO,
+            retry_at: Moment::ZERO,
+            outlived_an_outage: false,
+            doubted: false,
+            jitter: jitter::seed(agent, key),
             calm: true,
             changes: 0,
             flaps: Flaps::default(),
@@ -128,7 +150,7 @@ impl Entry {
             Some(told) => told.state != target,
             None => {
                 let good_news = manner.first_up == FirstUp::Told && self.wanted_is_connection() && !self.retired;
-                target.is_raised() || good_news
+                target.is_raised() || good_news || self.doubted
             }
         }
     }
@@ -139,7 +161,7 @@ impl Entry {
         if self.in_doubt.is_some() || self.target(manner) != Some(told.state) {
             return None;
         }
-        let nag = manner.renotify.filter(|_| told.is_raised()).map(|every| self.sent_at + every);
+        let nag = manner.renotify.filter(|_| told.is_raised()).map(|every| self.sent_at + self.spread(every));
         [nag, self.repeat_unacknowledged_at(manner)].into_iter().flatten().min()
     }
 
@@ -152,7 +174,7 @@ impl Entry {
         }
         match manner.assurance {
             Assurance::Refreshed { every, .. } if self.target(manner) != Some(AlarmState::Cleared) => {
-                Some(self.sent_at + every)
+                Some(self.sent_at + self.spread(every))
             }
             Assurance::Refreshed { .. } | Assurance::Acknowledged | Assurance::Repeated(_) => None,
         }
@@ -163,9 +185,12 @@ impl Entry {
         let told = self.told.as_ref()?;
         match &manner.assurance {
             Assurance::Acknowledged => None,
-            Assurance::Repeated(after) => Some(self.told_at + *after.get(self.repeats)?),
+            Assurance::Repeated(after) => {
+                let after = repeat_after(after, self.repeats, manner.renotify)?;
+                Some(self.told_at + self.spread(after))
+            }
             Assurance::Refreshed { every, cleared_for } => {
-                let next = self.sent_at + *every;
+                let next = self.sent_at + self.spread(*every);
                 let repeats = !told.is_raised() && self.repeats != usize::MAX && next <= self.told_at + *cleared_for;
                 repeats.then_some(next)
             }
@@ -177,7 +202,9 @@ impl Entry {
         if self.in_flight.is_some() {
             return Place::Nowhere;
         }
-        let own = self.class();
+        // The first good news of an alarm whose record was lost can wait for everything else.
+        let nothing_known = self.told.is_none() && self.in_doubt.is_none();
+        let own = if nothing_known && self.doubted && !self.wanted_is_raised() { Class::Again } else { self.class() };
         // A reminder of one test waits for the end of a storm; a summary is one, and whoever forgets
         // is told in every weather.
         let reminder = if own == Class::Wide { Class::Wide } else { Class::Again };
@@ -188,9 +215,9 @@ impl Entry {
             None => None,
         };
         let wishes = [
-            (own, self.is_dirty(manner).then_some(self.held_until)),
-            (reminder, told_again),
-            (Class::Wide, self.refresh_at(manner)),
+            (own, self.is_dirty(manner).then_some(self.held_until.max(self.retry_at))),
+            (reminder, told_again.map(|at| at.max(self.retry_at))),
+            (Class::Wide, self.refresh_at(manner).map(|at| at.max(self.retry_at))),
         ];
         let wish = wishes.into_iter().filter_map(|(class, at)| Some((at?, class))).min();
         let calm = self.flaps.calm_at(self.damping.flap);
@@ -204,10 +231,26 @@ impl Entry {
         }
     }
 
+    /// Other settings count at once, also for the hold that runs.
+    pub fn set_damping(&mut self, damping: Damping) {
+        if damping == self.damping {
+            return;
+        }
+        self.damping = damping;
+        let running = self.hold.min(damping.hold_down_max.max(damping.hold_down));
+        // A hold that has not doubled yet is the new setting's.
+        let shorter = if self.hold_doublings == 0 { running.min(damping.hold_down) } else { running };
+        if shorter < self.hold {
+            self.hold = shorter;
+            self.held_until = self.held_until.min(self.told_at + shorter);
+        }
+    }
+
     /// It was told: it is left alone for a while, ever longer while it keeps changing.
     pub fn hold_down(&mut self, suppressed: u64, now: Moment) {
         let (shortest, longest) = (self.damping.hold_down, self.damping.hold_down_max.max(self.damping.hold_down));
         self.hold = if self.calm { shortest } else { self.hold.saturating_mul(2).clamp(shortest, longest) };
+        self.hold_doublings = if self.calm { 0 } else { self.hold_doublings.saturating_add(1) };
         self.held_until = now + self.hold;
         self.changes = self.changes.saturating_sub(suppressed + 1);
         // What changed while it was on its way is a change in the new hold, not in a calm.
@@ -221,7 +264,7 @@ impl Entry {
         match (self.in_flight.as_ref().or(self.in_doubt.as_ref()), &self.told) {
             (Some(unsure), _) => Some(record(unsure, true)),
             (None, Some(told)) if told.is_raised() => Some(record(told, false)),
-            (None, Some(told)) if self.repeat_unacknowledged_at(manner).is_some() => Some(record(told, true)),
+            (None, Some(told)) if self.repeat_unacknowledged_at(manner).is_some() => Some(record(told, false)),
             (None, _) => None,
         }
     }
@@ -249,13 +292,34 @@ impl Entry {
     }
 
     fn class(&self) -> Class {
-        let single = |wanted: &Standing| wanted.notification.key.test().is_some();
+        let single = |wanted: &Standing| wanted.notification.key.is_single();
         if self.wanted.as_ref().is_some_and(single) { Class::Single } else { Class::Wide }
     }
 
     fn rank(&self, class: Class) -> Rank {
         let wanted = self.wanted.as_ref().map(|wanted| &wanted.notification);
-        let severity = wanted.map_or(super::super::alarm::Severity::Warning, |wanted| wanted.severity);
-        (class, !self.wanted_is_raised(), severity, wanted.map_or(WallTime::default(), |wanted| wanted.since))
+        let severity = wanted.map_or(Severity::Warning, |wanted| wanted.severity);
+        let since = wanted.map_or(WallTime::default(), |wanted| wanted.since);
+        (class, self.failures > 0, !self.wanted_is_raised(), severity, since)
     }
+
+    /// An interval of this alarm's repeats, 30 % longer or shorter.
+    fn spread(&self, interval: Duration) -> Duration {
+        jitter::spread(interval, (self.jitter, self.repeats))
+    }
+}
+
+/// Each repeat after those that are configured comes this much later than the one before.
+const REPEATS_GROW: u32 = 3;
+
+/// When something unacknowledged is told for the `n`-th time again, counted from the first telling: as configured, then
+/// at growing intervals, and for the last time when `renotify` is over.
+fn repeat_after(configured: &[Duration], n: usize, renotify: Option<Duration>) -> Option<Duration> {
+    if let Some(after) = configured.get(n) {
+        return Some(*after);
+    }
+    let (last, until) = (*configured.last()?, renotify?);
+    let more = u32::try_from(n - configured.len()).ok()?;
+    let before = last.checked_mul(REPEATS_GROW.checked_pow(more)?)?;
+    (before < until).then(|| before.saturating_mul(REPEATS_GROW).min(until))
 }

@@ -27,6 +27,15 @@ pub enum Knowledge {
     Partial,
 }
 
+/// Whether all that a receiver was told by an earlier run is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recollection {
+    /// The records are those of the last run.
+    Complete,
+    /// Records are missing, or may be older than the last telling.
+    Doubtful,
+}
+
 /// What becomes of the alarms that a receiver was told and will not be told any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Parting {
@@ -71,7 +80,7 @@ pub enum Detail {
 pub enum Assurance {
     /// That it arrived.
     Acknowledged,
-    /// Nothing: it is told again so long after the first time.
+    /// Nothing: it is told again so long after the first time, and then at growing intervals until `renotify`.
     Repeated(Vec<Duration>),
     /// The receiver forgets what it is not told again.
     Refreshed {

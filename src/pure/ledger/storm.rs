@@ -41,6 +41,8 @@ pub struct Storm {
     phase: Phase,
     /// The newest changes, no more than decide.
     recent: VecDeque<Moment>,
+    /// When the newest alarms had to be told, no more than decide.
+    news: VecDeque<Moment>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +61,7 @@ enum Phase {
 impl Storm {
     /// Calm.
     pub fn new(settings: StormSettings) -> Self {
-        Storm { settings, phase: Phase::Calm, recent: VecDeque::new() }
+        Storm { settings, phase: Phase::Calm, recent: VecDeque::new(), news: VecDeque::new() }
     }
 
     /// Other settings.
@@ -75,9 +77,20 @@ impl Storm {
         self.recent.push_back(now);
     }
 
+    /// One more alarm has to be told, at once or later.
+    pub fn on_news(&mut self, now: Moment) {
+        while self.news.len() >= self.too_many() {
+            self.news.pop_front();
+        }
+        self.news.push_back(now);
+    }
+
     /// Time has passed; `waiting` alarms wait to be told.
     pub fn on_time(&mut self, waiting: usize, now: Moment) -> Option<Turn> {
-        let many = self.settings.storm_on > 0 && waiting > self.settings.storm_on as usize;
+        // Alarms that are told as fast as they come wait for nothing, and are a storm all the same.
+        let in_a_minute = self.news.len() >= self.too_many()
+            && self.news.front().is_some_and(|first| now.since(*first) < CALM_WINDOW);
+        let many = self.settings.storm_on > 0 && (waiting > self.settings.storm_on as usize || in_a_minute);
         match self.phase {
             Phase::Calm if many => self.open(now),
             Phase::Calm => None,
@@ -152,6 +165,11 @@ impl Storm {
             Some(first) if self.recent.len() >= self.enough() => *first + CALM_WINDOW,
             Some(_) | None => Moment::ZERO,
         }
+    }
+
+    /// So many alarms to tell within a minute are a storm: more than `storm_on`, and more than is calm again.
+    fn too_many(&self) -> usize {
+        self.settings.storm_on.max(self.settings.storm_calm) as usize + 1
     }
 
     fn enough(&self) -> usize {

@@ -1,0 +1,28 @@
+//! Spreading what many agents would do at the same instant.
+
+use std::hash::{BuildHasher, Hash};
+use std::time::Duration;
+
+use rustc_hash::FxBuildHasher;
+
+use super::super::alarm::AlarmKey;
+
+/// Repeats are spread by this part of their interval, either way.
+const SPREAD: f64 = 0.3;
+
+/// A factor from 0.7 to 1.3 that differs between agents, alarms and repeats, and is always the same for one of them.
+pub(super) fn factor(of: impl Hash) -> f64 {
+    // The low bits of this hash are the weak ones.
+    let share = (FxBuildHasher.hash_one(of) >> 32) as f64 / f64::from(u32::MAX);
+    1.0 - SPREAD + 2.0 * SPREAD * share
+}
+
+/// An interval, longer or shorter by up to 30 %.
+pub(super) fn spread(interval: Duration, of: impl Hash) -> Duration {
+    interval.mul_f64(factor(of))
+}
+
+/// What tells one alarm of one agent from all others.
+pub(super) fn seed(agent: &str, key: &AlarmKey) -> u64 {
+    FxBuildHasher.hash_one((agent, key))
+}
