@@ -6,22 +6,25 @@
 use std::time::Duration;
 
 use actix::prelude::*;
-use tracing::{Span, info_span, warn};
+use tracing::{Span, info, info_span, warn};
 
 use crate::config::endpoint::Endpoint;
 use crate::io::adjtimex::clock_quality;
 use crate::io::gauges::Gauges;
 use crate::io::{ntp, time};
 use crate::messages::{ClockFact, Consult, Generation, Observe, Report, Stop};
-use crate::pure::clock_error::{ClockQuality, StepDetector};
+use crate::pure::clock_error::{ClockQuality, UNSYNCHRONISED_ERROR};
 use crate::pure::local_clock::{LocalClock, Opinion};
 use crate::pure::pace;
 use crate::pure::status::ClockStatus;
-use crate::pure::time::seconds;
+use crate::pure::time::{Moment, seconds};
 
 const READ_EVERY: Duration = pace::SECOND;
 /// A time server is asked this often, as RFC 4330 section 10 lets it be.
 const ASK_EVERY: Duration = Duration::from_secs(256);
+/// After the machine slept, whoever disciplines its clock needs this long to do so; the kernel goes on to claim what it
+/// claimed before.
+const SETTLES_WITHIN: Duration = Duration::from_secs(60);
 /// And again after this if it did not answer.
 const ASK_AGAIN: Duration = Duration::from_secs(16);
 
@@ -34,8 +37,11 @@ pub struct Clock {
     generation: Generation,
     kernel: ClockQuality,
     local: LocalClock,
-    detector: StepDetector,
-    steps: u32,
+    /// Steps of the wall clock, and how often the machine slept.
+    steps: u64,
+    sleeps: u32,
+    /// The error bound that the kernel claims counts again from then on.
+    unknown_until: Moment,
     server: Option<Endpoint>,
     /// The last answer, or why there is none.
     opinion: Option<Result<Opinion, String>>,
@@ -52,14 +58,15 @@ impl Clock {
         generation: Generation,
     ) -> Self {
         Clock {
-            steps: gauges.steps(),
+            steps: 0,
+            sleeps: gauges.sleeps(),
+            unknown_until: Moment::ZERO,
             gauges,
             claimed,
             parent,
             generation,
             kernel: ClockQuality::UNKNOWN,
             local: LocalClock::default(),
-            detector: StepDetector::new(time::now()),
             server: None,
             opinion: None,
             asking: None,
@@ -73,11 +80,19 @@ impl Clock {
             Some(error) => ClockQuality { synchronised: true, error },
             None => clock_quality(),
         };
-        let step = self.detector.on_reading(now);
+        self.gauges.observe(now, time::slept());
+        let step = self.gauges.take_step();
         if let Some(step) = step {
-            self.steps = self.steps.wrapping_add(1);
-            self.gauges.set_steps(self.steps);
+            self.steps += 1;
             warn!(step_seconds = seconds(step), "the wall clock stepped");
+        }
+        let sleeps = self.gauges.sleeps();
+        if std::mem::replace(&mut self.sleeps, sleeps) != sleeps {
+            info!("this machine slept; its clock is not trusted until it was disciplined again");
+            self.unknown_until = now.moment + SETTLES_WITHIN;
+        }
+        if now.moment < self.unknown_until {
+            self.kernel = ClockQuality { error: self.kernel.error.max(UNSYNCHRONISED_ERROR), ..self.kernel };
         }
         if let Some(change) = self.local.on_reading(self.kernel, step, now) {
             self.parent.do_send(ClockFact::Changed(change));
@@ -158,7 +173,7 @@ impl Handler<Observe> for Clock {
         self.parent.do_send(ClockFact::Observed(ClockStatus {
             synchronised: judged.synchronised,
             error_seconds: judged.error.as_secs_f64(),
-            steps: self.steps.into(),
+            steps: self.steps,
             ntp_server: self.server.as_ref().map(ToString::to_string),
             ntp_offset_seconds: opinion
                 .and_then(|opinion| opinion.as_ref().ok())

@@ -31,6 +31,7 @@ use crate::pure::foreign::{ForeignTraffic, Reason};
 use crate::pure::key::KeyRing;
 use crate::pure::pace::{self, Look, Pace};
 use crate::pure::probe::Probe;
+use crate::pure::reflection::{Signature, is_short_sender_packet};
 use crate::pure::status::{ForeignSource, ListenerStatus, TestStatus};
 use crate::pure::test::{Mode, TestId};
 use crate::pure::time::{Moment, Now};
@@ -77,6 +78,9 @@ pub struct Listener {
     keys: Arc<KeyRing>,
     clock_error: Duration,
     steps: u32,
+    sleeps: u32,
+    /// The wall clock was set since the socket was last looked at.
+    clock_was_set: bool,
     addresses_changed: u32,
     /// What may be answered, and logged.
     answers: Bucket,
@@ -113,7 +117,7 @@ impl Listener {
     /// A listener that begins to expect now.
     pub fn new(beginning: Beginning) -> Self {
         let now = time::now();
-        let steps = beginning.gauges.steps();
+        let (steps, sleeps) = (beginning.gauges.steps(), beginning.gauges.sleeps());
         let mut listener = Listener {
             address: beginning.address,
             socket: beginning.socket,
@@ -134,6 +138,8 @@ impl Listener {
             keys: Arc::default(),
             clock_error: Duration::ZERO,
             steps,
+            sleeps,
+            clock_was_set: false,
             addresses_changed: 0,
             answers: Bucket::new(REFLECT_RATE.0, REFLECT_RATE.1, now.moment),
             answers_to_strangers: Bucket::new(REFLECT_FOREIGN_RATE.0, REFLECT_FOREIGN_RATE.1, now.moment),
@@ -163,7 +169,7 @@ impl Listener {
             None => {
                 let mut expectation = Expectation::new(expected, now);
                 let replays = self.gauges.replays();
-                expectation.on_remembered(|id| replays.get(id));
+                expectation.on_remembered(|id| replays.get(id), now);
                 self.expectations.insert(expectation);
             }
         }
@@ -172,13 +178,13 @@ impl Listener {
     /// Takes in up to `batches` batches, and tells when to look again.
     fn take_in(&mut self, batches: usize) -> Look {
         self.notice_own_stall();
-        self.notice_own_step();
+        self.clock_was_set = false;
+        self.observe_clock();
         self.keys = self.gauges.keys();
         let changed = self.gauges.addresses_changed();
         if std::mem::replace(&mut self.addresses_changed, changed) != changed {
             self.expectations.values_mut().for_each(|watched| watched.source = None);
         }
-        self.clock_error = self.gauges.clock_error();
         let mut look = Look::AtOnce;
         for _ in 0..batches {
             let now = time::now();
@@ -232,13 +238,21 @@ impl Listener {
         }
     }
 
-    /// The wall's clock was set: what was learnt of delays by it does not hold any more.
-    fn notice_own_step(&mut self) {
-        let steps = self.gauges.steps();
+    /// Compares the clocks. After the wall clock was set, what was learnt of delays by it does not hold any more, and
+    /// what lies in the socket was sent or taken in by the clock of before.
+    fn observe_clock(&mut self) {
+        let now = time::now();
+        self.gauges.observe(now, time::slept());
+        let (steps, sleeps) = (self.gauges.steps(), self.gauges.sleeps());
         if std::mem::replace(&mut self.steps, steps) != steps {
-            let now = time::now();
+            self.clock_was_set = true;
             self.expectations.values_mut().for_each(|watched| watched.expectation.on_own_step(now));
         }
+        if std::mem::replace(&mut self.sleeps, sleeps) != sleeps {
+            info!("this machine slept; silence meanwhile is not judged");
+            self.expectations.values_mut().for_each(|watched| watched.expectation.on_own_stall(now));
+        }
+        self.clock_error = self.gauges.clock_error();
     }
 
     /// Before anything is judged by what did not come, or by what came in one heap.
@@ -253,6 +267,7 @@ impl Listener {
     }
 
     fn judge_batch(&mut self, now: Now) {
+        self.observe_clock();
         let batch = std::mem::take(&mut self.batch);
         let presumed = self.expectations.presume(batch.octets().map(Probe::quoted_test_id));
         let some = |first: usize| &presumed[first.min(presumed.len())..(first + TOGETHER).min(presumed.len())];
@@ -276,10 +291,9 @@ impl Listener {
         let received = self.arrival(datagram, now);
         match self.on_probe(datagram, presumed, received) {
             Ok(()) => {}
-            Err(Reason::PlainStamp) if self.gauges.reflects_foreign() => {
-                if self.answers_to_strangers.take(received.moment).is_ok() {
-                    self.answer(datagram, received, None);
-                }
+            Err(Reason::PlainStamp) if self.gauges.reflects_foreign() => self.on_foreign_sender(datagram, received),
+            Err(Reason::NotAProbe) if self.gauges.reflects_foreign() && is_short_sender_packet(datagram.octets) => {
+                self.on_foreign_sender(datagram, received);
             }
             Err(reason) => {
                 let change = self.foreign.on_foreign(datagram.source, reason, received);
@@ -299,24 +313,35 @@ impl Listener {
         };
         let expected = watched.expectation.expected();
         let signed_with = check_signature(expected, &self.keys, &probe, datagram.octets)?;
-        let source = datagram.source.ip();
-        let is_local = match watched.source {
-            Some((known, is_local)) if known == source => is_local,
-            Some(_) | None => self.gauges.is_local(source),
+        let (from, source) = (datagram.source, datagram.source.ip());
+        let (is_usual, is_local) = match watched.source {
+            Some((known, is_local)) if known.ip() == source => (true, is_local),
+            Some(_) | None => (false, self.gauges.is_local(source)),
         };
-        watched.source = Some((source, is_local));
+        // Another address is where the test's probes come from once the one of before has fallen silent.
+        let becomes_usual =
+            is_usual || watched.source.is_none() || watched.expectation.is_silent(received.moment);
         let landed = Landed {
             received,
             clocks: if is_local { Clocks::Same } else { Clocks::Two(self.clock_error) },
             ttl: datagram.ttl,
             dscp: datagram.dscp,
             dropped: self.kernel_drops,
+            source_port: from.port(),
+            is_trusted: signed_with.is_some() || is_usual || expected.from_address == Some(source),
+            clock_was_set: self.clock_was_set,
         };
-        let sender = || expected.any_of.is_none().then_some(expected.test.from_host.as_str());
-        let incoming = probe.incoming(sender, landed)?;
+        let ends = || {
+            let test = &expected.test;
+            expected.any_of.is_none().then_some([test.from_host.as_str(), test.to_host.as_str()])
+        };
+        let incoming = probe.incoming(ends, landed)?;
         let reflects = expected.mode == Mode::TwoWay && wants_answer(&probe);
         let may_reflect = signed_with.is_some() || expected.from_address.is_none_or(|from| from == source);
         let accepted = watched.expectation.on_probe(&incoming, &mut self.changes);
+        if becomes_usual && matches!(accepted, Acceptance::Accepted(_)) {
+            watched.source = Some((from, is_local));
+        }
         self.expectations.reschedule(place);
         let Acceptance::Accepted(ttl_was) = accepted else { return Ok(()) };
         if let Some(was) = ttl_was
@@ -326,7 +351,8 @@ impl Listener {
         }
         if reflects && may_reflect && self.answers.take(received.moment).is_ok() {
             let keys = self.keys.clone();
-            self.answer(datagram, received, signed_with.and_then(|id| keys.get(id)));
+            let key = signed_with.and_then(|id| keys.get(id));
+            self.answer(datagram, received, key.map_or(Signature::None, |key| Signature::Good(key)));
         }
         Ok(())
     }

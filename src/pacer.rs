@@ -62,6 +62,8 @@ pub struct Pacer {
     answering: HashMap<SocketAddr, Vec<Arc<Line>>>,
     listening: Option<Vec<SpawnHandle>>,
     batch: Batch,
+    /// When each port's socket was last found empty.
+    drained: Vec<Moment>,
     alarm_clock: Option<(Moment, SpawnHandle)>,
     strangers: u64,
     steps: u32,
@@ -97,7 +99,6 @@ impl Pacer {
         Pacer {
             span: info_span!("pacer", source = %source.address),
             source,
-            outlet,
             reads,
             parent,
             generation,
@@ -108,8 +109,10 @@ impl Pacer {
             answering: HashMap::new(),
             listening: None,
             batch: Batch::default(),
+            drained: vec![time::now().moment; outlet.len()],
             alarm_clock: None,
             strangers: 0,
+            outlet,
         }
     }
 
@@ -195,12 +198,7 @@ impl Pacer {
     /// Takes what the paths sent back, and whatever a step of the clock means.
     fn look(&mut self) {
         let now = time::now();
-        self.post.refresh();
-        let steps = self.post.known().0.steps;
-        if std::mem::replace(&mut self.steps, steps) != steps {
-            let lines = self.answering.values().flatten();
-            lines.filter_map(|line| line.sound()).for_each(|mut sending| sending.on_own_step(now));
-        }
+        self.observe_clock();
         if self.listening.is_some() {
             // What a batch left behind wakes nobody.
             (0..self.outlet.len()).for_each(|port| self.take_answers(port));
@@ -216,25 +214,49 @@ impl Pacer {
         }
     }
 
+    /// Compares the clocks: delays of answers that are under way while the wall clock is set say nothing.
+    fn observe_clock(&mut self) {
+        let now = time::now();
+        self.post.observe(now);
+        self.post.refresh();
+        let steps = self.post.known().0.steps;
+        if std::mem::replace(&mut self.steps, steps) != steps {
+            let lines = self.answering.values().flatten();
+            lines.filter_map(|line| line.sound()).for_each(|mut sending| sending.on_own_step(now));
+        }
+    }
+
     fn take_answers(&mut self, port: usize) {
         let Some(socket) = self.outlet.get(port).cloned() else { return };
         let mut changes = Vec::new();
         for _ in 0..BATCHES_PER_WAKE {
             let now = time::now();
             if !matches!(self.batch.take_in(socket.as_fd()), Ok(taken) if taken > 0) {
+                if let Some(drained) = self.drained.get_mut(port) {
+                    *drained = now.moment;
+                }
                 break;
             }
-            let answers = self.batch.datagrams().map(|datagram| self.on_answer(&datagram, now, &mut changes));
+            self.observe_clock();
+            let drained = self.drained.get(port).copied().unwrap_or(now.moment);
+            let answers = self.batch.datagrams().map(|datagram| self.on_answer(&datagram, now, drained, &mut changes));
             self.strangers += answers.filter(Option::is_none).count() as u64;
         }
         self.say(changes);
     }
 
-    fn on_answer(&self, datagram: &Datagram<'_>, now: Now, changes: &mut Vec<ConditionChange>) -> Option<()> {
+    /// An answer came after the socket was last seen empty, whatever the wall clock says, which may have been set since.
+    fn on_answer(
+        &self,
+        datagram: &Datagram<'_>,
+        now: Now,
+        drained: Moment,
+        changes: &mut Vec<ConditionChange>,
+    ) -> Option<()> {
         let reply = Reply::decode(datagram.octets)?;
         let wall = datagram.received.unwrap_or(now.wall);
         let age = u64::try_from(now.wall.nanos_since(wall)).unwrap_or(0);
-        let received = Now { moment: now.moment - Duration::from_nanos(age), wall };
+        let received = Now { moment: (now.moment - Duration::from_nanos(age)).max(drained), wall };
         let lines = self.answering.get(&datagram.source)?;
         let (readings, keys) = self.post.known();
         let named = |line: &&Arc<Line>| reply.test_id.is_none_or(|id| id == line.id);

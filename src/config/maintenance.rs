@@ -49,10 +49,17 @@ fn hours(document: &MaintenanceDocument, field: &str, findings: &mut Findings) -
         },
     };
     let time_of_day = |text: &str| text.parse::<Time>().ok().filter(|_| !text.contains('-'));
-    let recurs = !document.days.is_empty() || time_of_day(&document.from).is_some();
+    let begins_with_time = |text: &str| text.get(..5).is_some_and(|start| time_of_day(start).is_some());
+    let recurs = !document.days.is_empty() || begins_with_time(&document.from);
     if recurs {
         let mut read = |name: &str, text: &str| {
             let time = time_of_day(text);
+            if text.contains(['+', 'Z', 'z']) {
+                let problem = format!("`{text}` has an offset: a recurring window would move with daylight saving");
+                let way_out = "write the time without it, and time_zone, such as \"Europe/Berlin\" or \"UTC\"";
+                findings.error(&format!("{field}.{name}"), problem, way_out);
+                return None;
+            }
             if time.is_none() {
                 let problem = format!("`{text}` is no time of day");
                 findings.error(
@@ -160,6 +167,36 @@ mod tests {
             ("2026-10-24T23:30:00Z", false),
         ] {
             assert_eq!(is_open(&windows[0], at), open, "{at}");
+        }
+    }
+
+    /// In Berlin the clock goes from 02:00 to 03:00 on 29 March 2026: a window in that hour runs after it.
+    #[test]
+    fn window_in_the_hour_that_daylight_saving_skips_runs_after_the_gap() {
+        for (from, to, begin, end) in [
+            ("02:00", "03:00", "2026-03-29T01:00:00Z", "2026-03-29T02:00:00Z"),
+            ("02:30", "02:45", "2026-03-29T01:00:00Z", "2026-03-29T01:15:00Z"),
+            ("02:30", "04:00", "2026-03-29T01:00:00Z", "2026-03-29T02:30:00Z"),
+            ("01:30", "02:30", "2026-03-29T00:30:00Z", "2026-03-29T01:30:00Z"),
+        ] {
+            let window = format!(r#"[{{"from":"{from}","to":"{to}","time_zone":"Europe/Berlin"}}]"#);
+            let (windows, findings) = read(&window);
+            assert_eq!(findings, [""; 0]);
+            let at = |text: &str, seconds: i64| {
+                let nanos = moment(text, &TimeZone::UTC).unwrap().unix_nanos() as i64 + seconds * 1_000_000_000;
+                windows[0].hours.is_open(WallTime::from_unix_nanos(nanos as u64))
+            };
+            let open = [at(begin, -1), at(begin, 0), at(end, -1), at(end, 0)];
+            assert_eq!(open, [false, true, true, false], "{from} to {to}");
+        }
+    }
+
+    #[test]
+    fn offset_in_a_recurring_window_is_refused_with_a_pointer_to_the_time_zone() {
+        for text in ["01:00+02:00", "01:00Z", "01:00:00+01:00"] {
+            let (windows, findings) = read(&format!(r#"[{{"from":"{text}","to":"03:00"}}]"#));
+            assert_eq!(windows, []);
+            assert!(findings.len() == 1 && findings[0].contains("time_zone"), "{findings:?}");
         }
     }
 

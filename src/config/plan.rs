@@ -20,14 +20,12 @@ use crate::pure::clock_error::DelayLimits;
 use crate::pure::expectation::{Expected, Manner};
 use crate::pure::groups::Membership;
 use crate::pure::possible::Possible;
+use crate::pure::sender_health::ERROR_LINGERS;
 use crate::pure::sending::{SenderPlan, Source};
 use crate::pure::situation::Rules;
 use crate::pure::status::Role;
 use crate::pure::test::{Mode, TestFacts, TestId};
 use resolver::Resolver;
-
-/// Whoever tests once an hour is not kept waiting for a fresh sample.
-const LONGEST_FRESH: Duration = Duration::from_secs(60);
 
 /// What a plan depends on beside the documents.
 #[derive(Clone, Copy, Debug)]
@@ -108,6 +106,7 @@ pub fn plan(loaded: &Loaded, around: Surroundings<'_>, host: &str, bootstrap_sin
                 tests: loaded.tests.values().map(|test| (test.facts.id, (test.facts.clone(), test.damping))).collect(),
                 group: loaded.group,
                 members: BTreeMap::new(),
+                sent: BTreeMap::new(),
                 windows: loaded.windows.clone(),
                 drained: loaded.drained.clone(),
             }),
@@ -183,6 +182,7 @@ pub fn plan(loaded: &Loaded, around: Surroundings<'_>, host: &str, bootstrap_sin
                 .entry(test.facts.id)
                 .or_insert_with(|| membership(test, None));
         }
+        Arc::make_mut(&mut plan.alarms.rules).sent.insert(test.facts.id, sent_membership(test));
         let sender = SenderPlan {
             test: test.facts.clone(),
             source: Source { address, interface: test.from_interface.clone() },
@@ -262,6 +262,7 @@ impl Plan {
             | Subject::Name(_)
             | Subject::Document(_)
             | Subject::Tag(_)
+            | Subject::Configuration
             | Subject::Web(_) => true,
         }
     }
@@ -400,10 +401,23 @@ fn membership(test: &Test, addr: Option<SocketAddr>) -> Membership {
     let peer = if addr.is_some() { &test.facts.from_host } else { &test.facts.to_host };
     let listener = addr.map(|addr| Subject::Listener(addr.to_string()));
     let ends = [Some(Subject::Host(peer.clone())), listener].into_iter().flatten();
-    let samples = test.thresholds.raise_out_of.max(test.thresholds.clear_out_of).saturating_add(1);
+    // A slow test of a host that is back is not told down before it had the time to be good again.
+    let to_clear = test.thresholds.clear_out_of.saturating_add(1);
     Membership {
         shares: ends.chain(test.facts.tags.iter().cloned().map(Subject::Tag)).collect(),
-        fresh_after: test.expect_every.saturating_mul(samples).min(LONGEST_FRESH),
+        fresh_after: test.expect_every.saturating_mul(to_clear),
+        found_after: test.expect_every.saturating_mul(test.thresholds.raise_out_of),
+        description: test.facts.description.clone(),
+    }
+}
+
+/// What a test that starts here shares with others: where its probes go.
+fn sent_membership(test: &Test) -> Membership {
+    let (every, thresholds) = (test.send_every, test.thresholds);
+    Membership {
+        shares: vec![Subject::Host(test.facts.to_host.clone())],
+        fresh_after: every.saturating_mul(thresholds.clear_out_of.saturating_add(1)) + ERROR_LINGERS,
+        found_after: every.saturating_mul(thresholds.raise_out_of),
         description: test.facts.description.clone(),
     }
 }

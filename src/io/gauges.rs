@@ -3,14 +3,14 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU16, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use super::replays::Replays;
-use crate::pure::clock_error::{ClockQuality, ErrorEstimate};
+use crate::pure::clock_error::{ClockEvent, ClockQuality, ErrorEstimate, StepDetector};
 use crate::pure::key::KeyRing;
 use crate::pure::sending::Readings;
-use crate::pure::time::WallTime;
+use crate::pure::time::{Now, WallTime};
 
 /// Shared by all actors of an agent; each reading has one writer.
 #[derive(Clone, Debug, Default)]
@@ -23,6 +23,11 @@ struct Values {
     config_revision: AtomicU32,
     config_version: AtomicI64,
     steps: AtomicU32,
+    sleeps: AtomicU32,
+    /// Nothing before the wall clock was read first.
+    detector: Mutex<Option<StepDetector>>,
+    /// All steps together since the clock actor took them, in nanoseconds.
+    stepped: AtomicI64,
     addresses_changed: AtomicU32,
     last_epoch: AtomicU64,
     reflects_foreign: AtomicBool,
@@ -46,9 +51,33 @@ impl Gauges {
         self.0.error_estimate.store(ErrorEstimate::encode(quality).0, Ordering::Relaxed);
     }
 
-    /// Written by the clock actor: how often the wall's clock stepped.
-    pub fn set_steps(&self, steps: u32) {
-        self.0.steps.store(steps, Ordering::Relaxed);
+    /// Holds the wall clock against the monotonic one. Called with every batch of datagrams: after a step the error of
+    /// the clock is unknown at once, and not only when the kernel is asked again.
+    pub fn observe(&self, now: Now, slept: Duration) {
+        let mut detector = self.0.detector.lock().unwrap_or_else(PoisonError::into_inner);
+        let detector = detector.get_or_insert_with(|| StepDetector::new(now, slept));
+        match detector.on_reading(now, slept) {
+            ClockEvent::Steady => return,
+            ClockEvent::Stepped(nanos) => {
+                self.0.stepped.fetch_add(nanos, Ordering::Relaxed);
+                self.0.steps.fetch_add(1, Ordering::Relaxed);
+            }
+            ClockEvent::Slept(_) => {
+                self.0.sleeps.fetch_add(1, Ordering::Relaxed);
+                self.0.steps.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        self.set_clock(ClockQuality::UNKNOWN);
+    }
+
+    /// By how much the wall clock was set since this was asked before, in nanoseconds.
+    pub fn take_step(&self) -> Option<i64> {
+        Some(self.0.stepped.swap(0, Ordering::Relaxed)).filter(|step| *step != 0)
+    }
+
+    /// How often this machine slept.
+    pub fn sleeps(&self) -> u32 {
+        self.0.sleeps.load(Ordering::Relaxed)
     }
 
     /// How often the wall's clock stepped.

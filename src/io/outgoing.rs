@@ -63,6 +63,11 @@ impl Post {
         Post { gauges, readings, keys, room: Box::new([0; *PADDED_LEN.end()]) }
     }
 
+    /// Compares the clocks of this host.
+    pub fn observe(&self, now: Now) {
+        self.gauges.observe(now, time::slept());
+    }
+
     /// Reads anew what probes say of this host.
     pub fn refresh(&mut self) {
         self.readings = self.gauges.readings();

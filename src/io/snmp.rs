@@ -116,6 +116,7 @@ impl Renderer {
                     false => self.legacy(2, &end),
                 })
             }
+            (Kind::Config, _, _) if notification.key.subject == Subject::Configuration => None,
             (Kind::Config, _, true) => Some(self.legacy(3, &[&self.config_server, failure])),
             (Kind::Config, _, false) => Some(self.legacy(4, &[&self.config_server])),
             (Kind::UnknownPacket, _, true) => {
@@ -148,7 +149,8 @@ impl Renderer {
         let n = match (notification.key.kind, &notification.key.subject) {
             (Kind::Connection, Subject::Test(_)) => of_pair(1),
             (Kind::Latency, _) => of_pair(3),
-            (Kind::Sender, _) => of_pair(5),
+            (Kind::Sender, Subject::Test(_)) => of_pair(5),
+            (Kind::Sender, _) => of_pair(27),
             (Kind::Clock, _) => of_pair(7),
             (Kind::Config, _) => of_pair(9),
             (Kind::UnknownPacket, _) => of_pair(11),
@@ -191,7 +193,7 @@ impl Renderer {
                 }),
             ),
         ];
-        if (13..=19).contains(&n) {
+        if (13..=19).contains(&n) || (27..=28).contains(&n) {
             let tally = notification.tally.unwrap_or(Tally { down: 0, of: 0 });
             varbinds.push(self.object(17, Value::Unsigned(saturating(tally.down))));
             varbinds.push(self.object(18, Value::Unsigned(saturating(tally.of))));

@@ -3,6 +3,7 @@
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
+use nix::time::{ClockId, clock_gettime};
 use tokio::time::Instant;
 
 use crate::pure::time::{Moment, Now, WallTime};
@@ -17,6 +18,14 @@ pub fn start() -> Instant {
 /// Both clocks, now.
 pub fn now() -> Now {
     Now { moment: moment(Instant::now()), wall: WallTime::from(SystemTime::now()) }
+}
+
+/// How long this machine has slept since it was started: the monotonic clock stands still meanwhile.
+pub fn slept() -> Duration {
+    let read = |clock| clock_gettime(clock).map_or(Duration::ZERO, Duration::from);
+    // In this order the difference is never too small by the time between the two readings.
+    let monotonic = read(ClockId::CLOCK_MONOTONIC);
+    read(ClockId::CLOCK_BOOTTIME).saturating_sub(monotonic)
 }
 
 /// The monotonic clock's reading in this process's terms.

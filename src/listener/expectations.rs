@@ -3,7 +3,7 @@
 
 use std::hash::BuildHasher;
 use std::mem::offset_of;
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use hashbrown::HashTable;
@@ -53,8 +53,8 @@ struct Row {
 #[repr(C)]
 pub(super) struct Watched {
     id: TestId,
-    /// Whether its last probe came from this host: one clock gives both stamps then.
-    pub source: Option<(IpAddr, bool)>,
+    /// Where its probes come from, and whether that is this host: one clock gives both stamps then.
+    pub source: Option<(SocketAddr, bool)>,
     pub expectation: Expectation,
 }
 
@@ -207,7 +207,7 @@ mod tests {
     use crate::pure::loss_window::LossLimits;
     use crate::pure::status::Role;
     use crate::pure::test::{Mode, TestFacts};
-    use crate::pure::time::Now;
+    use crate::pure::time::{Now, WallTime};
     use proptest::prelude::*;
 
     fn id(n: u8) -> TestId {
@@ -243,6 +243,10 @@ mod tests {
             directions: None,
             order: None,
             send_every: Duration::from_secs(1),
+            sent: WallTime::ZERO,
+            source_port: 0,
+            is_trusted: true,
+            clock_was_set: false,
             stops: false,
             stepped: false,
             ttl: None,

@@ -6,9 +6,9 @@ use crate::io::time;
 use crate::io::udp::Envelope;
 use crate::pure::arrival::AnyProbe;
 use crate::pure::foreign::Reason;
-use crate::pure::key::{Key, KeyChoice};
+use crate::pure::key::KeyChoice;
 use crate::pure::probe::{Probe, STAMP_LEN, flag};
-use crate::pure::reflection::{Reflector, reflect};
+use crate::pure::reflection::{Reflector, Signature, reflect, reflect_short, signature_of};
 use crate::pure::time::Now;
 
 impl Listener {
@@ -30,24 +30,35 @@ impl Listener {
             return Err(Reason::UnknownTest);
         }
         if self.answers_to_strangers.take(received.moment).is_ok() {
-            self.answer(datagram, received, key.as_deref());
+            self.answer(datagram, received, key.as_deref().map_or(Signature::None, Signature::Good));
         }
         Ok(())
     }
 
-    /// Sends a packet back to where it came from, as long as it was.
-    pub(super) fn answer(&mut self, datagram: &Datagram<'_>, received: Now, key: Option<&Key>) {
-        if datagram.octets.len() < STAMP_LEN {
-            return;
+    /// A packet of a sender of another origin, where those are answered.
+    pub(super) fn on_foreign_sender(&mut self, datagram: &Datagram<'_>, received: Now) {
+        if self.answers_to_strangers.take(received.moment).is_ok() {
+            let keys = self.keys.clone();
+            self.answer(datagram, received, signature_of(datagram.octets, keys.all()));
         }
-        let mut octets = datagram.octets.to_vec();
+    }
+
+    /// Sends a packet back to where it came from, as long as it was. One of TWAMP that is shorter than an answer can be
+    /// is the exception.
+    pub(super) fn answer(&mut self, datagram: &Datagram<'_>, received: Now, signature: Signature<'_>) {
         let by = Reflector {
             received: received.wall,
             sent: time::now().wall,
             error_estimate: self.gauges.error_estimate(),
             ttl: datagram.ttl,
         };
-        reflect(&mut octets, by, key);
+        let mut octets = datagram.octets.to_vec();
+        if octets.len() < STAMP_LEN {
+            let Some(short) = reflect_short(&octets, by) else { return };
+            octets = short.to_vec();
+        } else {
+            reflect(&mut octets, by, signature);
+        }
         let source = datagram.sent_to;
         let envelope = Envelope { destination: datagram.source, source, dscp: datagram.dscp.unwrap_or(0) };
         match self.socket.send(&octets, &envelope) {

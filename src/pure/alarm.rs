@@ -146,6 +146,8 @@ pub enum Subject {
     Tag(String),
     /// What comes back of a test, as its sender sees it. Reports; no alarm is about it.
     Answers(TestId),
+    /// The configuration as a whole: many of its documents, names or addresses have faults at once.
+    Configuration,
 }
 
 impl fmt::Display for Subject {
@@ -162,6 +164,7 @@ impl fmt::Display for Subject {
             Subject::Web(addr) => write!(f, "web {addr}"),
             Subject::Tag(tag) => write!(f, "tag {tag}"),
             Subject::Answers(id) => write!(f, "answers of test {id}"),
+            Subject::Configuration => f.write_str("configuration"),
         }
     }
 }
@@ -194,7 +197,12 @@ impl AlarmKey {
                 kind,
             ) => kind == Kind::Config,
             (
-                Subject::Agent | Subject::Store | Subject::Host(_) | Subject::Tag(_) | Subject::Answers(_),
+                Subject::Agent
+                | Subject::Store
+                | Subject::Host(_)
+                | Subject::Tag(_)
+                | Subject::Answers(_)
+                | Subject::Configuration,
                 _,
             ) => false,
         }
@@ -213,6 +221,7 @@ impl AlarmKey {
             | Subject::Document(_)
             | Subject::Web(_)
             | Subject::Answers(_)
+            | Subject::Configuration
             | Subject::Tag(_) => None,
         }
     }
@@ -242,10 +251,14 @@ pub struct ConditionChange {
 /// Which way a condition changed.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Verdict {
-    /// Down.
+    /// Down. Said again while it is down: the cause is another one now.
     Violated(Cause),
+    /// A probe is overdue: the test no longer counts as up, and not yet as down.
+    Overdue,
     /// Up.
     Cleared,
+    /// Down until now; whether it still is can no longer be decided.
+    Undecidable,
 }
 
 /// A condition outside any test (a document, an address, a stranger's datagrams).

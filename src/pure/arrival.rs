@@ -51,9 +51,12 @@ impl AnyProbe {
         }
     }
 
-    /// What it says to its test's expectation. `sender` is the host that has to have sent it; nothing:
-    /// one of many.
-    pub fn incoming<'a>(&self, sender: impl FnOnce() -> Option<&'a str>, landed: Landed) -> Result<Incoming, Reason> {
+    /// What it says to its test's expectation. `ends` are the hosts of its test, sender first; nothing: one of many.
+    pub fn incoming<'a>(
+        &self,
+        ends: impl FnOnce() -> Option<[&'a str; 2]>,
+        landed: Landed,
+    ) -> Result<Incoming, Reason> {
         let (wall, local) = (landed.received.wall, landed.clocks);
         let incoming = |sent: WallTime, theirs: Duration| Incoming {
             test_id: self.test_id(),
@@ -68,6 +71,10 @@ impl AnyProbe {
             directions: None,
             order: None,
             send_every: Duration::from_secs(1),
+            sent,
+            source_port: landed.source_port,
+            is_trusted: landed.is_trusted,
+            clock_was_set: landed.clock_was_set,
             stops: false,
             stepped: false,
             ttl: landed.ttl,
@@ -78,11 +85,15 @@ impl AnyProbe {
             AnyProbe::Stamp(probe) => Ok(Incoming {
                 order: Some((probe.epoch, probe.sequence)),
                 send_every: probe.send_every,
-                stops: probe.flags & flag::STOPS != 0,
+                // An unsigned stranger must not pause a test.
+                stops: probe.flags & flag::STOPS != 0 && landed.is_trusted,
                 stepped: probe.flags & flag::CLOCK_STEPPED != 0,
                 ..incoming(probe.sent, sender_error(probe))
             }),
-            AnyProbe::V1(probe) if sender().is_some_and(|sender| probe.host_id != sender) => Err(Reason::WrongHost),
+            // The original names its sender; towards the original, ours name the receiver.
+            AnyProbe::V1(probe) if ends().is_some_and(|ends| !ends.contains(&probe.host_id.as_str())) => {
+                Err(Reason::WrongHost)
+            }
             AnyProbe::V1(probe) => {
                 // The original says nothing of its clock; it is taken to be as good as ours.
                 let theirs = match local {
@@ -108,6 +119,12 @@ pub struct Landed {
     pub dscp: Option<u8>,
     /// Datagrams that the kernel had dropped at this socket by then.
     pub dropped: u64,
+    /// The port that it came from.
+    pub source_port: u16,
+    /// It is signed, or comes from the address that the test's probes come from.
+    pub is_trusted: bool,
+    /// The clock of this host was set while it was under way.
+    pub clock_was_set: bool,
 }
 
 fn sender_error(probe: &Probe) -> Duration {

@@ -19,16 +19,27 @@ pub struct Baseline {
     /// The least delay of each slice and when it was, in nanoseconds; the oldest first.
     least: Vec<(Moment, i64)>,
     slice_ends: Moment,
+    /// When the last delay came.
+    last: Moment,
 }
+
+/// The time that a baseline is learnt from. After a longer gap nothing is known of the clocks and the path any more:
+/// going on with the line of before would make noise into a slope.
+const WINDOW: Duration = Duration::from_secs(SLICES as u64 * SLICE.as_secs());
 
 impl Baseline {
     /// Knows nothing yet.
     pub fn new(now: Moment) -> Self {
-        Baseline { least: Vec::new(), slice_ends: now + SLICE }
+        Baseline { least: Vec::new(), slice_ends: now + SLICE, last: now }
     }
 
-    /// A delay, in nanoseconds. Gives how far it is above the baseline, once there is one.
-    pub fn on_delay(&mut self, nanos: i64, now: Moment) -> Option<i64> {
+    /// A delay, in nanoseconds, of a test whose probes are expected this often. Gives how far it is above the
+    /// baseline, once there is one.
+    pub fn on_delay(&mut self, nanos: i64, every: Duration, now: Moment) -> Option<i64> {
+        if now.since(self.last) > WINDOW.max(every.saturating_mul(SLICES as u32)) {
+            *self = Baseline::new(now);
+        }
+        self.last = now;
         let above = self.at(now).map(|baseline| nanos.saturating_sub(baseline));
         if now >= self.slice_ends || self.least.is_empty() {
             self.slice_ends = now + SLICE;
@@ -97,6 +108,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    const SECOND: Duration = Duration::from_secs(1);
+
     fn at(millis: u64) -> Moment {
         Moment::new(Duration::from_millis(millis))
     }
@@ -114,13 +127,13 @@ mod tests {
             for (n, noise) in noise.iter().enumerate() {
                 let millis = n as u64 * 500;
                 let delay = offset + skew_ppm * 1_000 * millis as i64 / 1_000 + 200_000 + noise;
-                if let Some(above) = baseline.on_delay(delay, at(millis)) {
+                if let Some(above) = baseline.on_delay(delay, SECOND, at(millis)) {
                     prop_assert!((-400_000..1_000_000).contains(&above), "{above} at {millis}");
                 }
             }
             let now = noise.len() as u64 * 500;
             let delay = offset + skew_ppm * now as i64 + 200_000 + 3_000_000;
-            prop_assert!(baseline.on_delay(delay, at(now)).unwrap() > 2_500_000);
+            prop_assert!(baseline.on_delay(delay, SECOND, at(now)).unwrap() > 2_500_000);
         }
     }
 
@@ -137,18 +150,37 @@ mod tests {
                 let path = if second < at_second { drop } else { 0 };
                 let noise = (second * 7_919 % 100) as i64 * 1_000;
                 let delay = path + 500_000 + noise + skew_ppm * 1_000 * second as i64;
-                let above = baseline.on_delay(delay, at(second * 1_000)).unwrap_or(0);
+                let above = baseline.on_delay(delay, SECOND, at(second * 1_000)).unwrap_or(0);
                 prop_assert!(above < 900_000, "{above} at {second}");
             }
         }
     }
 
+    /// Queueing noise before and after eight hours of silence, with clocks that run apart by nothing at all.
+    #[test]
+    fn baseline_is_forgotten_over_a_gap_that_is_longer_than_its_window() {
+        for seed in 0..50u64 {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let mut baseline = Baseline::new(at(0));
+            for second in (0..900).chain(29_700..31_000u64) {
+                let delay = 500_000 + random.i64(0..400_000);
+                let above = baseline.on_delay(delay, SECOND, at(second * 1_000)).unwrap_or(0);
+                assert!(above < 1_000_000, "{above} at {second}, seed {seed}");
+            }
+        }
+        // A slow test has its baseline all the same.
+        let mut baseline = Baseline::new(at(0));
+        let every = Duration::from_secs(900);
+        let said = (0..20u64).filter(|n| baseline.on_delay(1_000, every, at(n * 900_000)).is_some()).count();
+        assert!(said > 5, "{said}");
+    }
+
     #[test]
     fn nothing_is_said_before_it_is_known() {
         let mut baseline = Baseline::new(at(0));
-        let said: Vec<u64> = (0..300).filter(|n| baseline.on_delay(1_000, at(n * 1_000)).is_some()).collect();
+        let said: Vec<u64> = (0..300).filter(|n| baseline.on_delay(1_000, SECOND, at(n * 1_000)).is_some()).collect();
         assert_eq!(said.first(), Some(&241));
         baseline.on_step(at(300_000));
-        assert_eq!(baseline.on_delay(1_000_000_000, at(300_000)), None);
+        assert_eq!(baseline.on_delay(1_000_000_000, SECOND, at(300_000)), None);
     }
 }

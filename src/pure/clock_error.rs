@@ -30,6 +30,13 @@ pub struct ErrorEstimate(pub u16);
 
 impl ErrorEstimate {
     const SYNCHRONISED: u16 = 0x8000;
+    const PTP: u16 = 0x4000;
+
+    /// Whether the time stamps beside it are in the truncated format of PTP (RFC 8186) instead of NTP's.
+    pub fn is_ptp(self) -> bool {
+        self.0 & Self::PTP != 0
+    }
+
 
     /// Rounded up, never zero (a multiplier of zero means a corrupt packet).
     pub fn encode(quality: ClockQuality) -> Self {
@@ -121,10 +128,23 @@ impl Delay {
     }
 }
 
-/// Finds steps of the wall's clock by holding it against the monotonic one.
+/// Finds steps of the wall clock by comparing it with the monotonic one, which stands still while the machine sleeps.
 #[derive(Clone, Debug)]
 pub struct StepDetector {
     last: Now,
+    /// How long the machine had slept by then.
+    slept: Duration,
+}
+
+/// What happened to the wall clock since it was read before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClockEvent {
+    /// It went on.
+    Steady,
+    /// It was set: by so many nanoseconds.
+    Stepped(i64),
+    /// The machine slept for so long. Its clock was set by a hardware clock since, whose error nobody knows.
+    Slept(Duration),
 }
 
 /// A clock that is disciplined is slewed by this at most, in parts per million.
@@ -133,19 +153,26 @@ const SLEW_PPM: i128 = 500;
 const READING_SLACK: i128 = 1_000_000;
 
 impl StepDetector {
-    /// From now on.
-    pub fn new(now: Now) -> Self {
-        StepDetector { last: now }
+    /// From now on; the machine has slept for so long by now.
+    pub fn new(now: Now, slept: Duration) -> Self {
+        StepDetector { last: now, slept }
     }
 
-    /// The step since the last call in nanoseconds, if there was one.
-    pub fn on_reading(&mut self, now: Now) -> Option<i64> {
+    /// The clocks were read again.
+    pub fn on_reading(&mut self, now: Now, slept: Duration) -> ClockEvent {
         let monotonic = now.moment.since(self.last.moment).as_nanos() as i128;
         let wall = i128::from(now.wall.nanos_since(self.last.wall));
-        self.last = now;
+        let asleep = slept.saturating_sub(self.slept);
+        (self.last, self.slept) = (now, slept);
+        if asleep.as_nanos() as i128 > READING_SLACK {
+            return ClockEvent::Slept(asleep);
+        }
         let step = wall - monotonic;
         let slew = monotonic * SLEW_PPM / 1_000_000;
-        (step.abs() > READING_SLACK + slew).then(|| step.clamp(i64::MIN.into(), i64::MAX.into()) as i64)
+        match step.abs() > READING_SLACK + slew {
+            true => ClockEvent::Stepped(step.clamp(i64::MIN.into(), i64::MAX.into()) as i64),
+            false => ClockEvent::Steady,
+        }
     }
 }
 
@@ -161,11 +188,17 @@ mod tests {
             moment: Moment::new(Duration::from_micros(monotonic)),
             wall: WallTime::from_unix_nanos(wall * 1_000),
         };
-        let mut detector = StepDetector::new(at(0, 5_000_000));
-        assert_eq!(detector.on_reading(at(1_000_000, 6_000_400)), None);
-        assert_eq!(detector.on_reading(at(2_000_000, 7_010_400)), Some(10_000_000));
-        assert_eq!(detector.on_reading(at(3_000_000, 7_010_400)), Some(-1_000_000_000));
-        assert_eq!(detector.on_reading(at(4_000_000, 8_010_400)), None);
+        let mut detector = StepDetector::new(at(0, 5_000_000), Duration::ZERO);
+        let awake = Duration::ZERO;
+        assert_eq!(detector.on_reading(at(1_000_000, 6_000_400), awake), ClockEvent::Steady);
+        assert_eq!(detector.on_reading(at(2_000_000, 7_010_400), awake), ClockEvent::Stepped(10_000_000));
+        assert_eq!(detector.on_reading(at(3_000_000, 7_010_400), awake), ClockEvent::Stepped(-1_000_000_000));
+        assert_eq!(detector.on_reading(at(4_000_000, 8_010_400), awake), ClockEvent::Steady);
+        // A night in a closed laptop.
+        let night = Duration::from_secs(8 * 3600);
+        let morning = at(4_100_000, 8_110_400 + 28_800_000_000);
+        assert_eq!(detector.on_reading(morning, night), ClockEvent::Slept(night));
+        assert_eq!(detector.on_reading(at(5_100_000, 9_110_400 + 28_800_000_000), night), ClockEvent::Steady);
     }
 
     #[test]

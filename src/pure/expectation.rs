@@ -5,6 +5,7 @@ mod expected;
 mod judging;
 pub mod streams;
 
+use std::collections::VecDeque;
 use std::num::NonZeroU64;
 use std::time::Duration;
 
@@ -83,8 +84,41 @@ struct Extra {
     baseline: Option<Baseline>,
     flows: Option<FlowWatch>,
     offset: OffsetWatch,
-    /// Until then probes may still come at this slower pace of before.
+    /// Until then probes may still come at this slower pace.
     slower_until: Option<(Moment, Duration)>,
+    /// The sender's probes said that it is slower than is expected here: that is forgiven once for each plan, since
+    /// the two ends of a test learn of a change one after the other.
+    was_slower: bool,
+    /// Delays of the newest probes, while some are missing: one that was overtaken varies from its neighbours.
+    recent: Option<Recent>,
+    /// By kind: since when nothing decides whether what is down is good again, and when its cause was said last.
+    undecided: [Option<Moment>; conditions::JUDGED.len()],
+    cause_said: [Moment; conditions::JUDGED.len()],
+}
+
+/// The newest probes of a test, by sequence number, with their delays.
+#[derive(Clone, Debug, Default)]
+struct Recent {
+    probes: VecDeque<(u32, i64)>,
+    /// Probes until nothing that is missing can be filled in any more.
+    left: u32,
+}
+
+impl Recent {
+    /// Probes that are remembered; one that is overtaken by more has no known neighbours.
+    const MOST: usize = 32;
+
+    fn add(&mut self, sequence: u32, delay: i64) {
+        if self.probes.len() == Self::MOST {
+            self.probes.pop_front();
+        }
+        self.probes.push_back((sequence, delay));
+        self.left = self.left.saturating_sub(1);
+    }
+
+    fn delay_of(&self, sequence: u32) -> Option<i64> {
+        self.probes.iter().find(|(known, _)| *known == sequence).map(|(_, delay)| *delay)
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -150,11 +184,20 @@ impl Expectation {
                 changes.push(self.change(kind, Verdict::Cleared, now));
             }
         }
+        // What raised the alarm is not measured any more: nothing could ever clear it.
+        let measure = self.conditions.cause(Kind::Latency).and_then(judging::Measure::of);
+        if measure.is_some_and(|measure| !measure.is_asked_of(&expected))
+            && self.change_conditions(|conditions| conditions.forget(Kind::Latency))
+        {
+            changes.push(self.change(Kind::Latency, Verdict::Cleared, now));
+        }
         let before = self.expected.expect_every;
         let pace = |expected: &Expected| (expected.expect_every, expected.thresholds, expected.startup_grace);
         let same_pace = pace(&self.expected) == pace(&expected);
+        // Of two changes within the grace, the sender may know neither.
+        let slower = self.slower_until().filter(|(until, _)| now.moment < *until).map_or(before, |(_, slower)| slower);
         let slower_until = match expected.expect_every < before {
-            true => Some((now.moment + ROLL_OUT_GRACE, before)),
+            true => Some((now.moment + ROLL_OUT_GRACE, slower.max(before))),
             false => self.slower_until(),
         };
         let same_extra = (expected.loss, expected.max_above_baseline, expected.flows)
@@ -172,6 +215,9 @@ impl Expectation {
         }
         if slower_until.is_some() {
             self.extra.get_or_insert_default().slower_until = slower_until;
+        }
+        if let Some(extra) = &mut self.extra {
+            extra.was_slower = false;
         }
         self.streams.retain(self.expected.any_of.as_deref());
         // What was counted stays counted; the interval that runs is the new one, from now.
@@ -220,8 +266,15 @@ impl Expectation {
         if matches!(place, Place::Behind(_)) && self.connection().state() == State::Paused {
             return Acceptance::Accepted(ttl_was);
         }
-        self.last_probe = Some(now);
         let stops = incoming.stops && self.streams.all_stopped();
+        if stops && self.connection().state() == State::Paused {
+            // Said once more: that makes the pause no longer.
+            return Acceptance::Accepted(ttl_was);
+        }
+        self.last_probe = Some(now);
+        if incoming.send_every > self.expected.expect_every && incoming.is_trusted {
+            self.note_slower_pace(incoming.send_every, now.moment);
+        }
         self.announced_stop = stops;
         self.dropped = incoming.dropped;
         self.silence_deadline = self.deadline_after(now.moment);
@@ -232,6 +285,15 @@ impl Expectation {
         }
         self.judge_delay(incoming, overtaken, changes);
         Acceptance::Accepted(ttl_was)
+    }
+
+    /// The sender goes slower than is expected here. A change of the documents may have reached it first.
+    #[cold]
+    fn note_slower_pace(&mut self, send_every: Duration, now: Moment) {
+        let extra = self.extra.get_or_insert_default();
+        if !std::mem::replace(&mut extra.was_slower, true) {
+            extra.slower_until = Some((now + ROLL_OUT_GRACE, send_every.saturating_mul(2)));
+        }
     }
 
     /// Time has passed: each `expect_every` without a probe is a bad sample. `dropped` is what the
@@ -263,6 +325,7 @@ impl Expectation {
         }
         self.judge_loss(now, dropped, changes);
         self.judge_flows(now, changes);
+        self.end_undecidable(now, changes);
     }
 
     /// This agent itself slept (stopped, or its machine was frozen): silence meanwhile proves nothing.
@@ -278,7 +341,11 @@ impl Expectation {
     /// The wall's clock here stepped: delays of before and after cannot be compared.
     pub fn on_own_step(&mut self, now: Now) {
         self.previous = Previous::default();
+        if let Some(flows) = self.flow_watch() {
+            flows.seen.begin();
+        }
         let Some(extra) = &mut self.extra else { return };
+        extra.recent = None;
         extra.offset.forget();
         if let Some(baseline) = &mut extra.baseline {
             baseline.on_step(now.moment);
@@ -286,10 +353,10 @@ impl Expectation {
     }
 
     /// What was taken of which test before this process began: of a keyed one, it cannot be taken again.
-    pub fn on_remembered(&mut self, newest: impl Fn(TestId) -> Option<(u64, u32)>) {
+    pub fn on_remembered(&mut self, newest: impl Fn(TestId) -> Option<(u64, u32)>, now: Now) {
         if self.expected.keys.is_some() {
             let (own, any_of) = (self.expected.test.id, self.expected.any_of.as_deref());
-            self.streams.remember(own, any_of, newest, self.started);
+            self.streams.remember(own, any_of, newest, now);
         }
     }
 
@@ -365,6 +432,11 @@ impl Expectation {
         Some((Delay { nanos, uncertainty: Duration::from_nanos(uncertainty) }, verdict))
     }
 
+    /// Whether no probe came for longer than is expected.
+    pub fn is_silent(&self, now: Moment) -> bool {
+        self.last_probe.is_none_or(|last| now.since(last.moment) > self.expected.expect_every)
+    }
+
     /// When the last accepted probe came.
     pub fn last_probe(&self) -> Option<Now> {
         self.last_probe
@@ -381,8 +453,7 @@ impl Expectation {
                 look: now + expected.expect_every,
                 begun: now,
             }),
-            offset: OffsetWatch::default(),
-            slower_until: None,
+            ..Extra::default()
         };
         let needed =
             extra.loss.is_some() || extra.baseline.is_some() || extra.flows.is_some() || expected.role == Role::Sender;
@@ -431,29 +502,40 @@ impl Expectation {
     fn count(&mut self, incoming: &Incoming, place: Place) -> bool {
         let now = incoming.received.moment;
         let sequence = incoming.order.map_or(0, |(_, sequence)| sequence);
-        let presumed = self.statistics.presumed_lost();
-        let mut lost = 0;
+        let limits = self.expected.loss;
         match place {
             Place::First => {
-                lost = -presumed;
                 self.statistics.on_epoch(now);
                 self.previous = Previous::default();
                 if let Some(flows) = self.flow_watch() {
                     flows.seen.begin();
                 }
+                if let Some(extra) = &mut self.extra {
+                    extra.recent = None;
+                }
             }
             Place::Newer(missing) => {
-                lost = i64::from(missing) - presumed;
+                if missing > 0 {
+                    self.remember_delays();
+                }
                 self.statistics.on_newer(sequence, missing, now);
             }
-            Place::Behind(_) => {
-                lost = -1;
-                self.statistics.on_filled(sequence, now);
-            }
+            Place::Behind(_) => self.statistics.on_filled(sequence, now),
             Place::Duplicate | Place::TooOld | Place::StaleEpoch => {}
         }
+        // Silence is the connection's business. What was lost while the test was down is no loss of its own, and what
+        // is only presumed to be lost may never have been sent.
+        let is_down = self.connection().is_down();
+        let proved = match place {
+            Place::Newer(missing) => i32::try_from(missing).unwrap_or(i32::MAX),
+            Place::Behind(_) => -1,
+            Place::First | Place::Duplicate | Place::TooOld | Place::StaleEpoch => 0,
+        };
         if let Some(window) = self.loss_window() {
-            window.on_probes(1, i32::try_from(lost).unwrap_or(i32::MIN));
+            match is_down {
+                true => window.reset(now, &limits),
+                false => window.on_probes(1, proved),
+            }
         }
         let Place::Behind(by) = place else { return false };
         // Given up means: by then, silence would have been a bad sample.
@@ -462,6 +544,17 @@ impl Expectation {
             self.statistics.on_event(Event::Late, now);
         }
         true
+    }
+
+    /// Some probes are missing, and may have been overtaken: their neighbours' delays are kept for a while.
+    #[cold]
+    fn remember_delays(&mut self) {
+        let (previous, step) = (self.previous, self.flow_count());
+        let recent = self.extra.get_or_insert_default().recent.get_or_insert_default();
+        recent.left = u32::try_from(Recent::MOST).unwrap_or(u32::MAX).max(step);
+        if let Some(sequence) = previous.sequence.filter(|_| recent.probes.is_empty()) {
+            recent.add(sequence, previous.delay);
+        }
     }
 
     /// The time-to-live of the probes before, if it was another.
@@ -486,9 +579,6 @@ impl Expectation {
         let turns = saturating_nanos(self.expected.expect_every) / send_every;
         let missing = u32::try_from(turns).unwrap_or(u32::MAX).saturating_mul(self.flow_count()).min(MOST_PRESUMED);
         self.statistics.on_silence(missing, now);
-        if let Some(window) = self.loss_window() {
-            window.on_probes(0, missing as i32);
-        }
     }
 
     /// The one way to change them: `calm` is what they say of themselves.
@@ -527,6 +617,61 @@ impl Expectation {
         }
     }
 
+    /// What is down is down for another cause by now, or with other figures. Of figures that change with each sample,
+    /// only some are said.
+    fn sample_cause(&mut self, kind: Kind, cause: Cause, at_once: bool, now: Now, changes: &mut Vec<ConditionChange>) {
+        if !self.conditions.is_down(kind) || self.conditions.cause(kind) == Some(&cause) {
+            return;
+        }
+        let raised = self.conditions.of(kind).since().moment;
+        let said = &mut self.extra.get_or_insert_default().cause_said[conditions::place(kind)];
+        if !at_once && now.moment.since(raised.max(*said)) < CAUSE_SAID_EVERY {
+            return;
+        }
+        *said = now.moment;
+        self.conditions.set_cause(kind, cause.clone());
+        changes.push(self.change(kind, Verdict::Violated(cause), now));
+    }
+
+    /// Notes whether a sample decided on what is down.
+    fn note_decision(&mut self, kind: Kind, is_decided: bool, now: Moment) {
+        let place = conditions::place(kind);
+        if is_decided {
+            if let Some(extra) = &mut self.extra {
+                extra.undecided[place] = None;
+            }
+        } else {
+            self.extra.get_or_insert_default().undecided[place].get_or_insert(now);
+        }
+    }
+
+    /// What was down, and of which nothing decides any more whether it still is, ends.
+    fn end_undecidable(&mut self, now: Now, changes: &mut Vec<ConditionChange>) {
+        let is_up = matches!(self.connection().state(), State::Up | State::Suspect);
+        let Some(extra) = &mut self.extra else { return };
+        if extra.undecided == [None; conditions::JUDGED.len()] {
+            return;
+        }
+        if !is_up {
+            // Nothing is measured of a test that is down; what was raised before yields to that.
+            extra.undecided = Default::default();
+            return;
+        }
+        // A window that was begun again needs its time.
+        let patience = UNDECIDED_FOR.max(self.expected.loss.loss_window.saturating_mul(3));
+        let over = |since: &Option<Moment>| since.is_some_and(|since| now.moment.since(since) >= patience);
+        let ended: Vec<Kind> =
+            conditions::JUDGED.into_iter().zip(&extra.undecided).filter(|(_, s)| over(s)).map(|(kind, _)| kind).collect();
+        for kind in ended {
+            if let Some(extra) = &mut self.extra {
+                extra.undecided[conditions::place(kind)] = None;
+            }
+            if self.change_conditions(|conditions| conditions.forget(kind)) {
+                changes.push(self.change(kind, Verdict::Undecidable, now));
+            }
+        }
+    }
+
     /// A wrong clock is the other host's, whichever of its tests finds it.
     fn change(&self, kind: Kind, verdict: Verdict, at: Now) -> ConditionChange {
         let test = &self.expected.test;
@@ -546,6 +691,11 @@ impl Expectation {
 fn shortened(id: TestId) -> Duration {
     HALF_MINUTE.mul_f64(f64::from(id.as_u128() as u16) / f64::from(u16::MAX))
 }
+
+/// An alarm ends as no longer decidable when nothing of the kind that raised it decided for so long.
+const UNDECIDED_FOR: Duration = Duration::from_secs(300);
+/// The figures of a standing alarm are said anew this often, since they change with each sample.
+const CAUSE_SAID_EVERY: Duration = Duration::from_secs(30);
 
 /// More are not presumed lost at once, however long `expect_every` is.
 const MOST_PRESUMED: u32 = 1 << 24;

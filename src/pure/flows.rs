@@ -1,6 +1,7 @@
 //! The flows of a test: its probes leave from several ports, in several classes of service and in
 //! two sizes, since a network may lose one kind and carry the others.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
@@ -85,7 +86,7 @@ impl Flows {
     }
 
     /// Names what is common to the dead ones and to no other.
-    pub fn name(&self, dead: &[bool]) -> DeadFlows {
+    pub fn name(&self, dead: &[bool], ports: &[Option<u16>]) -> DeadFlows {
         let flows: Vec<(Flow, bool)> = dead.iter().enumerate().map(|(n, dead)| (self.get(n), *dead)).collect();
         let exactly = |of_kind: &dyn Fn(&Flow) -> bool| flows.iter().all(|(flow, dead)| of_kind(flow) == *dead);
         let what = if let Some(size) = self.size.filter(|_| exactly(&|flow| flow.size.is_some())) {
@@ -98,7 +99,8 @@ impl Flows {
             Common::Some
         };
         let dead: Vec<usize> = (0..dead.len()).filter(|n| dead[*n]).collect();
-        DeadFlows { dead: dead.len(), of: flows.len(), what, first: dead.first().map(|n| self.get(*n)) }
+        let ports: BTreeSet<u16> = dead.iter().filter_map(|n| *ports.get(*n)?).collect();
+        DeadFlows { dead: dead.len(), of: flows.len(), what, ports: ports.into_iter().collect() }
     }
 }
 
@@ -112,10 +114,12 @@ pub struct DeadFlows {
     /// What they have in common.
     #[serde(skip)]
     pub what: Common,
-    /// One of them.
-    #[serde(skip)]
-    pub first: Option<Flow>,
+    /// The source ports that their probes came from, as far as any ever came: with them the path can be traced.
+    pub ports: Vec<u16>,
 }
+
+/// More source ports than this are not named in a text.
+const PORTS_NAMED: usize = 16;
 
 /// What dead flows have in common.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,26 +140,25 @@ const HEADERS: u16 = 28;
 impl fmt::Display for DeadFlows {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} of {} flows dead: ", self.dead, self.of)?;
-        match (self.what, self.first) {
-            (Common::Size(size), _) => {
+        match self.what {
+            Common::Size(size) => {
                 let packet = size.saturating_add(HEADERS);
                 write!(
                     f,
                     "packets of {size} octets of payload ({packet} with IPv4 and UDP headers) are lost, short ones arrive"
                 )
             }
-            (Common::Short(size), _) => {
-                write!(f, "short packets are lost, those of {size} octets of payload arrive")
+            Common::Short(size) => write!(f, "short packets are lost, those of {size} octets of payload arrive"),
+            Common::Dscp(dscp) => write!(f, "packets with DSCP {dscp} are lost, others arrive"),
+            Common::Some => {
+                let named: Vec<String> = self.ports.iter().take(PORTS_NAMED).map(u16::to_string).collect();
+                let more = if self.ports.len() > PORTS_NAMED { " and others" } else { "" };
+                match named.is_empty() {
+                    true => f.write_str("some source ports are lost")?,
+                    false => write!(f, "those from source port {}{more} are lost", named.join(", "))?,
+                }
+                f.write_str("; one of several equal paths may be broken")
             }
-            (Common::Dscp(dscp), _) => write!(f, "packets with DSCP {dscp} are lost, others arrive"),
-            (Common::Some, Some(first)) => {
-                write!(
-                    f,
-                    "some source ports are lost, such as that of flow {}; one of several equal paths may be broken",
-                    first.port
-                )
-            }
-            (Common::Some, None) => f.write_str("none"),
         }
     }
 }
@@ -172,6 +175,8 @@ struct Track {
     /// The newest sequence number and its delay in nanoseconds.
     newest: Option<(u32, i64)>,
     last: Option<Moment>,
+    /// The source port of the newest.
+    source_port: Option<u16>,
     received: u32,
     lost: i64,
 }
@@ -183,6 +188,8 @@ pub struct FlowStatus {
     pub flow: usize,
     /// Which of the source ports, from 0.
     pub port: u8,
+    /// That port, as the newest probe came from it.
+    pub source_port: Option<u16>,
     /// Its differentiated services code point.
     pub dscp: u8,
     /// Octets of UDP payload, if they are said.
@@ -211,7 +218,7 @@ impl Seen {
     }
 
     /// A probe came. Sequence numbers of one flow are `count` apart.
-    pub fn on_probe(&mut self, sequence: u32, count: usize, delay: i64, now: Moment) -> InFlow {
+    pub fn on_probe(&mut self, sequence: u32, count: usize, delay: i64, source_port: u16, now: Moment) -> InFlow {
         if self.flows.len() != count {
             self.flows.clear();
             self.flows.resize(count, Track::default());
@@ -219,6 +226,7 @@ impl Seen {
         let apart = u32::try_from(count).unwrap_or(1).max(1);
         let track = &mut self.flows[(sequence % apart) as usize];
         (track.last, track.received) = (Some(now), track.received.saturating_add(1));
+        track.source_port = Some(source_port);
         let Some((newest, previous)) = track.newest else {
             track.newest = Some((sequence, delay));
             return InFlow { overtaken: false, previous: None };
@@ -238,6 +246,11 @@ impl Seen {
         self.flows.iter().map(|track| now.since(track.last.unwrap_or(begun)) > after).collect()
     }
 
+    /// The source port that each flow was last seen to come from.
+    pub fn ports(&self) -> Vec<Option<u16>> {
+        self.flows.iter().map(|track| track.source_port).collect()
+    }
+
     /// Of how many flows anything is known.
     pub fn count(&self) -> usize {
         self.flows.len()
@@ -247,7 +260,8 @@ impl Seen {
     pub fn status(&self, flows: &Flows) -> Vec<FlowStatus> {
         let status = |(n, track): (usize, &Track)| {
             let Flow { port, dscp, size } = flows.get(n);
-            FlowStatus { flow: n, port, dscp, size, received: track.received, lost: track.lost.max(0) as u64 }
+            let (source_port, received, lost) = (track.source_port, track.received, track.lost.max(0) as u64);
+            FlowStatus { flow: n, port, source_port, dscp, size, received, lost }
         };
         self.flows.iter().enumerate().map(status).collect()
     }
@@ -275,7 +289,8 @@ mod tests {
     fn what_dead_flows_have_in_common_is_named() {
         let flows = flows();
         let dead = |of_kind: &dyn Fn(Flow) -> bool| (0..16).map(|n| of_kind(flows.get(n))).collect::<Vec<bool>>();
-        let named = |of_kind: &dyn Fn(Flow) -> bool| flows.name(&dead(of_kind)).to_string();
+        let ports: Vec<Option<u16>> = (0..16).map(|n| Some(40_000 + u16::from(flows.get(n).port))).collect();
+        let named = |of_kind: &dyn Fn(Flow) -> bool| flows.name(&dead(of_kind), &ports).to_string();
         assert_eq!(
             named(&|flow| flow.size.is_some()),
             "8 of 16 flows dead: packets of 1400 octets of payload (1428 with IPv4 and UDP headers) are lost, short ones arrive"
@@ -283,7 +298,7 @@ mod tests {
         assert_eq!(named(&|flow| flow.dscp == 46), "8 of 16 flows dead: packets with DSCP 46 are lost, others arrive");
         assert_eq!(
             named(&|flow| flow.port == 2),
-            "4 of 16 flows dead: some source ports are lost, such as that of flow 2; one of several equal paths may be broken"
+            "4 of 16 flows dead: those from source port 40002 are lost; one of several equal paths may be broken"
         );
     }
 
@@ -294,14 +309,14 @@ mod tests {
         // Two flows; the second's path is slower, so that its probes are behind the first's.
         for (n, sequence) in [0u32, 2, 1, 4, 3, 6, 5].into_iter().enumerate() {
             let delay = i64::from(sequence) * 10;
-            let place = seen.on_probe(sequence, 2, delay, at(n as u64));
+            let place = seen.on_probe(sequence, 2, delay, 0, at(n as u64));
             assert!(!place.overtaken);
             assert_eq!(place.previous, (sequence > 1).then(|| delay - 20));
         }
         // 8 is lost, 10 comes before a late 8.
-        assert_eq!(seen.on_probe(10, 2, 0, at(8)), InFlow { overtaken: false, previous: None });
+        assert_eq!(seen.on_probe(10, 2, 0, 0, at(8)), InFlow { overtaken: false, previous: None });
         assert_eq!(seen.flows[0].lost, 1);
-        assert!(seen.on_probe(8, 2, 0, at(9)).overtaken);
+        assert!(seen.on_probe(8, 2, 0, 0, at(9)).overtaken);
         assert_eq!(seen.flows[0].lost, 0);
         assert_eq!(seen.dead(at(20), Duration::from_millis(12), at(0)), [false, true]);
     }

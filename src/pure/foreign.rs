@@ -12,8 +12,8 @@ use super::time::{Moment, Now};
 
 /// Sources beyond this many are counted together, so that forged ones cost no memory.
 pub const MAX_SOURCES: usize = 256;
-/// The alarm clears after so long without any.
-pub const QUIET: Duration = Duration::from_secs(300);
+/// The alarm clears after so long without any. A patient stranger makes one alarm, not one each time.
+pub const QUIET: Duration = Duration::from_secs(4 * 3600);
 /// A change of the documents travels through the fleet within this. Until then, sound probes of a
 /// test that is not known here are normal, and so are probes at the pace of before.
 pub const ROLL_OUT_GRACE: Duration = Duration::from_secs(30);
@@ -187,19 +187,19 @@ mod tests {
         let mut traffic = ForeignTraffic::new(Subject::Listener("a".into()), at(0));
         traffic.on_foreign(source(1), Reason::NotAProbe, at(1));
         traffic.on_foreign(source(1), Reason::NotAProbe, at(100));
-        assert_eq!(traffic.on_quiet(at(399)), None);
-        assert_eq!(traffic.next_deadline(), Some(at(400).moment));
-        assert!(matches!(traffic.on_quiet(at(400)), Some(ConditionChange { verdict: Verdict::Cleared, .. })));
-        assert_eq!(traffic.on_quiet(at(800)), None);
+        assert_eq!(traffic.on_quiet(at(14_499)), None);
+        assert_eq!(traffic.next_deadline(), Some(at(14_500).moment));
+        assert!(matches!(traffic.on_quiet(at(14_500)), Some(ConditionChange { verdict: Verdict::Cleared, .. })));
+        assert_eq!(traffic.on_quiet(at(80_000)), None);
         assert_eq!(traffic.next_deadline(), None);
     }
 
     #[test]
     fn a_quiet_start_is_said_once() {
         let mut traffic = ForeignTraffic::new(Subject::Listener("a".into()), at(10));
-        assert_eq!(traffic.next_deadline(), Some(at(310).moment));
-        assert!(traffic.on_quiet(at(310)).is_some());
-        assert_eq!(traffic.on_quiet(at(900)), None);
+        assert_eq!(traffic.next_deadline(), Some(at(14_410).moment));
+        assert!(traffic.on_quiet(at(14_410)).is_some());
+        assert_eq!(traffic.on_quiet(at(90_000)), None);
     }
 
     #[test]
@@ -210,7 +210,21 @@ mod tests {
         }
         assert!(traffic.on_foreign(source(1), Reason::UnknownTest, at(130)).is_some());
         // Much later, another roll-out has its own grace.
-        assert!(traffic.on_quiet(at(1000)).is_some());
-        assert_eq!(traffic.on_foreign(source(1), Reason::UnknownTest, at(1001)), None);
+        assert!(traffic.on_quiet(at(20_000)).is_some());
+        assert_eq!(traffic.on_foreign(source(1), Reason::UnknownTest, at(20_001)), None);
+    }
+
+    /// One packet each 301 s for a day.
+    #[test]
+    fn patient_stranger_makes_one_alarm_a_day() {
+        let mut traffic = ForeignTraffic::new(Subject::Listener("a".into()), at(0));
+        let mut changes = 0;
+        for second in 0..86_400 {
+            if second % 301 == 0 {
+                changes += usize::from(traffic.on_foreign(source(1), Reason::NotAProbe, at(second)).is_some());
+            }
+            changes += usize::from(traffic.on_quiet(at(second)).is_some());
+        }
+        assert_eq!(changes, 1);
     }
 }

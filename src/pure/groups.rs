@@ -28,8 +28,10 @@ pub struct GroupSettings {
 pub struct Membership {
     /// The sending host, the listener, the tags.
     pub shares: Vec<Subject>,
-    /// In this time a fresh sample is sure to have decided.
+    /// In this time fresh samples are sure to have decided whether it is good again.
     pub fresh_after: Duration,
+    /// In this time its failure is sure to have been found.
+    pub found_after: Duration,
     /// For people.
     pub description: String,
 }
@@ -63,6 +65,8 @@ impl Outcome {
 /// All groups of an agent.
 #[derive(Debug)]
 pub struct Groups {
+    /// The kind of alarms that are grouped: connections by what they come from and end at, senders by where they send.
+    kind: Kind,
     settings: GroupSettings,
     tests: BTreeMap<TestId, Member>,
     /// By number, since each test is in several and names are long.
@@ -71,6 +75,9 @@ pub struct Groups {
     up: BTreeSet<TestId>,
     /// When waiting ends, by test.
     waits: BTreeSet<(Moment, TestId)>,
+    /// Tests that count neither way: they are in maintenance, silenced, or their host is drained. Whether they are up
+    /// is known all the same: it takes back what an earlier run told of their groups.
+    aside: BTreeMap<TestId, bool>,
 }
 
 /// A test, and the numbers of its groups.
@@ -88,6 +95,9 @@ struct Group {
     /// How many of them are down, and how many are known to be up.
     down: usize,
     up: usize,
+    /// How many of them count neither way, and how many of those are known to be up.
+    aside: usize,
+    up_aside: usize,
     told: bool,
     /// It was said that it is not told, so that what an earlier run told can be taken back.
     denied: bool,
@@ -100,15 +110,17 @@ struct Down {
 }
 
 impl Groups {
-    /// No tests.
-    pub fn new(settings: GroupSettings) -> Self {
+    /// No tests. Alarms of this kind are grouped.
+    pub fn new(kind: Kind, settings: GroupSettings) -> Self {
         Groups {
+            kind,
             settings,
             tests: BTreeMap::new(),
             groups: Vec::new(),
             down: BTreeMap::new(),
             up: BTreeSet::new(),
             waits: BTreeSet::new(),
+            aside: BTreeMap::new(),
         }
     }
 
@@ -134,10 +146,13 @@ impl Groups {
         let known = &self.tests;
         self.down.retain(|id, _| known.contains_key(id));
         self.up.retain(|id| known.contains_key(id));
+        self.aside.retain(|id, _| known.contains_key(id));
         self.waits.retain(|(_, id)| known.contains_key(id));
         for group in &mut self.groups {
             group.down = group.members.iter().filter(|id| self.down.contains_key(id)).count();
             group.up = group.members.iter().filter(|id| self.up.contains(id)).count();
+            group.aside = group.members.iter().filter(|id| self.aside.contains_key(id)).count();
+            group.up_aside = group.members.iter().filter(|id| self.aside.get(id) == Some(&true)).count();
         }
         let mut outcome = Outcome::default();
         for earlier in before {
@@ -146,7 +161,7 @@ impl Groups {
                     let group = &mut self.groups[*number];
                     (group.told, group.denied) = (earlier.told, earlier.denied);
                 }
-                None if earlier.told => outcome.changes.push(GroupChange::Cleared(key(&earlier.subject))),
+                None if earlier.told => outcome.changes.push(GroupChange::Cleared(self.key(&earlier.subject))),
                 None => {}
             }
             if earlier.told {
@@ -174,7 +189,9 @@ impl Groups {
     pub fn on_down(&mut self, id: TestId, now: Moment) -> Outcome {
         let mut outcome = Outcome::default();
         self.up_no_longer(id);
-        if !self.tests.contains_key(&id) || self.down.insert(id, Down::default()).is_some() {
+        let counts = self.tests.contains_key(&id) && !self.aside.contains_key(&id);
+        self.note_aside(id, false);
+        if !counts || self.down.insert(id, Down::default()).is_some() {
             return outcome;
         }
         self.each_group(id, |group| group.down += 1);
@@ -192,6 +209,14 @@ impl Groups {
     pub fn on_up(&mut self, id: TestId, now: Moment) -> Outcome {
         let mut outcome = Outcome::default();
         if !self.tests.contains_key(&id) {
+            return outcome;
+        }
+        if self.note_aside(id, true) {
+            for number in self.numbers_of(id) {
+                if !self.groups[number].told && !self.can_be(&self.groups[number]) {
+                    self.deny(number, &mut outcome);
+                }
+            }
             return outcome;
         }
         if let Some(down) = self.down.remove(&id) {
@@ -219,15 +244,77 @@ impl Groups {
         outcome
     }
 
-    /// A test that is down is kept back for another reason, and counts for no group. One that is
-    /// part of a group that is told stays: its end would be a false one.
-    pub fn set_aside(&mut self, id: TestId) {
+    /// A probe of a test is overdue: it no longer counts as one that gets through, and not yet as down.
+    pub fn on_overdue(&mut self, id: TestId) {
+        self.up_no_longer(id);
+        self.note_aside(id, false);
+    }
+
+    /// Notes how a test stands that counts neither way. False if it counts.
+    fn note_aside(&mut self, id: TestId, is_up: bool) -> bool {
+        let Some(was_up) = self.aside.get_mut(&id) else { return false };
+        match (std::mem::replace(was_up, is_up), is_up) {
+            (false, true) => self.each_group(id, |group| group.up_aside += 1),
+            (true, false) => self.each_group(id, |group| group.up_aside -= 1),
+            (true, true) | (false, false) => {}
+        }
+        true
+    }
+
+    /// A test is shelved, or no longer: meanwhile it counts neither way. One that is part of a group that is told
+    /// stays, since the end of that group would be a false one. Whoever takes a test back says how it stands.
+    pub fn set_aside(&mut self, id: TestId, aside: bool) {
+        if !self.tests.contains_key(&id) || self.aside.contains_key(&id) == aside {
+            return;
+        }
+        if !aside {
+            self.note_aside(id, false);
+            self.aside.remove(&id);
+            self.each_group(id, |group| group.aside -= 1);
+            return;
+        }
         if self.told_for(id).is_some() {
             return;
         }
+        let was_up = self.up.contains(&id);
+        self.up_no_longer(id);
         if let Some(down) = self.down.remove(&id) {
             self.stop_waiting(id, down);
             self.each_group(id, |group| group.down -= 1);
+        }
+        self.aside.insert(id, false);
+        self.each_group(id, |group| group.aside += 1);
+        self.note_aside(id, was_up);
+    }
+
+    /// What a told group of this key is about now.
+    pub fn shared(&self, of: &AlarmKey) -> Option<Shared> {
+        let group = self.groups.iter().find(|group| group.told && self.key(&group.subject) == *of)?;
+        Some(self.shared_by(group))
+    }
+
+    /// The groups that are told and that a test is part of.
+    pub fn told_with(&self, id: TestId) -> impl Iterator<Item = AlarmKey> {
+        self.groups_of(id).filter(|group| group.told).map(|group| self.key(&group.subject))
+    }
+
+    /// The tests of a group that are down.
+    pub fn down_of(&self, of: &AlarmKey) -> impl Iterator<Item = TestId> {
+        let group = self.groups.iter().find(|group| self.key(&group.subject) == *of);
+        group.into_iter().flat_map(|group| &group.members).filter(|id| self.down.contains_key(id)).copied()
+    }
+
+    fn shared_by(&self, group: &Group) -> Shared {
+        let first = group.members.iter().find(|id| self.down.contains_key(id)).copied();
+        let example = first.and_then(|id| self.tests.get(&id));
+        Shared {
+            kind: self.kind,
+            what: group.subject.clone(),
+            down: group.down as u64,
+            of: group.counted() as u64,
+            first,
+            example: example.map_or(String::new(), |test| test.description.clone()),
+            announced_stop: false,
         }
     }
 
@@ -249,7 +336,7 @@ impl Groups {
     pub fn withheld(&self, id: TestId) -> Option<Withheld> {
         let down = self.down.get(&id)?;
         match self.told_for(id) {
-            Some(group) => Some(Withheld::Group { group: key(&group.subject).to_string() }),
+            Some(group) => Some(Withheld::Group { group: self.key(&group.subject).to_string() }),
             None => down.waits_until.map(|_| Withheld::Waiting),
         }
     }
@@ -258,12 +345,13 @@ impl Groups {
     pub fn others_from_host(&self, id: TestId) -> Option<(usize, usize)> {
         let group = self.groups_of(id).find(|group| matches!(group.subject, Subject::Host(_)))?;
         let own = usize::from(self.up.contains(&id));
-        Some((group.up - own, group.members.len() - 1))
+        let counts = usize::from(!self.aside.contains_key(&id));
+        Some((group.up - own, group.counted() - counts))
     }
 
     /// The alarms that groups can be.
     pub fn keys(&self) -> impl Iterator<Item = AlarmKey> {
-        self.groups.iter().filter(|group| self.is_candidate(group)).map(|group| key(&group.subject))
+        self.groups.iter().filter(|group| self.is_candidate(group)).map(|group| self.key(&group.subject))
     }
 
     /// Tells the fewest groups that explain what went down, and lets the others be told themselves.
@@ -275,15 +363,8 @@ impl Groups {
             group.told = true;
             group.denied = false;
             let members: Vec<TestId> = group.members.iter().filter(|id| self.down.contains_key(id)).copied().collect();
-            let example = members.first().and_then(|id| self.tests.get(id));
-            let shared = Shared {
-                what: group.subject.clone(),
-                down: members.len() as u64,
-                of: group.members.len() as u64,
-                first: members.first().copied().unwrap_or(TestId::from_bytes([0; 16])),
-                example: example.map_or(String::new(), |test| test.description.clone()),
-            };
-            outcome.changes.push(GroupChange::Raised(key(&shared.what), shared));
+            let shared = self.shared_by(&self.groups[number]);
+            outcome.changes.push(GroupChange::Raised(self.key(&shared.what), shared));
             for id in members {
                 // One that waited is kept back as before.
                 if self.down.get(&id).is_some_and(|down| down.waits_until.is_none()) {
@@ -323,6 +404,7 @@ impl Groups {
             | Subject::Source(_)
             | Subject::Name(_)
             | Subject::Document(_)
+            | Subject::Configuration
             | Subject::Web(_) => 0,
         };
         let mut left = waiting.clone();
@@ -356,7 +438,7 @@ impl Groups {
     }
 
     fn may_be_told(&self, group: &Group) -> bool {
-        let enough = group.down as f64 >= self.settings.group_ratio * group.members.len() as f64;
+        let enough = group.down as f64 >= self.settings.group_ratio * group.counted() as f64;
         group.subject != Subject::Agent && self.is_candidate(group) && !group.told && enough
     }
 
@@ -365,7 +447,8 @@ impl Groups {
         let group = &mut self.groups[number];
         group.told = false;
         group.denied = true;
-        outcome.changes.push(GroupChange::Cleared(key(&group.subject)));
+        let group = &self.groups[number];
+        outcome.changes.push(GroupChange::Cleared(self.key(&group.subject)));
         let members: Vec<TestId> = group.members.iter().filter(|id| self.down.contains_key(id)).copied().collect();
         for id in members {
             self.look_again(id, now);
@@ -389,7 +472,7 @@ impl Groups {
     fn deny(&mut self, number: usize, outcome: &mut Outcome) {
         let group = &self.groups[number];
         if !group.told && !group.denied && self.is_candidate(group) {
-            outcome.changes.push(GroupChange::Cleared(key(&group.subject)));
+            outcome.changes.push(GroupChange::Cleared(self.key(&group.subject)));
             self.groups[number].denied = true;
         }
     }
@@ -439,7 +522,8 @@ impl Groups {
     }
 
     fn all_are_down(&self) -> bool {
-        self.down.len() == self.tests.len() && self.settings.group_min as usize <= self.tests.len()
+        let counted = self.tests.len() - self.aside.len();
+        self.down.len() == counted && self.settings.group_min as usize <= counted
     }
 
     fn is_candidate(&self, group: &Group) -> bool {
@@ -448,30 +532,36 @@ impl Groups {
 
     /// Whether it could be told at all, if everything that is not known were down.
     fn can_be(&self, group: &Group) -> bool {
-        let not_up = group.members.len() - group.up;
+        let not_up = group.members.len() - group.up - group.up_aside;
         self.is_candidate(group) && not_up as f64 >= self.settings.group_ratio * group.members.len() as f64
     }
 
-    /// Half of what raised it is left; nobody is isolated who hears anybody.
+    /// A group is over when it is no longer nearly whole: the share that raised it is not down any more. Nobody is
+    /// isolated who hears anybody; a test of which nothing is known yet says nothing of that.
     fn is_over(&self, group: &Group) -> bool {
         if group.subject == Subject::Agent {
-            return group.down < group.members.len() || !self.is_candidate(group);
+            return group.up > 0 || group.down == 0 || !self.is_candidate(group);
         }
-        let few = (group.down as f64) < self.settings.group_ratio * group.members.len() as f64 / 2.0;
+        let few = (group.down as f64) < self.settings.group_ratio * group.counted() as f64;
         group.down == 0 || few || !self.is_candidate(group)
+    }
+
+    /// Under which key a group is told.
+    fn key(&self, subject: &Subject) -> AlarmKey {
+        let isolated = self.kind == Kind::Connection && *subject == Subject::Agent;
+        AlarmKey::new(if isolated { Kind::Isolated } else { self.kind }, subject.clone())
     }
 }
 
 impl Group {
     fn new(subject: Subject) -> Self {
-        Group { subject, members: Vec::new(), down: 0, up: 0, told: false, denied: false }
+        Group { subject, members: Vec::new(), down: 0, up: 0, aside: 0, up_aside: 0, told: false, denied: false }
     }
-}
 
-/// Under which key a group is told.
-fn key(subject: &Subject) -> AlarmKey {
-    let kind = if *subject == Subject::Agent { Kind::Isolated } else { Kind::Connection };
-    AlarmKey::new(kind, subject.clone())
+    /// How many of its tests count.
+    fn counted(&self) -> usize {
+        self.members.len() - self.aside
+    }
 }
 
 #[cfg(test)]

@@ -129,7 +129,12 @@ impl KeyRing {
         self.keys.get(&id).map(Arc::as_ref)
     }
 
-    /// The ids of its keys.
+    /// All of its keys.
+    pub fn all(&self) -> impl Iterator<Item = &Key> {
+        self.keys.values().map(Arc::as_ref)
+    }
+
+    /// The ids of all keys.
     pub fn ids(&self) -> impl Iterator<Item = u8> {
         self.keys.keys().copied()
     }

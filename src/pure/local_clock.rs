@@ -139,7 +139,7 @@ mod tests {
         let said = |second| clock.on_reading(quality, None, at(second)).map(|change| (second, change.verdict));
         let text = |verdict| match verdict {
             Verdict::Violated(cause) => cause.to_string(),
-            Verdict::Cleared => "good".to_owned(),
+            Verdict::Cleared | Verdict::Overdue | Verdict::Undecidable => "good".to_owned(),
         };
         seconds.filter_map(said).map(|(second, verdict)| (second, text(verdict))).collect()
     }

@@ -12,6 +12,8 @@ pub mod clock_error;
 pub mod clock_witness;
 pub mod condition;
 pub mod expectation;
+pub mod explanations;
+pub mod fault_group;
 pub mod faults;
 pub mod flows;
 pub mod foreign;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::alarm::{AlarmKey, Kind, Severity};
+use super::alarm::{AlarmKey, Kind, Severity, Subject};
 use super::test::TestFacts;
 use super::time::WallTime;
 
@@ -62,8 +62,11 @@ pub struct Notification {
     /// When it was raised last.
     #[serde(default)]
     pub raised_at: WallTime,
-    /// Why, for people.
+    /// Why, for people: as it is now.
     pub text: String,
+    /// Why it was raised, as it was then.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub first_text: String,
     /// Why, in the original's words.
     pub legacy_text: String,
     /// The test, if it is about one.
@@ -87,19 +90,51 @@ impl Notification {
         self.state.is_raised()
     }
 
-    /// In a few words, for people.
+    /// In a few words, for people: first whom it is about, then what happened.
     pub fn headline(&self) -> String {
         let state = match (self.state, self.key.kind) {
+            (_, Kind::Test) => "TEST",
             (AlarmState::Flapping, _) => "FLAPPING",
             (AlarmState::Raised, Kind::Connection) => "DOWN",
             (AlarmState::Cleared, Kind::Connection) => "UP",
             (AlarmState::Raised, _) => "RAISED",
             (AlarmState::Cleared, _) => "CLEARED",
         };
-        match &self.test {
-            Some(test) if test.description.is_empty() => format!("{state} {}: {}", self.key.kind, test.path()),
-            Some(test) => format!("{state} {}: {}", self.key.kind, test.description),
-            None => format!("{state} {}: {}", self.key.kind, self.key.subject),
+        let description = self.test.as_ref().map_or("", |test| test.description.as_str());
+        let description = if description.is_empty() { String::new() } else { format!(", {description}") };
+        match self.key.kind {
+            Kind::Test => format!("{}: test notification", self.agent),
+            kind => format!("{}: {kind} {state}{description}", self.who()),
+        }
+    }
+
+    /// Whom it is about: `h2 → h3 (set app-db)`, a host and this agent, or the agent and what of it.
+    pub fn who(&self) -> String {
+        let (from, to) = self.ends();
+        let path = match (from, to) {
+            (Some(from), Some(to)) => format!("{from} → {to}"),
+            (Some(one), None) | (None, Some(one)) => one.to_owned(),
+            (None, None) => self.agent.clone(),
+        };
+        match (&self.test, &self.key.subject) {
+            (Some(test), _) => match &test.set {
+                Some(set) => format!("{path} (set {set})"),
+                None => path,
+            },
+            (None, Subject::Agent | Subject::Host(_) | Subject::Test(_) | Subject::Answers(_)) => path,
+            (None, subject) => format!("{path} {subject}"),
+        }
+    }
+
+    /// The hosts at both ends of what this is about, as far as it has ends.
+    pub fn ends(&self) -> (Option<&str>, Option<&str>) {
+        match (&self.test, &self.key.subject, self.key.kind) {
+            // A wrong clock is one host's, whichever test found it.
+            (_, Subject::Host(host), Kind::Clock) => (Some(host), None),
+            (Some(test), _, _) => (Some(&test.from_host), Some(&test.to_host)),
+            (None, Subject::Host(host), Kind::Sender) => (Some(&self.agent), Some(host)),
+            (None, Subject::Host(host), _) => (Some(host), Some(&self.agent)),
+            (None, _, _) => (None, None),
         }
     }
 
@@ -126,6 +161,12 @@ pub enum Withheld {
     /// It may turn out to be one of many that share a cause, or it has to be seen once more after
     /// such a cause is over.
     Waiting,
+    /// Another alarm that stands explains it: what a test measures yields to its connection, and probes that cannot be
+    /// sent to a host yield to that host's silence.
+    Explained {
+        /// The alarm that is told instead.
+        by: String,
+    },
     /// It is one of many that share a cause, and that is told.
     Group {
         /// The alarm that is told instead.

@@ -31,7 +31,7 @@ pub const TLV_TYPE: u8 = 252;
 /// Octets of the TLV's value.
 const TLV_LEN: u16 = 60;
 /// Our SMI private enterprise number.
-const ENTERPRISE: u32 = 50255;
+pub(super) const ENTERPRISE: u32 = 50255;
 /// Version of the TLV.
 const VERSION: u8 = 2;
 

@@ -5,16 +5,72 @@ use std::time::Duration;
 
 use super::clock_error::{ClockQuality, Delay, ErrorEstimate};
 use super::key::{Key, SIGNATURE_LEN};
-use super::probe::{Probe, STAMP_LEN, TLV_HEADER, TLV_HMAC, TLV_PADDING, TLV_TYPE, be16, be32, be64};
+use super::probe::{ENTERPRISE, Probe, STAMP_LEN, TLV_HEADER, TLV_HMAC, TLV_PADDING, TLV_TYPE, be16, be32, be64};
 use super::test::TestId;
 use super::time::{Moment, WallTime};
 
 /// A reflector that knows TWAMP only answers with this much of the base packet at least.
 pub const SHORTEST: usize = 38;
 
-/// U: the reflector does not know this TLV. M: it is malformed. I: its signature is wrong.
+/// U: the reflector does not know this TLV. M: it is malformed. I: the signature of the packet is wrong.
 const UNRECOGNISED: u8 = 0x80;
 const MALFORMED: u8 = 0x40;
+const INTEGRITY: u8 = 0x20;
+
+/// The shortest packet of a TWAMP sender (RFC 5357 section 4.1.2), and the answer to it without padding.
+const TWAMP_LEN: usize = 14;
+const TWAMP_ANSWER_LEN: usize = 41;
+
+/// How an answer is signed, and what is said of the signature of what it answers.
+#[derive(Clone, Copy, Debug)]
+pub enum Signature<'a> {
+    /// The packet carries no signature that is looked at.
+    None,
+    /// It is signed with this key, and so is the answer.
+    Good(&'a Key),
+    /// It is signed with no key that is known here: each TLV of the answer says so (RFC 8972 section 4.8).
+    Bad,
+}
+
+/// What the signature of a packet of another origin is worth, by these keys.
+pub fn signature_of<'a>(octets: &[u8], keys: impl Iterator<Item = &'a Key>) -> Signature<'a> {
+    let has_signature = tlvs(octets).any(|(at, len)| octets[at + 1] == TLV_HMAC && len == SIGNATURE_LEN);
+    if !has_signature {
+        return Signature::None;
+    }
+    let mut keys = keys;
+    keys.find(|key| Reply::is_signed(octets, key)).map_or(Signature::Bad, Signature::Good)
+}
+
+/// Where the whole TLVs of a packet begin, and how long their values are.
+fn tlvs(octets: &[u8]) -> impl Iterator<Item = (usize, usize)> {
+    let mut at = STAMP_LEN;
+    std::iter::from_fn(move || {
+        let header = octets.get(at..at + TLV_HEADER)?;
+        let (begin, len) = (at, usize::from(be16(header, 2)));
+        at += TLV_HEADER + len;
+        (at <= octets.len()).then_some((begin, len))
+    })
+}
+
+/// Whether a datagram can be a packet of a TWAMP sender that is shorter than any STAMP packet.
+pub fn is_short_sender_packet(octets: &[u8]) -> bool {
+    (TWAMP_LEN..STAMP_LEN).contains(&octets.len())
+        && octets[0] != b'{'
+        && !ErrorEstimate(be16(octets, 12)).is_corrupt()
+        && (octets.len() < SHORTEST || octets[16..].iter().all(|octet| *octet == 0))
+}
+
+/// The answer to a packet of a TWAMP sender that is shorter than any STAMP packet; nothing if it is none. What is as
+/// long as an answer is only answered if it is not one itself, so that two reflectors do not answer each other.
+pub fn reflect_short(octets: &[u8], by: Reflector) -> Option<[u8; TWAMP_ANSWER_LEN]> {
+    if !is_short_sender_packet(octets) {
+        return None;
+    }
+    let mut answer = [0; TWAMP_ANSWER_LEN];
+    answer.copy_from_slice(&head_of_answer(octets, by)[..TWAMP_ANSWER_LEN]);
+    Some(answer)
+}
 
 /// What a reflector knows of the moment.
 #[derive(Clone, Copy, Debug)]
@@ -31,38 +87,49 @@ pub struct Reflector {
 
 /// Makes a Session-Sender packet of at least `STAMP_LEN` octets into the answer to it, in its place.
 /// The answer's number is the probe's (a stateless reflector, RFC 8762 section 4).
-pub fn reflect(octets: &mut [u8], by: Reflector, key: Option<&Key>) {
+pub fn reflect(octets: &mut [u8], by: Reflector, signature: Signature<'_>) {
+    let head = head_of_answer(octets, by);
+    octets[..STAMP_LEN].copy_from_slice(&head);
+    reflect_tlvs(octets, signature);
+}
+
+/// The base packet of the answer to a packet of at least `TWAMP_LEN` octets.
+fn head_of_answer(octets: &[u8], by: Reflector) -> [u8; STAMP_LEN] {
     let mut head = [0; STAMP_LEN];
     let mut put = |offset: usize, field: &[u8]| head[offset..offset + field.len()].copy_from_slice(field);
     put(0, &octets[..4]);
     put(4, &by.sent.to_ntp().to_be_bytes());
     put(12, &by.error_estimate.0.to_be_bytes());
-    put(14, &octets[14..16]);
+    if octets.len() >= STAMP_LEN {
+        put(14, &octets[14..16]);
+    }
     put(16, &by.received.to_ntp().to_be_bytes());
     put(24, &octets[..14]);
     put(40, &[by.ttl.unwrap_or(0)]);
-    octets[..STAMP_LEN].copy_from_slice(&head);
-    reflect_tlvs(octets, key);
+    head
 }
 
 /// Flags each TLV, and signs those before the HMAC TLV anew.
-fn reflect_tlvs(octets: &mut [u8], key: Option<&Key>) {
+fn reflect_tlvs(octets: &mut [u8], signature: Signature<'_>) {
+    let bad = if matches!(signature, Signature::Bad) { INTEGRITY } else { 0 };
     let mut at = STAMP_LEN;
     while octets.len() >= at + TLV_HEADER {
         let (kind, len) = (octets[at + 1], usize::from(be16(octets, at + 2)));
         let end = at + TLV_HEADER + len;
         if end > octets.len() {
-            octets[at] = MALFORMED;
+            octets[at] = MALFORMED | bad;
             return;
         }
-        octets[at] = match kind {
-            TLV_PADDING | TLV_TYPE => 0,
-            TLV_HMAC if key.is_some() => 0,
-            _ => UNRECOGNISED,
-        };
-        if let Some(key) = key.filter(|_| kind == TLV_HMAC && len == SIGNATURE_LEN) {
-            let signature = key.sign([&octets[..4], &octets[STAMP_LEN..at]]);
-            octets[at + TLV_HEADER..end].copy_from_slice(&signature);
+        // The private types are other enterprises', too.
+        let is_ours = kind == TLV_TYPE && len >= 4 && be32(octets, at + TLV_HEADER) == ENTERPRISE;
+        let is_known = kind == TLV_PADDING || is_ours || kind == TLV_HMAC && !matches!(signature, Signature::None);
+        octets[at] = bad | if is_known { 0 } else { UNRECOGNISED };
+        if let Signature::Good(key) = signature
+            && kind == TLV_HMAC
+            && len == SIGNATURE_LEN
+        {
+            let signed = key.sign([&octets[..4], &octets[STAMP_LEN..at]]);
+            octets[at + TLV_HEADER..end].copy_from_slice(&signed);
         }
         at = end;
     }
@@ -85,6 +152,8 @@ pub struct Reply {
     pub ttl: u8,
     /// Which test it is of, if the reflector gave our TLV back.
     pub test_id: Option<TestId>,
+    /// Its clock counts time as PTP does: the delay of one way cannot be told from it.
+    pub is_ptp: bool,
 }
 
 impl Reply {
@@ -94,15 +163,18 @@ impl Reply {
             return None;
         }
         // A reflector of another origin may leave its error estimate empty.
-        let quality = ErrorEstimate(be16(octets, 12)).decode().unwrap_or(ClockQuality::UNKNOWN);
+        let estimate = ErrorEstimate(be16(octets, 12));
+        let is_ptp = estimate.is_ptp();
+        let stamp = if is_ptp { WallTime::from_ptp } else { WallTime::from_ntp };
         Some(Reply {
             sequence: be32(octets, 24),
             sent: WallTime::from_ntp(be64(octets, 28)),
-            received: WallTime::from_ntp(be64(octets, 16)),
-            reflected: WallTime::from_ntp(be64(octets, 4)),
-            quality,
+            received: stamp(be64(octets, 16)),
+            reflected: stamp(be64(octets, 4)),
+            quality: estimate.decode().unwrap_or(ClockQuality::UNKNOWN),
             ttl: octets.get(40).copied().unwrap_or(0),
             test_id: Probe::quoted_test_id(octets),
+            is_ptp,
         })
     }
 
@@ -134,6 +206,7 @@ impl Reply {
             },
             forward: Delay { nanos: self.received.nanos_since(self.sent), uncertainty },
             backward: Delay { nanos: back.nanos_since(self.reflected), uncertainty },
+            are_comparable: !self.is_ptp,
         }
     }
 }
@@ -148,6 +221,8 @@ pub struct Delays {
     pub forward: Delay,
     /// And back.
     pub backward: Delay,
+    /// Both clocks count time alike, so that the delay of one way means something.
+    pub are_comparable: bool,
 }
 
 /// Finds a clock that moves by more than it says, by both directions at once: what one gains the
@@ -253,7 +328,7 @@ mod tests {
                 error_estimate: ErrorEstimate::encode(quality(Duration::from_millis(1))),
                 ttl: Some(61),
             };
-            reflect(&mut octets, by, Some(&key));
+            reflect(&mut octets, by, Signature::Good(&key));
             assert_eq!(octets.len(), 200);
             let reply = Reply::decode(&octets).unwrap();
             assert_eq!((reply.sequence, reply.ttl, reply.test_id), (9, 61, Some(TestId::from_bytes([4; 16]))));
@@ -273,6 +348,7 @@ mod tests {
             round_trip: Delay { nanos: 400_000 + queue, uncertainty: Duration::ZERO },
             forward: Delay { nanos: 200_000 + offset + queue, uncertainty: Duration::from_micros(error) },
             backward: Delay { nanos: 200_000 - offset, uncertainty: Duration::from_micros(error) },
+            are_comparable: true,
         };
         let on = |watch: &mut OffsetWatch, delays: Delays, second| {
             watch.on_delays(&delays, Moment::new(Duration::from_secs(second)))
@@ -299,13 +375,80 @@ mod tests {
         fn any_datagram_is_reflected_and_read_without_panic(octets in prop::collection::vec(any::<u8>(), 0..300)) {
             let _ = Reply::decode(&octets);
             let _ = Reply::is_signed(&octets, &Key::new(1, [9; 32]));
+            let short = Reflector { received: wall(0), sent: wall(1), error_estimate: ErrorEstimate(1), ttl: None };
+            let _ = reflect_short(&octets, short);
+            let _ = signature_of(&octets, [Key::new(1, [9; 32])].iter());
             if octets.len() >= STAMP_LEN {
                 let mut answer = octets.clone();
                 let by = Reflector { received: wall(0), sent: wall(1), error_estimate: ErrorEstimate(1), ttl: None };
-                reflect(&mut answer, by, Some(&Key::new(1, [9; 32])));
+                reflect(&mut answer, by, Signature::Good(&Key::new(1, [9; 32])));
                 prop_assert_eq!(answer.len(), octets.len());
             }
         }
+    }
+
+    fn by() -> Reflector {
+        Reflector { received: wall(6), sent: wall(7), error_estimate: ErrorEstimate(1), ttl: None }
+    }
+
+    /// A reflector that counts time as PTP does: its own residence time is right, and nothing else can be told.
+    #[test]
+    fn reflector_with_ptp_time_stamps_gives_a_round_trip_and_no_one_way_delay() {
+        let mut octets = vec![0; PROBE_LEN];
+        probe(wall(1_000_000)).write(&mut octets, None);
+        let by = Reflector { received: wall(0), sent: wall(0), ..by() };
+        reflect(&mut octets, by, Signature::None);
+        octets[12] |= 0x40;
+        let stamp = |seconds: u64, nanos: u64| ((seconds << 32) | nanos).to_be_bytes();
+        octets[16..24].copy_from_slice(&stamp(1_700_000_038, 1_000));
+        octets[4..12].copy_from_slice(&stamp(1_700_000_038, 51_000));
+        let reply = Reply::decode(&octets).unwrap();
+        let delays = reply.delays(wall(1_000_550), quality(Duration::from_millis(1)));
+        assert_eq!(delays.round_trip.nanos, 500_000);
+        assert!(!delays.are_comparable);
+    }
+
+    #[test]
+    fn private_tlv_of_another_enterprise_comes_back_unrecognised() {
+        let mut octets = vec![0; PROBE_LEN];
+        probe(wall(5)).write(&mut octets, None);
+        octets[48..52].copy_from_slice(&[0, 0, 0, 9]);
+        reflect(&mut octets, by(), Signature::None);
+        assert_eq!(octets[44], UNRECOGNISED);
+    }
+
+    #[test]
+    fn foreign_signature_is_verified_with_the_ring_and_its_failure_flagged() {
+        let keys = [Key::new(1, [1; 32]), Key::new(2, [2; 32])];
+        for (signed_with, good) in [(keys[1].clone(), true), (Key::new(3, [3; 32]), false)] {
+            // A plain STAMP packet: a location TLV of some sender, then its HMAC TLV.
+            let mut octets = vec![0; STAMP_LEN];
+            octets.extend([0x80, 2, 0, 4, 1, 2, 3, 4]);
+            let signature = signed_with.sign([&octets[..4], &octets[STAMP_LEN..]]);
+            octets.extend([0x80, TLV_HMAC, 0, 16]);
+            octets.extend(signature);
+            let found = signature_of(&octets, keys.iter());
+            assert_eq!(matches!(found, Signature::Good(key) if key.id() == 2), good);
+            reflect(&mut octets, by(), found);
+            assert_eq!(Reply::is_signed(&octets, &keys[1]), good);
+            let integrity = if good { 0 } else { INTEGRITY };
+            assert_eq!((octets[44], octets[52]), (UNRECOGNISED | integrity, integrity));
+        }
+    }
+
+    #[test]
+    fn short_packets_of_twamp_senders_are_answered_and_answers_are_not() {
+        for len in [14, 20, 40, 43] {
+            let mut octets = vec![0; len];
+            octets[..4].copy_from_slice(&[0, 0, 0, 9]);
+            octets[13] = 1;
+            let answer = reflect_short(&octets, by()).unwrap();
+            assert_eq!((be32(&answer, 24), be32(&answer, 0)), (9, 9));
+            assert_eq!(reflect_short(&answer, by()), None, "two reflectors would answer each other for ever");
+        }
+        assert_eq!(reflect_short(&[0; 14], by()), None);
+        assert_eq!(reflect_short(b"{\"Version\":1}", by()), None);
+        assert_eq!(reflect_short(&[1; 13], by()), None);
     }
 
     #[test]
@@ -313,7 +456,7 @@ mod tests {
         let mut octets = vec![0; PROBE_LEN];
         probe(wall(5)).write(&mut octets, None);
         let by = Reflector { received: wall(6), sent: wall(7), error_estimate: ErrorEstimate(1), ttl: None };
-        reflect(&mut octets, by, None);
+        reflect(&mut octets, by, Signature::None);
         let reply = Reply::decode(&octets[..SHORTEST]).unwrap();
         assert_eq!((reply.sequence, reply.sent, reply.received, reply.test_id), (9, wall(5), wall(6), None));
         assert_eq!(Reply::decode(&octets[..SHORTEST - 1]), None);

@@ -110,6 +110,7 @@ impl SenderHealth {
                 self.cause = None;
                 Some(self.change(Verdict::Cleared, now))
             }
+            Change::Suspected | Change::Relieved => None,
         }
     }
 
@@ -118,6 +119,7 @@ impl SenderHealth {
         let verdict = match (self.condition.state(), &self.cause) {
             (State::Unknown | State::Standby, _) => return None,
             (State::Down | State::Recovering, Some(cause)) => Verdict::Violated(cause.as_ref().clone()),
+            (_, _) if !self.condition.is_settled() => return None,
             (State::Up | State::Suspect | State::Paused | State::Down | State::Recovering, _) => Verdict::Cleared,
         };
         Some(self.change(verdict, now))
@@ -168,7 +170,7 @@ mod tests {
         }
         let down = Verdict::Violated(Cause::NotSent("port unreachable".into()));
         // The first error comes at slot 3, the last at slot 93; it lingers for 30 slots.
-        assert_eq!(changes, [(1, Verdict::Cleared), (23, down), (125, Verdict::Cleared)]);
+        assert_eq!(changes, [(23, down), (125, Verdict::Cleared)]);
     }
 
     /// The other end may not know of the test yet: that is neither bad news nor good.

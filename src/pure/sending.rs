@@ -157,6 +157,8 @@ struct Answers {
     expectation: Expectation,
     /// When the last probes left: an answer has to say that it is of one of them.
     outstanding: Vec<(u32, WallTime)>,
+    /// The first number that was sent after the wall clock here was set last.
+    stepped_at: Option<u32>,
 }
 
 /// Answers to so many probes at least are waited for, and to no more than so many.
@@ -304,7 +306,8 @@ impl Sending {
             let probe = ProbeV1 {
                 config_version: readings.config_version,
                 sent: now.wall,
-                host_id: self.plan.test.from_host.clone(),
+                // The original takes only what carries its own name.
+                host_id: self.plan.test.to_host.clone(),
                 test_id: self.plan.test.id,
             };
             let octets = probe.encode();
@@ -396,6 +399,10 @@ impl Sending {
             directions: Some(delays),
             order: Some((self.epoch, sequence)),
             send_every: self.plan.send_every,
+            sent,
+            source_port: 0,
+            is_trusted: true,
+            clock_was_set: answers.is_before_step(sequence),
             stops: false,
             stepped: false,
             ttl: Some(reply.ttl).filter(|ttl| *ttl > 0),
@@ -410,8 +417,8 @@ impl Sending {
     pub fn on_own_step(&mut self, now: Now) {
         if let Some(answers) = &mut self.answers {
             answers.expectation.on_own_step(now);
-            // What is under way cannot be compared.
-            answers.outstanding = Answers::room(&self.plan);
+            // What is under way counts as an answer; its delay says nothing.
+            answers.stepped_at = Some(self.sequence);
         }
     }
 
@@ -446,7 +453,14 @@ impl Sending {
 
 impl Answers {
     fn new(expected: &Expected, plan: &SenderPlan, now: Now) -> Box<Self> {
-        Box::new(Answers { expectation: Expectation::new(expected.clone(), now), outstanding: Self::room(plan) })
+        let (expectation, outstanding) = (Expectation::new(expected.clone(), now), Self::room(plan));
+        Box::new(Answers { expectation, outstanding, stepped_at: None })
+    }
+
+    /// Whether a probe left before the wall clock here was set last.
+    fn is_before_step(&self, sequence: u32) -> bool {
+        // Serial number arithmetic (RFC 1982), since the counter wraps.
+        self.stepped_at.is_some_and(|stepped_at| (sequence.wrapping_sub(stepped_at) as i32) < 0)
     }
 
     /// For all probes whose answers may be under way. A power of two, since numbers wrap around.

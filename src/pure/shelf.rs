@@ -7,7 +7,7 @@ use std::fmt;
 use std::time::Duration;
 
 use jiff::civil::{Time, Weekday};
-use jiff::tz::TimeZone;
+use jiff::tz::{AmbiguousOffset, TimeZone};
 use jiff::{Span, Timestamp, Zoned};
 use serde::{Deserialize, Serialize};
 use wildmatch::WildMatch;
@@ -110,14 +110,21 @@ impl Hours {
     }
 }
 
-/// The window that begins on this day. A time that the clock skips is the one after the gap.
+/// The window that begins on this day. Where the clock skips its begin, it runs for its length right after the gap, as
+/// cron does; an end that is skipped is as much later as the clock was set forward.
 fn opened(day: &Zoned, from: Time, to: Time) -> Option<(Zoned, Zoned)> {
     let zone = day.time_zone();
     let last_day = if to > from { day.date() } else { day.date().tomorrow().ok()? };
-    Some((
-        day.date().to_datetime(from).to_zoned(zone.clone()).ok()?,
-        last_day.to_datetime(to).to_zoned(zone.clone()).ok()?,
-    ))
+    let (begin, end) = (day.date().to_datetime(from), last_day.to_datetime(to));
+    let ambiguous = zone.to_ambiguous_zoned(begin);
+    if !matches!(ambiguous.offset(), AmbiguousOffset::Gap { .. }) {
+        return Some((begin.to_zoned(zone.clone()).ok()?, end.to_zoned(zone.clone()).ok()?));
+    }
+    let before_gap = zone.to_ambiguous_zoned(begin).earlier().ok()?.timestamp();
+    let begun = zone.following(before_gap).next()?.timestamp().to_zoned(zone.clone());
+    let length = end.duration_since(begin);
+    let ended = begun.checked_add(length).ok()?;
+    Some((begun, ended))
 }
 
 /// A window of maintenance, from the documents.

@@ -1,9 +1,14 @@
 //! What is true, and what of it is to be told: the conditions, and what lies over them.
 
+mod remarks;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::alarm::{ANNOUNCED_STOP, AlarmKey, Cause, ConditionChange, Kind, Subject, Verdict, condition_change};
+use super::alarm::{AlarmKey, Cause, ConditionChange, Kind, Subject, Verdict, condition_change};
+use super::explanations::{Explanations, MEASURED};
+use super::fault_group::FaultGroup;
 use super::groups::{GroupChange, GroupSettings, Groups, Membership, Outcome};
 use super::ledger::Damping;
 use super::notification::{Notification, Standing, Withheld};
@@ -11,7 +16,7 @@ use super::possible::Possible;
 use super::shelf::{Shelf, Silence, Window};
 use super::test::{TestFacts, TestId};
 use super::time::{Moment, Now};
-use super::truth::Truth;
+use super::truth::{Learned, Truth, blank};
 
 /// What the documents say of alarms, receivers aside.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,8 +27,10 @@ pub struct Rules {
     pub tests: BTreeMap<TestId, (Arc<TestFacts>, Damping)>,
     /// When a group is told instead of its members.
     pub group: GroupSettings,
-    /// The tests that end here, and what they share.
+    /// The tests that are judged here, and what they share.
     pub members: BTreeMap<TestId, Membership>,
+    /// The tests that start here, and what they share.
+    pub sent: BTreeMap<TestId, Membership>,
     /// Windows of maintenance.
     pub windows: Vec<Window>,
     /// Hosts that are drained.
@@ -33,55 +40,178 @@ pub struct Rules {
 /// All alarms of an agent, with what keeps them from being told.
 #[derive(Debug)]
 pub struct Situation {
+    agent: String,
     truth: Truth,
+    /// Connections that share a host, a listener or a tag.
     groups: Groups,
+    /// Senders to the same host.
+    sender_groups: Groups,
+    fault_group: FaultGroup,
+    explanations: Explanations,
     shelf: Shelf,
     rules: Arc<Rules>,
+    /// How soon the tests from a host find that it is gone, and are sure that it is back.
+    hosts: BTreeMap<String, Reaction>,
+    /// Hosts of which something changed that the texts of their other tests say.
+    stale: BTreeSet<String>,
+}
+
+/// How soon the tests from one host say that it is gone, or that it is back.
+#[derive(Clone, Copy, Debug)]
+struct Reaction {
+    found_after: Duration,
+    fresh_after: Duration,
 }
 
 impl Situation {
     /// Of the agent on this host.
     pub fn new(agent: String, rules: impl Into<Arc<Rules>>) -> Self {
         let rules = Arc::unwrap_or_clone(rules.into());
+        let bare = Rules {
+            members: BTreeMap::new(),
+            sent: BTreeMap::new(),
+            windows: Vec::new(),
+            drained: BTreeSet::new(),
+            ..rules
+        };
         Situation {
-            truth: Truth::new(agent),
-            groups: Groups::new(rules.group),
+            truth: Truth::new(agent.clone()),
+            agent,
+            groups: Groups::new(Kind::Connection, rules.group),
+            sender_groups: Groups::new(Kind::Sender, rules.group),
+            fault_group: FaultGroup::new(rules.group),
+            explanations: Explanations::default(),
             shelf: Shelf::default(),
-            rules: Arc::new(Rules { members: BTreeMap::new(), windows: Vec::new(), drained: BTreeSet::new(), ..rules }),
+            rules: Arc::new(bare),
+            hosts: BTreeMap::new(),
+            stale: BTreeSet::new(),
         }
     }
 
     /// A condition changed. Gives what has to be told or kept back otherwise than before.
     pub fn on_change(&mut self, change: &ConditionChange, now: Now) -> Vec<Standing> {
-        let Some(notification) = self.truth.on_change(change) else { return Vec::new() };
-        let outcome = match connection_of(&notification) {
-            Some(id) => self.count(id, &notification, now),
-            None => Outcome::default(),
+        let connection = change.key.test().filter(|_| change.key.kind == Kind::Connection);
+        if let Some(id) = connection {
+            self.stale.extend(self.peer_of(id, change.test.as_deref()));
+        }
+        let notification = match (self.truth.on_change(change), &change.verdict) {
+            (Learned::State(notification), _) => notification,
+            (Learned::Text(notification), _) => return vec![self.standing(&notification, now)],
+            (Learned::Nothing, verdict) => {
+                let outcome = match (connection, verdict) {
+                    (Some(id), Verdict::Overdue) => {
+                        self.groups.on_overdue(id);
+                        Outcome::default()
+                    }
+                    // Up as before, after a doubt.
+                    (Some(id), Verdict::Cleared) => self.groups.on_up(id, now.moment),
+                    (_, _) => Outcome::default(),
+                };
+                return self.apply(outcome, BTreeSet::new(), now);
+            }
         };
-        self.apply(outcome, [notification.key.clone()].into(), now)
+        let mut keys = BTreeSet::from([notification.key.clone()]);
+        keys.extend(self.explain(&notification, now));
+        let outcome = self.count(&notification, now);
+        keys.extend(outcome.1);
+        self.apply(outcome.0, keys, now)
     }
 
-    /// Lets a test count for its groups; or not, while it is shelved.
-    fn count(&mut self, id: TestId, notification: &Arc<Notification>, now: Now) -> Outcome {
+    /// Notes what an alarm explains from now on, or no longer. Gives the alarms that this concerns.
+    fn explain(&mut self, notification: &Notification, now: Now) -> Vec<AlarmKey> {
+        let key = &notification.key;
         if !notification.is_raised() {
-            return self.groups.on_up(id, now.moment);
+            self.explanations.forget(key);
         }
-        if self.shelf.shelves(notification, now.wall).is_none() {
-            return self.groups.on_down(id, now.moment);
+        match (key.kind, key.test()) {
+            (Kind::Connection, Some(id)) => {
+                let peer = self.peer_of(id, notification.test.as_deref());
+                let fresh_after = self.rules.members.get(&id).map_or(Duration::ZERO, |test| test.fresh_after);
+                let down = peer.as_deref().filter(|_| notification.is_raised());
+                let turned = self.explanations.on_connection(id, down);
+                let measured = MEASURED.map(|kind| AlarmKey::new(kind, Subject::Test(id)));
+                let mut concerned: Vec<AlarmKey> = measured.into_iter().filter(|key| self.is_raised(key)).collect();
+                if let Some(host) = turned {
+                    concerned.extend(self.senders_to(&host));
+                }
+                if !notification.is_raised() {
+                    let host = peer.and_then(|peer| self.hosts.get(&peer)).map_or(Duration::ZERO, |host| host.fresh_after);
+                    let until = now.moment + fresh_after.max(host) + self.rules.group.group_wait;
+                    concerned.iter().for_each(|key| self.explanations.settle(key.clone(), until));
+                }
+                concerned
+            }
+            (Kind::Sender, _) if notification.is_raised() => {
+                // Whether the host that does not take probes falls silent, too, is waited for.
+                let host = to_host(notification).and_then(|host| self.hosts.get(host)).copied();
+                if let Some(host) = host {
+                    let until = now.moment + host.found_after + self.rules.group.group_wait;
+                    self.explanations.settle(key.clone(), until);
+                }
+                Vec::new()
+            }
+            (_, _) => Vec::new(),
         }
-        self.groups.set_aside(id);
-        Outcome::default()
+    }
+
+    /// The alarms that stand about probes to this host.
+    fn senders_to(&self, host: &str) -> Vec<AlarmKey> {
+        let raised = self.truth.raised_of(Kind::Sender);
+        raised.filter(|alarm| to_host(alarm) == Some(host)).map(|alarm| alarm.key.clone()).collect()
+    }
+
+    fn is_raised(&self, key: &AlarmKey) -> bool {
+        self.truth.get(key).is_some_and(|alarm| alarm.is_raised())
+    }
+
+    /// Lets an alarm count for its groups; or not, while it is shelved. Gives also the faults that this concerns.
+    fn count(&mut self, notification: &Arc<Notification>, now: Now) -> (Outcome, Vec<AlarmKey>) {
+        let (key, raised) = (&notification.key, notification.is_raised());
+        let shelved = self.shelf.shelves(notification, now.wall).is_some();
+        if key.kind == Kind::Config && key.is_single() {
+            if raised && !shelved {
+                self.fault_group.on_raised(key, now.moment);
+                return (Outcome::default(), Vec::new());
+            }
+            let concerned = self.fault_group.on_gone(key, now.moment);
+            return (Outcome::default(), concerned);
+        }
+        let groups = match (key.kind, key.test()) {
+            (Kind::Connection, Some(id)) => Some((id, &mut self.groups)),
+            (Kind::Sender, Some(id)) => Some((id, &mut self.sender_groups)),
+            (_, _) => None,
+        };
+        let Some((id, groups)) = groups else { return Default::default() };
+        groups.set_aside(id, shelved);
+        let outcome = match raised {
+            true => groups.on_down(id, now.moment),
+            false => groups.on_up(id, now.moment),
+        };
+        (outcome, Vec::new())
     }
 
     /// Something was shelved, or is no longer: gives every alarm that stands as it is now.
     fn on_shelf(&mut self, mut outcome: Outcome, now: Now) -> Vec<Standing> {
-        let raised: Vec<Arc<Notification>> = self.truth.raised().cloned().collect();
-        for notification in &raised {
-            if let Some(id) = connection_of(notification) {
-                outcome.join(self.count(id, notification, now));
+        // Tests that are up, or not known yet, count neither way while they are shelved.
+        let tests: BTreeSet<TestId> = self.rules.members.keys().chain(self.rules.sent.keys()).copied().collect();
+        for id in tests {
+            let Some((facts, _)) = self.rules.tests.get(&id) else { continue };
+            for (kind, groups) in [(Kind::Connection, &mut self.groups), (Kind::Sender, &mut self.sender_groups)] {
+                let key = AlarmKey::new(kind, Subject::Test(id));
+                let shown = Notification { test: Some(facts.clone()), ..blank(&self.agent, &key, now) };
+                groups.set_aside(id, self.shelf.shelves(&shown, now.wall).is_some());
             }
         }
-        self.apply(outcome, raised.iter().map(|notification| notification.key.clone()).collect(), now)
+        // What is down first: a group that is whole again must not seem to be over in between.
+        let (down, up): (Vec<_>, Vec<_>) = self.truth.all().cloned().partition(|alarm| alarm.is_raised());
+        let all = [down, up].concat();
+        let mut keys: BTreeSet<AlarmKey> = self.raised_keys();
+        for notification in &all {
+            let (counted, concerned) = self.count(notification, now);
+            outcome.join(counted);
+            keys.extend(concerned);
+        }
+        self.apply(outcome, keys, now)
     }
 
     /// The documents say something else.
@@ -100,17 +230,27 @@ impl Situation {
             shelved = true;
         }
         let mut outcome = Outcome::default();
-        if (&before.group, &before.members) != (&self.rules.group, &self.rules.members) {
-            outcome = self.groups.on_tests(self.rules.group, self.rules.members.clone(), now.moment);
-            let new = self.rules.members.keys().filter(|id| !before.members.contains_key(id));
-            for id in new {
-                let known = self.truth.get(&AlarmKey::new(Kind::Connection, Subject::Test(*id))).cloned();
-                match known {
-                    Some(known) if known.is_raised() && self.shelf.shelves(&known, now.wall).is_some() => {}
-                    Some(known) if known.is_raised() => outcome.join(self.groups.on_down(*id, now.moment)),
-                    Some(_) => outcome.join(self.groups.on_up(*id, now.moment)),
-                    None => {}
-                }
+        self.fault_group.on_settings(self.rules.group);
+        let families = [
+            (Kind::Connection, &before.members, &self.rules.members, &mut self.groups),
+            (Kind::Sender, &before.sent, &self.rules.sent, &mut self.sender_groups),
+        ];
+        let mut joined = Vec::new();
+        for (kind, before_tests, tests, groups) in families {
+            if (before.group, before_tests) != (self.rules.group, tests) {
+                outcome.join(groups.on_tests(self.rules.group, tests.clone(), now.moment));
+                let new = tests.keys().filter(|id| !before_tests.contains_key(id));
+                joined.extend(new.map(|id| AlarmKey::new(kind, Subject::Test(*id))));
+                shelved |= !before_tests.keys().eq(tests.keys());
+            }
+        }
+        if before.members != self.rules.members {
+            self.hosts = reactions(&self.rules.members);
+            self.recount_peers();
+        }
+        for key in joined {
+            if let Some(known) = self.truth.get(&key).cloned() {
+                outcome.join(self.count(&known, now).0);
             }
         }
         if before.damping != self.rules.damping {
@@ -132,35 +272,66 @@ impl Situation {
         standing
     }
 
+    /// The other ends of tests that are down may be others now.
+    fn recount_peers(&mut self) {
+        let down: Vec<(TestId, Option<String>)> = self
+            .truth
+            .raised_of(Kind::Connection)
+            .filter_map(|alarm| Some((alarm.key.test()?, alarm.test.clone())))
+            .map(|(id, facts)| (id, self.peer_of(id, facts.as_deref())))
+            .collect();
+        for (id, peer) in down {
+            self.explanations.on_connection(id, peer.as_deref());
+        }
+    }
+
     /// Only these alarms can still be, and only these tests and listeners can still report.
     pub fn retain(&mut self, possible: &Possible, reporters: &BTreeSet<Subject>, now: Now) -> Vec<Standing> {
         let mut possible = possible.clone();
-        possible.extend(self.groups.keys());
+        possible.extend(self.group_keys());
         let gone = self.truth.retain(&possible, reporters, now);
-        let mut outcome = Outcome::default();
+        let (mut outcome, mut keys) = (Outcome::default(), BTreeSet::new());
         for notification in &gone {
-            if let Some(id) = connection_of(notification) {
-                outcome.join(self.groups.on_gone(id, now.moment));
+            keys.extend(self.explain(notification, now));
+            match (notification.key.kind, notification.key.test()) {
+                (Kind::Connection, Some(id)) => outcome.join(self.groups.on_gone(id, now.moment)),
+                (Kind::Sender, Some(id)) => outcome.join(self.sender_groups.on_gone(id, now.moment)),
+                (_, _) => keys.extend(self.count(notification, now).1),
             }
         }
-        let mut standing = self.apply(outcome, BTreeSet::new(), now);
+        let mut standing = self.apply(outcome, keys, now);
         standing.extend(gone.into_iter().map(|notification| Standing { notification, withheld: None }));
         standing
     }
 
     /// Time has passed.
     pub fn on_time(&mut self, now: Now) -> Vec<Standing> {
-        let outcome = self.groups.on_time(now.moment);
-        match self.shelf.on_time(now.wall) {
-            true => self.on_shelf(outcome, now),
-            false => self.apply(outcome, BTreeSet::new(), now),
-        }
+        let mut outcome = self.groups.on_time(now.moment);
+        outcome.join(self.sender_groups.on_time(now.moment));
+        let mut keys: BTreeSet<AlarmKey> = self.explanations.on_time(now.moment).into_iter().collect();
+        keys.extend(self.fault_group.on_time(now.moment));
+        let mut standing = match self.shelf.on_time(now.wall) {
+            true => {
+                let mut standing = self.apply(Outcome::default(), keys, now);
+                standing.extend(self.on_shelf(outcome, now));
+                standing
+            }
+            false => self.apply(outcome, keys, now),
+        };
+        standing.extend(self.refresh_remarks(now));
+        standing
     }
 
     /// When `on_time` has something to do. Windows and silences go by the wall's clock: they are
     /// looked at whenever `on_time` is called, which should be every second or so.
     pub fn next_deadline(&self) -> Option<Moment> {
-        self.groups.next_deadline()
+        let deadlines = [
+            self.groups.next_deadline(),
+            self.sender_groups.next_deadline(),
+            self.fault_group.next_deadline(),
+            self.explanations.next_deadline(),
+        ];
+        deadlines.into_iter().flatten().min()
     }
 
     /// The silences of an earlier run.
@@ -199,7 +370,7 @@ impl Situation {
 
     /// The alarms that groups can be, beside those that the plan knows.
     pub fn group_keys(&self) -> impl Iterator<Item = AlarmKey> {
-        self.groups.keys()
+        self.groups.keys().chain(self.sender_groups.keys()).chain([FaultGroup::key()])
     }
 
     /// How an alarm that keeps changing is damped.
@@ -214,28 +385,50 @@ impl Situation {
 
     /// Notes what groups did, and gives every alarm that is to be seen otherwise than before.
     fn apply(&mut self, outcome: Outcome, mut keys: BTreeSet<AlarmKey>, now: Now) -> Vec<Standing> {
-        let mut standing = Vec::new();
         for change in outcome.changes {
-            let (key, verdict) = match change {
-                GroupChange::Raised(key, shared) => (key, Verdict::Violated(Cause::Shared(shared))),
-                GroupChange::Cleared(key) => (key, Verdict::Cleared),
+            let (key, verdict, since) = match change {
+                GroupChange::Raised(key, mut shared) => {
+                    let members: Vec<TestId> = self.groups_of(key.kind).down_of(&key).collect();
+                    let kind = shared.kind;
+                    let of_member = |id: &TestId| AlarmKey::new(kind, Subject::Test(*id));
+                    // A group went down when the first of its members did, however late it is told.
+                    let since = members.iter().filter_map(|id| self.truth.since(&of_member(id))).min_by_key(|at| at.moment);
+                    shared.announced_stop = members.iter().all(|id| self.has_announced_its_stop(*id));
+                    (key, Verdict::Violated(Cause::Shared(shared)), since.unwrap_or(now))
+                }
+                GroupChange::Cleared(key) => (key, Verdict::Cleared, now),
             };
-            let first = match &verdict {
-                Verdict::Violated(Cause::Shared(shared)) => Some(shared.first),
-                Verdict::Violated(_) | Verdict::Cleared => None,
-            };
-            if self.truth.on_change(&condition_change(key.clone(), Subject::Agent, now, verdict)).is_some() {
-                if let Some(first) = first {
-                    self.pass_on(first, &key);
+            let change = condition_change(key.clone(), Subject::Agent, since, verdict);
+            if let Some(notification) = self.truth.on_change(&change).state() {
+                keys.extend(self.explain(&notification, now));
+                if !notification.is_raised() {
+                    self.say_what_is_left(&key);
                 }
                 keys.insert(key);
             }
         }
-        keys.extend(outcome.affected.into_iter().map(|id| AlarmKey::new(Kind::Connection, Subject::Test(id))));
+        keys.extend(self.say_faults(now));
+        for id in outcome.affected {
+            for (kind, members) in [(Kind::Connection, &self.rules.members), (Kind::Sender, &self.rules.sent)] {
+                if members.contains_key(&id) {
+                    keys.insert(AlarmKey::new(kind, Subject::Test(id)));
+                }
+            }
+        }
+        // What a group says of its members is true when it is read.
+        for id in keys.iter().filter_map(AlarmKey::test).collect::<BTreeSet<TestId>>() {
+            let told = self.groups.told_with(id).chain(self.sender_groups.told_with(id)).collect::<Vec<_>>();
+            for key in told {
+                if self.recount(&key, now) {
+                    keys.insert(key);
+                }
+            }
+        }
         if keys.is_empty() {
-            return standing;
+            return Vec::new();
         }
         let refused = self.refused_hosts();
+        let mut standing = Vec::new();
         for key in keys {
             self.annotate(&key, &refused);
             standing.extend(self.truth.get(&key).map(|notification| self.standing(notification, now)));
@@ -243,66 +436,91 @@ impl Situation {
         standing
     }
 
+    /// Says of the faults of the configuration that they are told as one, or no longer.
+    fn say_faults(&mut self, now: Now) -> Option<AlarmKey> {
+        let key = FaultGroup::key();
+        let verdict = match self.fault_group.shared() {
+            Some(shared) => Verdict::Violated(Cause::Shared(shared)),
+            None if self.is_raised(&key) => Verdict::Cleared,
+            None => return None,
+        };
+        let learned = self.truth.on_change(&condition_change(key.clone(), Subject::Agent, now, verdict));
+        (learned != Learned::Nothing).then_some(key)
+    }
+
+    /// Counts the members of a told group anew. Tells whether it says something else now.
+    fn recount(&mut self, key: &AlarmKey, now: Now) -> bool {
+        let Some(mut shared) = self.groups_of(key.kind).shared(key) else { return false };
+        if let Some(Cause::Shared(before)) = self.truth.cause(key) {
+            shared.announced_stop = before.announced_stop;
+        }
+        let change = condition_change(key.clone(), Subject::Agent, now, Verdict::Violated(Cause::Shared(shared)));
+        self.truth.on_change(&change) != Learned::Nothing
+    }
+
+    fn groups_of(&self, kind: Kind) -> &Groups {
+        if kind == Kind::Sender { &self.sender_groups } else { &self.groups }
+    }
+
     /// An alarm as it is, and why it is kept back if it is.
     pub fn standing(&self, notification: &Arc<Notification>, now: Now) -> Standing {
-        let withheld = match notification.is_raised() {
-            false => None,
-            true => match self.shelf.shelves(notification, now.wall) {
-                Some(by) => Some(Withheld::Shelved { by }),
-                None => connection_of(notification).and_then(|id| self.groups.withheld(id)),
-            },
-        };
+        let withheld = if notification.is_raised() { self.withheld(notification, now) } else { None };
         Standing { notification: notification.clone(), withheld }
     }
 
-    /// What one of the tests says of its sender, its group says too.
-    fn pass_on(&mut self, first: TestId, group: &AlarmKey) {
-        let member = self.truth.get(&AlarmKey::new(Kind::Connection, Subject::Test(first)));
-        if member.is_some_and(|member| member.text.contains(ANNOUNCED_STOP)) {
-            self.truth.annotate(group, ANNOUNCED_STOP);
+    fn withheld(&self, notification: &Notification, now: Now) -> Option<Withheld> {
+        if let Some(by) = self.shelf.shelves(notification, now.wall) {
+            return Some(Withheld::Shelved { by });
+        }
+        let key = &notification.key;
+        if let Some(by) = self.explanations.explained_by(key, to_host(notification)) {
+            return Some(Withheld::Explained { by: by.to_string() });
+        }
+        if self.explanations.is_settling(key) {
+            return Some(Withheld::Waiting);
+        }
+        match (key.kind, key.test()) {
+            (Kind::Connection, Some(id)) => self.groups.withheld(id),
+            (Kind::Sender, Some(id)) => self.sender_groups.withheld(id),
+            (Kind::Config, None) => self.fault_group.withheld(key),
+            (_, _) => None,
         }
     }
 
-    /// The hosts that this host cannot send to, and why.
-    fn refused_hosts(&self) -> BTreeMap<String, String> {
-        let refused = self.truth.raised_of(Kind::Sender);
-        refused.filter_map(|alarm| Some((alarm.test.as_ref()?.to_host.clone(), alarm.text.clone()))).collect()
-    }
-
-    /// Says with a silence what else is known that points to its cause.
-    fn annotate(&mut self, key: &AlarmKey, refused: &BTreeMap<String, String>) {
-        let Some(notification) = self.truth.get(key).filter(|alarm| alarm.is_raised()) else { return };
-        let (Kind::Connection, Some(from_host)) = (key.kind, from_host(notification)) else { return };
-        let mut remark = String::new();
-        if let Some(id) = key.test() {
-            remark = match self.groups.others_from_host(id) {
-                None | Some((_, 0)) => String::new(),
-                Some((0, _)) => format!("; no other test from {from_host} gets through"),
-                Some((up, others)) => format!("; {up} of {others} other tests from {from_host} get through"),
-            };
-        }
-        if let Some(problem) = refused.get(&from_host) {
-            remark += &format!("; from here to {from_host}: {problem}");
-        }
-        if !remark.is_empty() {
-            self.truth.annotate(key, &remark);
-        }
+    /// The host at the other end of a test that is judged here.
+    fn peer_of(&self, id: TestId, facts: Option<&TestFacts>) -> Option<String> {
+        let known = self.rules.tests.get(&id).map(|(facts, _)| facts.as_ref());
+        facts.or(known).map(|facts| facts.peer_of(&self.agent).to_owned())
     }
 }
 
-/// The test whose connection this is about.
-fn connection_of(notification: &Notification) -> Option<TestId> {
-    notification.key.test().filter(|_| notification.key.kind == Kind::Connection)
-}
-
-/// The host that should be heard.
-fn from_host(alarm: &Notification) -> Option<String> {
-    match (&alarm.test, &alarm.key.subject) {
-        (Some(test), _) => Some(test.from_host.clone()),
-        (None, Subject::Host(host)) => Some(host.clone()),
-        (None, _) => None,
+/// The host that a sender's alarm is about.
+fn to_host(notification: &Notification) -> Option<&str> {
+    match (notification.key.kind, &notification.key.subject, &notification.test) {
+        (Kind::Sender, Subject::Host(host), _) => Some(host),
+        (Kind::Sender, _, Some(test)) => Some(&test.to_host),
+        (_, _, _) => None,
     }
 }
+
+/// How soon the tests from each host find that it is gone, and are sure that it is back: the quickest test finds, the
+/// slowest is sure.
+fn reactions(members: &BTreeMap<TestId, Membership>) -> BTreeMap<String, Reaction> {
+    let mut hosts: BTreeMap<String, Reaction> = BTreeMap::new();
+    for test in members.values() {
+        for share in &test.shares {
+            let Subject::Host(host) = share else { continue };
+            let first = Reaction { found_after: test.found_after, fresh_after: Duration::ZERO };
+            let known = hosts.entry(host.clone()).or_insert(first);
+            known.found_after = known.found_after.min(test.found_after);
+            known.fresh_after = known.fresh_after.max(test.fresh_after.min(LONGEST_SETTLING));
+        }
+    }
+    hosts
+}
+
+/// Senders do not wait longer than this for slow tests of the same host.
+const LONGEST_SETTLING: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
 mod tests;

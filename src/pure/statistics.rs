@@ -60,11 +60,48 @@ impl Uncounted {
     }
 }
 
+/// Sequence numbers in a row that did not come, of which some may come late (a loss period of RFC 3357).
 #[derive(Clone, Copy, Debug)]
 struct Gap {
     first: u32,
     length: u32,
-    filled: u32,
+    /// Which of the first numbers came, one bit each; and how many of the others.
+    filled: u64,
+    filled_later: u32,
+}
+
+impl Gap {
+    fn new(first: u32, length: u32) -> Self {
+        Gap { first, length, filled: 0, filled_later: 0 }
+    }
+
+    /// A number came late. True if it is of this gap.
+    fn fill(&mut self, sequence: u32) -> bool {
+        let at = sequence.wrapping_sub(self.first);
+        if at >= self.length {
+            return false;
+        }
+        match at < u64::BITS {
+            true => self.filled |= 1 << at,
+            false => self.filled_later += 1,
+        }
+        true
+    }
+
+    /// The runs of numbers that did not come: how many there are, and how long the longest is.
+    fn runs(&self) -> (i32, u32) {
+        let (mut runs, mut longest, mut run) = (0, 0, 0);
+        for at in 0..self.length.min(u64::BITS) {
+            let missing = self.filled & 1 << at == 0;
+            runs += i32::from(missing && run == 0);
+            run = if missing { run + 1 } else { 0 };
+            longest = longest.max(run);
+        }
+        // Where in a long gap the others came is not known: they count as its end.
+        let rest = self.length.saturating_sub(u64::BITS).saturating_sub(self.filled_later);
+        runs += i32::from(rest > 0 && run == 0);
+        (runs, longest.max(run + rest).min(self.length))
+    }
 }
 
 /// All periods.
@@ -151,23 +188,30 @@ impl Statistics {
         self.roll(now);
         self.now.lost += i64::from(missing) - presumed;
         if missing > 0 {
-            self.now.on_loss_episode(missing);
-            self.last_gap = Some(Gap { first: sequence.wrapping_sub(missing), length: missing, filled: 0 });
+            self.close_gap();
+            self.last_gap = Some(Gap::new(sequence.wrapping_sub(missing), missing));
         }
+    }
+
+    /// Counts what is left of the gap that was opened last.
+    fn close_gap(&mut self) {
+        if let Some((runs, longest)) = self.last_gap.take().map(|gap| gap.runs()) {
+            self.now.on_loss_episodes(runs, longest);
+        }
+    }
+
+    /// The delay of a probe that was overtaken, against one of its neighbours in the order of sending.
+    pub fn on_variation(&mut self, nanos: u64, now: Moment) {
+        self.roll(now);
+        self.now.on_variation(nanos);
     }
 
     /// One that was counted as lost came after all.
     pub fn on_filled(&mut self, sequence: u32, now: Moment) {
         self.roll(now);
         self.now.lost -= 1;
-        let Some(gap) = &mut self.last_gap else { return };
-        if sequence.wrapping_sub(gap.first) < gap.length {
-            gap.filled += 1;
-            // Reordering, not loss.
-            if gap.filled == gap.length {
-                self.now.no_loss_episode();
-                self.last_gap = None;
-            }
+        if let Some(gap) = &mut self.last_gap {
+            gap.fill(sequence);
         }
     }
 
@@ -182,7 +226,7 @@ impl Statistics {
     pub fn on_epoch(&mut self, now: Moment) {
         self.roll(now);
         self.now.lost -= std::mem::take(&mut self.presumed_lost);
-        self.last_gap = None;
+        self.close_gap();
     }
 
     /// Probes that silence speaks for so far.
@@ -195,6 +239,11 @@ impl Statistics {
         let mut current = self.clone();
         current.count();
         current.roll(now);
+        current.close_gap();
+        // An outage is an episode as long as it lasts.
+        if let Some(lost) = u32::try_from(current.presumed_lost).ok().filter(|lost| *lost > 0) {
+            current.now.on_loss_episodes(1, lost);
+        }
         let older = current.older.open();
         // The half minute that runs is in none of them yet.
         let with_now = |mut period: Period| {
@@ -238,6 +287,7 @@ impl Statistics {
             return;
         }
         self.count();
+        self.close_gap();
         while self.now_ends <= now {
             self.now_ends = self.now_ends + HALF_MINUTE;
             self.older.take_in(&self.now, now);

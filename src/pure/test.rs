@@ -121,6 +121,11 @@ impl TestFacts {
 }
 
 impl TestFacts {
+    /// The host at the other end, as seen from `host`.
+    pub fn peer_of(&self, host: &str) -> &str {
+        if self.from_host == host { &self.to_host } else { &self.from_host }
+    }
+
     /// From where to where.
     pub fn path(&self) -> String {
         let end = |host: &str, at: &str| format!("{host} {at}").trim_end().to_owned();

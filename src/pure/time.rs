@@ -112,6 +112,12 @@ impl WallTime {
         WallTime(seconds.saturating_sub(NTP_TO_UNIX) * NANOS + fraction)
     }
 
+    /// From a 64-bit time stamp in the truncated format of PTP: seconds since 1970, and nanoseconds. Its seconds are
+    /// those of TAI or of UTC, as its clock pleases: only differences of two such stamps mean something.
+    pub fn from_ptp(ptp: u64) -> Self {
+        WallTime((ptp >> 32) * NANOS + (ptp & 0xffff_ffff).min(NANOS - 1))
+    }
+
     /// This minus `earlier`, in nanoseconds; negative if this is the earlier one.
     pub fn nanos_since(self, earlier: WallTime) -> i64 {
         let difference = i128::from(self.0) - i128::from(earlier.0);

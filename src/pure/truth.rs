@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::alarm::{AlarmKey, Cause, ConditionChange, Kind, Subject, Verdict, condition_change};
 use super::notification::{AlarmState, Notification, Tally};
@@ -20,13 +21,36 @@ pub struct Truth {
 struct Alarm {
     /// It stands while this is not empty.
     raised_by: BTreeMap<Subject, Cause>,
-    since: WallTime,
+    /// Whose cause is shown.
+    speaker: Option<Subject>,
+    since: Now,
     test: Option<Arc<TestFacts>>,
     count: u64,
-    /// Why, as its finder said it.
-    cause: String,
-    /// What was last said, so that a clear can repeat it.
+    /// What is known beside the cause.
+    remark: String,
+    /// What was last said.
     shown: Arc<Notification>,
+}
+
+/// What a change of a condition means for its alarm.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Learned {
+    /// Nothing.
+    Nothing,
+    /// It stands as before, for another cause or with other figures.
+    Text(Arc<Notification>),
+    /// It is in another state.
+    State(Arc<Notification>),
+}
+
+impl Learned {
+    /// The alarm, if its state is another.
+    pub fn state(self) -> Option<Arc<Notification>> {
+        match self {
+            Learned::State(notification) => Some(notification),
+            Learned::Nothing | Learned::Text(_) => None,
+        }
+    }
 }
 
 impl Truth {
@@ -35,16 +59,20 @@ impl Truth {
         Truth { agent, alarms: BTreeMap::new() }
     }
 
-    /// A condition changed. Gives the alarm's new state if that changed with it.
-    pub fn on_change(&mut self, change: &ConditionChange) -> Option<Arc<Notification>> {
+    /// A condition changed.
+    pub fn on_change(&mut self, change: &ConditionChange) -> Learned {
+        if change.verdict == Verdict::Overdue {
+            return Learned::Nothing;
+        }
         let alarm = self.alarms.entry(change.key.clone());
         let known = matches!(alarm, std::collections::btree_map::Entry::Occupied(_));
         let alarm = alarm.or_insert_with(|| Alarm {
             raised_by: BTreeMap::new(),
-            since: change.at.wall,
+            speaker: None,
+            since: change.at,
             test: None,
             count: 0,
-            cause: String::new(),
+            remark: String::new(),
             shown: Arc::new(blank(&self.agent, &change.key, change.at)),
         });
         let was_raised = !alarm.raised_by.is_empty();
@@ -52,52 +80,48 @@ impl Truth {
             Verdict::Violated(cause) => {
                 alarm.raised_by.insert(change.reporter.clone(), cause.clone());
             }
-            Verdict::Cleared => {
+            Verdict::Cleared | Verdict::Undecidable | Verdict::Overdue => {
                 alarm.raised_by.remove(&change.reporter);
             }
         }
         let is_raised = !alarm.raised_by.is_empty();
         if known && was_raised == is_raised {
-            // Whoever asks, and whoever is told later, hears of it as it is now.
-            if let Verdict::Violated(cause) = &change.verdict
-                && alarm.raised_by.len() == 1
-            {
-                alarm.cause = cause.to_string();
-                if alarm.shown.text != alarm.cause {
-                    Arc::make_mut(&mut alarm.shown).text.clone_from(&alarm.cause);
-                }
-            }
-            return None;
+            return if is_raised { alarm.say_cause() } else { Learned::Nothing };
         }
-        alarm.since = change.at.wall;
+        let lasted = humantime::format_duration(Duration::from_secs(change.at.moment.since(alarm.since.moment).as_secs()));
+        let kind = change.key.kind;
+        alarm.since = change.at;
         alarm.test = change.test.clone().or_else(|| alarm.test.take());
         alarm.count += u64::from(is_raised);
+        alarm.remark.clear();
         let shown = Arc::make_mut(&mut alarm.shown);
-        shown.since = alarm.since;
+        shown.since = alarm.since.wall;
         shown.test = alarm.test.clone();
         shown.count = alarm.count;
         match &change.verdict {
             Verdict::Violated(cause) => {
                 shown.state = AlarmState::Raised;
-                shown.raised_at = alarm.since;
-                shown.text = cause.to_string();
-                alarm.cause.clone_from(&shown.text);
+                shown.raised_at = shown.since;
+                alarm.speaker = None;
+                alarm.say_cause();
+                let shown = Arc::make_mut(&mut alarm.shown);
+                shown.first_text = cause.to_string();
                 shown.legacy_text = cause.legacy_text();
-                shown.delay_seconds = cause.delay().map(|delay| delay.seconds());
-                shown.source =
-                    if let Cause::UnknownPacket { source, .. } = cause { Some(source.clone()) } else { None };
-                shown.tally = if let Cause::Shared(shared) = cause {
-                    Some(Tally { down: shared.down, of: shared.of })
-                } else {
-                    None
-                };
             }
-            Verdict::Cleared => {
-                shown.text = if shown.is_raised() { format!("over: {}", shown.text) } else { "good".to_owned() };
+            Verdict::Cleared if was_raised => {
+                shown.text = cleared_after(kind, &lasted.to_string());
+                shown.state = AlarmState::Cleared;
+            }
+            Verdict::Undecidable if was_raised => {
+                shown.text = format!("no longer decidable after {lasted}: what was measured since says neither good nor bad");
+                shown.state = AlarmState::Cleared;
+            }
+            Verdict::Cleared | Verdict::Undecidable | Verdict::Overdue => {
+                shown.text = GOOD.to_owned();
                 shown.state = AlarmState::Cleared;
             }
         }
-        Some(alarm.shown.clone())
+        Learned::State(alarm.shown.clone())
     }
 
     /// The documents say something else of a test. Gives its alarms that are shown otherwise now.
@@ -115,14 +139,26 @@ impl Truth {
         changed
     }
 
-    /// What else is known of why an alarm stands, beside its cause.
-    pub fn annotate(&mut self, key: &AlarmKey, remark: &str) {
-        if let Some(alarm) = self.alarms.get_mut(key).filter(|alarm| alarm.shown.is_raised()) {
-            let text = format!("{}{remark}", alarm.cause);
-            if alarm.shown.text != text {
-                Arc::make_mut(&mut alarm.shown).text = text;
-            }
+    /// What else is known of why an alarm stands, or of what is left of it, beside its cause. Tells whether that is
+    /// news.
+    pub fn annotate(&mut self, key: &AlarmKey, remark: &str) -> bool {
+        let Some(alarm) = self.alarms.get_mut(key).filter(|alarm| alarm.remark != remark) else { return false };
+        let shown = Arc::make_mut(&mut alarm.shown);
+        if let Some(own) = shown.text.strip_suffix(&alarm.remark) {
+            shown.text = format!("{own}{remark}");
         }
+        remark.clone_into(&mut alarm.remark);
+        true
+    }
+
+    /// The cause that an alarm stands for.
+    pub fn cause(&self, key: &AlarmKey) -> Option<&Cause> {
+        self.alarms.get(key)?.cause()
+    }
+
+    /// Since when an alarm stands, on both clocks.
+    pub fn since(&self, key: &AlarmKey) -> Option<Now> {
+        self.alarms.get(key).filter(|alarm| !alarm.raised_by.is_empty()).map(|alarm| alarm.since)
     }
 
     /// One alarm in its current state.
@@ -149,7 +185,7 @@ impl Truth {
             .filter(|(_, reporter)| !reporters.contains(reporter))
             .map(|(key, reporter)| condition_change(key.clone(), reporter.clone(), now, Verdict::Cleared))
             .collect();
-        changed.extend(taken_back.iter().filter_map(|change| self.on_change(change)));
+        changed.extend(taken_back.iter().filter_map(|change| self.on_change(change).state()));
         changed
     }
 
@@ -168,6 +204,53 @@ impl Truth {
     /// The alarms that stand.
     pub fn raised(&self) -> impl Iterator<Item = &Arc<Notification>> {
         self.all().filter(|notification| notification.is_raised())
+    }
+}
+
+impl Alarm {
+    fn cause(&self) -> Option<&Cause> {
+        self.raised_by.get(self.speaker.as_ref()?)
+    }
+
+    /// Shows the cause as it is now: whoever is notified later reads the truth.
+    fn say_cause(&mut self) -> Learned {
+        if self.cause().is_none() {
+            self.speaker = self.raised_by.keys().next().cloned();
+        }
+        let Some(cause) = self.cause() else { return Learned::Nothing };
+        let text = format!("{cause}{}", self.remark);
+        let delay_seconds = cause.delay().map(|delay| delay.seconds());
+        let source = if let Cause::UnknownPacket { source, .. } = cause { Some(source.clone()) } else { None };
+        let tally =
+            if let Cause::Shared(shared) = cause { Some(Tally { down: shared.down, of: shared.of }) } else { None };
+        let before = self.shown.clone();
+        let shown = Arc::make_mut(&mut self.shown);
+        shown.text = text;
+        shown.delay_seconds = delay_seconds.or(shown.delay_seconds);
+        shown.source = source;
+        shown.tally = tally;
+        if self.shown == before { Learned::Nothing } else { Learned::Text(self.shown.clone()) }
+    }
+}
+
+/// The text of an alarm that was never raised, as far as this run of the agent knows.
+pub const GOOD: &str = "good";
+
+/// The text of a clear: for how long the alarm stood.
+pub fn cleared_after(kind: Kind, lasted: &str) -> String {
+    match kind {
+        Kind::Connection => format!("up again after {lasted}"),
+        Kind::Isolated => format!("no longer isolated after {lasted}"),
+        Kind::Latency
+        | Kind::Loss
+        | Kind::Jitter
+        | Kind::Path
+        | Kind::Sender
+        | Kind::Clock
+        | Kind::Config
+        | Kind::UnknownPacket
+        | Kind::Storm
+        | Kind::Test => format!("good again after {lasted}"),
     }
 }
 
@@ -190,6 +273,7 @@ pub fn blank(agent: &str, key: &AlarmKey, at: Now) -> Notification {
         raised_at: at.wall,
         tally: None,
         text: String::new(),
+        first_text: String::new(),
         legacy_text: String::new(),
         test: None,
         delay_seconds: None,
@@ -208,26 +292,57 @@ mod tests {
         condition_change(key, Subject::Listener(reporter.into()), Now::default(), verdict)
     }
 
+    fn at(seconds: u64) -> Now {
+        Now { moment: crate::pure::time::Moment::new(Duration::from_secs(seconds)), ..Now::default() }
+    }
+
     fn bad() -> Verdict {
         Verdict::Violated(Cause::Config("wrong".into()))
+    }
+
+    fn raised(learned: Learned) -> Option<bool> {
+        learned.state().map(|notification| notification.is_raised())
     }
 
     #[test]
     fn stands_while_anybody_says_so() {
         let mut truth = Truth::new("a".into());
-        assert!(truth.on_change(&fault("one", bad())).unwrap().is_raised());
-        assert_eq!(truth.on_change(&fault("two", bad())), None);
-        assert_eq!(truth.on_change(&fault("one", Verdict::Cleared)), None);
-        let clear = truth.on_change(&fault("two", Verdict::Cleared)).unwrap();
-        assert_eq!((clear.state, clear.text.as_str()), (AlarmState::Cleared, "over: wrong"));
+        assert_eq!(raised(truth.on_change(&fault("one", bad()))), Some(true));
+        assert_eq!(truth.on_change(&fault("two", bad())), Learned::Nothing);
+        assert_eq!(truth.on_change(&fault("one", Verdict::Cleared)), Learned::Nothing);
+        let later = ConditionChange { at: at(24), ..fault("two", Verdict::Cleared) };
+        let clear = truth.on_change(&later).state().unwrap();
+        assert_eq!((clear.state, clear.text.as_str()), (AlarmState::Cleared, "good again after 24s"));
         assert_eq!(truth.raised().count(), 0);
+    }
+
+    #[test]
+    fn text_follows_the_cause_and_the_first_one_is_kept() {
+        let mut truth = Truth::new("a".into());
+        truth.on_change(&fault("one", bad()));
+        let key = fault("one", bad()).key;
+        assert!(truth.annotate(&key, "; and more is known"));
+        let worse = fault("one", Verdict::Violated(Cause::Config("worse".into())));
+        let Learned::Text(shown) = truth.on_change(&worse) else { panic!("the text is another") };
+        assert_eq!((shown.text.as_str(), shown.first_text.as_str()), ("worse; and more is known", "wrong"));
+        assert!(truth.annotate(&key, ""));
+        assert_eq!(truth.get(&key).unwrap().text, "worse");
+        assert_eq!(truth.on_change(&worse), Learned::Nothing);
+    }
+
+    #[test]
+    fn what_cannot_be_decided_any_more_ends_and_says_so() {
+        let mut truth = Truth::new("a".into());
+        truth.on_change(&fault("one", bad()));
+        let ended = truth.on_change(&fault("one", Verdict::Undecidable)).state().unwrap();
+        assert!(!ended.is_raised() && ended.text.starts_with("no longer decidable"), "{ended:?}");
     }
 
     #[test]
     fn first_good_news_is_news_once() {
         let mut truth = Truth::new("a".into());
-        assert!(!truth.on_change(&fault("one", Verdict::Cleared)).unwrap().is_raised());
-        assert_eq!(truth.on_change(&fault("one", Verdict::Cleared)), None);
+        assert_eq!(raised(truth.on_change(&fault("one", Verdict::Cleared))), Some(false));
+        assert_eq!(truth.on_change(&fault("one", Verdict::Cleared)), Learned::Nothing);
     }
 
     #[test]

@@ -111,7 +111,10 @@ fn alarms(status: &Status) -> String {
             };
             let (colour, withheld) = match &standing.withheld {
                 None => ("down", String::new()),
-                Some(Withheld::Waiting) => ("suspect", "<br><small>waits for others like it</small>".to_owned()),
+                Some(Withheld::Waiting) => ("suspect", "<br><small>not told yet: it may be one of many, or over</small>".to_owned()),
+                Some(Withheld::Explained { by }) => {
+                    ("unknown", format!("<br><small>not told itself: {} is</small>", escape(by)))
+                }
                 Some(Withheld::Group { group }) => {
                     ("unknown", format!("<br><small>not told itself: {} is</small>", escape(group)))
                 }

@@ -17,6 +17,7 @@ fn render(profile: SnmpProfile, due: &Due, now: Moment) -> Option<Vec<u8>> {
 fn notification(kind: Kind, state: AlarmState) -> Notification {
     let id = TestId::from_bytes([0x11; 16]);
     Notification {
+        first_text: String::new(),
         agent: "host-b".into(),
         key: AlarmKey::new(kind, Subject::Test(id)),
         state,

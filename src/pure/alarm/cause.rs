@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::Subject;
+use super::{Kind, Subject};
 use crate::pure::clock_error::Delay;
 use crate::pure::flows::DeadFlows;
 use crate::pure::test::TestId;
@@ -106,19 +106,23 @@ pub struct Silence {
     pub answers: bool,
 }
 
-/// Tests that went down together.
+/// Alarms of one kind that were raised together, and what they have in common.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shared {
+    /// The kind of their alarms.
+    pub kind: Kind,
     /// What they share.
     pub what: Subject,
     /// How many of them are down.
     pub down: u64,
     /// How many there are.
     pub of: u64,
-    /// One of them.
-    pub first: TestId,
+    /// One of them, if they are tests.
+    pub first: Option<TestId>,
     /// The same, for people.
     pub example: String,
+    /// The sender of each of them announced its stop.
+    pub announced_stop: bool,
 }
 
 /// What is known of a sender that stopped on purpose.
@@ -129,7 +133,8 @@ impl Cause {
     pub fn legacy_text(&self) -> String {
         match self {
             Cause::Silence(silence) => {
-                format!("Timeout, no packet received in {} seconds", silence.silent_for.as_secs())
+                // Never "0 seconds", however fast the test is.
+                format!("Timeout, no packet received in {} seconds", silence.silent_for.as_secs_f64().ceil().max(1.0))
             }
             Cause::Late { delay, .. } => format!("High Latency {:.6} Seconds", delay.seconds()),
             Cause::UnknownPacket { .. } => "No matching test for packet".to_owned(),
@@ -196,7 +201,11 @@ impl fmt::Display for Cause {
             }
             Cause::Loss { share, max_loss, loss_window, dropped } => {
                 let window = humantime::format_duration(*loss_window);
-                write!(f, "{} of the probes lost within {window}, more than {}", percent(*share), percent(*max_loss))?;
+                write!(f, "{} of the probes lost within {window}, ", percent(*share))?;
+                match share > max_loss {
+                    true => write!(f, "more than {}", percent(*max_loss))?,
+                    false => write!(f, "no longer more than {}, but not yet half of that", percent(*max_loss))?,
+                }
                 if *dropped > 0 {
                     write!(f, "; this host's socket dropped {dropped} datagrams since the last probe")?;
                 }
@@ -228,11 +237,17 @@ impl fmt::Display for Cause {
 
 impl fmt::Display for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.down == self.of {
-            true => write!(f, "all {} tests ", self.of)?,
-            false => write!(f, "{} of {} tests ", self.down, self.of)?,
+        if self.what == Subject::Configuration {
+            write!(f, "{} faults of the configuration at once", self.down)?;
+            return if self.example.is_empty() { Ok(()) } else { write!(f, ", among them {}", self.example) };
         }
+        match (self.down == self.of, self.of) {
+            (true, of) => write!(f, "all {of} tests ")?,
+            (false, of) => write!(f, "{} of {of} tests ", self.down)?,
+        }
+        let sends = self.kind == Kind::Sender;
         match &self.what {
+            Subject::Host(host) if sends => write!(f, "to host {host}")?,
             Subject::Host(host) => write!(f, "from host {host}")?,
             Subject::Listener(addr) => write!(f, "at the listener {addr}")?,
             Subject::Tag(tag) => write!(f, "tagged {tag}")?,
@@ -243,11 +258,15 @@ impl fmt::Display for Shared {
             | Subject::Name(_)
             | Subject::Document(_)
             | Subject::Answers(_)
-            | Subject::Web(_) => f.write_str("that end on this host")?,
+            | Subject::Configuration
+            | Subject::Web(_) => f.write_str(if sends { "that start on this host" } else { "that end on this host" })?,
         }
-        f.write_str(" went down together")?;
+        f.write_str(if sends { " cannot be sent" } else { " went down together" })?;
         if !self.example.is_empty() {
             write!(f, ", among them \"{}\"", self.example)?;
+        }
+        if self.announced_stop {
+            f.write_str(ANNOUNCED_STOP)?;
         }
         Ok(())
     }

@@ -53,6 +53,11 @@ impl Conditions {
         self.judged(kind)?.cause.as_deref()
     }
 
+    /// What is down is down for this cause now.
+    pub fn set_cause(&mut self, kind: Kind, cause: Cause) {
+        self.judged_mut(kind).cause = Some(Box::new(cause));
+    }
+
     /// Whether it is down. Cold: of what is calm it is not asked, and must not be fetched for an answer.
     #[cold]
     pub fn is_down(&self, kind: Kind) -> bool {
@@ -90,6 +95,8 @@ impl Conditions {
                 judged.cause = None;
                 Some(Verdict::Cleared)
             }
+            (Change::Suspected, _) => (kind == Kind::Connection).then_some(Verdict::Overdue),
+            (Change::Relieved, _) => (kind == Kind::Connection).then_some(Verdict::Cleared),
         }
     }
 
@@ -100,6 +107,9 @@ impl Conditions {
             let verdict = match (judged.condition.state(), &judged.cause) {
                 (State::Unknown | State::Standby, _) => return None,
                 (State::Down | State::Recovering, Some(cause)) => Verdict::Violated(cause.as_ref().clone()),
+                // What is not known to be good yet may be an alarm that an earlier run raised.
+                (_, _) if !judged.condition.is_settled() => return None,
+                (State::Suspect, _) if kind == Kind::Connection => Verdict::Overdue,
                 (State::Up | State::Suspect | State::Paused | State::Down | State::Recovering, _) => Verdict::Cleared,
             };
             Some((kind, verdict))
@@ -121,8 +131,8 @@ impl Conditions {
     }
 }
 
-/// Of what is not judged here, the connection's.
-fn place(kind: Kind) -> usize {
+/// The place of a kind in `JUDGED`; of what is not judged here, the connection's.
+pub fn place(kind: Kind) -> usize {
     JUDGED.iter().position(|judged| *judged == kind).unwrap_or(0)
 }
 

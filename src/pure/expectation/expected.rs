@@ -14,7 +14,7 @@ use crate::pure::loss_window::LossLimits;
 use crate::pure::reflection::Delays;
 use crate::pure::status::Role;
 use crate::pure::test::{Mode, TestFacts, TestId};
-use crate::pure::time::Now;
+use crate::pure::time::{Now, WallTime};
 
 /// What is expected of a test. Two equal ones need no change.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,6 +106,15 @@ pub struct Incoming {
     pub order: Option<(u64, u32)>,
     /// The sender's interval.
     pub send_every: Duration,
+    /// When it was sent, by the sender's clock.
+    pub sent: WallTime,
+    /// The port that it came from.
+    pub source_port: u16,
+    /// It is signed, or comes from the address that the test's probes come from: only then may it weaken how the test
+    /// is judged.
+    pub is_trusted: bool,
+    /// The clock of this host was set while it was under way: its delay says nothing.
+    pub clock_was_set: bool,
     /// The sender announces its stop.
     pub stops: bool,
     /// The sender's clock stepped since its last probe.

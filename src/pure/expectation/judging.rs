@@ -2,28 +2,46 @@
 
 use std::time::Duration;
 
-use super::{Expectation, Incoming, LastDelay, Previous};
+use super::{Expectation, Expected, Incoming, LastDelay, Previous};
 use crate::pure::alarm::{Cause, ConditionChange, Direction, Kind};
 use crate::pure::clock_error::{Delay, DelayLimits, DelayVerdict};
 use crate::pure::condition::{Sample, State};
+use crate::pure::loss_window::Rate;
 use crate::pure::statistics::Event;
-use crate::pure::time::{Now, saturating_nanos};
+use crate::pure::status::Role;
+use crate::pure::time::{Moment, Now, saturating_nanos};
 
 impl Expectation {
     pub(super) fn judge_loss(&mut self, now: Now, dropped: u64, changes: &mut Vec<ConditionChange>) {
         let limits = self.expected.loss;
         let Some(window) = self.loss_window() else { return };
-        let (loss, variation) = window.on_time(now.moment, &limits);
+        let Some((loss, variation)) = window.on_time(now.moment, &limits) else { return };
         let dropped = dropped.saturating_sub(self.dropped);
         let loss_window = limits.loss_window;
-        if let Some((rate, ppm)) = loss.zip(limits.max_loss_ppm) {
-            let cause = Cause::Loss { share: rate.share, max_loss: f64::from(ppm) / 1e6, loss_window, dropped };
-            self.sample_once(Kind::Loss, rate.sample, cause, now, changes);
+        if let Some(ppm) = limits.max_loss_ppm {
+            let cause = |share| Cause::Loss { share, max_loss: f64::from(ppm) / 1e6, loss_window, dropped };
+            self.judge_rate(Kind::Loss, loss, cause, now, changes);
         }
-        if let Some((rate, max_jitter)) = variation.zip(limits.max_jitter) {
-            let cause = Cause::Jitter { share: rate.share, max_jitter, loss_window };
-            self.sample_once(Kind::Jitter, rate.sample, cause, now, changes);
+        if let Some(max_jitter) = limits.max_jitter {
+            let cause = |share| Cause::Jitter { share, max_jitter, loss_window };
+            self.judge_rate(Kind::Jitter, variation, cause, now, changes);
         }
+    }
+
+    fn judge_rate(
+        &mut self,
+        kind: Kind,
+        rate: Option<Rate>,
+        cause: impl Fn(f64) -> Cause,
+        now: Now,
+        changes: &mut Vec<ConditionChange>,
+    ) {
+        if self.conditions.is_down(kind) {
+            self.note_decision(kind, rate.is_some(), now.moment);
+        }
+        let Some(rate) = rate else { return };
+        self.sample_once(kind, rate.sample, cause(rate.share), now, changes);
+        self.sample_cause(kind, cause(rate.share), false, now, changes);
     }
 
     /// A flow is dead that nothing came from for as long as would raise an alarm of its own, while
@@ -37,16 +55,24 @@ impl Expectation {
         watch.look = now.moment + expected.expect_every;
         let after = expected.expect_every.saturating_mul(expected.thresholds.raise_after.max(1));
         let dead = watch.seen.dead(now.moment, after, watch.begun);
-        let begun = watch.begun;
+        let (begun, ports) = (watch.begun, watch.seen.ports());
         let alive = dead.iter().any(|dead| !dead) && now.moment.since(begun) > after;
         if self.connection().state() != State::Up || !alive {
             return;
         }
         let sample = if dead.contains(&true) { Sample::Bad } else { Sample::Good };
-        self.sample_once(Kind::Path, sample, Cause::DeadFlows(expected.flows.name(&dead)), now, changes);
+        let cause = Cause::DeadFlows(expected.flows.name(&dead, &ports));
+        self.sample_once(Kind::Path, sample, cause.clone(), now, changes);
+        if sample == Sample::Bad {
+            self.sample_cause(Kind::Path, cause, true, now, changes);
+        }
     }
 
     pub(super) fn judge_delay(&mut self, incoming: &Incoming, behind: bool, changes: &mut Vec<ConditionChange>) {
+        if incoming.clock_was_set {
+            self.previous = Previous::default();
+            return;
+        }
         let now = incoming.received;
         let (delay, limits) = (incoming.delay, self.expected.limits);
         let variation = self.variation(incoming, behind);
@@ -74,6 +100,7 @@ impl Expectation {
     fn variation(&mut self, incoming: &Incoming, behind: bool) -> Option<i64> {
         let (now, nanos) = (incoming.received.moment, incoming.delay.nanos);
         let (_, sequence) = incoming.order?;
+        let overtaken = self.vary_from_neighbours(sequence, nanos, now);
         let count = self.expected.flows.count();
         let any = self.expected.any_of.is_some();
         let previous = match self.flow_watch() {
@@ -81,7 +108,7 @@ impl Expectation {
                 if watch.seen.count() == 0 {
                     watch.begun = watch.begun.max(now);
                 }
-                let place = watch.seen.on_probe(sequence, count, nanos, now);
+                let place = watch.seen.on_probe(sequence, count, nanos, incoming.source_port, now);
                 if place.overtaken {
                     self.reordered += 1;
                     self.statistics.on_event(Event::Reordered, now);
@@ -100,6 +127,8 @@ impl Expectation {
                 (before.sequence == Some(sequence.wrapping_sub(1))).then_some(before.delay)
             }
         };
+        // One that was overtaken has been compared with both of its neighbours already.
+        let previous = previous.filter(|_| !overtaken);
         let limits = self.expected.loss;
         if let (Some(previous), Some(window)) = (previous, self.loss_window()) {
             window.on_variation(nanos.abs_diff(previous), &limits);
@@ -107,11 +136,34 @@ impl Expectation {
         previous
     }
 
+    /// The variation of a probe that came out of its order, against the one before it and the one after it (RFC 3393
+    /// compares packets in the order in which they were sent). True if it has such a neighbour after it.
+    fn vary_from_neighbours(&mut self, sequence: u32, nanos: i64, now: Moment) -> bool {
+        let (step, limits) = (self.flow_count(), self.expected.loss);
+        let Some(extra) = self.extra.as_mut().filter(|extra| extra.recent.is_some()) else { return false };
+        let Some(recent) = &mut extra.recent else { return false };
+        let neighbours = [recent.delay_of(sequence.wrapping_sub(step)), recent.delay_of(sequence.wrapping_add(step))];
+        recent.add(sequence, nanos);
+        if recent.left == 0 {
+            extra.recent = None;
+        }
+        if neighbours[1].is_none() {
+            return false;
+        }
+        for neighbour in neighbours.into_iter().flatten() {
+            self.statistics.on_variation(nanos.abs_diff(neighbour), now);
+            if let Some(window) = self.loss_window() {
+                window.on_variation(nanos.abs_diff(neighbour), &limits);
+            }
+        }
+        true
+    }
+
     /// A delay that no path can have, or an offset that moved by more than the clocks allow.
     fn clock_is_wrong(&mut self, incoming: &Incoming) -> Option<Delay> {
         let limits = DelayLimits { max_latency: None, ..self.expected.limits };
         let wrong = |delay: &Delay| delay.judge(limits) == DelayVerdict::ClockWrong;
-        let Some(directions) = incoming.directions else {
+        let Some(directions) = incoming.directions.filter(|directions| directions.are_comparable) else {
             return Some(incoming.delay).filter(wrong);
         };
         let moved = self.extra.as_mut().and_then(|extra| extra.offset.on_delays(&directions, incoming.received.moment));
@@ -124,53 +176,107 @@ impl Expectation {
     }
 
     /// A wrong clock says nothing of one way; what one clock measures, and what is held against its own
-    /// baseline, is judged all the same.
+    /// baseline, is judged all the same. An alarm is cleared by the kind of measurement that raised it.
     fn judge_latency(&mut self, incoming: &Incoming, found: DelayVerdict, changes: &mut Vec<ConditionChange>) {
         let now = incoming.received;
         let limits = self.expected.limits;
         let is_down = !self.calm.holds(Kind::Latency) && self.conditions.is_down(Kind::Latency);
-        let (mut exceeded, mut good, mut undecided) = (None, false, false);
+        let standing = if is_down { self.conditions.cause(Kind::Latency).and_then(Measure::of) } else { None };
+        let mut results: [Option<Result<Sample, Cause>>; Measure::COUNT] = Default::default();
         let mut judge = |delay: Delay, max_latency: Option<Duration>, direction: Direction| {
             let Some(max_latency) = max_latency else { return };
             // Once it was too much, only what is within the lower limit counts as good.
             let limit = if is_down { limits.clear_latency.min(max_latency) } else { max_latency };
-            match delay.judge(DelayLimits { max_latency: Some(limit), ..limits }) {
-                DelayVerdict::Exceeded if exceeded.is_none() => {
-                    exceeded = Some(Cause::Late { delay, max_latency, direction });
-                }
-                DelayVerdict::Exceeded | DelayVerdict::ClockWrong => {}
-                DelayVerdict::Good => good = true,
-                DelayVerdict::Undecidable => undecided = true,
-            }
+            let result = match delay.judge(DelayLimits { max_latency: Some(limit), ..limits }) {
+                DelayVerdict::Exceeded => Some(Err(Cause::Late { delay, max_latency, direction })),
+                DelayVerdict::Good => Some(Ok(Sample::Good)),
+                DelayVerdict::Undecidable | DelayVerdict::ClockWrong => None,
+            };
+            results[Measure::Limit(direction).place()] = result;
         };
         match incoming.directions {
             None => judge(incoming.delay, limits.max_latency, Direction::Forward),
             Some(directions) => {
                 judge(directions.round_trip, limits.max_latency, Direction::RoundTrip);
-                let each_way = self.expected.max_each_way.filter(|_| found != DelayVerdict::ClockWrong);
+                let comparable = found != DelayVerdict::ClockWrong && directions.are_comparable;
+                let each_way = self.expected.max_each_way.filter(|_| comparable);
                 judge(directions.forward, each_way, Direction::Forward);
                 judge(directions.backward, each_way, Direction::Backward);
             }
         }
-        let nanos = incoming.delay.nanos;
+        let (nanos, every) = (incoming.delay.nanos, self.expected.expect_every);
         let above = self.extra.as_mut().and_then(|extra| {
             let baseline = extra.baseline.as_mut()?;
             if incoming.stepped {
                 baseline.on_step(now.moment);
             }
-            baseline.on_delay(nanos, now.moment)
+            baseline.on_delay(nanos, every, now.moment)
         });
         if let Some((above, limit)) = above.zip(self.expected.max_above_baseline) {
-            match i128::from(above) > limit.as_nanos() as i128 {
-                true => exceeded = exceeded.or(Some(Cause::AboveBaseline { above, limit })),
-                false => good = true,
-            }
+            let exceeds = i128::from(above) > limit.as_nanos() as i128;
+            let result = if exceeds { Err(Cause::AboveBaseline { above, limit }) } else { Ok(Sample::Good) };
+            results[Measure::Baseline.place()] = Some(result);
         }
-        let stands_by_limit = is_down && matches!(self.conditions.cause(Kind::Latency), Some(Cause::Late { .. }));
-        if exceeded.is_some() {
-            self.sample(Kind::Latency, Sample::Bad, exceeded, now, changes);
-        } else if good && !(undecided && stands_by_limit) {
+        if let Some(measure) = standing {
+            self.note_decision(Kind::Latency, results[measure.place()].is_some(), now.moment);
+        }
+        let is_good = match standing {
+            Some(measure) => matches!(results[measure.place()], Some(Ok(_))),
+            None => results.iter().flatten().any(Result::is_ok),
+        };
+        // What raised the alarm is named as long as it is true, whatever else is too much.
+        let first = standing.map_or(0, Measure::place);
+        results.rotate_left(first);
+        let exceeded = results.into_iter().flatten().find_map(Result::err);
+        if let Some(cause) = exceeded {
+            self.sample(Kind::Latency, Sample::Bad, Some(cause.clone()), now, changes);
+            if is_down {
+                let other = standing != Measure::of(&cause);
+                self.sample_cause(Kind::Latency, cause, other, now, changes);
+            }
+        } else if is_good {
             self.sample(Kind::Latency, Sample::Good, None, now, changes);
+        }
+    }
+}
+
+/// What a latency alarm was measured by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Measure {
+    /// A delay, held against a limit.
+    Limit(Direction),
+    /// A delay, held against the test's own baseline.
+    Baseline,
+}
+
+impl Measure {
+    const COUNT: usize = 4;
+
+    /// What this cause was measured by, if it is one of latency.
+    pub(super) fn of(cause: &Cause) -> Option<Measure> {
+        if let Cause::Late { direction, .. } = cause {
+            return Some(Measure::Limit(*direction));
+        }
+        matches!(cause, Cause::AboveBaseline { .. }).then_some(Measure::Baseline)
+    }
+
+    /// Whether a test is still measured by it.
+    pub(super) fn is_asked_of(self, expected: &Expected) -> bool {
+        let (role, limit) = (expected.role, expected.limits.max_latency.is_some());
+        match self {
+            Measure::Limit(Direction::Forward) if role == Role::Receiver => limit,
+            Measure::Limit(Direction::RoundTrip) => limit,
+            Measure::Limit(Direction::Forward | Direction::Backward) => expected.max_each_way.is_some(),
+            Measure::Baseline => expected.max_above_baseline.is_some(),
+        }
+    }
+
+    fn place(self) -> usize {
+        match self {
+            Measure::Limit(Direction::Forward) => 0,
+            Measure::Limit(Direction::Backward) => 1,
+            Measure::Limit(Direction::RoundTrip) => 2,
+            Measure::Baseline => 3,
         }
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::Incoming;
 use crate::pure::sequence_window::{Arrival, SequenceWindow};
 use crate::pure::test::TestId;
-use crate::pure::time::{Moment, saturating_nanos};
+use crate::pure::time::{Moment, Now, WallTime, saturating_nanos};
 
 /// What each sender's probes say of their order.
 #[derive(Clone, Debug, Default)]
@@ -24,6 +24,8 @@ struct Stream {
     epoch: u64,
     /// When its last probe was accepted.
     last: Moment,
+    /// The latest send time of all that were accepted, by the sender's clock.
+    sent: WallTime,
     /// It announced its stop.
     stopped: bool,
     /// Nobody was here to take what came before the next probe.
@@ -90,12 +92,13 @@ impl Streams {
         own: TestId,
         any_of: Option<&BTreeSet<TestId>>,
         newest: impl Fn(TestId) -> Option<(u64, u32)>,
-        now: Moment,
+        now: Now,
     ) {
         let remembered = |id: TestId| {
             let (epoch, newest) = newest(id)?;
             let window = SequenceWindow::all_seen(newest);
-            Some(Stream { epoch, window, last: now, stopped: false, was_unheard: true })
+            // A replay was sent before this process began.
+            Some(Stream { epoch, window, last: now.moment, sent: now.wall, stopped: false, was_unheard: true })
         };
         match any_of {
             None => self.own = remembered(own),
@@ -135,7 +138,8 @@ impl Streams {
             Some(_) | None => {
                 let mut window = SequenceWindow::default();
                 window.on_sequence(sequence);
-                let begun = Stream { epoch, window, last: now, stopped: incoming.stops, was_unheard: false };
+                let (stopped, sent) = (incoming.stops, incoming.sent);
+                let begun = Stream { epoch, window, last: now, sent, stopped, was_unheard: false };
                 match terms.any_of {
                     None => self.own = Some(begun),
                     Some(_) => {
@@ -146,11 +150,13 @@ impl Streams {
             }
         };
         let before = stream.window.newest();
+        let is_later = incoming.sent > stream.sent;
         match stream.window.on_sequence(sequence) {
             Arrival::InOrder => {
                 let missing = sequence.wrapping_sub(before.unwrap_or(sequence)).saturating_sub(1);
                 let most = sent_within(now.since(stream.last), incoming.send_every, terms.flows);
                 (stream.last, stream.stopped) = (now, incoming.stops);
+                stream.sent = stream.sent.max(incoming.sent);
                 if std::mem::take(&mut stream.was_unheard) {
                     return Place::First;
                 }
@@ -161,16 +167,23 @@ impl Streams {
                 stream.last = now;
                 Place::Behind(before.unwrap_or(sequence).wrapping_sub(sequence))
             }
+            // A sender that was set back to an earlier state of itself, as a virtual machine can be: the number was
+            // used before, but it was sent later than all that were accepted, which no replay was.
+            Arrival::Duplicate | Arrival::TooOld if is_later => stream.begin_again(sequence, incoming),
             Arrival::Duplicate => Place::Duplicate,
-            // A sender that was set back to an earlier state of itself, as a virtual machine can be.
-            Arrival::TooOld if fallen_silent => {
-                stream.window = SequenceWindow::default();
-                stream.window.on_sequence(sequence);
-                stream.last = now;
-                Place::First
-            }
+            // One whose clock was set back too.
+            Arrival::TooOld if fallen_silent => stream.begin_again(sequence, incoming),
             Arrival::TooOld => Place::TooOld,
         }
+    }
+}
+
+impl Stream {
+    fn begin_again(&mut self, sequence: u32, incoming: &Incoming) -> Place {
+        self.window = SequenceWindow::default();
+        self.window.on_sequence(sequence);
+        (self.last, self.sent, self.stopped) = (incoming.received.moment, incoming.sent, incoming.stops);
+        Place::First
     }
 }
 

@@ -61,6 +61,7 @@ fn rules(tests: usize, per_host: usize, group: GroupSettings) -> Rules {
     let membership = |n: usize| Membership {
         shares: vec![Subject::Host(format!("h{}", n / per_host)), Subject::Listener("127.0.0.1:8620".into())],
         fresh_after: Duration::from_secs(8),
+        found_after: Duration::from_secs(3),
         description: format!("test {n}"),
     };
     Rules {
@@ -68,6 +69,7 @@ fn rules(tests: usize, per_host: usize, group: GroupSettings) -> Rules {
         tests: (0..tests).map(|n| (id(n), (facts(n, per_host), DAMPING))).collect(),
         group,
         members: (0..tests).map(|n| (id(n), membership(n))).collect(),
+        sent: BTreeMap::new(),
         windows: Vec::new(),
         drained: BTreeSet::new(),
     }
@@ -381,8 +383,11 @@ proptest! {
         };
         let mut world = World::new(TESTS, PER_HOST, GROUPS, assurance);
         steps.into_iter().for_each(|step| carry_out(&mut world, step));
-        // hold_down_max + storm_hold_max + flap_window, a burst's worth of tokens, and every wait.
-        let quiet = world.now.moment + Duration::from_secs(600 + 600 + 600 + 60);
+        // hold_down_max + storm_hold_max + flap_window, a burst's worth of tokens, and every wait; the end of a silence
+        // is a change, too.
+        let silenced = world.silences.iter().map(|silence| silence.until.nanos_since(world.now.wall)).max();
+        let silenced = Duration::from_nanos(silenced.unwrap_or(0).max(0) as u64);
+        let quiet = world.now.moment + silenced + Duration::from_secs(600 + 600 + 600 + 60);
         while world.now.moment < quiet {
             world.pass(SECOND * 5);
             world.deliver();
@@ -528,7 +533,7 @@ fn a_dead_host_is_one_alarm_and_one_clear() {
     (8..16).for_each(|n| world.set(n, true));
     assert_eq!(told(&mut world), [""; 0]);
     world.pass(SECOND * 5);
-    let expected = ["DOWN connection: host h1: all 8 tests from host h1 went down together, among them \"test 8\""];
+    let expected = ["h1 → b: connection DOWN: all 8 tests from host h1 went down together, among them \"test 8\""];
     assert_eq!(told(&mut world), expected);
     world.pass(SECOND * 60);
     (8..16).for_each(|n| world.set(n, false));
@@ -546,7 +551,7 @@ fn a_single_silence_says_what_else_is_known() {
     world.set(2, true);
     world.pass(SECOND * 6);
     let text = told(&mut world).remove(0);
-    assert!(text.ends_with("; 1 of 1 other tests from h1 get through"), "{text}");
+    assert!(text.ends_with("; 1 of 1 other tests with h1 get through"), "{text}");
     let back =
         Arc::new(TestFacts { from_host: "b".into(), to_host: "h1".into(), id: id(99), ..facts(2, 2).as_ref().clone() });
     let sender = ConditionChange {
@@ -560,8 +565,8 @@ fn a_single_silence_says_what_else_is_known() {
     world.learn(standing);
     world.set(3, true);
     world.pass(SECOND * 6);
-    let text = told(&mut world).into_iter().find(|text| text.starts_with("DOWN connection: test 3")).unwrap();
-    let expected = "; no other test from h1 gets through; from here to h1: no route to host (EHOSTUNREACH)";
+    let text = told(&mut world).into_iter().find(|text| text.starts_with("h1 → b: connection DOWN, test 3")).unwrap();
+    let expected = "; no other test with h1 gets through; from here to h1: no route to host (EHOSTUNREACH)";
     assert!(text.ends_with(expected), "{text}");
 }
 
@@ -576,13 +581,13 @@ fn a_drained_host_raises_nothing_and_is_told_afterwards() {
     world.set(4, true);
     world.pass(SECOND * 6);
     let all = told(&mut world);
-    assert!(all.len() == 1 && all[0].starts_with("DOWN connection: test 4"), "{all:?}");
+    assert!(all.len() == 1 && all[0].starts_with("h2 → b: connection DOWN, test 4"), "{all:?}");
     world.rules.drained.clear();
     let standing = world.situation.on_rules(world.rules.clone(), world.now);
     world.learn(standing);
     // Whether others follow is waited for, as ever.
     world.pass(SECOND * 5);
-    assert!(told(&mut world)[0].starts_with("DOWN connection: test 2"));
+    assert!(told(&mut world)[0].starts_with("h1 → b: connection DOWN, test 2"));
 }
 
 /// A group that stands is not ended by a silence, and one that is shelved from the beginning is not told.
@@ -605,7 +610,7 @@ fn a_silence_neither_ends_a_group_nor_lets_one_be_told() {
     world.pass(SECOND * 1000);
     world.pass(SECOND * 6);
     let all = told(&mut world);
-    assert!(all.len() == 1 && all[0].starts_with("DOWN connection: host h1"), "{all:?}");
+    assert!(all.len() == 1 && all[0].starts_with("h1 → b: connection DOWN"), "{all:?}");
 }
 
 #[test]
@@ -641,7 +646,7 @@ fn a_removed_test_of_a_told_group_is_not_told() {
     assert_eq!(told(&mut world), [""; 0]);
     world.pass(SECOND * 30);
     let all = told(&mut world);
-    assert!(all.len() == 1 && all[0].starts_with("UP connection: host h0"), "{all:?}");
+    assert!(all.len() == 1 && all[0].starts_with("h0 → b: connection UP"), "{all:?}");
 }
 
 /// Found one after the other, since they are tested at different paces: it is isolation all the same.
@@ -655,12 +660,12 @@ fn staggered_loss_of_everything_is_isolation() {
         world.pass(SECOND * 10);
         all.extend(told(&mut world));
     }
-    assert!(all.last().unwrap().starts_with("RAISED isolated: agent"), "{all:?}");
+    assert!(all.last().unwrap().starts_with("b: isolated RAISED"), "{all:?}");
     // Whoever is heard again ends it; the dead hosts stay named.
     world.set(0, false);
     world.pass(SECOND * 30);
     let over = told(&mut world);
-    assert!(over.iter().any(|text| text.starts_with("CLEARED isolated")), "{over:?}");
+    assert!(over.iter().any(|text| text.starts_with("b: isolated CLEARED")), "{over:?}");
 }
 
 #[test]

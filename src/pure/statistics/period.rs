@@ -94,10 +94,7 @@ impl Period {
         let uncertainty = saturating_nanos(delay.uncertainty).div_ceil(1_000);
         self.uncertainty_micros = self.uncertainty_micros.max(u32::try_from(uncertainty).unwrap_or(u32::MAX));
         if let Some(previous) = previous {
-            let variation = delay.nanos.abs_diff(previous);
-            self.variation_sum = self.variation_sum.saturating_add(variation);
-            self.variations += 1;
-            self.variation_max = self.variation_max.max(variation);
+            self.on_variation(delay.nanos.abs_diff(previous));
         }
         self.delays.note(delay.nanos)
     }
@@ -113,14 +110,15 @@ impl Period {
         }
     }
 
-    pub(super) fn on_loss_episode(&mut self, missing: u32) {
-        self.loss_episodes += 1;
-        self.longest_loss_episode = self.longest_loss_episode.max(missing);
+    pub(super) fn on_variation(&mut self, nanos: u64) {
+        self.variation_sum = self.variation_sum.saturating_add(nanos);
+        self.variations += 1;
+        self.variation_max = self.variation_max.max(nanos);
     }
 
-    /// It was reordering.
-    pub(super) fn no_loss_episode(&mut self) {
-        self.loss_episodes -= 1;
+    pub(super) fn on_loss_episodes(&mut self, episodes: i32, longest: u32) {
+        self.loss_episodes = self.loss_episodes.saturating_add(episodes);
+        self.longest_loss_episode = self.longest_loss_episode.max(longest);
     }
 
     /// Begins anew, in the same memory.
@@ -169,8 +167,9 @@ impl Period {
             late: self.late,
             stale: self.stale,
             undecidable: self.undecidable,
-            loss_episodes: u32::try_from(self.loss_episodes).unwrap_or(0),
-            longest_loss_episode: if self.loss_episodes > 0 { self.longest_loss_episode } else { 0 },
+            // What came after all, when its episode had been counted already, leaves no more than was lost.
+            loss_episodes: u32::try_from(self.loss_episodes).unwrap_or(0).min(saturating(lost)),
+            longest_loss_episode: self.longest_loss_episode.min(saturating(lost)),
             delay: self.delays.range().map(|(min, max)| DelaySummary {
                 min: in_seconds(min),
                 p50: quantile(0.5),
@@ -184,6 +183,10 @@ impl Period {
             path_changes: self.path_changes,
         }
     }
+}
+
+fn saturating(count: u64) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
 }
 
 pub(super) fn in_seconds(nanos: i64) -> f64 {

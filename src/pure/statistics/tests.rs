@@ -74,6 +74,37 @@ fn what_comes_after_all_is_not_lost() {
     assert_eq!((summary.lost, summary.loss_episodes, summary.longest_loss_episode), (0, 0, 0));
 }
 
+/// RFC 3357: numbers 1 to 9 are missing, then 4 and 5 come late.
+#[test]
+fn loss_episodes_are_what_is_left_of_a_gap() {
+    let mut statistics = Statistics::new(at(0), Duration::ZERO);
+    statistics.on_newer(0, 0, at(0));
+    statistics.on_newer(10, 9, at(1));
+    [4, 5].into_iter().for_each(|late| statistics.on_filled(late, at(2)));
+    let summary = statistics.summaries(at(2)).total;
+    assert_eq!((summary.lost, summary.loss_episodes, summary.longest_loss_episode), (7, 2, 4));
+    // Single losses are episodes of one each, whatever was overtaken in between.
+    for n in 0..5u32 {
+        statistics.on_newer(13 + 3 * n, 2, at(3));
+        statistics.on_filled(12 + 3 * n, at(3));
+    }
+    let summary = statistics.summaries(at(3)).total;
+    assert_eq!((summary.lost, summary.loss_episodes, summary.longest_loss_episode), (12, 7, 4));
+}
+
+#[test]
+fn outage_is_a_loss_episode_while_it_lasts() {
+    let mut statistics = Statistics::new(at(0), Duration::ZERO);
+    statistics.on_newer(0, 0, at(0));
+    statistics.on_silence(3, at(3));
+    statistics.on_silence(3, at(6));
+    let summary = statistics.summaries(at(6)).minute;
+    assert_eq!((summary.lost, summary.loss_episodes, summary.longest_loss_episode), (6, 1, 6));
+    statistics.on_newer(8, 7, at(8));
+    let summary = statistics.summaries(at(8)).minute;
+    assert_eq!((summary.lost, summary.loss_episodes, summary.longest_loss_episode), (7, 1, 7));
+}
+
 #[test]
 fn silence_is_loss_until_sequence_numbers_tell() {
     let mut statistics = Statistics::new(at(0), Duration::ZERO);
@@ -128,7 +159,7 @@ fn what_is_packed_comes_back() {
         period.delays.count_in(&[bucket]);
     }
     period.on_event(Event::Late);
-    period.on_loss_episode(3);
+    period.on_loss_episodes(1, 3);
     period.lost = -2;
     assert_eq!(Packed::new(&period).open::<Period>(), period);
     assert_eq!(Packed::new(&(&period, 1)).open::<Period>(), period);

@@ -1,0 +1,109 @@
+//! Which alarm explains which other, so that one fault is told once.
+//!
+//! What a test measures (loss, latency, jitter, its flows) yields to its connection: nothing is measured of a test that
+//! is down. Probes that cannot be sent to a host yield to that host's silence. When the explaining alarm is over, the
+//! explained one waits until fresh samples have decided: a stale one is not told.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::alarm::{AlarmKey, Kind, Subject};
+use super::test::TestId;
+use super::time::Moment;
+
+/// The kinds of a test that yield to its connection.
+pub const MEASURED: [Kind; 4] = [Kind::Loss, Kind::Latency, Kind::Jitter, Kind::Path];
+
+/// What is explained, and what waits for fresh samples.
+#[derive(Debug, Default)]
+pub struct Explanations {
+    /// The tests whose connection is down, by the host at their other end.
+    down: BTreeMap<String, BTreeSet<TestId>>,
+    /// That host of each test that is down.
+    peers: BTreeMap<TestId, String>,
+    /// Alarms that wait for fresh samples, and until when.
+    settling: BTreeMap<AlarmKey, Moment>,
+    agenda: BTreeSet<(Moment, AlarmKey)>,
+}
+
+impl Explanations {
+    /// A test's connection is down, or no longer. Gives the host at its other end if that is the first or the last one
+    /// of that host.
+    pub fn on_connection(&mut self, id: TestId, peer: Option<&str>) -> Option<String> {
+        let before = match peer {
+            Some(peer) => self.peers.insert(id, peer.to_owned()),
+            None => self.peers.remove(&id),
+        };
+        if before.as_deref() == peer {
+            return None;
+        }
+        let mut turned = None;
+        if let Some(before) = before
+            && let Some(tests) = self.down.get_mut(&before)
+        {
+            tests.remove(&id);
+            if tests.is_empty() {
+                self.down.remove(&before);
+                turned = Some(before);
+            }
+        }
+        if let Some(peer) = peer {
+            let tests = self.down.entry(peer.to_owned()).or_default();
+            if tests.is_empty() {
+                turned = Some(peer.to_owned());
+            }
+            tests.insert(id);
+        }
+        turned
+    }
+
+    /// The alarm that explains this one, which is about probes to `to_host` if it is about a sender.
+    pub fn explained_by(&self, key: &AlarmKey, to_host: Option<&str>) -> Option<AlarmKey> {
+        let test = match (key.kind, &key.subject) {
+            (kind, Subject::Test(id)) if MEASURED.contains(&kind) => self.peers.contains_key(id).then_some(*id),
+            (Kind::Sender, _) => self.down.get(to_host?).and_then(|tests| tests.first()).copied(),
+            (_, _) => None,
+        };
+        test.map(|id| AlarmKey::new(Kind::Connection, Subject::Test(id)))
+    }
+
+    /// Whether any test with this host at its other end is down.
+    pub fn is_down(&self, host: &str) -> bool {
+        self.down.contains_key(host)
+    }
+
+    /// An alarm waits for fresh samples, or for what may explain it.
+    pub fn settle(&mut self, key: AlarmKey, until: Moment) {
+        if let Some(before) = self.settling.insert(key.clone(), until) {
+            self.agenda.remove(&(before, key.clone()));
+        }
+        self.agenda.insert((until, key));
+    }
+
+    /// Whether an alarm waits.
+    pub fn is_settling(&self, key: &AlarmKey) -> bool {
+        self.settling.contains_key(key)
+    }
+
+    /// An alarm has cleared: there is nothing left to wait for.
+    pub fn forget(&mut self, key: &AlarmKey) {
+        if let Some(until) = self.settling.remove(key) {
+            self.agenda.remove(&(until, key.clone()));
+        }
+    }
+
+    /// The alarms that have waited long enough.
+    pub fn on_time(&mut self, now: Moment) -> Vec<AlarmKey> {
+        let mut over = Vec::new();
+        while let Some((until, key)) = self.agenda.first().filter(|(until, _)| *until <= now).cloned() {
+            self.agenda.remove(&(until, key.clone()));
+            self.settling.remove(&key);
+            over.push(key);
+        }
+        over
+    }
+
+    /// When `on_time` has something to do.
+    pub fn next_deadline(&self) -> Option<Moment> {
+        self.agenda.first().map(|(until, _)| *until)
+    }
+}

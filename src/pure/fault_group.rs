@@ -1,0 +1,156 @@
+//! Faults of the configuration that come at once: one alarm tells how many there are.
+//!
+//! One mistake in a document that many others depend on is a fault of each of them. A fault waits for `group_wait`
+//! whether others follow; `group_min` of them are told as one, and each is told itself when fewer are left.
+
+use std::collections::BTreeMap;
+
+use super::alarm::{AlarmKey, Kind, Shared, Subject};
+use super::groups::GroupSettings;
+use super::notification::Withheld;
+use super::time::Moment;
+
+/// The faults of one agent's configuration.
+#[derive(Debug)]
+pub struct FaultGroup {
+    settings: GroupSettings,
+    /// Each fault, and until when it waits for others.
+    faults: BTreeMap<AlarmKey, Option<Moment>>,
+    is_told: bool,
+}
+
+impl FaultGroup {
+    /// No faults.
+    pub fn new(settings: GroupSettings) -> Self {
+        FaultGroup { settings, faults: BTreeMap::new(), is_told: false }
+    }
+
+    /// The alarm that is told instead of many.
+    pub fn key() -> AlarmKey {
+        AlarmKey::new(Kind::Config, Subject::Configuration)
+    }
+
+    /// Other settings.
+    pub fn on_settings(&mut self, settings: GroupSettings) {
+        self.settings = settings;
+    }
+
+    /// A fault came. One that came before says nothing new.
+    pub fn on_raised(&mut self, key: &AlarmKey, now: Moment) {
+        let waits = (!self.is_told && self.groups()).then(|| now + self.settings.group_wait);
+        self.faults.entry(key.clone()).or_insert(waits);
+    }
+
+    /// A fault is gone, or was shelved. Gives the faults that are told themselves from now on, or wait for that.
+    pub fn on_gone(&mut self, key: &AlarmKey, now: Moment) -> Vec<AlarmKey> {
+        self.faults.remove(key);
+        if !self.is_told || self.faults.len() >= self.settings.group_min as usize {
+            return Vec::new();
+        }
+        self.is_told = false;
+        // Who mends the one mends the others: each is seen once more before it is told.
+        let until = now + self.settings.group_wait;
+        self.faults.values_mut().for_each(|waits| *waits = Some(until));
+        self.faults.keys().cloned().collect()
+    }
+
+    /// Time has passed. Gives the faults that are told otherwise than before.
+    pub fn on_time(&mut self, now: Moment) -> Vec<AlarmKey> {
+        let over = |waits: &Option<Moment>| waits.is_some_and(|until| until <= now);
+        if !self.faults.values().any(over) {
+            return Vec::new();
+        }
+        let waiting = self.faults.values().filter(|waits| waits.is_some()).count();
+        if self.groups() && waiting >= self.settings.group_min as usize {
+            self.is_told = true;
+            self.faults.values_mut().for_each(|waits| *waits = None);
+            return self.faults.keys().cloned().collect();
+        }
+        let over = self.faults.iter_mut().filter(|(_, waits)| over(waits));
+        over.map(|(key, waits)| {
+            *waits = None;
+            key.clone()
+        })
+        .collect()
+    }
+
+    /// When `on_time` has something to do.
+    pub fn next_deadline(&self) -> Option<Moment> {
+        self.faults.values().flatten().min().copied()
+    }
+
+    /// What is told of all of them, if they are told as one.
+    pub fn shared(&self) -> Option<Shared> {
+        let example = self.faults.keys().next().map_or(String::new(), |key| key.subject.to_string());
+        let down = self.faults.len() as u64;
+        self.is_told.then_some(Shared {
+            kind: Kind::Config,
+            what: Subject::Configuration,
+            down,
+            of: down,
+            first: None,
+            example,
+            announced_stop: false,
+        })
+    }
+
+    /// Why a fault is not told itself.
+    pub fn withheld(&self, key: &AlarmKey) -> Option<Withheld> {
+        let waits = self.faults.get(key)?;
+        match self.is_told {
+            true => Some(Withheld::Group { group: Self::key().to_string() }),
+            false => waits.map(|_| Withheld::Waiting),
+        }
+    }
+
+    fn groups(&self) -> bool {
+        self.settings.group_min > 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    const SETTINGS: GroupSettings = GroupSettings { group_wait: Duration::from_secs(5), group_min: 3, group_ratio: 0.8 };
+
+    fn fault(n: u8) -> AlarmKey {
+        AlarmKey::new(Kind::Config, Subject::Document(format!("tests/a/{n}")))
+    }
+
+    fn at(seconds: u64) -> Moment {
+        Moment::new(Duration::from_secs(seconds))
+    }
+
+    #[test]
+    fn forty_documents_with_one_mistake_are_one_alarm() {
+        let mut group = FaultGroup::new(SETTINGS);
+        (0..40).for_each(|n| group.on_raised(&fault(n), at(0)));
+        assert_eq!(group.withheld(&fault(7)), Some(Withheld::Waiting));
+        assert_eq!(group.next_deadline(), Some(at(5)));
+        assert_eq!(group.on_time(at(5)).len(), 40);
+        let shared = group.shared().unwrap().to_string();
+        assert_eq!(shared, "40 faults of the configuration at once, among them document tests/a/0");
+        assert!(matches!(group.withheld(&fault(7)), Some(Withheld::Group { .. })));
+        // One that comes later joins them.
+        group.on_raised(&fault(40), at(60));
+        assert!(matches!(group.withheld(&fault(40)), Some(Withheld::Group { .. })));
+        (0..38).for_each(|n| assert_eq!(group.on_gone(&fault(n), at(70)), []));
+        assert_eq!(group.on_gone(&fault(38), at(70)), [fault(39), fault(40)]);
+        assert_eq!(group.shared(), None);
+        assert_eq!(group.withheld(&fault(39)), Some(Withheld::Waiting));
+        assert_eq!(group.on_time(at(75)), [fault(39), fault(40)]);
+        assert_eq!(group.withheld(&fault(39)), None);
+    }
+
+    #[test]
+    fn two_faults_are_told_themselves() {
+        let mut group = FaultGroup::new(SETTINGS);
+        group.on_raised(&fault(1), at(0));
+        group.on_raised(&fault(2), at(2));
+        assert_eq!(group.on_time(at(5)), [fault(1)]);
+        assert_eq!(group.on_time(at(7)), [fault(2)]);
+        assert_eq!((group.withheld(&fault(1)), group.shared()), (None, None));
+    }
+}

@@ -1,0 +1,87 @@
+//! What is known of an alarm beside its cause: other tests of the same host, this host's own probes to it.
+
+use std::collections::BTreeMap;
+
+use super::Situation;
+use crate::pure::alarm::{AlarmKey, Cause, Kind, Subject};
+use crate::pure::notification::{Notification, Standing, Withheld};
+use crate::pure::test::TestId;
+use crate::pure::time::Now;
+
+impl Situation {
+    /// Whether the last probe of a test that is down said that its sender stops.
+    pub(super) fn has_announced_its_stop(&self, id: TestId) -> bool {
+        let cause = self.truth.cause(&AlarmKey::new(Kind::Connection, Subject::Test(id)));
+        matches!(cause, Some(Cause::Silence(silence)) if silence.announced_stop)
+    }
+
+    /// The hosts that this host cannot send to, and why.
+    pub(super) fn refused_hosts(&self) -> BTreeMap<String, String> {
+        let refused = self.truth.raised_of(Kind::Sender);
+        let of_test = refused.filter(|alarm| alarm.key.test().is_some());
+        of_test
+            .filter_map(|alarm| {
+                let cause = self.truth.cause(&alarm.key)?;
+                Some((alarm.test.as_ref()?.to_host.clone(), cause.to_string()))
+            })
+            .collect()
+    }
+
+    /// Says with a silence what else is known that points to its cause.
+    pub(super) fn annotate(&mut self, key: &AlarmKey, refused: &BTreeMap<String, String>) -> bool {
+        let Some(notification) = self.truth.get(key).filter(|alarm| alarm.is_raised()) else { return false };
+        let (Kind::Connection, Some(peer)) = (key.kind, self.peer(notification)) else { return false };
+        let mut remark = String::new();
+        if let Some(id) = key.test() {
+            remark = match self.groups.others_from_host(id) {
+                None | Some((_, 0)) => String::new(),
+                Some((0, _)) => format!("; no other test with {peer} gets through"),
+                Some((up, others)) => format!("; {up} of {others} other tests with {peer} get through"),
+            };
+        }
+        if let Some(problem) = refused.get(&peer) {
+            remark += &format!("; from here to {peer}: {problem}");
+        }
+        self.truth.annotate(key, &remark)
+    }
+
+    /// The texts of tests that are down say how the others of their host are: those are other numbers by now.
+    pub(super) fn refresh_remarks(&mut self, now: Now) -> Vec<Standing> {
+        if self.stale.is_empty() {
+            return Vec::new();
+        }
+        let stale = std::mem::take(&mut self.stale);
+        let alone = |alarm: &Notification| {
+            let grouped = |id| matches!(self.groups.withheld(id), Some(Withheld::Group { .. }));
+            !alarm.key.test().is_some_and(grouped) && self.peer(alarm).is_some_and(|peer| stale.contains(&peer))
+        };
+        let raised = self.truth.raised_of(Kind::Connection);
+        let keys: Vec<AlarmKey> = raised.filter(|alarm| alone(alarm)).map(|alarm| alarm.key.clone()).collect();
+        let refused = self.refused_hosts();
+        let mut standing = Vec::new();
+        for key in keys {
+            if self.annotate(&key, &refused) {
+                standing.extend(self.truth.get(&key).map(|notification| self.standing(notification, now)));
+            }
+        }
+        standing
+    }
+
+    /// The clear of a group names the members that are still down: each of them is told once it was seen again.
+    pub(super) fn say_what_is_left(&mut self, group: &AlarmKey) {
+        let left = self.groups_of(group.kind).down_of(group).count();
+        if left > 0 {
+            let of = if left == 1 { "1 test is".to_owned() } else { format!("{left} tests are") };
+            self.truth.annotate(group, &format!("; {of} not yet good again, and told one by one if that stays so"));
+        }
+    }
+
+    /// The host at the other end of what an alarm is about.
+    fn peer(&self, alarm: &Notification) -> Option<String> {
+        match (&alarm.test, &alarm.key.subject) {
+            (Some(test), _) => Some(test.peer_of(&self.agent).to_owned()),
+            (None, Subject::Host(host)) => Some(host.clone()),
+            (None, _) => None,
+        }
+    }
+}
