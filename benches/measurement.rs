@@ -136,6 +136,7 @@ fn manner(keys: Option<KeyChoice>) -> Manner {
         loss: LossLimits { max_loss_ppm: None, max_jitter: None, loss_window: Duration::from_secs(60) },
         flows: Flows::default(),
         keys,
+        max_pause: Duration::ZERO,
         startup_grace: Duration::from_secs(30),
         max_pause: Duration::from_secs(300),
     }

@@ -30,7 +30,7 @@ use crate::pure::expectation::{Acceptance, Expectation, Expected};
 use crate::pure::foreign::{ForeignTraffic, Reason};
 use crate::pure::key::KeyRing;
 use crate::pure::pace::{self, Look, Pace};
-use crate::pure::probe::Probe;
+use crate::pure::probe::{Probe, flag};
 use crate::pure::reflection::{Signature, is_short_sender_packet};
 use crate::pure::status::{ForeignSource, ListenerStatus, TestStatus};
 use crate::pure::test::{Mode, TestId};
@@ -304,6 +304,12 @@ impl Listener {
 
     fn on_probe(&mut self, datagram: &Datagram<'_>, presumed: Option<Place>, received: Now) -> Result<(), Reason> {
         let probe = arrival::read(datagram.octets)?;
+        if let AnyProbe::Stamp(stamp) = &probe
+            && stamp.flags & flag::RECEIVER_STOPS != 0
+        {
+            self.on_farewell(datagram, stamp, received);
+            return Ok(());
+        }
         // A test of its own goes before those of which any is enough.
         let id = probe.test_id();
         let place = self.expectations.find_at(presumed, id);
@@ -319,8 +325,7 @@ impl Listener {
             Some(_) | None => (false, self.gauges.is_local(source)),
         };
         // Another address is where the test's probes come from once the one of before has fallen silent.
-        let becomes_usual =
-            is_usual || watched.source.is_none() || watched.expectation.is_silent(received.moment);
+        let becomes_usual = is_usual || watched.source.is_none() || watched.expectation.is_silent(received.moment);
         let landed = Landed {
             received,
             clocks: if is_local { Clocks::Same } else { Clocks::Two(self.clock_error) },
@@ -352,7 +357,7 @@ impl Listener {
         if reflects && may_reflect && self.answers.take(received.moment).is_ok() {
             let keys = self.keys.clone();
             let key = signed_with.and_then(|id| keys.get(id));
-            self.answer(datagram, received, key.map_or(Signature::None, |key| Signature::Good(key)));
+            self.answer(datagram, received, key.map_or(Signature::None, Signature::Good));
         }
         Ok(())
     }
@@ -532,7 +537,10 @@ impl Handler<Observe> for Listener {
 
 impl Handler<Stop> for Listener {
     type Result = ();
-    fn handle(&mut self, _: Stop, ctx: &mut Self::Context) {
+    fn handle(&mut self, stop: Stop, ctx: &mut Self::Context) {
+        if stop == Stop::WithGoodbye {
+            self.say_farewell();
+        }
         ctx.stop();
     }
 }

@@ -40,6 +40,8 @@ pub enum ListenerFact {
     Changed(ConditionChange),
     /// How it stands, and its tests if it was asked for them.
     Observed(Box<ListenerStatus>, Option<Vec<TestStatus>>),
+    /// The receiver of a test that starts here stops on purpose; its last word came to this address.
+    ReceiverStops(Farewell),
     /// It is gone, asked or not.
     Down(std::net::SocketAddr, Generation),
 }
@@ -243,6 +245,20 @@ pub struct Station {
     pub gauges: Gauges,
     /// The watcher.
     pub parent: Recipient<SenderFact>,
+}
+
+/// To a sender: its test's receiver stops on purpose.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "()")]
+pub struct Farewell {
+    /// The test.
+    pub test_id: TestId,
+    /// The address that this came from.
+    pub from: std::net::SocketAddr,
+    /// The key that it is signed with, if that is one of the fleet's.
+    pub signed_with: Option<u8>,
+    /// When it was sent, by the receiver's clock.
+    pub sent: WallTime,
 }
 
 /// To a pacer: this test has its turns from now on.

@@ -25,7 +25,9 @@ use crate::io::udp::Readiness;
 use crate::messages::{Enrol, Generation, PacerFact, Stop};
 use crate::pure::alarm::ConditionChange;
 use crate::pure::calendar::Calendar;
+use crate::pure::key::Key;
 use crate::pure::pace;
+use crate::pure::probe::{Probe, flag};
 use crate::pure::reflection::Reply;
 use crate::pure::sending::{Grid, Source};
 use crate::pure::test::TestId;
@@ -33,6 +35,8 @@ use crate::pure::time::{Moment, Now};
 
 /// How often the errors that paths sent back are looked for: whenever others are awake anyway.
 const LOOK_EVERY: Duration = pace::LONGEST;
+/// Sockets that no answers are expected at are read at every so many of these looks: about once a second.
+const LOOKS_FOR_FAREWELLS: u32 = 5;
 /// Ticks served for one wake-up, so that many tests leave time for others.
 const TICKS_PER_WAKE: usize = 16;
 /// Batches of answers taken in for one wake-up.
@@ -66,6 +70,7 @@ pub struct Pacer {
     drained: Vec<Moment>,
     alarm_clock: Option<(Moment, SpawnHandle)>,
     strangers: u64,
+    looks: u32,
     steps: u32,
     span: Span,
 }
@@ -112,6 +117,7 @@ impl Pacer {
             drained: vec![time::now().moment; outlet.len()],
             alarm_clock: None,
             strangers: 0,
+            looks: 0,
             outlet,
         }
     }
@@ -199,8 +205,9 @@ impl Pacer {
     fn look(&mut self) {
         let now = time::now();
         self.observe_clock();
-        if self.listening.is_some() {
-            // What a batch left behind wakes nobody.
+        self.looks = self.looks.wrapping_add(1);
+        // What a batch left behind wakes nobody; where no answers are expected, receivers may say that they stop.
+        if self.listening.is_some() || self.reads && self.looks.is_multiple_of(LOOKS_FOR_FAREWELLS) {
             (0..self.outlet.len()).for_each(|port| self.take_answers(port));
         }
         for socket in self.outlet.iter() {
@@ -253,6 +260,11 @@ impl Pacer {
         drained: Moment,
         changes: &mut Vec<ConditionChange>,
     ) -> Option<()> {
+        if let Ok(probe) = Probe::decode(datagram.octets)
+            && probe.flags & flag::RECEIVER_STOPS != 0
+        {
+            return self.on_farewell(datagram, &probe, now);
+        }
         let reply = Reply::decode(datagram.octets)?;
         let wall = datagram.received.unwrap_or(now.wall);
         let age = u64::try_from(now.wall.nanos_since(wall)).unwrap_or(0);
@@ -264,6 +276,13 @@ impl Pacer {
             let taken = sending.on_answer(&reply, datagram.octets, received, readings.clock, keys, changes);
             taken.ok()
         })
+    }
+
+    fn on_farewell(&self, datagram: &Datagram<'_>, probe: &Probe, now: Now) -> Option<()> {
+        let line = self.lines.get(&probe.test_id)?;
+        let key = self.post.known().1.get(probe.key_id).filter(|key| Probe::is_signed(datagram.octets, key));
+        line.sound()?.on_farewell(datagram.source, key.map(Key::id), probe.sent, now);
+        Some(())
     }
 
     fn say(&self, changes: Vec<ConditionChange>) {

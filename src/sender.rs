@@ -13,7 +13,7 @@ use tracing::{Span, info_span};
 
 use crate::io::outgoing::{Line, Post};
 use crate::io::time;
-use crate::messages::{Enrol, Generation, Observe, Report, Send, SenderFact, Station, Stop};
+use crate::messages::{Enrol, Farewell, Generation, Observe, Report, Send, SenderFact, Station, Stop};
 use crate::pure::alarm::{ConditionChange, Kind};
 use crate::pure::condition::State;
 use crate::pure::probe::flag;
@@ -61,8 +61,12 @@ impl Sender {
         changes.into_iter().for_each(|change| self.station.parent.do_send(SenderFact::Changed(change)));
     }
 
+    /// Announces the stop, twice: one datagram may get lost.
     fn say_goodbye(&self, sending: &mut Sending) {
-        Post::new(self.station.gauges.clone()).send_turn(sending, &self.station.outlet, flag::STOPS, time::now());
+        let mut post = Post::new(self.station.gauges.clone());
+        for _ in 0..2 {
+            post.send_turn(sending, &self.station.outlet, flag::STOPS, time::now());
+        }
     }
 }
 
@@ -98,6 +102,14 @@ impl Handler<Send> for Sender {
         self.station = station;
         self.station.pacer.do_send(Enrol(self.line.clone()));
         self.say(changes);
+    }
+}
+
+impl Handler<Farewell> for Sender {
+    type Result = ();
+    fn handle(&mut self, farewell: Farewell, _: &mut Self::Context) {
+        let Farewell { from, signed_with, sent, .. } = farewell;
+        self.line.state().on_farewell(from, signed_with, sent, time::now());
     }
 }
 

@@ -205,7 +205,10 @@ impl Sink {
         }
         let (target, alarms) = (self.plan.config.place(), self.ledger.records().len());
         let way_out = "clear them at the receiver by hand";
-        warn!(target, alarms, way_out, "a receiver that is no longer configured could not be told that alarms are over");
+        warn!(
+            target,
+            alarms, way_out, "a receiver that is no longer configured could not be told that alarms are over"
+        );
         true
     }
 
@@ -309,7 +312,8 @@ pub fn warn_of_forgotten(directory: &Path, agent: &str, plans: &[SinkPlan]) {
     let known = plans.iter().map(|plan| state_file(directory, agent, &plan.config).path().to_owned()).collect();
     for forgotten in StateFile::others(directory, TOLD, &format!("{agent} "), &known) {
         let Ok(Found::State(records)) = forgotten.load::<Vec<KeptTold>>() else { continue };
-        let raised = records.iter().flat_map(|kept| &kept.records).filter(|record| record.notification.is_raised()).count();
+        let raised =
+            records.iter().flat_map(|kept| &kept.records).filter(|record| record.notification.is_raised()).count();
         if raised > 0 {
             let path = forgotten.path().display().to_string();
             let way_out = "configure that sink once more to have them cleared there, or remove the file";

@@ -25,6 +25,7 @@ use tracing::{Span, debug, info, info_span, warn};
 
 use crate::config::bootstrap::Bootstrap;
 use crate::config::difference::difference;
+use crate::config::load::STORE_PATIENCE;
 use crate::config::plan::{self, Names, Plan, Surroundings};
 use crate::io::addresses::{self, AddressesChanged, local_addresses};
 use crate::io::gauges::Gauges;
@@ -62,6 +63,9 @@ const RESOLVE_EVERY: Duration = Duration::from_secs(30);
 const READ_AGAIN: Duration = Duration::from_secs(5);
 /// A store that has not answered after this is away: what was kept on disk comes into force.
 const FALL_BACK: Duration = Duration::from_secs(5);
+/// An address that is not there yet comes within this: the network is being started, or duplicate address detection
+/// (RFC 4862) runs.
+const ADDRESS_PATIENCE: Duration = Duration::from_secs(10);
 /// Store events that may wait; more would only be older.
 const STORE_EVENTS: usize = 4;
 
@@ -281,7 +285,8 @@ impl Watcher {
         let before = std::mem::replace(&mut self.running, Arc::new(plan));
         let first = !std::mem::replace(&mut self.planned, true);
         self.possible = self.running.possible_alarms();
-        let mut said = self.clock_witness.retain(&self.running.reporters(), &self.possible, time::now());
+        let mut said =
+            self.clock_witness.retain(&self.running.reporters(), &self.running.peers(), &self.possible, time::now());
         if first {
             said.push(self.clock_witness.report(time::now()));
         }
@@ -329,7 +334,21 @@ impl Watcher {
 
     /// Says which faults came and went, each once. Tells whether any did.
     fn say_faults(&mut self, now: Now) -> bool {
-        let changes = self.faults.on_faults(self.find_faults(), now);
+        let store_patience = self.config.loaded().map_or(STORE_PATIENCE, |loaded| loaded.store_patience);
+        let patience = |key: &AlarmKey| match key.subject {
+            Subject::Store => store_patience,
+            Subject::Listener(_) | Subject::Source(_) => ADDRESS_PATIENCE,
+            Subject::Agent
+            | Subject::Test(_)
+            | Subject::Host(_)
+            | Subject::Name(_)
+            | Subject::Document(_)
+            | Subject::Web(_)
+            | Subject::Tag(_)
+            | Subject::Answers(_)
+            | Subject::Configuration => Duration::ZERO,
+        };
+        let changes = self.faults.on_faults(self.find_faults(), patience, now);
         let any = !changes.is_empty();
         changes.into_iter().for_each(|change| self.parent.do_send(WatcherFact::Changed(change)));
         any
@@ -494,6 +513,11 @@ impl Handler<ListenerFact> for Watcher {
                 }
                 self.on_answered(answered);
             }
+            ListenerFact::ReceiverStops(farewell) => {
+                if let Some(sender) = self.senders.get(&farewell.test_id) {
+                    sender.do_send(farewell);
+                }
+            }
             ListenerFact::Down(address, generation) => self.on_listener_down(address, generation, ctx),
         }
     }
@@ -513,6 +537,16 @@ impl Handler<SenderFact> for Watcher {
                 self.on_answered(Observe::Fully);
             }
             SenderFact::Down(id, generation) => self.on_sender_down(id, generation, ctx),
+        }
+    }
+}
+
+impl Watcher {
+    /// Says the faults that have lasted long enough by now.
+    fn say_lasting_faults(&mut self) {
+        let now = time::now();
+        if self.faults.next_deadline().is_some_and(|at| at <= now.moment) && self.say_faults(now) {
+            self.say_plan();
         }
     }
 }

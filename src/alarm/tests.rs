@@ -103,12 +103,15 @@ async fn a_hundred_thousand_alarms_do_not_stop_it() {
     Arc::make_mut(&mut plan.rules).members = (0..ALARMS)
         .map(|n| {
             let shares = vec![Subject::Host(format!("h{}", n / 2)), Subject::Listener(format!("l{}", n % 7))];
-            (id(n), Membership {
-                shares,
-                fresh_after: Duration::from_secs(8),
-                found_after: Duration::from_secs(3),
-                description: String::new(),
-            })
+            (
+                id(n),
+                Membership {
+                    shares,
+                    fresh_after: Duration::from_secs(8),
+                    found_after: Duration::from_secs(3),
+                    description: String::new(),
+                },
+            )
         })
         .collect();
     alarm.do_send(Tell(plan));

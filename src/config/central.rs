@@ -133,6 +133,9 @@ pub struct AlarmSettings {
     /// An alarm that stands is told again this often; 0s: never.
     #[serde(with = "duration::optional")]
     pub renotify: Option<Duration>,
+    /// The config store may be away for so long before that is an alarm.
+    #[serde(with = "duration::optional")]
+    pub store_patience: Option<Duration>,
     /// A plain trap is sent again so long after; an empty list: never.
     #[serde(with = "duration::list")]
     pub trap_repeat: Option<Vec<Duration>>,
@@ -162,6 +165,7 @@ impl AlarmSettings {
             summary_interval: self.summary_interval.or(above.summary_interval),
             storm_hold_max: self.storm_hold_max.or(above.storm_hold_max),
             renotify: self.renotify.or(above.renotify),
+            store_patience: self.store_patience.or(above.store_patience),
             trap_repeat: self.trap_repeat.or_else(|| above.trap_repeat.clone()),
         }
     }

@@ -27,6 +27,9 @@ use crate::pure::shelf::Window;
 use crate::pure::status::RejectedDocument;
 use crate::pure::test::TestId;
 
+/// A store that restarts, or elects another leader, is back within this.
+pub const STORE_PATIENCE: Duration = Duration::from_secs(60);
+
 /// The key of the global document.
 pub const GLOBAL_KEY: &str = "config";
 
@@ -95,6 +98,10 @@ pub struct Loaded {
     pub group: GroupSettings,
     /// How receivers are told.
     pub telling: Telling,
+    /// A store that is away for no longer than this is no alarm.
+    pub store_patience: Duration,
+    /// Hosts that were added lately, while this agent ran.
+    pub newcomers: BTreeSet<String>,
     /// Windows of maintenance, of the fleet and of every host.
     pub windows: Vec<Window>,
     /// Hosts that are drained.
@@ -224,6 +231,8 @@ impl Loader {
                 group_ratio: alarm.group_ratio.unwrap_or(GROUPS.group_ratio),
             },
             telling: Telling::of(&alarm),
+            store_patience: alarm.store_patience.unwrap_or(STORE_PATIENCE),
+            newcomers: BTreeSet::new(),
             windows,
             drained,
             keys: global.keys.clone(),

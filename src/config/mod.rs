@@ -1,5 +1,6 @@
 //! From files and documents to a plan: parse, check, and say everything that is wrong at once.
 
+pub mod arrivals;
 pub mod bootstrap;
 pub mod central;
 pub mod check;

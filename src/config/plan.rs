@@ -165,7 +165,7 @@ pub fn plan(loaded: &Loaded, around: Surroundings<'_>, host: &str, bootstrap_sin
         Arc::make_mut(&mut plan.alarms.rules).members.insert(test.facts.id, membership(test, Some(addr)));
         let listener = plan.listeners.entry(addr).or_default();
         listener.names.insert(test.listen.to_string());
-        listener.tests.insert(test.facts.id, expected(test, from, &mut manners));
+        listener.tests.insert(test.facts.id, expected(test, from, test.grace(host, &loaded.newcomers), &mut manners));
     }
     for (test, addresses) in sends {
         let address = covering(addresses.from, &bound);
@@ -190,11 +190,12 @@ pub fn plan(loaded: &Loaded, around: Surroundings<'_>, host: &str, bootstrap_sin
             destination: addresses.to,
             send_every: test.send_every,
             thresholds: test.thresholds,
-            startup_grace: test.startup_grace,
+            startup_grace: test.grace(host, &loaded.newcomers),
+            max_pause: test.max_pause,
             wire: test.wire,
             flows: test.flows,
             keys: test.keys.clone(),
-            answers: two_way.then(|| Arc::new(answers(test, &mut manners))),
+            answers: two_way.then(|| Arc::new(answers(test, test.grace(host, &loaded.newcomers), &mut manners))),
         };
         plan.senders.insert(test.facts.id, Arc::new(sender));
     }
@@ -265,6 +266,17 @@ impl Plan {
             | Subject::Configuration
             | Subject::Web(_) => true,
         }
+    }
+
+    /// The host at the other end of each test, by who reports of it.
+    pub fn peers(&self) -> BTreeMap<Subject, String> {
+        let received = self.listeners.values().flat_map(|listener| &listener.tests);
+        let received = received.map(|(id, expected)| (Subject::Test(*id), expected.peer().to_owned()));
+        let answered = self.senders.iter().filter_map(|(id, sender)| {
+            let expected = sender.answers.as_ref()?;
+            Some((Subject::Answers(*id), expected.peer().to_owned()))
+        });
+        received.chain(answered).collect()
     }
 
     /// Whether any test here judges one-way delays by this host's clock.
@@ -363,23 +375,23 @@ impl Manners {
 }
 
 /// What a sender expects to come back.
-fn answers(test: &Test, manners: &mut Manners) -> Expected {
+fn answers(test: &Test, startup_grace: Duration, manners: &mut Manners) -> Expected {
     let limits = DelayLimits { max_latency: test.max_round_trip, clear_latency: Duration::MAX, ..test.limits };
     let max_each_way = test.limits.max_latency;
-    let manner = Manner { role: Role::Sender, limits, max_each_way, ..manner(test) };
+    let manner = Manner { role: Role::Sender, limits, max_each_way, ..manner(test, startup_grace) };
     Expected { test: test.facts.clone(), from_address: None, any_of: None, manner: manners.share(manner) }
 }
 
-fn expected(test: &Test, from: IpAddr, manners: &mut Manners) -> Expected {
+fn expected(test: &Test, from: IpAddr, startup_grace: Duration, manners: &mut Manners) -> Expected {
     Expected {
         test: test.facts.clone(),
         from_address: Some(from).filter(|from| !from.is_unspecified()),
         any_of: test.any_of.clone(),
-        manner: manners.share(manner(test)),
+        manner: manners.share(manner(test, startup_grace)),
     }
 }
 
-fn manner(test: &Test) -> Manner {
+fn manner(test: &Test, startup_grace: Duration) -> Manner {
     Manner {
         role: Role::Receiver,
         mode: test.mode,
@@ -391,7 +403,7 @@ fn manner(test: &Test) -> Manner {
         loss: test.loss,
         flows: test.flows,
         keys: test.keys.clone(),
-        startup_grace: test.startup_grace,
+        startup_grace,
         max_pause: test.max_pause,
     }
 }

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::arrivals;
 use super::central::{AlarmSettings, Global, HostDocument, TestDefaults, TestDocument, WhenAbsent};
 use super::endpoint::{Endpoint, EndpointError, EndpointHost};
 use super::findings::Findings;
@@ -54,6 +55,8 @@ pub struct Test {
     pub keys: Option<KeyChoice>,
     /// Silence forgiven at the start.
     pub startup_grace: Duration,
+    /// No document says how long that is.
+    pub is_grace_default: bool,
     /// Silence forgiven after the sender announced its stop.
     pub max_pause: Duration,
     /// How its alarms are damped.
@@ -185,6 +188,7 @@ impl Context<'_> {
                 (None, Some(false) | None) => None,
             },
             from_interface: settings.from_interface,
+            is_grace_default: alarm.startup_grace.is_none(),
             startup_grace: alarm.startup_grace.unwrap_or(STARTUP_GRACE.max(expect_every * 3)),
             max_pause: alarm.max_pause.unwrap_or(MAX_PAUSE),
             damping: damping(&alarm),
@@ -192,6 +196,15 @@ impl Context<'_> {
             when_absent: document.when_absent,
             any_of: None,
         })
+    }
+}
+
+impl Test {
+    /// How long silence, and what the path says, are forgiven after the test begins at `host`. An agent that was added
+    /// to the documents lately may start later than they say.
+    pub fn grace(&self, host: &str, newcomers: &BTreeSet<String>) -> Duration {
+        let is_new = self.is_grace_default && newcomers.contains(self.facts.peer_of(host));
+        if is_new { self.startup_grace.max(arrivals::WITHIN) } else { self.startup_grace }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The addresses of this host, and word of their coming and going.
 
 use std::collections::HashSet;
+use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -13,16 +14,37 @@ use tokio::io::unix::AsyncFd;
 const RTMGRP_IPV4_IFADDR: u32 = 0x10;
 const RTMGRP_IPV6_IFADDR: u32 = 0x100;
 
-/// The addresses of this host's interfaces.
+/// The addresses of this host's interfaces that can be used. One that duplicate address detection still examines, or
+/// found to be another host's, cannot.
 pub fn local_addresses() -> io::Result<HashSet<IpAddr>> {
+    let unusable = fs::read_to_string("/proc/net/if_inet6").map(|text| unusable(&text)).unwrap_or_default();
     let addresses = nix::ifaddrs::getifaddrs()?
         .filter_map(|interface| interface.address)
         .filter_map(|address| {
             let v4 = address.as_sockaddr_in().map(|addr| IpAddr::from(addr.ip()));
             v4.or_else(|| address.as_sockaddr_in6().map(|addr| IpAddr::from(addr.ip())))
         })
+        .filter(|address| !unusable.contains(address))
         .collect();
     Ok(addresses)
+}
+
+/// Flags of an address in `/proc/net/if_inet6`, as in if_addr.h.
+const DAD_FAILED: u8 = 0x08;
+const OPTIMISTIC: u8 = 0x04;
+const TENTATIVE: u8 = 0x40;
+
+/// The addresses in the text of `/proc/net/if_inet6` that cannot be bound: address, index, prefix, scope, flags and
+/// name of the interface in each line.
+fn unusable(text: &str) -> HashSet<IpAddr> {
+    let of_line = |line: &str| {
+        let mut fields = line.split_whitespace();
+        let address = u128::from_str_radix(fields.next()?, 16).ok()?;
+        let flags = u8::from_str_radix(fields.nth(3)?, 16).ok()?;
+        let unusable = flags & DAD_FAILED != 0 || flags & TENTATIVE != 0 && flags & OPTIMISTIC == 0;
+        unusable.then(|| IpAddr::from(address.to_be_bytes()))
+    };
+    text.lines().filter_map(of_line).collect()
 }
 
 /// Yields whenever an address may have come or gone.
@@ -50,4 +72,20 @@ pub struct AddressesChanged;
 fn drain(netlink: &OwnedFd) {
     let mut buffer = [0; 8192];
     while recv(netlink.as_raw_fd(), &mut buffer, MsgFlags::empty()).is_ok_and(|octets| octets > 0) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tentative_address_counts_as_absent() {
+        let text = "00000000000000000000000000000001 01 80 10 80       lo\n\
+                    fe800000000000000000000000000002 02 40 20 80     eth0\n\
+                    fd000000000000000000000000000003 02 40 00 c0     eth0\n\
+                    fd000000000000000000000000000004 02 40 00 44     eth0\n\
+                    fd000000000000000000000000000005 02 40 00 88     eth0\n";
+        let expected: HashSet<IpAddr> = ["fd00::3", "fd00::5"].map(|address| address.parse().unwrap()).into();
+        assert_eq!(unusable(text), expected);
+    }
 }

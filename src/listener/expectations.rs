@@ -12,7 +12,7 @@ use slab::Slab;
 
 use crate::io::prefetch::prefetch;
 use crate::pure::calendar::Calendar;
-use crate::pure::expectation::Expectation;
+use crate::pure::expectation::{Expectation, Expected};
 use crate::pure::pace;
 use crate::pure::test::TestId;
 use crate::pure::time::{Moment, saturating_nanos};
@@ -116,6 +116,13 @@ impl Expectations {
         self.rows.iter().map(|(_, row)| &row.watched.expectation)
     }
 
+    /// The tests of which probes came lately, and where those come from.
+    pub fn heard_lately(&self, now: Moment) -> impl Iterator<Item = (Expected, SocketAddr)> {
+        let lately = move |watched: &&Watched| !watched.expectation.is_silent(now);
+        let all = self.rows.iter().map(|(_, row)| row.watched.as_ref()).filter(lately);
+        all.filter_map(|watched| Some((watched.expectation.expected().clone(), watched.source?.0)))
+    }
+
     /// What is done to them only moves deadlines on.
     pub fn values_mut(&mut self) -> impl Iterator<Item = &mut Watched> {
         self.rows.iter_mut().map(|(_, row)| row.watched.as_mut())
@@ -202,7 +209,7 @@ mod tests {
     use super::*;
     use crate::pure::clock_error::{Delay, DelayLimits};
     use crate::pure::condition::Thresholds;
-    use crate::pure::expectation::{Expected, Incoming, Manner};
+    use crate::pure::expectation::{Incoming, Manner};
     use crate::pure::flows::Flows;
     use crate::pure::loss_window::LossLimits;
     use crate::pure::status::Role;

@@ -1,13 +1,17 @@
 //! Answering probes, as a STAMP Session-Reflector (RFC 8762) does: never longer than they came, and at a rate.
 
+use std::net::SocketAddr;
+
 use super::Listener;
 use crate::io::batch::Datagram;
 use crate::io::time;
 use crate::io::udp::Envelope;
+use crate::messages::{Farewell, ListenerFact};
 use crate::pure::arrival::AnyProbe;
+use crate::pure::expectation::Expected;
 use crate::pure::foreign::Reason;
-use crate::pure::key::KeyChoice;
-use crate::pure::probe::{Probe, STAMP_LEN, flag};
+use crate::pure::key::{Key, KeyChoice};
+use crate::pure::probe::{PROBE_LEN, Probe, SIGNED_LEN, STAMP_LEN, flag};
 use crate::pure::reflection::{Reflector, Signature, reflect, reflect_short, signature_of};
 use crate::pure::time::Now;
 
@@ -33,6 +37,57 @@ impl Listener {
             self.answer(datagram, received, key.as_deref().map_or(Signature::None, Signature::Good));
         }
         Ok(())
+    }
+
+    /// Announces to the senders of the tests that end here that they are not listened to from now on: a closed port is
+    /// no fault then. Twice, since one datagram may get lost.
+    pub(super) fn say_farewell(&mut self) {
+        let now = time::now();
+        let mut octets = [0; SIGNED_LEN];
+        let heard: Vec<(Expected, SocketAddr)> = self.expectations.heard_lately(now.moment).collect();
+        for (expected, sender) in heard {
+            let key = match &expected.keys {
+                Some(choice) => match self.keys.signing(choice) {
+                    Some(key) => Some(key.clone()),
+                    None => continue,
+                },
+                None => None,
+            };
+            let probe = Probe {
+                sequence: 0,
+                sent: now.wall,
+                error_estimate: self.gauges.error_estimate(),
+                ssid: Probe::ssid_of(expected.test.id),
+                flags: flag::RECEIVER_STOPS,
+                flow: 0,
+                key_id: 0,
+                test_id: expected.test.id,
+                epoch: now.wall.unix_micros(),
+                send_every: expected.expect_every,
+                config_revision: self.gauges.config_revision(),
+                clock_error: u32::try_from(self.clock_error.as_nanos()).unwrap_or(u32::MAX),
+                previous_lateness: 0,
+            };
+            let room = if key.is_some() { &mut octets[..] } else { &mut octets[..PROBE_LEN] };
+            let len = probe.write(room, key.as_deref());
+            let envelope = Envelope { destination: sender, source: None, dscp: 0 };
+            for _ in 0..2 {
+                if let Err(error) = self.socket.send(&octets[..len], &envelope) {
+                    tracing::debug!(%error, "the stop could not be announced");
+                }
+            }
+        }
+    }
+
+    /// The receiver of a test that starts here stops; its word came to this socket, which a sender shares.
+    pub(super) fn on_farewell(&mut self, datagram: &Datagram<'_>, probe: &Probe, received: Now) {
+        if self.answers_to_strangers.take(received.moment).is_err() {
+            return;
+        }
+        let key = self.keys.get(probe.key_id).filter(|key| Probe::is_signed(datagram.octets, key));
+        let farewell =
+            Farewell { test_id: probe.test_id, from: datagram.source, signed_with: key.map(Key::id), sent: probe.sent };
+        self.parent.do_send(ListenerFact::ReceiverStops(farewell));
     }
 
     /// A packet of a sender of another origin, where those are answered.

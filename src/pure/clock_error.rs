@@ -37,7 +37,6 @@ impl ErrorEstimate {
         self.0 & Self::PTP != 0
     }
 
-
     /// Rounded up, never zero (a multiplier of zero means a corrupt packet).
     pub fn encode(quality: ClockQuality) -> Self {
         let mut multiplier = (quality.error.as_nanos() << 32).div_ceil(1_000_000_000).max(1);

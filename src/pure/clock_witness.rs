@@ -47,16 +47,34 @@ impl ClockWitness {
         said
     }
 
-    /// Only these still report, and only of these.
-    pub fn retain(&mut self, reporters: &BTreeSet<Subject>, possible: &Possible, now: Now) -> Vec<ConditionChange> {
+    /// Only these alarms can still be, and only these tests still report: each of the clock of the host at its other end.
+    /// What a test said of another host, before it got another end, is taken back.
+    pub fn retain(
+        &mut self,
+        reporters: &BTreeSet<Subject>,
+        peers: &BTreeMap<Subject, String>,
+        possible: &Possible,
+        now: Now,
+    ) -> Vec<ConditionChange> {
+        let mut said = Vec::new();
         self.hosts.retain(|host, words| {
-            words.good.retain(|reporter| reporters.contains(reporter));
-            words.bad.retain(|reporter, _| reporters.contains(reporter));
+            let reports = |reporter: &Subject| {
+                reporters.contains(reporter) && peers.get(reporter).is_none_or(|peer| peer == host)
+            };
+            words.good.retain(reports);
+            words.bad.retain(|reporter, change| {
+                let stays = reports(reporter);
+                if !stays {
+                    said.push(ConditionChange { verdict: Verdict::Cleared, at: now, ..change.clone() });
+                }
+                stays
+            });
             let is_possible = possible.contains(&AlarmKey::new(Kind::Clock, Subject::Host(host.clone())));
             is_possible && !(words.good.is_empty() && words.bad.is_empty())
         });
         self.wrong = self.hosts.values().filter(|words| words.is_wrong()).count();
-        self.turn(now)
+        said.extend(self.turn(now));
+        said
     }
 
     /// Says once more what it says of this host, for an alarm actor that has just begun.
@@ -147,6 +165,22 @@ mod tests {
             };
         }
         blamed
+    }
+
+    /// A test that got another host at its other end, while another test of the first host goes on.
+    #[test]
+    fn clock_alarm_ends_when_its_test_has_another_peer() {
+        let mut witness = ClockWitness::default();
+        witness.on_change(word("a", true));
+        let reporter = word("a", true).reporter;
+        let possible: Possible = [AlarmKey::new(Kind::Clock, Subject::Host("a".into()))].into_iter().collect();
+        let reporters = BTreeSet::from([reporter.clone()]);
+        let same = BTreeMap::from([(reporter.clone(), "a".to_owned())]);
+        assert_eq!(witness.retain(&reporters, &same, &possible, Now::default()), []);
+        let other = BTreeMap::from([(reporter, "c".to_owned())]);
+        let said = witness.retain(&reporters, &other, &possible, Now::default());
+        assert_eq!(said.len(), 1);
+        assert_eq!((said[0].key.subject.to_string().as_str(), &said[0].verdict), ("host a", &Verdict::Cleared));
     }
 
     #[test]

@@ -110,8 +110,12 @@ pub struct Condition {
 
 impl Condition {
     /// One that no sample was taken of.
-    pub const UNKNOWN: Condition =
-        Condition { state: State::Unknown, settling: 0, since: Now { moment: Moment::ZERO, wall: WallTime::ZERO }, against: 0 };
+    pub const UNKNOWN: Condition = Condition {
+        state: State::Unknown,
+        settling: 0,
+        since: Now { moment: Moment::ZERO, wall: WallTime::ZERO },
+        against: 0,
+    };
 
     /// Where it stands.
     pub fn state(&self) -> State {
@@ -269,14 +273,7 @@ mod tests {
             (&[Bad], State::Unknown, State::Up, None, State::Down, Some(Change::Raised)),
             (&[Good], State::Up, State::Up, Some(Change::Cleared), State::Suspect, None),
             (&[Good, Good], State::Up, State::Up, None, State::Suspect, Some(Change::Suspected)),
-            (
-                &[Good, Good, Bad],
-                State::Suspect,
-                State::Up,
-                Some(Change::Relieved),
-                State::Down,
-                Some(Change::Raised),
-            ),
+            (&[Good, Good, Bad], State::Suspect, State::Up, Some(Change::Relieved), State::Down, Some(Change::Raised)),
             (&[Bad, Bad], State::Down, State::Recovering, None, State::Down, None),
             (&[Bad, Bad, Good], State::Recovering, State::Up, Some(Change::Cleared), State::Down, None),
         ];

@@ -660,8 +660,12 @@ impl Expectation {
         // A window that was begun again needs its time.
         let patience = UNDECIDED_FOR.max(self.expected.loss.loss_window.saturating_mul(3));
         let over = |since: &Option<Moment>| since.is_some_and(|since| now.moment.since(since) >= patience);
-        let ended: Vec<Kind> =
-            conditions::JUDGED.into_iter().zip(&extra.undecided).filter(|(_, s)| over(s)).map(|(kind, _)| kind).collect();
+        let ended: Vec<Kind> = conditions::JUDGED
+            .into_iter()
+            .zip(&extra.undecided)
+            .filter(|(_, s)| over(s))
+            .map(|(kind, _)| kind)
+            .collect();
         for kind in ended {
             if let Some(extra) = &mut self.extra {
                 extra.undecided[conditions::place(kind)] = None;

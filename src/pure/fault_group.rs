@@ -113,7 +113,8 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    const SETTINGS: GroupSettings = GroupSettings { group_wait: Duration::from_secs(5), group_min: 3, group_ratio: 0.8 };
+    const SETTINGS: GroupSettings =
+        GroupSettings { group_wait: Duration::from_secs(5), group_min: 3, group_ratio: 0.8 };
 
     fn fault(n: u8) -> AlarmKey {
         AlarmKey::new(Kind::Config, Subject::Document(format!("tests/a/{n}")))

@@ -1,25 +1,54 @@
 //! Faults that one actor finds, said by difference: each once when it comes, and once when it goes.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::alarm::{AlarmKey, Cause, ConditionChange, Verdict, condition_change};
-use super::time::Now;
+use super::time::{Moment, Now};
 
-/// What was said.
+/// What was said, and what is not said yet.
 #[derive(Debug, Default)]
 pub struct Faults {
     said: BTreeMap<AlarmKey, Cause>,
+    /// Faults that may go by themselves, and when they are said if they do not.
+    pending: BTreeMap<AlarmKey, Moment>,
 }
 
 impl Faults {
-    /// These are the faults now: what has to be said of that.
-    pub fn on_faults(&mut self, faults: BTreeMap<AlarmKey, Cause>, now: Now) -> Vec<ConditionChange> {
-        let came = faults.iter().filter(|(key, _)| !self.said.contains_key(key));
-        let came = came.map(|(key, cause)| (key, Verdict::Violated(cause.clone())));
-        let gone = self.said.keys().filter(|key| !faults.contains_key(key)).map(|key| (key, Verdict::Cleared));
-        let changes = came.chain(gone).map(|(key, verdict)| say(key, verdict, now)).collect();
-        self.said = faults;
+    /// These are the faults now: what has to be said of that. Each is said once it has lasted for its `patience`.
+    pub fn on_faults(
+        &mut self,
+        faults: BTreeMap<AlarmKey, Cause>,
+        patience: impl Fn(&AlarmKey) -> Duration,
+        now: Now,
+    ) -> Vec<ConditionChange> {
+        self.pending.retain(|key, _| faults.contains_key(key));
+        let mut changes = Vec::new();
+        let mut said = BTreeMap::new();
+        for (key, cause) in faults {
+            match self.said.remove(&key) {
+                // A cause that is another one now is said, too: whoever reads it later reads the truth.
+                Some(before) if before == cause => {}
+                Some(_) => changes.push(say(&key, Verdict::Violated(cause.clone()), now)),
+                None => {
+                    let at = *self.pending.entry(key.clone()).or_insert_with(|| now.moment + patience(&key));
+                    if at > now.moment {
+                        continue;
+                    }
+                    self.pending.remove(&key);
+                    changes.push(say(&key, Verdict::Violated(cause.clone()), now));
+                }
+            }
+            said.insert(key, cause);
+        }
+        changes.extend(self.said.keys().map(|key| say(key, Verdict::Cleared, now)));
+        self.said = said;
         changes
+    }
+
+    /// When a fault that is still there is to be said.
+    pub fn next_deadline(&self) -> Option<Moment> {
+        self.pending.values().min().copied()
     }
 
     /// One of them came, or went.
@@ -29,7 +58,7 @@ impl Faults {
             Some(cause) => faults.insert(key, cause),
             None => faults.remove(&key),
         };
-        self.on_faults(faults, now)
+        self.on_faults(faults, |_| Duration::ZERO, now)
     }
 
     /// All of them once more, for an alarm actor that has just begun.
@@ -62,14 +91,32 @@ mod tests {
         changes.iter().map(|change| (change.key.subject.to_string(), raised(change))).collect()
     }
 
+    /// An etcd that restarts within a second is no alarm; one that stays away is.
+    #[test]
+    fn fault_is_said_when_it_lasted_for_its_patience() {
+        let at = |seconds: u64| Now { moment: Moment::new(Duration::from_secs(seconds)), ..Now::default() };
+        let minute = |_: &AlarmKey| Duration::from_secs(60);
+        let away = || BTreeMap::from([fault("store")]);
+        let mut faults = Faults::default();
+        assert_eq!(faults.on_faults(away(), minute, at(0)), []);
+        assert_eq!(faults.next_deadline(), Some(at(60).moment));
+        assert_eq!(faults.on_faults(BTreeMap::new(), minute, at(1)), []);
+        assert_eq!(faults.next_deadline(), None);
+        assert_eq!(faults.on_faults(away(), minute, at(100)), []);
+        assert_eq!(faults.on_faults(away(), minute, at(159)), []);
+        assert_eq!(said(&faults.on_faults(away(), minute, at(160))), [("name store".into(), true)]);
+        assert_eq!(faults.next_deadline(), None);
+        assert_eq!(said(&faults.on_faults(BTreeMap::new(), minute, at(200))), [("name store".into(), false)]);
+    }
+
     #[test]
     fn each_is_said_once() {
         let mut faults = Faults::default();
         let both = BTreeMap::from([fault("a"), fault("b")]);
-        let changes = faults.on_faults(both.clone(), Now::default());
+        let changes = faults.on_faults(both.clone(), |_| Duration::ZERO, Now::default());
         assert_eq!(said(&changes), [("name a".into(), true), ("name b".into(), true)]);
-        assert_eq!(faults.on_faults(both, Now::default()), []);
-        let changes = faults.on_faults(BTreeMap::from([fault("b"), fault("c")]), Now::default());
+        assert_eq!(faults.on_faults(both, |_| Duration::ZERO, Now::default()), []);
+        let changes = faults.on_faults(BTreeMap::from([fault("b"), fault("c")]), |_| Duration::ZERO, Now::default());
         assert_eq!(said(&changes), [("name c".into(), true), ("name a".into(), false)]);
         assert_eq!(faults.on_fault(fault("b").0, None, Now::default()).len(), 1);
         assert_eq!(said(&faults.report(Now::default())), [("name c".into(), true)]);

@@ -100,6 +100,16 @@ pub enum KeyChoice {
     These(Arc<[u8]>),
 }
 
+impl KeyChoice {
+    /// Whether a probe may be signed with the key of this id.
+    pub fn takes(&self, id: u8) -> bool {
+        match self {
+            KeyChoice::Fleet => true,
+            KeyChoice::These(ids) => ids.contains(&id),
+        }
+    }
+}
+
 impl KeyRing {
     /// Of these keys.
     pub fn new(keys: impl IntoIterator<Item = Key>, active: Option<u8>) -> Self {
@@ -117,10 +127,7 @@ impl KeyRing {
 
     /// The key of this id, if such a test takes it.
     pub fn taken(&self, choice: &KeyChoice, id: u8) -> Option<&Arc<Key>> {
-        let taken = match choice {
-            KeyChoice::Fleet => true,
-            KeyChoice::These(ids) => ids.contains(&id),
-        };
+        let taken = choice.takes(id);
         self.keys.get(&id).filter(|_| taken)
     }
 

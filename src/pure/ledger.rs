@@ -12,9 +12,9 @@ mod retry;
 mod storm;
 mod weather;
 
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use serde::{Deserialize, Serialize};
 
 use self::entry::{Class, Entry, Noted, Place, Rank};
 pub use self::flaps::FlapSettings;
@@ -617,7 +617,8 @@ impl Ledger {
     pub fn is_settled(&self) -> bool {
         let open = |entry: &Entry| entry.in_flight.is_some() || entry.is_dirty(&self.manner) || entry.again;
         let repeats = |entry: &Entry| entry.repeat_at(&self.manner).is_some();
-        self.cold_start.phase == ColdStartPhase::Told && !self.entries.values().any(|entry| open(entry) || repeats(entry))
+        self.cold_start.phase == ColdStartPhase::Told
+            && !self.entries.values().any(|entry| open(entry) || repeats(entry))
     }
 
     /// What must be on disk before the messages of `take_due` leave: every alarm that the receiver

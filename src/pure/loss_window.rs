@@ -68,7 +68,14 @@ pub struct Rate {
 impl LossWindow {
     /// From now on.
     pub fn new(now: Moment, limits: &LossLimits) -> Self {
-        LossWindow { slices: Default::default(), at: 0, ends: now + slice(limits), filled: 0, loss_bad: None, jitter_bad: None }
+        LossWindow {
+            slices: Default::default(),
+            at: 0,
+            ends: now + slice(limits),
+            filled: 0,
+            loss_bad: None,
+            jitter_bad: None,
+        }
     }
 
     /// Begins again: what was counted so far says nothing any more.

@@ -93,7 +93,6 @@ impl Notification {
     /// In a few words, for people: first whom it is about, then what happened.
     pub fn headline(&self) -> String {
         let state = match (self.state, self.key.kind) {
-            (_, Kind::Test) => "TEST",
             (AlarmState::Flapping, _) => "FLAPPING",
             (AlarmState::Raised, Kind::Connection) => "DOWN",
             (AlarmState::Cleared, Kind::Connection) => "UP",
@@ -102,10 +101,10 @@ impl Notification {
         };
         let description = self.test.as_ref().map_or("", |test| test.description.as_str());
         let description = if description.is_empty() { String::new() } else { format!(", {description}") };
-        match self.key.kind {
-            Kind::Test => format!("{}: test notification", self.agent),
-            kind => format!("{}: {kind} {state}{description}", self.who()),
+        if self.key.kind == Kind::Test {
+            return format!("{}: TEST notification", self.agent);
         }
+        format!("{}: {} {state}{description}", self.who(), self.key.kind)
     }
 
     /// Whom it is about: `h2 → h3 (set app-db)`, a host and this agent, or the agent and what of it.

@@ -45,6 +45,8 @@ pub mod flag {
     pub const STOPS: u8 = 4;
     /// The sender's clock stepped since the previous probe.
     pub const CLOCK_STEPPED: u8 = 8;
+    /// From the receiver of a test to its sender: the receiver stops on purpose.
+    pub const RECEIVER_STOPS: u8 = 16;
 }
 
 /// The fields of a probe.

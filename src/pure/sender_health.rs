@@ -1,5 +1,6 @@
 //! Whether the probes of one test can leave.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -58,10 +59,28 @@ impl SenderHealth {
         self.is_calm = false;
     }
 
-    /// Its probes go elsewhere: what their path says is forgiven until then.
-    pub fn on_moved(&mut self, forgiven_until: Moment) {
+    /// Its probes go elsewhere: what their path says is forgiven until then. An alarm about the path of before goes on
+    /// until the new one has shown itself, and says so.
+    pub fn on_moved(&mut self, destination: SocketAddr, forgiven_until: Moment, now: Now) -> Option<ConditionChange> {
         self.forgiven_until = forgiven_until;
         self.pending = None;
+        self.is_calm = false;
+        let Some(Cause::NotSent(before)) = self.cause.as_deref().filter(|_| self.condition.is_down()) else {
+            return None;
+        };
+        let cause =
+            Cause::NotSent(format!("{before}; probes go to {destination} now, and nothing is known of that yet"));
+        self.cause = Some(Box::new(cause.clone()));
+        Some(self.change(Verdict::Violated(cause), now))
+    }
+
+    /// The receiver announced that it stops: what its path says is forgiven until then.
+    pub fn on_announced_stop(&mut self, forgiven_until: Moment) {
+        self.forgiven_until = self.forgiven_until.max(forgiven_until);
+        self.pending = None;
+        // Errors of the last moment may be its closing ports.
+        self.last_error = None;
+        self.is_calm = false;
     }
 
     /// An ICMP error came back for a probe.
@@ -92,9 +111,14 @@ impl SenderHealth {
         {
             return None;
         }
+        let mut other = None;
         let sample = match (self.pending.take(), &self.last_error) {
             (Some(cause), _) => {
-                self.cause = Some(Box::new(Cause::NotSent(cause)));
+                let cause = Some(Box::new(Cause::NotSent(cause)));
+                if cause != self.cause && self.condition.is_down() {
+                    other = cause.as_deref().cloned();
+                }
+                self.cause = cause;
                 Sample::Bad
             }
             (None, Some((at, _))) if now.moment.since(*at) < ERROR_LINGERS => return None,
@@ -104,7 +128,10 @@ impl SenderHealth {
         let change = self.condition.on_sample(sample, self.thresholds, now);
         // Whatever lay in the way of that has passed.
         self.is_calm = sample == Sample::Good && self.condition.is_calm();
-        match change? {
+        let Some(change) = change else {
+            return other.map(|cause| self.change(Verdict::Violated(cause), now));
+        };
+        match change {
             Change::Raised => Some(self.change(Verdict::Violated(*self.cause.clone()?), now)),
             Change::Cleared => {
                 self.cause = None;
@@ -177,7 +204,8 @@ mod tests {
     #[test]
     fn forgiven_errors_say_nothing() {
         let mut health = health();
-        health.on_moved(at(10_000).moment);
+        let destination = ([127, 0, 0, 3], 8620).into();
+        assert_eq!(health.on_moved(destination, at(10_000).moment, at(0)), None);
         let mut changes = Vec::new();
         for slot in 0..200u64 {
             let now = at(slot * 100);
@@ -188,6 +216,25 @@ mod tests {
         }
         let down = Verdict::Violated(Cause::NotSent("port unreachable".into()));
         assert_eq!(changes, [(120, down)]);
+    }
+
+    /// The receiver's host is stopped on purpose, and comes back: its closed port is no alarm.
+    #[test]
+    fn announced_stop_of_the_receiver_is_forgiven_for_its_pause_and_no_longer() {
+        let mut health = health();
+        let mut changes = Vec::new();
+        for slot in 0..600u64 {
+            let now = at(slot * 100);
+            if slot == 50 {
+                health.on_announced_stop(at(35_000).moment);
+            }
+            if slot >= 50 && slot % 10 == 3 {
+                health.on_path_error("port unreachable".into(), now);
+            }
+            changes.extend(health.on_slot(now).map(|change| (slot, change.verdict)));
+        }
+        let down = Verdict::Violated(Cause::NotSent("port unreachable".into()));
+        assert_eq!(changes, [(3, Verdict::Cleared), (373, down)]);
     }
 
     #[test]

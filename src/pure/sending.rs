@@ -36,6 +36,8 @@ pub struct SenderPlan {
     pub thresholds: Thresholds,
     /// What the path says is forgiven for so long: the other end may hear of the test later.
     pub startup_grace: Duration,
+    /// What the path says is forgiven for so long after the receiver announced its stop.
+    pub max_pause: Duration,
     /// Which probe.
     pub wire: Wire,
     /// In which kinds.
@@ -136,6 +138,8 @@ pub struct Sending {
     counts: Counts,
     health: SenderHealth,
     plan: Arc<SenderPlan>,
+    /// When the receiver's last announcement of its stop was sent.
+    farewell: WallTime,
 }
 
 /// What left so far.
@@ -197,6 +201,7 @@ impl Sending {
             answers: plan.answers.as_deref().map(|expected| Answers::new(expected, &plan, now)),
             form: Form::from(plan.as_ref()),
             plan,
+            farewell: WallTime::ZERO,
         }
     }
 
@@ -215,7 +220,8 @@ impl Sending {
     /// for its alarms.
     pub fn on_plan(&mut self, plan: Arc<SenderPlan>, epoch: u64, now: Now, changes: &mut Vec<ConditionChange>) {
         if plan.destination != self.plan.destination {
-            self.health.on_moved(now.moment + plan.startup_grace);
+            let until = now.moment + plan.startup_grace;
+            changes.extend(self.health.on_moved(plan.destination, until, now));
         }
         if plan.send_every != self.plan.send_every {
             self.slot = None;
@@ -411,6 +417,19 @@ impl Sending {
         };
         answers.expectation.on_probe(&incoming, changes);
         Ok(())
+    }
+
+    /// The receiver announced that it stops. That is believed from the address that probes go to, or with the test's
+    /// key; what was announced before is not announced again.
+    pub fn on_farewell(&mut self, from: SocketAddr, signed_with: Option<u8>, sent: WallTime, now: Now) {
+        let is_believed = match &self.plan.keys {
+            Some(choice) => signed_with.is_some_and(|id| choice.takes(id)),
+            None => from == self.plan.destination,
+        };
+        if is_believed && sent > self.farewell {
+            self.farewell = sent;
+            self.health.on_announced_stop(now.moment + self.plan.max_pause);
+        }
     }
 
     /// The wall's clock here stepped.

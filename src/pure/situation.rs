@@ -135,7 +135,8 @@ impl Situation {
                     concerned.extend(self.senders_to(&host));
                 }
                 if !notification.is_raised() {
-                    let host = peer.and_then(|peer| self.hosts.get(&peer)).map_or(Duration::ZERO, |host| host.fresh_after);
+                    let host =
+                        peer.and_then(|peer| self.hosts.get(&peer)).map_or(Duration::ZERO, |host| host.fresh_after);
                     let until = now.moment + fresh_after.max(host) + self.rules.group.group_wait;
                     concerned.iter().for_each(|key| self.explanations.settle(key.clone(), until));
                 }
@@ -392,7 +393,8 @@ impl Situation {
                     let kind = shared.kind;
                     let of_member = |id: &TestId| AlarmKey::new(kind, Subject::Test(*id));
                     // A group went down when the first of its members did, however late it is told.
-                    let since = members.iter().filter_map(|id| self.truth.since(&of_member(id))).min_by_key(|at| at.moment);
+                    let since =
+                        members.iter().filter_map(|id| self.truth.since(&of_member(id))).min_by_key(|at| at.moment);
                     shared.announced_stop = members.iter().all(|id| self.has_announced_its_stop(*id));
                     (key, Verdict::Violated(Cause::Shared(shared)), since.unwrap_or(now))
                 }

@@ -88,7 +88,8 @@ impl Truth {
         if known && was_raised == is_raised {
             return if is_raised { alarm.say_cause() } else { Learned::Nothing };
         }
-        let lasted = humantime::format_duration(Duration::from_secs(change.at.moment.since(alarm.since.moment).as_secs()));
+        let lasted =
+            humantime::format_duration(Duration::from_secs(change.at.moment.since(alarm.since.moment).as_secs()));
         let kind = change.key.kind;
         alarm.since = change.at;
         alarm.test = change.test.clone().or_else(|| alarm.test.take());
@@ -113,7 +114,8 @@ impl Truth {
                 shown.state = AlarmState::Cleared;
             }
             Verdict::Undecidable if was_raised => {
-                shown.text = format!("no longer decidable after {lasted}: what was measured since says neither good nor bad");
+                shown.text =
+                    format!("no longer decidable after {lasted}: what was measured since says neither good nor bad");
                 shown.state = AlarmState::Cleared;
             }
             Verdict::Cleared | Verdict::Undecidable | Verdict::Overdue => {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::json;
 use tracing::{error, info, warn};
 
+use crate::config::arrivals::Arrivals;
 use crate::config::bootstrap::Bootstrap;
 use crate::config::central::SCHEMA;
 use crate::config::departed::Departed;
@@ -31,6 +32,7 @@ pub struct Config {
     /// As the store listed it last, or as it was kept.
     snapshot: Option<Arc<Snapshot>>,
     departed: Departed,
+    arrivals: Arrivals,
     /// What is wrong with the documents; only what is new is logged.
     findings: BTreeSet<Finding>,
     status: StoreStatus,
@@ -71,6 +73,7 @@ impl Config {
             loaded: None,
             snapshot: None,
             departed: Departed::default(),
+            arrivals: Arrivals::default(),
             findings: BTreeSet::new(),
             status: status(bootstrap),
             remarked: None,
@@ -174,7 +177,8 @@ impl Config {
     fn take_in(&mut self, snapshot: Arc<Snapshot>, now: Now) -> Option<Duration> {
         let mut documents = snapshot.documents.clone();
         let until = self.departed.on_listed(&mut documents, now.moment);
-        let loaded = Arc::make_mut(&mut self.loader).load(&documents);
+        let mut loaded = Arc::make_mut(&mut self.loader).load(&documents);
+        let until = until.into_iter().chain(self.arrivals.on_loaded(&mut loaded, now.moment)).min();
         let findings: BTreeSet<Finding> = loaded.findings.iter().cloned().collect();
         for finding in findings.difference(&self.findings) {
             warn!(place = finding.place, way_out = finding.way_out, "{}", finding.problem);

@@ -90,6 +90,7 @@ impl Watcher {
 impl Handler<Observe> for Watcher {
     type Result = ();
     fn handle(&mut self, observe: Observe, ctx: &mut Self::Context) {
+        self.say_lasting_faults();
         if self.round.is_busy() {
             // Still busy with the last time; whoever does not answer is shown as he was.
             return;

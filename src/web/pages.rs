@@ -111,7 +111,9 @@ fn alarms(status: &Status) -> String {
             };
             let (colour, withheld) = match &standing.withheld {
                 None => ("down", String::new()),
-                Some(Withheld::Waiting) => ("suspect", "<br><small>not told yet: it may be one of many, or over</small>".to_owned()),
+                Some(Withheld::Waiting) => {
+                    ("suspect", "<br><small>not told yet: it may be one of many, or over</small>".to_owned())
+                }
                 Some(Withheld::Explained { by }) => {
                     ("unknown", format!("<br><small>not told itself: {} is</small>", escape(by)))
                 }

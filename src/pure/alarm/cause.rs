@@ -259,7 +259,9 @@ impl fmt::Display for Shared {
             | Subject::Document(_)
             | Subject::Answers(_)
             | Subject::Configuration
-            | Subject::Web(_) => f.write_str(if sends { "that start on this host" } else { "that end on this host" })?,
+            | Subject::Web(_) => {
+                f.write_str(if sends { "that start on this host" } else { "that end on this host" })?
+            }
         }
         f.write_str(if sends { " cannot be sent" } else { " went down together" })?;
         if !self.example.is_empty() {

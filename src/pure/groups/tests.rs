@@ -125,7 +125,12 @@ fn a_group_takes_in_whoever_follows() {
 #[test]
 fn a_group_that_cannot_be_is_denied_once() {
     let mut groups = Groups::new(Kind::Connection, SETTINGS);
-    let membership = Membership { shares: vec![host(0)], fresh_after: Duration::ZERO, found_after: Duration::ZERO, description: String::new() };
+    let membership = Membership {
+        shares: vec![host(0)],
+        fresh_after: Duration::ZERO,
+        found_after: Duration::ZERO,
+        description: String::new(),
+    };
     groups.on_tests(SETTINGS, (0..4).map(|n| (id(n), membership.clone())).collect(), at(0));
     let mut said = shown(&groups.on_up(id(0), at(1)).changes);
     (1..4).for_each(|n| said.extend(shown(&groups.on_up(id(n), at(1)).changes)));

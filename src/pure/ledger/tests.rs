@@ -1,8 +1,8 @@
 use super::*;
-use std::time::Duration;
 use crate::pure::notification::Withheld;
 use crate::pure::test::TestId;
 use crate::pure::truth::blank;
+use std::time::Duration;
 
 const NO_FLAPS: FlapSettings = FlapSettings { flap_high: 0, flap_low: 0, flap_window: Duration::ZERO };
 const FLAPS: FlapSettings = FlapSettings { flap_high: 6, flap_low: 2, flap_window: Duration::from_secs(600) };
@@ -810,7 +810,8 @@ fn a_forgetful_receiver_is_told_again_and_again() {
         }
         all.extend(states(&mut ledger, at(second)).into_iter().map(|(_, state, _)| (second, state.is_raised())));
     }
-    let (raised, over): (Vec<&(u64, bool)>, Vec<&(u64, bool)>) = all.iter().partition(|(_, raised)| *raised);
+    let of = |wanted: bool| all.iter().filter(|(_, raised)| *raised == wanted).copied().collect::<Vec<(u64, bool)>>();
+    let (raised, over) = (of(true), of(false));
     // Each minute, spread by 30 %, and for five minutes what is over.
     for (told, times) in [(raised, 4..=7), (over, 4..=8)] {
         assert!(times.contains(&told.len()), "{all:?}");

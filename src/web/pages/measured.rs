@@ -119,7 +119,15 @@ mod tests {
     #[test]
     fn loss_is_shown_and_the_flow_that_lost_most() {
         let minute = Summary { loss: Some(0.2), ..Summary::default() };
-        let flow = |flow, lost| FlowStatus { flow, port: 0, source_port: None, dscp: 46, size: Some(1400), received: 60, lost };
+        let flow = |flow, lost| FlowStatus {
+            flow,
+            port: 0,
+            source_port: None,
+            dscp: 46,
+            size: Some(1400),
+            received: 60,
+            lost,
+        };
         let received = TestStatus {
             statistics: Some(Summaries { minute, ..Summaries::default() }),
             flows: vec![flow(0, 1), flow(1, 20), flow(2, 0)],
