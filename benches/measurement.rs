@@ -136,7 +136,6 @@ fn manner(keys: Option<KeyChoice>) -> Manner {
         loss: LossLimits { max_loss_ppm: None, max_jitter: None, loss_window: Duration::from_secs(60) },
         flows: Flows::default(),
         keys,
-        max_pause: Duration::ZERO,
         startup_grace: Duration::from_secs(30),
         max_pause: Duration::from_secs(300),
     }
@@ -150,6 +149,7 @@ fn plan(n: usize, destination: SocketAddr, keys: Option<KeyChoice>) -> Arc<Sende
         destination,
         send_every: EVERY,
         thresholds: Thresholds::in_a_row(3, 3),
+        max_pause: Duration::ZERO,
         startup_grace: Duration::from_secs(30),
         wire: Wire::Stamp,
         flows: Flows::default(),

@@ -8,9 +8,10 @@ mod requests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use actix::prelude::*;
-use tracing::{Span, error, info_span};
+use tracing::{Span, error, info, info_span};
 
 use crate::config::plan::AlarmPlan;
 use crate::config::receivers::{SinkPlan, parting};
@@ -21,14 +22,16 @@ use crate::io::time;
 use crate::messages::{
     Adopt, AlarmFact, AlarmStatus, Carry, Generation, Learn, Observe, Retain, SinkFact, Stop, TakeIn, TakeOver, Tell,
 };
-use crate::pure::ledger::{Manner, Scope, ToldRecord};
+use crate::pure::alarm::Kind;
+use crate::pure::ledger::{Manner, Parting, Scope, ToldRecord};
 use crate::pure::notification::Standing;
 use crate::pure::order::{Answer, Request};
 use crate::pure::pace;
 use crate::pure::situation::Situation;
 use crate::pure::status::SinkStatus;
+use crate::pure::test::TestFacts;
 use crate::pure::time::Moment;
-use crate::sink::{Beginning, Greeting, Sink, warn_of_forgotten};
+use crate::sink::{self, Beginning, Greeting, Sink, warn_of_forgotten};
 use crate::tree::Children;
 
 /// More alarms than this are counted in the snapshot; all of them are in `/api/alarms`.
@@ -55,6 +58,8 @@ pub struct Alarm {
     adopted: BTreeMap<String, SinkPlan>,
     /// Receivers that know that this agent has started.
     greeted: BTreeSet<String>,
+    /// Only at the start: an alarm actor that is rebuilt has done so.
+    clears_former_names: bool,
     observed: BTreeMap<String, SinkStatus>,
     stopping: bool,
     span: Span,
@@ -98,6 +103,7 @@ impl Alarm {
             sinks: Children::default(),
             leaving: BTreeMap::new(),
             adopted: BTreeMap::new(),
+            clears_former_names: setting.greeted.is_empty(),
             greeted: setting.greeted,
             observed: BTreeMap::new(),
             stopping: false,
@@ -240,8 +246,33 @@ impl Alarm {
         });
         let addr = sink.start();
         self.instruct(&addr);
+        if self.clears_former_names {
+            self.clear_former_names(&plan, ctx);
+        }
         self.adopted.insert(name.clone(), plan);
         self.sinks.hold(name, addr);
+    }
+
+    /// What this agent told the same receiver under another name is cleared under that name.
+    fn clear_former_names(&mut self, plan: &SinkPlan, ctx: &mut Context<Self>) {
+        for former in self.identity.former.iter() {
+            if !sink::has_told(&self.state_dir, former, &plan.config) {
+                continue;
+            }
+            info!(former, target = plan.config.place(), "this host was renamed: its alarms of before are cleared");
+            let manner = Manner { scope: Scope::Nothing, ..plan.manner.clone() };
+            let generation = self.sinks.next_generation();
+            let sink = Sink::new(Beginning {
+                plan: SinkPlan { manner, parting: Parting::Clear, config: plan.config.clone() },
+                identity: Identity { agent: former.as_str().into(), ..self.identity.clone() },
+                state_dir: &self.state_dir,
+                damping: self.plan.rules.damping,
+                parent: ctx.address().recipient(),
+                generation,
+                greeting: Greeting::None,
+            });
+            self.leaving.insert(format!("{former} {}", plan.config.receiver()), (sink.start(), generation));
+        }
     }
 
     fn on_sink_down(&mut self, name: String, generation: Generation, ctx: &mut Context<Self>) {
@@ -354,6 +385,7 @@ impl Handler<Observe> for Alarm {
                 alarms: worst(&alarm.situation),
                 silences: alarm.situation.silences(time::now()).cloned().collect(),
                 raised: alarm.situation.raised().count(),
+                suppressed: Arc::new(suppressed(&alarm.situation)),
                 sinks: alarm.observed.values().cloned().collect(),
                 restarts: alarm.sinks.restarts(),
             })));
@@ -373,15 +405,26 @@ impl Handler<Stop> for Alarm {
     }
 }
 
-/// The worst of the alarms that stand; of those alike, the older.
+/// The first of the alarms that stand, in the order in which people read them.
 fn worst(situation: &Situation) -> Vec<Standing> {
     let now = time::now();
-    let mut raised: Vec<_> = situation.raised().collect();
+    let mut raised: Vec<Standing> = situation.raised().map(|alarm| situation.standing(alarm, now)).collect();
     if raised.len() > MOST_SHOWN {
-        raised.select_nth_unstable_by_key(MOST_SHOWN, |alarm| (alarm.severity, alarm.since));
+        raised.select_nth_unstable_by_key(MOST_SHOWN, Standing::rank);
         raised.truncate(MOST_SHOWN);
     }
-    raised.into_iter().map(|alarm| situation.standing(alarm, now)).collect()
+    raised
+}
+
+/// The alarms of tests that stand and are not told themselves: rules of others are to respect that, too.
+fn suppressed(situation: &Situation) -> Vec<(Arc<TestFacts>, Kind, &'static str)> {
+    let now = time::now();
+    let of_tests = situation.raised().filter(|alarm| alarm.key.test().is_some());
+    let suppressed = of_tests.filter_map(|alarm| {
+        let withheld = situation.standing(alarm, now).withheld?;
+        Some((alarm.test.clone()?, alarm.key.kind, withheld.as_str()))
+    });
+    suppressed.collect()
 }
 
 #[cfg(test)]

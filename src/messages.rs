@@ -15,7 +15,7 @@ use crate::config::sinks::SinkConfig;
 use crate::io::gauges::Gauges;
 use crate::io::outgoing::{Line, Outlet};
 use crate::io::store::Snapshot;
-use crate::pure::alarm::{ConditionChange, Subject};
+use crate::pure::alarm::{ConditionChange, Kind, Subject};
 use crate::pure::expectation::Expected;
 use crate::pure::ledger::{Damping, Knowledge, ToldRecord, ToldState};
 use crate::pure::notification::{Notification, Standing};
@@ -24,7 +24,7 @@ use crate::pure::possible::Possible;
 use crate::pure::sending::{SenderPlan, Source};
 use crate::pure::shelf::Silence;
 use crate::pure::status::{ClockStatus, ListenerStatus, SenderStatus, SinkStatus, StoreStatus, TestStatus};
-use crate::pure::test::TestId;
+use crate::pure::test::{TestFacts, TestId};
 use crate::pure::time::WallTime;
 
 /// Tells a child from its predecessor of the same name.
@@ -157,6 +157,8 @@ pub struct AlarmStatus {
     pub alarms: Vec<Standing>,
     /// How many stand.
     pub raised: usize,
+    /// Alarms of tests that stand and are not told themselves, and why.
+    pub suppressed: Arc<Vec<(Arc<TestFacts>, Kind, &'static str)>>,
     /// Silences that have not ended.
     pub silences: Vec<Silence>,
     /// Its sinks.

@@ -185,7 +185,7 @@ pub fn send_test_notification(arguments: &SendTestNotification) -> anyhow::Resul
     let due = test_notification(&bootstrap.host, time::now());
     let mut outlet = Outlet::new(&plan.config, &identity);
     let delivered = runtime.block_on(outlet.deliver(vec![due]));
-    let target = plan.config.describe(&bootstrap.host);
+    let target = plan.config.describe(&bootstrap.host, Some(&identity.machine));
     for (_, outcome) in delivered.outcomes {
         match (outcome, &plan.manner.assurance) {
             (Outcome::Nothing, _) => {

@@ -125,6 +125,7 @@ impl Sink {
         let recollection =
             if kept.as_ref().is_some_and(fresh) { Recollection::Complete } else { Recollection::Doubtful };
         ledger.load(kept.map_or(Vec::new(), |kept| kept.records), recollection, beginning.damping, now);
+        let leaves = beginning.plan.manner.scope == Scope::Nothing;
         if beginning.greeting == Greeting::ColdStart {
             ledger.on_cold_start();
         }
@@ -144,7 +145,7 @@ impl Sink {
             not_before: Moment::ZERO,
             timer: None,
             stopping: false,
-            leave_by: None,
+            leave_by: leaves.then(|| now.moment + LEAVE_WITHIN),
             sent: 0,
             failed: 0,
             problem: None,
@@ -306,6 +307,11 @@ fn state_file(directory: &Path, agent: &str, config: &SinkConfig) -> StateFile {
     StateFile::new(directory, TOLD, &format!("{agent} {}", config.receiver()))
 }
 
+/// Whether anything is kept of what an agent of this name told this receiver.
+pub fn has_told(directory: &Path, agent: &str, config: &SinkConfig) -> bool {
+    state_file(directory, agent, config).exists()
+}
+
 /// Says which receivers were told of alarms by an earlier run and are not configured any more:
 /// nobody can tell them the end of it.
 pub fn warn_of_forgotten(directory: &Path, agent: &str, plans: &[SinkPlan]) {
@@ -339,6 +345,11 @@ impl Actor for Sink {
     }
 
     fn stopped(&mut self, _: &mut Self::Context) {
+        if self.leave_by.is_some() && self.ledger.is_settled() {
+            self.state.remove();
+            self.parent.do_send(SinkFact::Down(self.plan.config.name.clone(), self.generation));
+            return;
+        }
         let told = KeptTold { saved: time::now().wall, records: self.ledger.records() };
         if let Err(error) = self.state.save(&[told]) {
             warn!(problem = describe(&error), "told states cannot be kept; a restart may lose a clear");

@@ -22,7 +22,7 @@ use crate::config::plan::{AlarmPlan, Plan};
 use crate::io::engine::Role;
 use crate::io::gauges::Gauges;
 use crate::io::outlet::Identity;
-use crate::io::time;
+use crate::io::{former_names, time};
 use crate::messages::{
     AlarmFact, AlarmStatus, Carry, ClockFact, Consult, InForce, Memory, Observe, Planned, Rebase, Report, Stop, TakeIn,
     Tell, WatcherFact, WatcherStatus, WebFact,
@@ -99,7 +99,8 @@ impl Supervisor {
         let clock = ClockQuality::UNKNOWN;
         let clock_status = ClockStatus { error_seconds: clock.error.as_secs_f64(), ..ClockStatus::default() };
         let bootstrap = Arc::new(bootstrap);
-        let identity = Identity::of(&bootstrap, Role::Agent);
+        let former = former_names::note(&bootstrap.state_dir, &source.path, &bootstrap.host);
+        let identity = Identity { former: former.into(), ..Identity::of(&bootstrap, Role::Agent) };
         let mut supervisor = Supervisor {
             alarms: Plan::of_bootstrap(&bootstrap.sink, &bootstrap.host).alarms,
             identity,
@@ -347,6 +348,7 @@ impl Supervisor {
             tests_taken: watcher.tests_taken,
             alarms: self.alarm_status.alarms.clone(),
             raised: self.alarm_status.raised,
+            suppressed: self.alarm_status.suppressed.clone(),
             silences: self.alarm_status.silences.clone(),
             sinks: self.alarm_status.sinks.clone(),
             restarts,

@@ -64,6 +64,8 @@ fn setting(directory: &std::path::Path, parent: Recipient<AlarmFact>, greeted: B
             agent: "a".into(),
             config_server: "dir".into(),
             page: "".into(),
+            former: [].into(),
+            machine: "".into(),
             engine: Engine::new(directory, "a", Role::Agent),
         },
         plan: Plan::of_bootstrap(&[], "a").alarms,

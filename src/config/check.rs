@@ -11,6 +11,7 @@ use super::findings::{Finding, Findings, Level};
 use super::fleet::Load;
 use super::load::Loaded;
 use super::plan::{self, Names, Plan};
+use super::sinks::SinkConfig;
 use crate::pure::expectation::Expected;
 use crate::pure::ledger::Scope;
 use crate::pure::test::TestFacts;
@@ -128,6 +129,9 @@ pub struct Sink {
     pub name: String,
     /// What and where it is.
     pub target: String,
+    /// The SNMPv3 engine id that its receiver has to know.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub engine_id: Option<String>,
     /// Which alarms it would be told.
     pub scope: Scope,
     /// Messages per second.
@@ -202,7 +206,8 @@ impl Report {
             .iter()
             .map(|sink| Sink {
                 name: sink.config.name.clone(),
-                target: sink.config.describe(&self.host),
+                target: sink.config.describe(&self.host, None),
+                engine_id: None,
                 scope: sink.manner.scope,
                 rate: sink.manner.rate,
                 burst: sink.manner.burst,
@@ -228,6 +233,16 @@ impl Report {
     /// The plan by its parts, for comparing one with another.
     pub fn parts(&self) -> BTreeMap<String, Value> {
         parts(&serde_json::to_value(self).unwrap_or_default())
+    }
+
+    /// Adds what receivers have to know of the machine that this host is on.
+    #[must_use]
+    pub fn on_machine(mut self, sinks: &[SinkConfig], machine: &str) -> Self {
+        for sink in &mut self.sinks {
+            let config = sinks.iter().find(|config| config.name == sink.name);
+            sink.engine_id = config.and_then(|config| config.shown_engine_id(&self.host, machine));
+        }
+        self
     }
 
     /// Adds what else was found.
@@ -287,7 +302,8 @@ impl fmt::Display for Report {
         for sink in &self.sinks {
             let scope = if sink.scope == Scope::Config { ", only faults of the configuration" } else { "" };
             let (rate, burst) = (sink.rate, sink.burst);
-            writeln!(f, "    {}: {}, {rate}/s, burst {burst}{scope}", sink.name, sink.target)?;
+            let engine = sink.engine_id.as_ref().map_or(String::new(), |id| format!(", engine id {id}"));
+            writeln!(f, "    {}: {}{engine}, {rate}/s, burst {burst}{scope}", sink.name, sink.target)?;
         }
         if !self.drained.is_empty() {
             writeln!(f, "  raise nothing about drained hosts: {}", self.drained.join(", "))?;
@@ -332,7 +348,11 @@ pub fn parts(report: &Value) -> BTreeMap<String, Value> {
     for test in list(&report["standby"]) {
         parts.insert(format!("standby for {}", named(&test)), test);
     }
-    for sink in list(&report["sinks"]) {
+    for mut sink in list(&report["sinks"]) {
+        // What depends on the machine and not on documents.
+        if let Some(sink) = sink.as_object_mut() {
+            sink.remove("engine_id");
+        }
         parts.insert(format!("sink {}", text(&sink["name"])), sink);
     }
     for name in list(&report["drained"]) {

@@ -82,9 +82,9 @@ impl SinkPlan {
             (SinkKind::Snmp | SinkKind::Webhook | SinkKind::Email | SinkKind::Exec, _) => Assurance::Acknowledged,
         };
         let batch = match config.kind {
-            SinkKind::Alertmanager | SinkKind::Webhook => ALARMS_IN_A_REQUEST,
+            SinkKind::Alertmanager => ALARMS_IN_A_REQUEST,
             SinkKind::Email => ALARMS_IN_A_MAIL,
-            SinkKind::Log | SinkKind::Snmp | SinkKind::Syslog | SinkKind::Exec => 1,
+            SinkKind::Log | SinkKind::Snmp | SinkKind::Webhook | SinkKind::Syslog | SinkKind::Exec => 1,
         };
         // The original has no notification that speaks of more than one test.
         let legacy = config.kind == SinkKind::Snmp && config.profile == SnmpProfile::Legacy;

@@ -3,6 +3,7 @@
 mod check;
 
 use std::fmt;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -30,8 +31,9 @@ const RATE: (f64, u32) = (10.0, 50);
 const MAIL_RATE: (f64, u32) = (1.0 / 30.0, 10);
 /// An engine id of SNMP has 5 to 32 octets (RFC 3411 section 5).
 const ENGINE_ID_OCTETS: std::ops::RangeInclusive<usize> = 5..=32;
-/// Enterprise 50255 with the mark for "an enterprise's own", then "text follows" (RFC 3411 section 5).
-const ENGINE_ID_START: [u8; 5] = [0x80, 0x00, 0xc4, 0x4f, 4];
+/// Enterprise 50255 with the mark for "an enterprise's own", then "octets follow" (RFC 3411 section 5), and how many.
+const ENGINE_ID_START: [u8; 5] = [0x80, 0x00, 0xc4, 0x4f, 5];
+const ENGINE_ID_OWN: usize = 12;
 
 /// One sink. Fields that its kind does not know must not be set.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -51,7 +53,7 @@ pub struct SinkConfig {
     pub mode: SnmpMode,
     /// Which notifications and varbinds.
     pub profile: SnmpProfile,
-    /// SNMPv3 user, or user of the mail server.
+    /// SNMPv3 user, or user of the mail server, the Alertmanager or the webhook.
     pub user: String,
     /// How SNMPv3 messages are signed.
     pub auth_protocol: Option<AuthProtocol>,
@@ -67,6 +69,8 @@ pub struct SinkConfig {
     pub privacy_password_env: Option<String>,
     /// The SNMPv3 engine id, in hex; left out: made of the host's name.
     pub engine_id: Option<String>,
+    /// The address of this host that the receiver sees; left out: as the routes say.
+    pub source: Option<IpAddr>,
     /// How long an answer may take.
     #[serde(with = "duration::optional")]
     pub timeout: Option<Duration>,
@@ -84,13 +88,23 @@ pub struct SinkConfig {
     pub token_env: Option<String>,
     /// How syslog and mail travel.
     pub transport: Option<Transport>,
-    /// Who signs the certificate of a server; left out: whom this host trusts.
+    /// Who signs the certificate of a server, or that certificate itself; left out: whom this host trusts.
     pub ca_file: Option<PathBuf>,
+    /// The certificate that this host shows to a server, with those that lead to its signer.
+    pub cert_file: Option<PathBuf>,
+    /// The key of that certificate.
+    pub key_file: Option<PathBuf>,
+    /// The URL of a proxy to the receiver; empty: none; left out: what the environment says.
+    pub proxy: Option<String>,
+    /// How syslog messages are told apart in a stream.
+    pub framing: Option<Framing>,
+    /// Which part of this host syslog messages are from.
+    pub facility: Option<Facility>,
     /// Whom mail is from.
     pub from: String,
     /// Whom mail is for.
     pub to: Vec<String>,
-    /// Password of the mail server's user.
+    /// Password of that user.
     pub password_file: Option<PathBuf>,
     /// The same in the environment.
     pub password_env: Option<String>,
@@ -122,6 +136,7 @@ impl Default for SinkConfig {
             privacy_password_file: None,
             privacy_password_env: None,
             engine_id: None,
+            source: None,
             timeout: None,
             retries: 2,
             url: String::new(),
@@ -131,6 +146,11 @@ impl Default for SinkConfig {
             token_env: None,
             transport: None,
             ca_file: None,
+            cert_file: None,
+            key_file: None,
+            proxy: None,
+            framing: None,
+            facility: None,
             from: String::new(),
             to: Vec::new(),
             password_file: None,
@@ -241,6 +261,60 @@ words! {
 }
 
 words! {
+    /// How syslog messages are told apart in a stream (RFC 6587).
+    Framing {
+        /// The length of each stands before it, as TLS wants it.
+        OctetCounting = "octet-counting",
+        /// Each ends with a line feed.
+        Lf = "lf",
+    }
+}
+
+words! {
+    /// Facilities of syslog (RFC 5424 section 6.2.1).
+    Facility {
+        /// System daemons.
+        Daemon = "daemon",
+        /// User-level messages.
+        User = "user",
+        /// The first of those that a site uses as it pleases.
+        Local0 = "local0",
+        /// The second.
+        Local1 = "local1",
+        /// The third.
+        Local2 = "local2",
+        /// The fourth.
+        Local3 = "local3",
+        /// The fifth.
+        Local4 = "local4",
+        /// The sixth.
+        Local5 = "local5",
+        /// The seventh.
+        Local6 = "local6",
+        /// The eighth.
+        Local7 = "local7",
+    }
+}
+
+impl Facility {
+    /// As messages carry it.
+    pub fn code(self) -> u8 {
+        match self {
+            Facility::User => 1,
+            Facility::Daemon => 3,
+            Facility::Local0 => 16,
+            Facility::Local1 => 17,
+            Facility::Local2 => 18,
+            Facility::Local3 => 19,
+            Facility::Local4 => 20,
+            Facility::Local5 => 21,
+            Facility::Local6 => 22,
+            Facility::Local7 => 23,
+        }
+    }
+}
+
+words! {
     /// How syslog and mail travel.
     Transport {
         /// In datagrams; syslog only.
@@ -284,6 +358,8 @@ impl SinkConfig {
             ("secret_file", &mut self.secret_file),
             ("token_file", &mut self.token_file),
             ("ca_file", &mut self.ca_file),
+            ("cert_file", &mut self.cert_file),
+            ("key_file", &mut self.key_file),
             ("password_file", &mut self.password_file),
         ];
         for (name, path) in paths {
@@ -313,7 +389,12 @@ impl SinkConfig {
         SecretSource::of(self.token_file.as_ref(), self.token_env.as_ref())
     }
 
-    /// The password of the mail server's user.
+    /// The files of the certificate that this host shows, and of its key.
+    pub fn client_certificate(&self) -> Option<(&Path, &Path)> {
+        self.cert_file.as_deref().zip(self.key_file.as_deref())
+    }
+
+    /// The password of the user at a mail server, an Alertmanager or a webhook.
     pub fn password(&self) -> Option<SecretSource<'_>> {
         SecretSource::of(self.password_file.as_ref(), self.password_env.as_ref())
     }
@@ -324,12 +405,20 @@ impl SinkConfig {
         all.into_iter().flatten()
     }
 
-    /// The SNMPv3 engine id of traps from `host`.
-    pub fn engine_id(&self, host: &str) -> Vec<u8> {
+    /// The same in hex, if the receiver has to know it: an inform goes by the receiver's own.
+    pub fn shown_engine_id(&self, host: &str, machine: &str) -> Option<String> {
+        let shown = self.kind == SinkKind::Snmp && self.version == SnmpVersion::V3 && self.mode == SnmpMode::Trap;
+        let octets = shown.then(|| self.engine_id(host, machine))?;
+        Some(octets.iter().map(|octet| format!("{octet:02x}")).collect())
+    }
+
+    /// The SNMPv3 engine id of traps from this host.
+    pub fn engine_id(&self, host: &str, machine: &str) -> Vec<u8> {
         let own = self.engine_id.as_ref().and_then(|engine_id| hex(engine_id));
         own.unwrap_or_else(|| {
-            let most = ENGINE_ID_OCTETS.end() - ENGINE_ID_START.len();
-            ENGINE_ID_START.iter().chain(host.as_bytes().iter().take(most)).copied().collect()
+            // Two hosts of one name would be one engine to a receiver, and mute each other.
+            let digest = Sha256::digest(format!("{machine}/{host}"));
+            ENGINE_ID_START.iter().chain(digest.iter().take(ENGINE_ID_OWN)).copied().collect()
         })
     }
 
@@ -349,8 +438,9 @@ impl SinkConfig {
         }
     }
 
-    /// What it is and where, for people. `host` is the agent's.
-    pub fn describe(&self, host: &str) -> String {
+    /// What it is and where, for people. `host` is the agent's, and `machine` what tells its machine from others, if
+    /// that is known here.
+    pub fn describe(&self, host: &str, machine: Option<&str>) -> String {
         let place = self.place();
         match self.kind {
             SinkKind::Log => "this agent's log".to_owned(),
@@ -363,13 +453,9 @@ impl SinkConfig {
                             (Some(auth), None) => format!("authNoPriv {auth}"),
                             (Some(auth), Some(privacy)) => format!("authPriv {auth} {privacy}"),
                         };
-                        let octets = self.engine_id(host);
-                        let octets: String = octets.iter().map(|octet| format!("{octet:02x}")).collect();
-                        // An inform goes by the receiver's engine id.
-                        let engine = match self.mode {
-                            SnmpMode::Trap => format!(", engine id {octets}"),
-                            SnmpMode::Inform => String::new(),
-                        };
+                        let engine = machine.or(self.engine_id.as_deref());
+                        let engine = engine.and_then(|machine| self.shown_engine_id(host, machine));
+                        let engine = engine.map_or(String::new(), |octets| format!(", engine id {octets}"));
                         format!(", user {}, {level}{engine}", self.user)
                     }
                 };
@@ -462,13 +548,15 @@ mod tests {
     }
 
     #[test]
-    fn the_engine_id_is_made_of_the_hosts_name() {
+    fn engine_id_tells_two_hosts_of_one_name_apart() {
         let sink = SinkConfig::default();
         let hex = |octets: Vec<u8>| octets.iter().map(|octet| format!("{octet:02x}")).collect::<String>();
-        assert_eq!(hex(sink.engine_id("host-b")), "8000c44f04686f73742d62");
-        assert_eq!(sink.engine_id(&"long".repeat(20)).len(), 32);
+        let (one, other) = (hex(sink.engine_id("host-b", "m1")), hex(sink.engine_id("host-b", "m2")));
+        assert!(one.starts_with("8000c44f05") && one.len() == 34 && one != other, "{one} {other}");
+        assert_eq!(one, hex(sink.engine_id("host-b", "m1")));
+        assert_ne!(one, hex(sink.engine_id("host-c", "m1")));
         let own = SinkConfig { engine_id: Some("0x8000000001020304".into()), ..sink };
-        assert_eq!(hex(own.engine_id("host-b")), "8000000001020304");
+        assert_eq!(hex(own.engine_id("host-b", "m1")), "8000000001020304");
     }
 
     #[test]

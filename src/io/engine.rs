@@ -21,6 +21,36 @@ const COUNTED_FROM: Duration = Duration::from_secs(1_577_836_800);
 /// `snmpEngineBoots` ends here (RFC 3414 section 2.2.2).
 const MOST_BOOTS: u32 = i32::MAX as u32;
 
+/// Where systemd and others keep what tells a machine from others.
+const MACHINE_ID: &str = "/etc/machine-id";
+
+/// What tells this machine from others that have the same name: its machine id; where it has none, as in a container,
+/// something random that is kept in the state directory.
+pub fn machine(state_dir: &Path) -> String {
+    known_machine(state_dir).unwrap_or_else(|| {
+        let made = format!("{:032x}", fastrand::u128(..));
+        match machine_file(state_dir).save(&[&made]) {
+            Ok(()) => made,
+            // Without a place to keep it, the host's name has to do.
+            Err(_) => String::new(),
+        }
+    })
+}
+
+/// The same, if it was decided already.
+pub fn known_machine(state_dir: &Path) -> Option<String> {
+    let id = fs::read_to_string(MACHINE_ID).unwrap_or_default().trim().to_owned();
+    if !id.is_empty() && id != "uninitialized" {
+        return Some(id);
+    }
+    let loss = "SNMPv3 receivers that know the engine id take no traps";
+    recall::<String>(&machine_file(state_dir), "machine id", loss).into_iter().next()
+}
+
+fn machine_file(state_dir: &Path) -> StateFile {
+    StateFile::new(state_dir, "machine", "")
+}
+
 /// Counts the agent's beginnings, on disk, when it is first asked.
 #[derive(Clone, Debug)]
 pub struct Engine {

@@ -5,6 +5,7 @@ pub mod adjtimex;
 pub mod batch;
 pub mod causes;
 pub mod engine;
+pub mod former_names;
 pub mod gauges;
 pub mod hostname;
 pub mod keys;

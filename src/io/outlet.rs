@@ -23,7 +23,7 @@ use self::exec::Exec;
 use self::snmp::Snmp;
 use self::syslog::Syslog;
 use self::webhook::Webhook;
-use super::engine::{Engine, Role};
+use super::engine::{self, Engine, Role};
 use super::store;
 use crate::config::bootstrap::Bootstrap;
 
@@ -45,6 +45,10 @@ pub struct Identity {
     pub config_server: Arc<str>,
     /// Where this agent's status page is.
     pub page: Arc<str>,
+    /// The names that it had before.
+    pub former: Arc<[String]>,
+    /// What tells this machine from others.
+    pub machine: Arc<str>,
     /// This agent as an SNMPv3 engine.
     pub engine: Engine,
 }
@@ -58,6 +62,8 @@ impl Identity {
             agent: bootstrap.host.as_str().into(),
             config_server: store::config_server(&bootstrap.store).into(),
             page: page.into(),
+            former: Arc::default(),
+            machine: engine::machine(&bootstrap.state_dir).into(),
             engine: Engine::new(&bootstrap.state_dir, &bootstrap.host, role),
         }
     }
@@ -165,8 +171,8 @@ impl Outlet {
 /// What this host lacks to use a sink: secrets, certificates, the program. For a dry run.
 pub fn lacking(config: &SinkConfig) -> Vec<String> {
     let mut lacking: Vec<String> = config.secrets().filter_map(|source| super::secret::read(source).err()).collect();
-    if let Some(path) = &config.ca_file {
-        lacking.extend(super::tls::client(Some(path)).err());
+    if config.ca_file.is_some() || config.cert_file.is_some() {
+        lacking.extend(super::tls::client_with(config.ca_file.as_deref(), config.client_certificate()).err());
     }
     if let Some(program) = config.command.first().filter(|_| config.kind == SinkKind::Exec) {
         let executable = |metadata: &Metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0;

@@ -133,6 +133,19 @@ impl StateFile {
         Ok(Found::Previous(previous, aside))
     }
 
+    /// Removes it, with the copies beside it.
+    pub fn remove(&self) {
+        for path in [self.path.clone(), self.beside("previous"), self.beside("tmp")] {
+            // One that is not there is removed.
+            let _gone_already = fs::remove_file(path);
+        }
+    }
+
+    /// Whether there is one.
+    pub fn exists(&self) -> bool {
+        self.path.exists() || self.beside("previous").exists()
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path

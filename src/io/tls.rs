@@ -4,18 +4,21 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rustls::client::WantsClientCert;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
+use rustls::{ClientConfig, ConfigBuilder, DigitallySignedStruct, RootCertStore, SignatureScheme, WantsVerifier};
 use rustls_platform_verifier::BuilderVerifierExt;
 use x509_cert::der::Decode as _;
 
 use crate::pure::time::WallTime;
 
 /// For requests to this URL: one without TLS needs no certificates, and a host may have none.
-pub fn for_url(url: &str, ca_file: Option<&Path>) -> Result<ClientConfig, String> {
+pub fn for_url(url: &str, ca_file: Option<&Path>, identity: Option<(&Path, &Path)>) -> Result<ClientConfig, String> {
     if url.starts_with("https:") {
-        return client(ca_file);
+        return client_with(ca_file, identity);
     }
     Ok(builder()?.with_root_certificates(RootCertStore::empty()).with_no_client_auth())
 }
@@ -60,15 +63,83 @@ fn trusting(ca_file: Option<&Path>) -> Result<ConfigBuilder<ClientConfig, WantsC
         return trusting.map_err(|error| format!("TLS: certificates of this host: {error}"));
     };
     let failed = |problem: String| format!("ca_file {}: {problem}", path.display());
-    let mut roots = RootCertStore::empty();
+    let (mut roots, mut named) = (RootCertStore::empty(), Vec::new());
     for certificate in CertificateDer::pem_file_iter(path).map_err(|error| failed(error.to_string()))? {
         let certificate = certificate.map_err(|error| failed(error.to_string()))?;
+        named.push(certificate.clone());
         roots.add(certificate).map_err(|error| failed(error.to_string()))?;
     }
     if roots.is_empty() {
         return Err(failed("no certificate in it".to_owned()));
     }
-    Ok(builder()?.with_root_certificates(roots))
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let chains = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider);
+    let chains = chains.build().map_err(|error| failed(error.to_string()))?;
+    Ok(builder()?.dangerous().with_custom_certificate_verifier(Arc::new(Named { chains, named })))
+}
+
+/// Trusts the servers whose certificates the named ones have signed, and the named ones themselves: the self-signed
+/// certificate of a server is often one of a certificate authority, which as such no server may show.
+#[derive(Debug)]
+struct Named {
+    chains: Arc<WebPkiServerVerifier>,
+    named: Vec<CertificateDer<'static>>,
+}
+
+impl Named {
+    /// Whether this very certificate is named, is of this server and has not ended.
+    fn is_named(&self, certificate: &CertificateDer<'_>, server: &ServerName<'_>, now: UnixTime) -> bool {
+        let is_of_server = || {
+            let parsed = ParsedCertificate::try_from(certificate)?;
+            verify_server_name(&parsed, server)
+        };
+        let lasts = x509_cert::Certificate::from_der(certificate).is_ok_and(|certificate| {
+            let validity = certificate.tbs_certificate.validity;
+            let seconds = now.as_secs();
+            (validity.not_before.to_unix_duration().as_secs()..=validity.not_after.to_unix_duration().as_secs())
+                .contains(&seconds)
+        });
+        self.named.iter().any(|named| named == certificate) && is_of_server().is_ok() && lasts
+    }
+}
+
+impl ServerCertVerifier for Named {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let verified = self.chains.verify_server_cert(certificate, intermediates, server, ocsp, now);
+        match verified {
+            Err(_) if self.is_named(certificate, server, now) => Ok(ServerCertVerified::assertion()),
+            verified => verified,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.chains.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.chains.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.chains.supported_verify_schemes()
+    }
 }
 
 fn builder() -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, String> {

@@ -153,6 +153,34 @@ pub struct Standing {
     pub withheld: Option<Withheld>,
 }
 
+impl Standing {
+    /// The order in which people read alarms: those about more than one thing, those that are told, those that wait,
+    /// those that something keeps back, the members of a group that is told; the worse and the older first.
+    pub fn rank(&self) -> (u8, Severity, WallTime) {
+        let alarm = &self.notification;
+        let class = match &self.withheld {
+            None if !alarm.key.is_single() => 0,
+            None => 1,
+            Some(Withheld::Waiting) => 2,
+            Some(Withheld::Explained { .. } | Withheld::Shelved { .. }) => 3,
+            Some(Withheld::Group { .. }) => 4,
+        };
+        (class, alarm.severity, alarm.since)
+    }
+}
+
+impl Withheld {
+    /// As in labels.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Withheld::Waiting => "waiting",
+            Withheld::Explained { .. } => "explained",
+            Withheld::Group { .. } => "group",
+            Withheld::Shelved { .. } => "shelved",
+        }
+    }
+}
+
 /// Why a raise is not told.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case", tag = "reason")]

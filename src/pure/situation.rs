@@ -146,8 +146,11 @@ impl Situation {
                 // Whether the host that does not take probes falls silent, too, is waited for.
                 let host = to_host(notification).and_then(|host| self.hosts.get(host)).copied();
                 if let Some(host) = host {
-                    let until = now.moment + host.found_after + self.rules.group.group_wait;
-                    self.explanations.settle(key.clone(), until);
+                    let since = self.truth.since(key).unwrap_or(now).moment;
+                    let until = since + host.found_after + self.rules.group.group_wait;
+                    if until > now.moment {
+                        self.explanations.settle(key.clone(), until);
+                    }
                 }
                 Vec::new()
             }

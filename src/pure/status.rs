@@ -45,6 +45,9 @@ pub struct Status {
     pub alarms: Vec<Standing>,
     /// How many stand.
     pub raised: usize,
+    /// Alarms of tests that stand and are not told themselves, and why.
+    #[serde(skip)]
+    pub suppressed: Arc<Vec<(Arc<TestFacts>, Kind, &'static str)>>,
     /// Silences that have not ended.
     pub silences: Vec<Silence>,
     /// Receivers of alarms.
@@ -341,10 +344,7 @@ pub struct SinkStatus {
 impl Status {
     /// Orders what people read from the top: the worst first.
     pub fn sort(&mut self) {
-        self.alarms.sort_by_key(|alarm| {
-            let notification = &alarm.notification;
-            (alarm.withheld.is_some(), notification.severity, notification.since, notification.key.clone())
-        });
+        self.alarms.sort_by_cached_key(|alarm| (alarm.rank(), alarm.notification.key.clone()));
         self.listeners.sort_by(|a, b| a.address.cmp(&b.address));
     }
 

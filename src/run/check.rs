@@ -20,7 +20,7 @@ use crate::config::secret::SecretSource;
 use crate::config::sinks::SinkConfig;
 use crate::io::resolve::resolve;
 use crate::io::store::{self, Concern, Snapshot, Store};
-use crate::io::{adjtimex, keys, outlet};
+use crate::io::{adjtimex, engine, keys, outlet};
 use crate::pure::key::KeyRing;
 use crate::web::client::Agent;
 
@@ -67,7 +67,11 @@ async fn checked(arguments: &CheckConfig) -> anyhow::Result<i32> {
         found.extend(fleet::undecidable(&loaded, &bootstrap.host, error));
         found.extend(unusable_keys(&loaded));
     }
+    let machine = if here { engine::known_machine(&bootstrap.state_dir) } else { None };
     let mut report = planned.with_findings(found);
+    if let Some(machine) = machine {
+        report = report.on_machine(&sinks, &machine);
+    }
     if let Some((place, before, found)) = before(&bootstrap, arguments).await? {
         report = report.against(place, &before).with_findings(found);
     }

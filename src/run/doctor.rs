@@ -12,7 +12,7 @@ use crate::config::bootstrap::{Bootstrap, StoreKind};
 use crate::config::check::counted;
 use crate::config::findings::Level;
 use crate::io::store::{self, Concern, Store};
-use crate::io::{adjtimex, outlet, state_file, tls, udp};
+use crate::io::{adjtimex, engine, outlet, state_file, tls, udp};
 use crate::pure::time::WallTime;
 
 /// Certificates that end sooner than this want to be renewed now, in days.
@@ -157,7 +157,11 @@ fn certificates(bootstrap: &Bootstrap, diagnosis: &mut Diagnosis) {
 async fn sinks(bootstrap: &Bootstrap, diagnosis: &mut Diagnosis) {
     let (plans, _) = known_sinks(bootstrap).await;
     for plan in plans {
-        let what = format!("sink {}: {}", plan.config.name, plan.config.describe(&bootstrap.host));
+        let what = format!(
+            "sink {}: {}",
+            plan.config.name,
+            plan.config.describe(&bootstrap.host, engine::known_machine(&bootstrap.state_dir).as_deref())
+        );
         let lacking = outlet::lacking(&plan.config);
         for problem in &lacking {
             diagnosis.bad(format!("{what}: {problem}"), "put it there");

@@ -16,6 +16,7 @@ use super::Snapshot;
 use super::api::Access;
 use crate::pure::alarm::Kind;
 use crate::pure::condition::State;
+use crate::pure::notification::Notification;
 use crate::pure::statistics::Summary;
 use crate::pure::status::{Role, SenderStatus, Status, TestStatus};
 use crate::pure::test::TestFacts;
@@ -154,6 +155,7 @@ impl Sheet<'_> {
         self.gauges("clock_ntp_offset_seconds", "How far the local clock is behind, as its time server says", offset)?;
         self.counters("clock_steps", "Steps of the local clock", [(Labels::new(), status.clock.steps)])?;
         self.gauges("alarms", "Alarms that stand", one(status.raised as f64))?;
+        self.alarms(status)?;
         self.gauges("silences", "Silences that have not ended", one(status.silences.len() as f64))?;
         let restarts = status.restarts.iter().map(|(actor, count)| (vec![("actor", *actor)], *count));
         self.counters("restarts", "Actors that were rebuilt after a fault of their own", restarts)?;
@@ -162,10 +164,42 @@ impl Sheet<'_> {
         self.gauges("sink_dirty", "Alarms whose told state differs from the true one", dirty)?;
         let told = sinks().map(|(sink, labels)| (labels, sink.counts.told as f64));
         self.gauges("sink_told", "Alarms that the receiver knows to stand", told)?;
+        let unconfirmed = sinks().map(|(sink, labels)| (labels, sink.counts.unconfirmed as f64));
+        let help = "Alarms whose last telling nobody acknowledged, and that will be told again";
+        self.gauges("sink_unconfirmed", help, unconfirmed)?;
         let sent = sinks().map(|(sink, labels)| (labels, sink.sent));
         self.counters("sink_messages", "Messages that left", sent)?;
         let failed = sinks().map(|(sink, labels)| (labels, sink.failed));
         self.counters("sink_failures", "Messages that could not be delivered", failed)
+    }
+
+    /// Alarms that stand and are about more or other things than a test; and those of tests that are not told themselves.
+    fn alarms(&mut self, status: &Status) -> fmt::Result {
+        let told = status.alarms.iter().filter(|standing| standing.withheld.is_none());
+        let wide: Vec<&Notification> =
+            told.map(|standing| standing.notification.as_ref()).filter(|alarm| alarm.key.test().is_none()).collect();
+        let subjects: Vec<String> = wide.iter().map(|alarm| alarm.key.subject.to_string()).collect();
+        let series = wide.iter().zip(&subjects).map(|(alarm, subject)| {
+            let (from, to) = alarm.ends();
+            let labels = vec![
+                ("kind", alarm.key.kind.as_str()),
+                ("subject", subject.as_str()),
+                ("severity", alarm.severity.as_str()),
+                ("from", from.unwrap_or_default()),
+                ("to", to.unwrap_or_default()),
+            ];
+            (labels, 1.0)
+        });
+        self.gauges("alarm_raised", "An alarm that is told and is not about a single test", series)?;
+        let ids: Vec<String> = status.suppressed.iter().map(|(test, ..)| test.id.to_string()).collect();
+        let series = status.suppressed.iter().zip(&ids).map(|((test, kind, by), id)| {
+            let mut labels = labels_of(test, id, None, false);
+            labels.extend([("kind", kind.as_str()), ("by", by)]);
+            (labels, 1.0)
+        });
+        let help = "An alarm of a test that is not told itself: maintenance, a silence or a drained host (shelved), a \
+                    group or another alarm that explains it, or it waits for that";
+        self.gauges("test_suppressed", help, series)
     }
 
     fn listeners(&mut self, status: &Status) -> fmt::Result {

@@ -9,7 +9,7 @@ use actix_web::{HttpResponse, web};
 use super::Snapshot;
 use super::api::Access;
 use crate::pure::condition::State;
-use crate::pure::notification::Withheld;
+use crate::pure::notification::{Standing, Withheld};
 use crate::pure::shelf::{Matcher, Silence};
 use crate::pure::status::{ListenerStatus, SenderStatus, SinkStatus, Status};
 use crate::pure::time::WallTime;
@@ -100,38 +100,49 @@ fn alarms(status: &Status) -> String {
     if alarms.is_empty() {
         return "<h2>Alarms</h2><p class=quiet>None.</p>".to_owned();
     }
-    let rows: String = alarms
-        .iter()
-        .take(MOST_ALARMS)
+    // Members of a group that is shown stand under it: their number is in its text.
+    let is_member = |standing: &&Standing| matches!(standing.withheld, Some(Withheld::Group { .. }));
+    let members = alarms.iter().filter(is_member).count();
+    let shown = alarms.iter().filter(|standing| !is_member(standing)).take(MOST_ALARMS);
+    let rows: String = shown
         .map(|standing| {
             let alarm = &standing.notification;
             let about = match &alarm.test {
-                Some(test) => named(&test.description, &test.id.to_string()),
-                None => escape(&alarm.key.subject.to_string()),
+                Some(test) => format!(
+                    "{}<br><small>{}</small>",
+                    escape(&alarm.who()),
+                    named(&test.description, &test.id.to_string())
+                ),
+                None => escape(&alarm.who()),
             };
             let (colour, withheld) = match &standing.withheld {
                 None => ("down", String::new()),
                 Some(Withheld::Waiting) => {
                     ("suspect", "<br><small>not told yet: it may be one of many, or over</small>".to_owned())
                 }
-                Some(Withheld::Explained { by }) => {
+                Some(Withheld::Explained { by } | Withheld::Group { group: by }) => {
                     ("unknown", format!("<br><small>not told itself: {} is</small>", escape(by)))
-                }
-                Some(Withheld::Group { group }) => {
-                    ("unknown", format!("<br><small>not told itself: {} is</small>", escape(group)))
                 }
                 Some(Withheld::Shelved { by }) => ("unknown", format!("<br><small>not told: {}</small>", escape(by))),
             };
+            let first = match alarm.first_text.is_empty() || alarm.text.starts_with(&alarm.first_text) {
+                true => String::new(),
+                false => format!("<br><small>at first: {}</small>", escape(&alarm.first_text)),
+            };
             format!(
-                "<tr><td><span class=\"pill {colour}\">{}</span><td>{about}<td>{}{withheld}<td class=when>{}",
+                "<tr><td>{about}<td><span class=\"pill {colour}\">{}</span><td>{}{first}{withheld}<td class=when>{}",
                 alarm.key.kind,
                 escape(&alarm.text),
                 clock(alarm.since)
             )
         })
         .collect();
+    let members = match members {
+        0 => String::new(),
+        members => format!("<p class=quiet>{members} more are told as part of an alarm above.</p>"),
+    };
     let more = more(status.raised, MOST_ALARMS.min(alarms.len()));
-    format!("<h2>Alarms</h2><table><tr><th>Kind<th>About<th>Cause<th>Since{rows}</table>{more}")
+    format!("<h2>Alarms</h2><table><tr><th>About<th>Kind<th>Cause<th>Since{rows}</table>{members}{more}")
 }
 
 fn silences(silences: &[Silence]) -> String {

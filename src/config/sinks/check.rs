@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::{ENGINE_ID_OCTETS, SNMP_TRAP_PORT, SYSLOG_PORT, SinkConfig, SinkKind, SnmpVersion, Transport, hex};
+use super::{
+    ENGINE_ID_OCTETS, Framing, SNMP_TRAP_PORT, SYSLOG_PORT, SinkConfig, SinkKind, SnmpVersion, Transport, hex,
+};
 use crate::config::findings::Findings;
 
 /// Less than one message in a thousand seconds tells nobody anything in time.
@@ -43,6 +45,11 @@ impl SinkConfig {
             let way_out = "write 10 or less: what is not acknowledged is told again anyway";
             findings.error(&format!("{field}.retries"), "too many", way_out);
         }
+        if self.cert_file.is_some() != self.key_file.is_some() {
+            let missing = if self.cert_file.is_some() { "key_file" } else { "cert_file" };
+            let problem = "missing: a certificate and its key go together";
+            findings.error(&format!("{field}.{missing}"), problem, "write both or neither");
+        }
         self.check_fields_of_other_kinds(field, findings);
         match self.kind {
             SinkKind::Log => {}
@@ -52,11 +59,22 @@ impl SinkConfig {
             }
             SinkKind::Syslog => {
                 self.check_target(field, SYSLOG_PORT, findings);
+                if self.transport() == Transport::Udp && self.framing.is_some() {
+                    let problem = "each datagram is one message: nothing has to be told apart";
+                    findings.error(&format!("{field}.framing"), problem, "remove it, or write transport = \"tcp\"");
+                }
+                if self.transport() == Transport::Tls && self.framing == Some(Framing::Lf) {
+                    let problem = "over TLS each message has its length before it (RFC 5425 section 4.3)";
+                    findings.error(&format!("{field}.framing"), problem, "remove it");
+                }
                 if self.transport() == Transport::Starttls {
                     findings.error(&format!("{field}.transport"), "not for syslog", "write udp, tcp or tls");
                 }
             }
-            SinkKind::Alertmanager | SinkKind::Webhook => self.check_url(field, findings),
+            SinkKind::Alertmanager | SinkKind::Webhook => {
+                self.check_url(field, findings);
+                self.check_http_credentials(field, findings);
+            }
             SinkKind::Email => self.check_mail(field, findings),
             SinkKind::Exec => {
                 if self.command.first().is_none_or(|program| !program.starts_with('/')) {
@@ -134,6 +152,25 @@ impl SinkConfig {
         }
     }
 
+    fn check_http_credentials(&self, field: &str, findings: &mut Findings) {
+        if self.user.is_empty() != self.password().is_none() {
+            findings.error(
+                &format!("{field}.password_file"),
+                "a user and its password go together",
+                "write both or neither",
+            );
+        }
+        if self.token().is_some() && self.password().is_some() {
+            let problem = "a token and a password: a request carries only one of them";
+            findings.error(&format!("{field}.token_file"), problem, "remove one of them");
+        }
+        let proxy = self.proxy.as_deref().filter(|proxy| !proxy.is_empty());
+        if proxy.is_some_and(|proxy| reqwest::Proxy::all(proxy).is_err()) {
+            let way_out = "write its URL, such as \"http://proxy:3128\", or \"\" for none";
+            findings.error(&format!("{field}.proxy"), "no URL of a proxy", way_out);
+        }
+    }
+
     fn check_mail(&self, field: &str, findings: &mut Findings) {
         self.check_target(field, self.port(), findings);
         if self.transport() == Transport::Udp {
@@ -159,13 +196,13 @@ impl SinkConfig {
     fn check_fields_of_other_kinds(&self, field: &str, findings: &mut Findings) {
         use SinkKind::{Alertmanager, Email, Exec, Snmp, Syslog, Webhook};
         let default = SinkConfig::default();
-        let fields: [(&str, bool, &[SinkKind]); 23] = [
+        let fields: [(&str, bool, &[SinkKind]); 28] = [
             ("target", self.target != default.target, &[Snmp, Syslog, Email]),
             ("version", self.version != default.version, &[Snmp]),
             ("community", self.community != default.community, &[Snmp]),
             ("mode", self.mode != default.mode, &[Snmp]),
             ("profile", self.profile != default.profile, &[Snmp]),
-            ("user", !self.user.is_empty(), &[Snmp, Email]),
+            ("user", !self.user.is_empty(), &[Snmp, Email, Alertmanager, Webhook]),
             ("auth_protocol", self.auth_protocol.is_some(), &[Snmp]),
             ("auth_password_file", self.auth_password().is_some(), &[Snmp]),
             ("privacy_protocol", self.privacy_protocol.is_some(), &[Snmp]),
@@ -180,7 +217,12 @@ impl SinkConfig {
             ("ca_file", self.ca_file.is_some(), &[Alertmanager, Webhook, Syslog, Email]),
             ("from", !self.from.is_empty(), &[Email]),
             ("to", !self.to.is_empty(), &[Email]),
-            ("password_file", self.password().is_some(), &[Email]),
+            ("password_file", self.password().is_some(), &[Email, Alertmanager, Webhook]),
+            ("source", self.source.is_some(), &[Snmp, Alertmanager, Webhook, Syslog]),
+            ("cert_file", self.cert_file.is_some(), &[Alertmanager, Webhook, Syslog]),
+            ("proxy", self.proxy.is_some(), &[Alertmanager, Webhook]),
+            ("framing", self.framing.is_some(), &[Syslog]),
+            ("facility", self.facility.is_some(), &[Syslog]),
             ("command", !self.command.is_empty(), &[Exec]),
             ("parallel", self.parallel != default.parallel, &[Exec]),
         ];

@@ -40,6 +40,8 @@ impl Alertmanager {
 }
 
 impl Message for Alerts {
+    const IN_A_REQUEST: usize = 100;
+
     fn of(&self, alarms: &[&Notification]) -> Result<(Vec<u8>, HeaderMap), String> {
         let now = time::now().wall;
         let alerts: Vec<Value> = alarms.iter().map(|alarm| alert(alarm, &self.page, now)).collect();

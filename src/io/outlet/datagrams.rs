@@ -1,7 +1,7 @@
 //! A connected UDP socket to a receiver that is known by name.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use tokio::net::UdpSocket;
@@ -18,12 +18,14 @@ const REFUSAL_WAIT: Duration = Duration::from_millis(50);
 /// The way to one receiver.
 pub struct Datagrams {
     target: Result<Endpoint, String>,
+    /// The address of this host that the receiver sees, if that is not left to the routes.
+    source: Option<IpAddr>,
     connected: Option<(UdpSocket, Instant)>,
 }
 
 impl Datagrams {
-    pub fn new(target: Result<Endpoint, String>) -> Self {
-        Datagrams { target, connected: None }
+    pub fn new(target: Result<Endpoint, String>, source: Option<IpAddr>) -> Self {
+        Datagrams { target, source, connected: None }
     }
 
     /// Its socket; connected, so that only the receiver is heard.
@@ -34,7 +36,7 @@ impl Datagrams {
             None => {
                 let target = self.target.as_ref().map_err(Clone::clone)?;
                 let addr = resolve_endpoint(target).await.map_err(|problem| format!("{target}: {problem}"))?;
-                (connect(addr).await.map_err(|error| format!("{addr}: {error}"))?, Instant::now())
+                (connect(addr, self.source).await?, Instant::now())
             }
         };
         Ok(&self.connected.insert(connected).0)
@@ -61,13 +63,14 @@ impl Datagrams {
     }
 }
 
-async fn connect(target: SocketAddr) -> io::Result<UdpSocket> {
-    let any: SocketAddr = match target {
-        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
-        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+async fn connect(target: SocketAddr, source: Option<IpAddr>) -> Result<UdpSocket, String> {
+    let any = match target {
+        SocketAddr::V4(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     };
-    let socket = UdpSocket::bind(any).await?;
-    socket.connect(target).await?;
+    let own = source.unwrap_or(any);
+    let socket = UdpSocket::bind((own, 0)).await.map_err(|error| format!("source {own}: {error}"))?;
+    socket.connect(target).await.map_err(|error| format!("{target}: {error}"))?;
     Ok(socket)
 }
 

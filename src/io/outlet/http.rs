@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, SystemTime};
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, RETRY_AFTER};
-use reqwest::{Client, Response, StatusCode};
+use reqwest::{Client, Proxy, Response, StatusCode};
 use sha2::{Digest, Sha256};
 
 use super::{Delivered, Outcome, blocking};
@@ -16,8 +18,6 @@ use crate::pure::notification::Notification;
 
 /// So much of a refusal is read and shown.
 const SHOWN: usize = 200;
-/// Alarms in one request.
-const IN_A_REQUEST: usize = 100;
 /// A receiver that refuses what it is sent, part by part, is sent no more than so many parts at once.
 const MOST_REQUESTS: usize = 40;
 
@@ -31,6 +31,9 @@ pub struct Http {
 
 /// What is posted: the body of a request about these alarms, and headers of its own.
 pub trait Message {
+    /// Alarms in one request.
+    const IN_A_REQUEST: usize;
+
     /// Nothing if there is nothing to say.
     fn of(&self, alarms: &[&Notification]) -> Result<(Vec<u8>, HeaderMap), String>;
 }
@@ -48,17 +51,17 @@ impl Http {
         Http { config: config.clone(), url, client: None }
     }
 
-    /// Delivers in requests of no more than a hundred alarms. What the receiver does not like is
+    /// Delivers in requests of as many alarms as its message can bear. What the receiver does not like is
     /// halved, so that one alarm cannot hold up all others.
-    pub async fn deliver(&mut self, batch: Vec<Due>, message: &impl Message) -> Delivered {
+    pub async fn deliver<M: Message>(&mut self, batch: Vec<Due>, message: &M) -> Delivered {
         let (alarms, silent): (Vec<Due>, Vec<Due>) =
             batch.into_iter().partition(|due| matches!(due, Due::Alarm { .. }));
         let mut delivered = Delivered::all(silent, &Outcome::Nothing);
-        let mut parts: VecDeque<Vec<Due>> = alarms.chunks(IN_A_REQUEST).map(<[Due]>::to_vec).collect();
+        let mut parts: VecDeque<Vec<Due>> = alarms.chunks(M::IN_A_REQUEST).map(<[Due]>::to_vec).collect();
         let mut requests = 0;
         while let Some(part) = parts.pop_front() {
             requests += 1;
-            let posted = match requests > MOST_REQUESTS {
+            let posted = match M::IN_A_REQUEST > 1 && requests > MOST_REQUESTS {
                 true => Err(Failure::Receiver("the receiver refuses nearly all that it is sent".to_owned(), None)),
                 false => self.post(&part, message).await,
             };
@@ -133,17 +136,31 @@ pub fn alarms(batch: &[Due]) -> impl Iterator<Item = &Notification> {
     })
 }
 
-/// What makes an alert the same alert: the alarm's key.
+/// The labels of an alert, named as in `/metrics`: what is the same for as long as the alarm is.
 pub fn labels(alarm: &Notification) -> BTreeMap<&'static str, String> {
     let kind = alarm.key.kind.as_str();
     let name: String = kind.split('_').map(capitalised).collect();
-    BTreeMap::from([
+    let mut labels = BTreeMap::from([
         ("alertname", format!("Peerpair{name}")),
         ("agent", alarm.agent.clone()),
         ("kind", kind.to_owned()),
-        ("subject", alarm.key.subject.to_string()),
         ("severity", alarm.severity.as_str().to_owned()),
-    ])
+    ]);
+    let (from, to) = alarm.ends();
+    labels.extend(from.map(|from| ("from", from.to_owned())));
+    labels.extend(to.map(|to| ("to", to.to_owned())));
+    match &alarm.test {
+        Some(test) if alarm.key.test().is_some() => {
+            labels.insert("test", test.id.to_string());
+            labels.extend(test.set.as_ref().map(|set| ("set", set.to_string())));
+            let tags: Vec<&str> = test.tags.iter().map(String::as_str).collect();
+            labels.extend((!tags.is_empty()).then(|| ("tags", tags.join(","))));
+        }
+        Some(_) | None => {
+            labels.insert("subject", alarm.key.subject.to_string());
+        }
+    }
+    labels
 }
 
 /// What people want to know beside that.
@@ -157,20 +174,18 @@ pub fn annotations(alarm: &Notification) -> BTreeMap<&'static str, String> {
     ]);
     if let Some(test) = &alarm.test {
         annotations.extend([
-            ("test", test.description.clone()),
-            ("from_host", test.from_host.clone()),
-            ("from", test.from.clone()),
-            ("to_host", test.to_host.clone()),
-            ("to", test.to.clone()),
+            ("test_description", test.description.clone()),
+            ("from_address", test.from.clone()),
+            ("to_address", test.to.clone()),
         ]);
     }
     annotations
 }
 
-/// The same alert has the same.
-pub fn fingerprint(labels: &BTreeMap<&'static str, String>) -> String {
-    let hash = labels.iter().fold(Sha256::new(), |hash, (name, value)| hash.chain_update(format!("{name}={value}\n")));
-    hash.finalize().iter().take(8).map(|octet| format!("{octet:02x}")).collect()
+/// The same alarm has the same, whatever its documents say of its test meanwhile.
+pub fn fingerprint(alarm: &Notification) -> String {
+    let hash = Sha256::digest(format!("{} {}", alarm.agent, alarm.key));
+    hash.iter().take(8).map(|octet| format!("{octet:02x}")).collect()
 }
 
 fn capitalised(word: &str) -> String {
@@ -180,22 +195,34 @@ fn capitalised(word: &str) -> String {
 
 fn client(config: &SinkConfig, url: &str) -> Result<Client, String> {
     let mut headers = HeaderMap::new();
-    if let Some(token) = config.token() {
-        let token = secret::read(token)?;
-        let mut value = HeaderValue::from_str(&format!("Bearer {}", token.reveal()))
+    let credentials = match (config.token(), config.password()) {
+        (Some(token), _) => Some(format!("Bearer {}", secret::read(token)?.reveal())),
+        (None, Some(password)) => {
+            let both = format!("{}:{}", config.user, secret::read(password)?.reveal());
+            Some(format!("Basic {}", BASE64_STANDARD.encode(both)))
+        }
+        (None, None) => None,
+    };
+    if let Some(credentials) = credentials {
+        let mut value = HeaderValue::from_str(&credentials)
             .map_err(|_| "the token has characters that no header can have".to_owned())?;
         value.set_sensitive(true);
         headers.insert(AUTHORIZATION, value);
     }
-    Client::builder()
-        .tls_backend_preconfigured(tls::for_url(url, config.ca_file.as_deref())?)
+    let mut client = Client::builder()
+        .tls_backend_preconfigured(tls::for_url(url, config.ca_file.as_deref(), config.client_certificate())?)
         .default_headers(headers)
         .user_agent(concat!("peerpair/", env!("CARGO_PKG_VERSION")))
         // Whoever is redirected tells somebody else than was configured.
         .redirect(reqwest::redirect::Policy::none())
-        .no_proxy()
-        .build()
-        .map_err(|error| describe(&error))
+        .local_address(config.source);
+    client = match config.proxy.as_deref() {
+        // The environment's, as HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY say.
+        None => client,
+        Some("") => client.no_proxy(),
+        Some(url) => client.proxy(Proxy::all(url).map_err(|error| format!("proxy: {}", describe(&error)))?),
+    };
+    client.build().map_err(|error| describe(&error))
 }
 
 /// `Retry-After`: seconds, or a date (RFC 9110 section 10.2.3).

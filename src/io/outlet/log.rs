@@ -6,11 +6,11 @@ use crate::pure::alarm::Severity;
 use crate::pure::ledger::{Due, Occasion};
 use crate::pure::notification::{AlarmState, Notification};
 
-/// Writes a line for `due`.
+/// Writes a line for `due`: first what happened to whom and why, then the fields.
 pub fn write(due: &Due) {
     let Due::Alarm { notification, occasion, .. } = due else { return };
     let Notification { key, text, since, suppressed, .. } = notification.as_ref();
-    let kind = key.kind.as_str();
+    let (kind, who) = (key.kind.as_str(), notification.who());
     let raised = match (notification.state, occasion) {
         (AlarmState::Flapping, _) => "alarm flapping",
         (_, Occasion::Again) => "alarm still raised",
@@ -20,20 +20,20 @@ pub fn write(due: &Due) {
         let subject = key.subject.to_string();
         match (notification.is_raised(), notification.severity) {
             (true, Severity::Critical | Severity::Major) => {
-                error!(kind, subject, cause = text, %since, suppressed, "{raised}");
+                error!(kind, subject, %since, suppressed, "{raised}: {who}: {text}");
             }
             (true, Severity::Minor | Severity::Warning) => {
-                warn!(kind, subject, cause = text, %since, suppressed, "{raised}");
+                warn!(kind, subject, %since, suppressed, "{raised}: {who}: {text}");
             }
-            (false, _) => info!(kind, subject, cause = text, %since, suppressed, "alarm cleared"),
+            (false, _) => info!(kind, subject, %since, suppressed, "alarm cleared: {who}: {text}"),
         }
         return;
     };
     let (id, description) = (test.id, &test.description);
     let path = test.path();
     match (notification.is_raised(), occasion) {
-        (true, _) => error!(kind, description, cause = text, path, %since, suppressed, %id, "{raised}"),
-        (false, Occasion::First) => info!(kind, description, path, %since, %id, "test up"),
-        (false, _) => info!(kind, description, cause = text, path, %since, suppressed, %id, "alarm cleared"),
+        (true, _) => error!(kind, description, path, %since, suppressed, %id, "{raised}: {who}: {text}"),
+        (false, Occasion::First) => info!(kind, description, path, %since, %id, "test up: {who}"),
+        (false, _) => info!(kind, description, path, %since, suppressed, %id, "alarm cleared: {who}: {text}"),
     }
 }

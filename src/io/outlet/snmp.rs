@@ -1,5 +1,7 @@
 //! SNMP receivers: traps and informs, SNMPv2c and SNMPv3.
 
+use std::sync::Arc;
+
 use tokio::time::{Instant, timeout_at};
 
 use super::datagrams::{Datagrams, refused};
@@ -22,6 +24,7 @@ pub struct Snmp {
     renderer: Renderer,
     engine: Engine,
     agent: String,
+    machine: Arc<str>,
     security: Option<Security>,
     datagrams: Datagrams,
     /// Message ids; begun anywhere, so that a stranger cannot guess them.
@@ -58,8 +61,9 @@ impl Snmp {
             },
             engine: identity.engine.clone(),
             agent: identity.agent.to_string(),
+            machine: identity.machine.clone(),
             security: None,
-            datagrams: Datagrams::new(config.endpoint()),
+            datagrams: Datagrams::new(config.endpoint(), config.source),
             next_id: fastrand::i32(0..=i32::MAX),
             next_salt: fastrand::u64(..),
             config: config.clone(),
@@ -212,7 +216,7 @@ impl Snmp {
         let Some(Security::Usm { user, keys: None }) = &self.security else { return Ok(()) };
         let user = user.clone();
         let (engine_id, clock) = match self.config.mode {
-            SnmpMode::Trap => (self.config.engine_id(&self.agent), None),
+            SnmpMode::Trap => (self.config.engine_id(&self.agent, &self.machine), None),
             SnmpMode::Inform => {
                 let report = self.discover().await?;
                 (report.engine_id, Some((report.clock, Instant::now())))

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::TcpSocket;
 use tokio::time::{Duration, timeout};
 use tokio_rustls::TlsConnector;
 
 use super::datagrams::Datagrams;
 use super::{Delivered, Identity, Outcome, blocking};
 use crate::config::endpoint::EndpointHost;
-use crate::config::sinks::{SinkConfig, Transport};
+use crate::config::sinks::{Facility, Framing, SinkConfig, Transport};
 use crate::io::resolve::resolve_endpoint;
 use crate::io::tls;
 use crate::pure::alarm::{Kind, Severity};
@@ -19,8 +19,6 @@ use crate::pure::ledger::Due;
 use crate::pure::notification::{AlarmState, Notification};
 use crate::pure::time::WallTime;
 
-/// Facility "system daemons".
-const DAEMON: u8 = 3;
 /// Our parameters, under our enterprise's number.
 const OWN: &str = "peerpair@50255";
 /// A receiver that closed the stream says so within this if it is near.
@@ -42,13 +40,13 @@ pub struct Syslog {
 
 impl Syslog {
     pub(super) fn new(config: &SinkConfig, identity: &Identity) -> Self {
-        let datagrams = Datagrams::new(config.endpoint());
+        let datagrams = Datagrams::new(config.endpoint(), config.source);
         Syslog { config: config.clone(), agent: identity.agent.clone(), datagrams, stream: None }
     }
 
     pub(super) async fn deliver(&mut self, batch: Vec<Due>) -> Delivered {
         let now = crate::io::time::now().wall;
-        let lines: Vec<String> = batch.iter().map(|due| line(due, &self.agent, now)).collect();
+        let lines: Vec<String> = batch.iter().map(|due| line(due, &self.agent, self.facility(), now)).collect();
         let within = self.config.answer_within();
         let sent = match self.config.transport() {
             Transport::Udp => {
@@ -70,6 +68,10 @@ impl Syslog {
         }
     }
 
+    fn facility(&self) -> u8 {
+        self.config.facility.unwrap_or(Facility::Daemon).code()
+    }
+
     async fn write(&mut self, lines: &[String]) -> Result<(), String> {
         let failed = |error: std::io::Error| error.to_string();
         if let Some(stream) = &mut self.stream
@@ -81,8 +83,11 @@ impl Syslog {
             Some(stream) => stream,
             None => self.connect().await?,
         };
-        // Each message with its length before it (RFC 5425 section 4.3, RFC 6587 section 3.4.1).
-        let frames: String = lines.iter().map(|line| format!("{} {line}", line.len())).collect();
+        // Each message with its length before it (RFC 5425 section 4.3, RFC 6587 section 3.4.1), or as a line.
+        let frames: String = match self.config.framing.unwrap_or(Framing::OctetCounting) {
+            Framing::OctetCounting => lines.iter().map(|line| format!("{} {line}", line.len())).collect(),
+            Framing::Lf => lines.iter().map(|line| format!("{line}\n")).collect(),
+        };
         stream.write_all(frames.as_bytes()).await.map_err(failed)?;
         stream.flush().await.map_err(failed)?;
         // What was written into a stream that the other end had closed is lost.
@@ -97,15 +102,20 @@ impl Syslog {
         let target = self.config.endpoint()?;
         let addr = resolve_endpoint(&target).await.map_err(|problem| format!("{target}: {problem}"))?;
         let failed = |error: std::io::Error| format!("{addr}: {error}");
-        let stream = TcpStream::connect(addr).await.map_err(failed)?;
+        let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.map_err(failed)?;
+        if let Some(source) = self.config.source {
+            socket.bind((source, 0).into()).map_err(|error| format!("source {source}: {error}"))?;
+        }
+        let stream = socket.connect(addr).await.map_err(failed)?;
         // A path that goes dead is found when what was sent is not acknowledged in time.
         let within = Some(self.config.answer_within());
         socket2::SockRef::from(&stream).set_tcp_user_timeout(within).map_err(failed)?;
         if self.config.transport() != Transport::Tls {
             return Ok(Box::new(stream));
         }
-        let ca_file = self.config.ca_file.clone();
-        let client = TlsConnector::from(Arc::new(blocking(move || tls::client(ca_file.as_deref())).await?));
+        let config = self.config.clone();
+        let client = blocking(move || tls::client_with(config.ca_file.as_deref(), config.client_certificate()));
+        let client = TlsConnector::from(Arc::new(client.await?));
         let name = match &target.host {
             EndpointHost::Name(name) => {
                 ServerName::try_from(name.clone()).map_err(|error| format!("{target}: {error}"))?
@@ -122,14 +132,14 @@ async fn closed(stream: &mut dyn Stream, within: Duration) -> bool {
     matches!(timeout(within, stream.read(&mut nothing)).await, Ok(Ok(0) | Err(_)))
 }
 
-fn line(due: &Due, agent: &str, now: WallTime) -> String {
+fn line(due: &Due, agent: &str, facility: u8, now: WallTime) -> String {
     let pid = std::process::id();
     match due {
         Due::ColdStart => {
             let severity = 6;
             format!(
                 "<{}>1 {now} {} peerpair {pid} cold_start - the agent has started",
-                DAEMON * 8 + severity,
+                facility * 8 + severity,
                 word(agent)
             )
         }
@@ -163,7 +173,7 @@ fn line(due: &Due, agent: &str, now: WallTime) -> String {
             elements += "]";
             let text = format!("{}: {}", notification.headline(), notification.text);
             let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-            let priority = DAEMON * 8 + severity;
+            let priority = facility * 8 + severity;
             let mut line = format!(
                 "<{priority}>1 {now} {} peerpair {pid} {} {elements} {text}",
                 word(agent),

@@ -51,6 +51,9 @@ impl Webhook {
 }
 
 impl Message for Signed {
+    /// Receivers take a group's key for the key of an incident: each alarm is one of its own.
+    const IN_A_REQUEST: usize = 1;
+
     fn of(&self, alarms: &[&Notification]) -> Result<(Vec<u8>, HeaderMap), String> {
         let body = self.json(alarms).to_string().into_bytes();
         let mut headers = HeaderMap::new();
@@ -72,11 +75,11 @@ impl Signed {
         let firing = alarms.iter().any(|alarm| fires(alarm));
         json!({
             "version": "4",
-            "groupKey": format!("{{}}:{{agent=\"{agent}\"}}"),
+            "groupKey": group_key(alarms.first().copied(), agent),
             "truncatedAlerts": 0,
             "status": status(firing),
             "receiver": self.receiver,
-            "groupLabels": { "agent": agent },
+            "groupLabels": group_labels(alarms.first().copied(), agent),
             "commonLabels": common(&alerts, "labels"),
             "commonAnnotations": common(&alerts, "annotations"),
             "externalURL": self.identity.page.as_ref(),
@@ -94,9 +97,26 @@ impl Signed {
             "startsAt": alarm.raised_at,
             "endsAt": ends,
             "generatorURL": self.identity.page.as_ref(),
-            "fingerprint": http::fingerprint(&labels),
+            "fingerprint": http::fingerprint(alarm),
         })
     }
+}
+
+/// What tells this alarm from all others, as a group's labels.
+fn group_labels(alarm: Option<&Notification>, agent: &str) -> Map<String, Value> {
+    let mut labels = Map::from_iter([("agent".to_owned(), json!(agent))]);
+    if let Some(alarm) = alarm {
+        labels.insert("kind".to_owned(), json!(alarm.key.kind.as_str()));
+        labels.insert("subject".to_owned(), json!(alarm.key.subject.to_string()));
+    }
+    labels
+}
+
+/// The key of the group, which is one alarm: `{}:{agent="a", kind="connection", subject="test ..."}`.
+fn group_key(alarm: Option<&Notification>, agent: &str) -> String {
+    let labels = group_labels(alarm, agent);
+    let labels: Vec<String> = labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    format!("{{}}:{{{}}}", labels.join(", "))
 }
 
 /// A test notification is to reach a person.

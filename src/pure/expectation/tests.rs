@@ -714,3 +714,194 @@ fn memory_of_a_test_is_small() {
     let size = std::mem::size_of::<Expectation>();
     assert!(size <= 900, "{size} octets before what its histograms hold");
 }
+
+fn latencies(found: &[(u64, Kind, bool, String)]) -> Vec<(u64, bool, &str)> {
+    of_kind(found, Kind::Latency)
+}
+
+fn uncertain(millis: u64, sequence: u32, delay: i64, uncertainty: u64) -> Incoming {
+    let delay = Delay { nanos: delay * 1_000_000, uncertainty: Duration::from_millis(uncertainty) };
+    Incoming { delay, ..probe(millis, sequence) }
+}
+
+/// With clocks that are off by as much as the limit, no delay is provably within it: the alarm ends after five minutes.
+#[test]
+fn latency_alarm_ends_when_its_clocks_can_decide_nothing_any_more() {
+    let mut expectation = Tested::new(expected(), at(0));
+    let slow = |n: u32, millis| Some(if n < 300 { uncertain(millis, n, 50, 6) } else { uncertain(millis, n, 1, 6) });
+    let found = feed(&mut expectation, 1..400, slow);
+    let all = latencies(&found);
+    assert_eq!(all.first().map(|said| said.1), Some(true), "{all:?}");
+    let ended = all.last().unwrap();
+    assert_eq!((ended.1, ended.2), (false, "undecidable"));
+    assert!((329..=331).contains(&ended.0), "{all:?}");
+    // What is provably too late raises it again.
+    assert_eq!(latencies(&feed(&mut expectation, 400..402, |n, millis| Some(uncertain(millis, n, 50, 6))))[0].1, true);
+}
+
+#[test]
+fn one_way_latency_is_not_cleared_by_a_round_trip() {
+    let limits = DelayLimits { max_latency: Some(Duration::from_millis(10)), ..expected().limits };
+    let each_way = Some(Duration::from_millis(5));
+    let expected = with(Manner { role: Role::Sender, limits, max_each_way: each_way, ..manner() });
+    let mut expectation = Tested::new(expected, at(0));
+    let good_clocks = Duration::from_micros(100);
+    let bad_clocks = Duration::from_secs(1);
+    // The way back is slow; then the clocks become bad, while the round trip stays within its limit.
+    let answers = |n: u32, millis| {
+        Some(match n < 100 {
+            true => answer(millis, n, (1_000_000, 7_000_000), good_clocks),
+            false => answer(millis, n, (1_000_000, 1_000_000), bad_clocks),
+        })
+    };
+    let found = feed(&mut expectation, 1..300, answers);
+    assert!(latencies(&found).iter().all(|said| said.1), "{:?}", latencies(&found));
+    let found = feed(&mut expectation, 300..320, answers);
+    assert!(latencies(&found).iter().any(|said| said.2 == "undecidable"), "{found:?}");
+}
+
+#[test]
+fn latency_alarm_ends_when_what_raised_it_is_not_asked_any_more() {
+    let above = Some(Duration::from_millis(3));
+    let limits = DelayLimits { max_latency: Some(Duration::from_secs(9)), ..expected().limits };
+    let with_baseline = with(Manner { max_above_baseline: above, limits, ..manner() });
+    let mut expectation = Tested::new(with_baseline, at(0));
+    let slower = |n: u32, millis| Some(delayed(millis, n, if n >= 4_000 { 20 } else { 1 }));
+    let found = feed(&mut expectation, 1..410, slower);
+    assert!(latencies(&found).last().is_some_and(|said| said.1), "{:?}", latencies(&found));
+    let without = with(Manner { limits, ..manner() });
+    assert_eq!(kinds(&expectation.on_expected(without, at(410_000))), [(Kind::Latency, false)]);
+}
+
+/// Eight probes in a loss window of 80 s: too few to say that the delay varies no more.
+#[test]
+fn jitter_alarm_ends_when_there_are_too_few_variations() {
+    let loss = LossLimits {
+        max_loss_ppm: None,
+        max_jitter: Some(Duration::from_millis(2)),
+        loss_window: Duration::from_secs(12),
+    };
+    let limits = DelayLimits { max_latency: None, ..expected().limits };
+    let mut expectation = Tested::new(with(Manner { loss, limits, ..manner() }), at(0));
+    // Every other probe is lost later: none has the one before it to vary from.
+    let shaking = |n: u32, millis| (n < 600 || n.is_multiple_of(2)).then(|| delayed(millis, n, i64::from(n % 4) * 3));
+    let found = feed(&mut expectation, 1..400, shaking);
+    let jitter = of_kind(&found, Kind::Jitter);
+    assert_eq!(jitter.last().map(|said| (said.1, said.2)), Some((false, "undecidable")), "{jitter:?}");
+    assert!((360..=380).contains(&jitter.last().unwrap().0), "{jitter:?}");
+}
+
+/// A link that is cut, or a host that is dead, is the connection's alarm alone; nor is it a loss when it is back.
+#[test]
+fn silence_is_no_loss() {
+    let loss = LossLimits { max_loss_ppm: Some(20_000), max_jitter: None, loss_window: Duration::from_secs(60) };
+    let mut expectation = Tested::new(with(Manner { loss, ..manner() }), at(0));
+    let cut = |n: u32, millis| (!(1_000..2_000).contains(&n)).then(|| probe(millis, n));
+    let found = feed(&mut expectation, 1..600, cut);
+    assert!(of_kind(&found, Kind::Loss).iter().all(|said| !said.1), "{found:?}");
+    let connection: Vec<bool> = of_kind(&found, Kind::Connection).iter().map(|said| said.1).collect();
+    assert_eq!(connection, [false, true, false]);
+}
+
+#[test]
+fn clock_that_was_set_while_probes_were_under_way_is_no_latency() {
+    let mut expectation = Tested::new(expected(), at(0));
+    let set = |n: u32, millis| {
+        let clock_was_set = (50..55).contains(&n);
+        let delay = if clock_was_set { 3_600_000 } else { 1 };
+        Some(Incoming { clock_was_set, ..delayed(millis, n, delay) })
+    };
+    let found = feed(&mut expectation, 1..20, set);
+    assert!(found.iter().all(|(_, _, raised, _)| !raised), "{found:?}");
+}
+
+/// A snapshot of the sender's machine is restored: the same epoch, numbers that were used before, sent later.
+#[test]
+fn sender_that_was_set_back_is_told_from_a_replay_by_its_send_times() {
+    for keys in [None, Some(KeyChoice::Fleet)] {
+        let mut expectation = Tested::new(with(Manner { keys, ..manner() }), at(0));
+        for n in 0..50 {
+            expectation.on_probe(&probe(1_000 + n * 100, n as u32));
+        }
+        let replay = probe(6_000, 20);
+        assert_eq!(expectation.on_probe(&replay).0, Acceptance::Duplicate);
+        let later = |millis, sequence| Incoming {
+            sent: WallTime::from_unix_nanos(2_000_000_000_000 + millis),
+            ..probe(millis, sequence)
+        };
+        for n in 0..20 {
+            assert_eq!(expectation.on_probe(&later(6_100 + n * 100, 20 + n as u32)).0, Acceptance::Accepted(None));
+        }
+        assert_eq!(expectation.connection().state(), State::Up);
+        assert_eq!(expectation.on_probe(&replay).0, Acceptance::Duplicate);
+    }
+}
+
+/// A forged stop in each `max_pause` must not keep a dead test paused.
+#[test]
+fn repeated_stop_makes_a_pause_no_longer() {
+    let mut expectation = Tested::new(expected(), at(0));
+    for n in 0..5 {
+        expectation.on_probe(&probe(1_000 + n * 100, n as u32));
+    }
+    expectation.on_probe(&Incoming { stops: true, ..probe(1_500, 5) });
+    for n in 0..5u64 {
+        expectation.on_probe(&Incoming { stops: true, ..probe(10_000 + n * 10_000, 6 + n as u32) });
+    }
+    assert_eq!(silence(&mut expectation, 61_400), []);
+    assert_eq!(kinds(&silence(&mut expectation, 62_000)), [(Kind::Connection, true)]);
+}
+
+/// The sender learns of a slower pace before its receiver does.
+#[test]
+fn slower_pace_of_the_sender_is_forgiven_once_while_a_change_travels() {
+    let mut expectation = Tested::new(expected(), at(0));
+    let slow = |millis, sequence| Incoming { send_every: Duration::from_secs(5), ..probe(millis, sequence) };
+    for n in 0..5 {
+        expectation.on_probe(&probe(1_000 + n * 100, n as u32));
+    }
+    let mut raised = Vec::new();
+    for n in 0..20u64 {
+        let millis = 1_500 + n * 5_000;
+        raised.extend(silence(&mut expectation, millis - 1).iter().map(|_| millis));
+        let (_, changes) = expectation.on_probe(&slow(millis, 5 + n as u32));
+        raised.extend(kinds(&changes).iter().filter(|(_, raised)| *raised).map(|_| millis));
+    }
+    // After the grace the test is judged as its document says.
+    assert!(raised.first().is_some_and(|first| (32_000..=40_000).contains(first)), "{raised:?}");
+    // A stranger cannot make it slower.
+    let mut expectation = Tested::new(expected(), at(0));
+    expectation.on_probe(&probe(1_000, 0));
+    expectation.on_probe(&Incoming { is_trusted: false, ..slow(1_100, 1) });
+    assert_eq!(silence(&mut expectation, 1_700).len(), 1);
+}
+
+/// Two edits that tighten the interval, while the sender knows of neither.
+#[test]
+fn second_tightening_within_the_roll_out_keeps_the_slowest_pace() {
+    let every = |seconds| with(Manner { expect_every: Duration::from_secs(seconds), ..manner() });
+    let mut expectation = Tested::new(every(20), at(0));
+    expectation.on_probe(&probe(1_000, 0));
+    expectation.on_expected(every(5), at(2_000));
+    expectation.on_expected(every(1), at(6_000));
+    assert_eq!(silence(&mut expectation, 20_900), []);
+    assert_eq!(expectation.connection().state(), State::Up);
+}
+
+/// RFC 3393 compares packets in the order in which they were sent, against a relay that holds every tenth back.
+#[test]
+fn delay_variation_counts_probes_that_were_overtaken() {
+    let limits = DelayLimits { max_latency: None, ..expected().limits };
+    let mut expectation = Tested::new(with(Manner { limits, ..manner() }), at(0));
+    let delay = |n: u32| if n % 10 == 5 { 45 } else { 1 + i64::from(n % 3) };
+    // Each is sent every 20 ms; what is held back by 45 ms comes after the two behind it.
+    let mut arrivals: Vec<(u64, u32)> =
+        (0..1_000u32).map(|n| (1_000 + u64::from(n) * 20 + delay(n) as u64, n)).collect();
+    arrivals.sort();
+    for (millis, n) in arrivals {
+        expectation.on_probe(&Incoming { send_every: Duration::from_millis(20), ..delayed(millis, n, delay(n)) });
+    }
+    let true_mean = (1..1_000u32).map(|n| (delay(n) - delay(n - 1)).abs() as f64).sum::<f64>() / 999.0 / 1e3;
+    let shown = expectation.statistics(at(22_000).moment).total.delay_variation.unwrap();
+    assert!((shown - true_mean).abs() < true_mean * 0.02, "{shown} shown, {true_mean} true");
+}

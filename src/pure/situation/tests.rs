@@ -686,3 +686,226 @@ fn a_corrected_description_and_a_new_tag_count_at_once() {
     let standing = world.situation.on_rules(world.rules.clone(), world.now);
     assert!(matches!(standing[0].withheld, Some(Withheld::Shelved { .. })), "{standing:?}");
 }
+
+/// Test `n` of this host's own, which sends to host `h{host}`.
+fn sent(n: usize, host: usize) -> Arc<TestFacts> {
+    let facts = facts(1_000 + n, 1);
+    Arc::new(TestFacts { from_host: "b".into(), to_host: format!("h{host}"), ..facts.as_ref().clone() })
+}
+
+/// A world in which as many tests go to each host as come from it.
+fn both_ways(hosts: usize, per_host: usize) -> World {
+    let mut world = World::new(hosts * per_host, per_host, GROUPS, Assurance::Acknowledged);
+    for n in 0..hosts * per_host {
+        let facts = sent(n, n / per_host);
+        let membership = Membership {
+            shares: vec![Subject::Host(facts.to_host.clone())],
+            fresh_after: Duration::from_secs(7),
+            found_after: Duration::from_secs(3),
+            description: facts.description.clone(),
+        };
+        world.rules.tests.insert(facts.id, (facts.clone(), DAMPING));
+        world.rules.sent.insert(facts.id, membership);
+    }
+    let standing = world.situation.on_rules(world.rules.clone(), world.now);
+    world.learn(standing);
+    (0..hosts * per_host).for_each(|n| world.set(n, false));
+    world.pass(SECOND * 100);
+    world
+}
+
+impl World {
+    /// A condition of another kind than the connection.
+    fn set_kind(&mut self, kind: Kind, test: &Arc<TestFacts>, cause: Option<Cause>) {
+        let change = ConditionChange {
+            key: AlarmKey::new(kind, Subject::Test(test.id)),
+            reporter: Subject::Test(test.id),
+            at: self.now,
+            verdict: cause.map_or(Verdict::Cleared, Verdict::Violated),
+            test: Some(test.clone()),
+        };
+        let standing = self.situation.on_change(&change, self.now);
+        self.learn(standing);
+    }
+}
+
+fn refused() -> Option<Cause> {
+    Some(Cause::NotSent("port unreachable".into()))
+}
+
+fn lossy() -> Option<Cause> {
+    Some(Cause::Loss { share: 0.3, max_loss: 0.02, loss_window: SECOND * 60, dropped: 0 })
+}
+
+/// Fifteen tests each way: what this host's probes meet is found first, then the silence; it heals in another order.
+#[test]
+fn killed_host_is_one_raise_and_one_clear() {
+    let mut world = both_ways(4, 15);
+    let mut all = Vec::new();
+    (15..30).for_each(|n| world.set_kind(Kind::Loss, &facts(n, 15), lossy()));
+    for second in 0..60 {
+        match second {
+            3 => (15..30).for_each(|n| world.set_kind(Kind::Sender, &sent(n, 1), refused())),
+            6 => (15..30).for_each(|n| world.set(n, true)),
+            40 => (15..30).for_each(|n| world.set(n, false)),
+            44 => (15..30).for_each(|n| world.set_kind(Kind::Sender, &sent(n, 1), None)),
+            46 => (15..30).for_each(|n| world.set_kind(Kind::Loss, &facts(n, 15), None)),
+            _ => {}
+        }
+        world.pass(SECOND);
+        if second >= 1 {
+            all.extend(told(&mut world));
+        }
+    }
+    // Loss was told before anything else was known of it.
+    let loss = all.iter().filter(|text| text.contains(": loss ")).count();
+    assert!(loss == 0 || loss == 30, "{all:?}");
+    all.retain(|text| !text.contains(": loss ") && !text.contains("storm"));
+    assert_eq!(all.len(), 2, "{all:?}");
+    assert!(all[0].starts_with("h1 → b: connection DOWN: all 15 tests from host h1"), "{all:?}");
+    assert!(all[1].starts_with("h1 → b: connection UP: up again after"), "{all:?}");
+    world.assert_converged();
+}
+
+#[test]
+fn senders_to_a_host_that_is_heard_are_one_alarm() {
+    let mut world = both_ways(4, 5);
+    (5..10).for_each(|n| world.set_kind(Kind::Sender, &sent(n, 1), refused()));
+    world.pass(SECOND * 20);
+    let all = told(&mut world);
+    assert!(all.len() == 1 && all[0].starts_with("b → h1: sender RAISED: all 5 tests to host h1"), "{all:?}");
+    (5..10).for_each(|n| world.set_kind(Kind::Sender, &sent(n, 1), None));
+    world.pass(SECOND * 60);
+    assert_eq!(told(&mut world).len(), 1);
+    world.assert_converged();
+}
+
+/// What was measured before a test went down is not told when it is up again, unless it is measured again.
+#[test]
+fn stale_loss_is_not_let_through_by_the_clear_of_its_connection() {
+    let mut world = both_ways(2, 1);
+    world.set(0, true);
+    world.pass(SECOND * 10);
+    assert_eq!(told(&mut world).len(), 1);
+    world.set_kind(Kind::Loss, &facts(0, 1), lossy());
+    world.pass(SECOND * 60);
+    world.set(0, false);
+    world.pass(SECOND * 2);
+    let all = told(&mut world);
+    assert!(all.len() == 1 && all[0].contains("UP"), "{all:?}");
+    world.set_kind(Kind::Loss, &facts(0, 1), None);
+    world.pass(SECOND * 60);
+    assert_eq!(told(&mut world), [""; 0]);
+    // One that is measured again is told.
+    world.set_kind(Kind::Loss, &facts(0, 1), lossy());
+    world.pass(SECOND * 2);
+    assert_eq!(told(&mut world).len(), 1);
+}
+
+#[test]
+fn group_that_is_no_longer_nearly_whole_ends_and_the_tests_that_are_left_are_told() {
+    let mut world = World::new(40, 10, GROUPS, Assurance::Acknowledged);
+    (0..40).for_each(|n| world.set(n, false));
+    world.pass(SECOND * 100);
+    (0..10).for_each(|n| world.set(n, true));
+    world.pass(SECOND * 10);
+    assert_eq!(told(&mut world).len(), 1);
+    world.pass(SECOND * 60);
+    // One is up again: its text counts.
+    world.set(0, false);
+    let text = &world.situation.raised().find(|alarm| alarm.key.test().is_none()).unwrap().text;
+    assert!(text.starts_with("9 of 10 tests from host h0"), "{text}");
+    (1..6).for_each(|n| world.set(n, false));
+    let all = told(&mut world);
+    assert!(all.len() == 1 && all[0].contains("tests are not yet good again"), "{all:?}");
+    world.pass(SECOND * 10);
+    let all = told(&mut world);
+    assert_eq!(all.len(), 4, "{all:?}");
+    world.assert_converged();
+}
+
+#[test]
+fn drained_host_counts_neither_way_in_isolation() {
+    for drained_is_up in [true, false] {
+        let mut world = World::new(24, 4, GROUPS, Assurance::Acknowledged);
+        world.rules.drained.insert("h0".into());
+        let standing = world.situation.on_rules(world.rules.clone(), world.now);
+        world.learn(standing);
+        (0..24).for_each(|n| world.set(n, n < 4 && !drained_is_up));
+        world.pass(SECOND * 100);
+        (4..24).for_each(|n| world.set(n, true));
+        world.pass(SECOND * 10);
+        let all = told(&mut world);
+        assert!(all.len() == 1 && all[0].starts_with("b: isolated RAISED: all 20 tests"), "{all:?}");
+    }
+}
+
+#[test]
+fn test_that_is_added_while_isolated_changes_nothing() {
+    let mut world = World::new(24, 4, GROUPS, Assurance::Acknowledged);
+    let last = world.rules.members.remove(&id(23)).unwrap();
+    let standing = world.situation.on_rules(world.rules.clone(), world.now);
+    world.learn(standing);
+    (0..23).for_each(|n| world.set(n, true));
+    world.pass(SECOND * 10);
+    assert_eq!(told(&mut world).len(), 1);
+    world.rules.members.insert(id(23), last);
+    let standing = world.situation.on_rules(world.rules.clone(), world.now);
+    world.learn(standing);
+    world.pass(SECOND * 60);
+    assert_eq!(told(&mut world), [""; 0]);
+}
+
+#[test]
+fn test_that_is_overdue_does_not_count_as_getting_through() {
+    let mut world = World::new(8, 2, GROUPS, Assurance::Acknowledged);
+    (0..8).for_each(|n| world.set(n, false));
+    let overdue = ConditionChange { verdict: Verdict::Overdue, ..changed(&facts(3, 2), false, world.now) };
+    world.situation.on_change(&overdue, world.now);
+    world.set(2, true);
+    world.pass(SECOND * 6);
+    let text = told(&mut world).remove(0);
+    assert!(text.ends_with("; no other test with h1 gets through"), "{text}");
+    // It was only late: the text says so from then on.
+    world.set(3, false);
+    world.pass(SECOND);
+    let text = &world.situation.raised().next().unwrap().text;
+    assert!(text.ends_with("; 1 of 1 other tests with h1 get through"), "{text}");
+}
+
+#[test]
+fn group_that_was_silenced_says_since_when_it_is_down() {
+    let mut world = World::new(24, 4, GROUPS, Assurance::Acknowledged);
+    (0..24).for_each(|n| world.set(n, false));
+    carry_out(&mut world, Step::Silence(0, 1000));
+    let began = world.now.wall;
+    (0..4).for_each(|n| world.set(n, true));
+    world.pass(SECOND * 600);
+    world.pass(SECOND * 401);
+    world.pass(SECOND * 6);
+    assert_eq!(told(&mut world).len(), 1);
+    let group = world.situation.raised().find(|alarm| alarm.key.test().is_none()).unwrap();
+    assert_eq!(group.since, began);
+}
+
+#[test]
+fn faults_of_many_documents_are_one_alarm() {
+    let mut world = World::new(2, 1, GROUPS, Assurance::Acknowledged);
+    let fault = |world: &mut World, n: usize, cause: Option<Cause>| {
+        let subject = Subject::Document(format!("tests/b/{n:02}"));
+        let verdict = cause.map_or(Verdict::Cleared, Verdict::Violated);
+        let key = AlarmKey::new(Kind::Config, subject.clone());
+        let standing = world.situation.on_change(&condition_change(key, subject, world.now, verdict), world.now);
+        world.learn(standing);
+    };
+    (0..40).for_each(|n| fault(&mut world, n, Some(Cause::Config("one mistake".into()))));
+    world.pass(SECOND * 5);
+    let all = told(&mut world);
+    let expected =
+        "b configuration: config RAISED: 40 faults of the configuration at once, among them document tests/b/00";
+    assert_eq!(all, [expected]);
+    (0..40).for_each(|n| fault(&mut world, n, None));
+    world.pass(SECOND * 60);
+    assert_eq!(told(&mut world).len(), 1);
+    world.assert_converged();
+}

@@ -304,7 +304,7 @@ impl Cluster {
         let secure = self.members.iter().any(|member| member.url.scheme() == "https");
         let mut tls = match secure {
             true => tls::client_with(self.config.tls.ca_file.as_deref(), self.config.tls.identity())?,
-            false => tls::for_url("http:", None)?,
+            false => tls::for_url("http:", None, None)?,
         };
         tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Client::builder()

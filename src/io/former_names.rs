@@ -1,0 +1,49 @@
+//! The names that this host's agent had before, by its bootstrap file: what it told under another name has to be
+//! cleared under that name. Containers often have a new name with each start.
+
+use std::path::Path;
+
+use tracing::warn;
+
+use super::causes::describe;
+use super::state_file::{StateFile, lock, recall};
+
+/// More names than this are not remembered.
+const MOST: usize = 32;
+
+/// Notes the name under which the agent of this bootstrap file runs now. Gives those that it had before, unless an
+/// agent of such a name runs here, too.
+pub fn note(state_dir: &Path, bootstrap: &Path, host: &str) -> Vec<String> {
+    let whole = bootstrap.canonicalize().unwrap_or_else(|_| bootstrap.to_owned());
+    let file = StateFile::new(state_dir, "names", &whole.to_string_lossy());
+    let mut names: Vec<String> = recall(&file, "former names", "what was told under them is not cleared");
+    if names.last().is_none_or(|last| last != host) {
+        names.retain(|name| name != host);
+        names.push(host.to_owned());
+        let first = names.len().saturating_sub(MOST);
+        if let Err(error) = file.save(&&names[first..]) {
+            warn!(problem = describe(&error), "the host's name cannot be kept");
+        }
+    }
+    names.retain(|name| name != host && matches!(lock(state_dir, name), Ok(Some(_))));
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn former_names_of_one_bootstrap_file_are_known_and_those_of_running_agents_left_out() {
+        let directory = tempfile::tempdir().unwrap();
+        let (state, file, other) = (directory.path(), directory.path().join("a.toml"), directory.path().join("b.toml"));
+        assert_eq!(note(state, &file, "one"), [""; 0]);
+        assert_eq!(note(state, &other, "other"), [""; 0]);
+        assert_eq!(note(state, &file, "two"), ["one"]);
+        assert_eq!(note(state, &file, "two"), ["one"]);
+        let running = lock(state, "one").unwrap();
+        assert_eq!(note(state, &file, "three"), ["two"]);
+        drop(running);
+        assert_eq!(note(state, &file, "one"), ["two", "three"]);
+    }
+}
