@@ -18,7 +18,7 @@ use crate::io::outlet::{Delivered, Identity, Outcome, Outlet};
 use crate::io::state_file::{Found, StateFile, recall};
 use crate::io::time;
 use crate::messages::{Account, Adopt, Generation, Learn, Observe, Resync, Retain, SinkFact, Stop, TakeOver};
-use crate::pure::ledger::{Damping, Ledger, Recollection, Scope, ToldRecord};
+use crate::pure::ledger::{Damping, Doubt, Ledger, Scope, ToldRecord};
 use crate::pure::status::SinkStatus;
 use crate::pure::time::{Moment, WallTime};
 
@@ -35,7 +35,7 @@ const BATCH_EVERY: Duration = Duration::from_millis(100);
 const SAVE_REST: u32 = 10;
 /// Messages in a batch. A receiver that was not reached is tried with one.
 const MOST_IN_A_BATCH: usize = 1000;
-/// Told states are written at least this often, so that a file that is older was restored, or its agent was off.
+/// Told states are written at least this often, so that a file that is older was restored, or its agent was killed.
 const SAVE_EVERY: Duration = Duration::from_secs(300);
 /// Told states that are older than this at the start may not be those of the last run.
 const TRUSTED_FOR: Duration = Duration::from_secs(2 * SAVE_EVERY.as_secs());
@@ -49,7 +49,21 @@ const PROBLEM_AGAIN: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct KeptTold {
     saved: WallTime,
+    /// The agent wrote it when it stopped: nothing was sent after it.
+    stopped: bool,
+    doubt: Option<Doubt>,
     records: Vec<ToldRecord>,
+}
+
+impl KeptTold {
+    fn new(ledger: &Ledger, stopped: bool, now: WallTime) -> Self {
+        KeptTold { saved: now, stopped, doubt: ledger.doubt(now), records: ledger.records() }
+    }
+
+    /// Whether something may have been sent that it does not know of.
+    fn may_be_outdated(&self, now: WallTime) -> bool {
+        !self.stopped && now.nanos_since(self.saved) > TRUSTED_FOR.as_nanos() as i64
+    }
 }
 
 /// Delivers to one receiver; the module's documentation says what it owns and when it stops.
@@ -61,6 +75,8 @@ pub struct Sink {
     ledger: Ledger,
     state: StateFile,
     state_broken: bool,
+    /// What is on disk is what the run before this one knew when it stopped.
+    kept_by_earlier_run: bool,
     /// The way out; elsewhere while a batch is on its way.
     outlet: Option<Outlet>,
     /// Another way out, adopted while a batch was on its way.
@@ -121,10 +137,13 @@ impl Sink {
         let state = state_file(beginning.state_dir, agent, &beginning.plan.config);
         let mut ledger = Ledger::new(agent.as_ref(), beginning.plan.manner.clone(), now.moment);
         let kept = recall::<KeptTold>(&state, "told states", "receivers may keep old alarms").into_iter().next();
-        let fresh = |kept: &KeptTold| now.wall.nanos_since(kept.saved) <= TRUSTED_FOR.as_nanos() as i64;
-        let recollection =
-            if kept.as_ref().is_some_and(fresh) { Recollection::Complete } else { Recollection::Doubtful };
-        ledger.load(kept.map_or(Vec::new(), |kept| kept.records), recollection, beginning.damping, now);
+        let kept_by_earlier_run = kept.is_some();
+        let (records, doubt) = match kept {
+            Some(kept) if kept.may_be_outdated(now.wall) => (kept.records, Some(Doubt::new(now.wall))),
+            Some(kept) => (kept.records, kept.doubt),
+            None => (Vec::new(), Some(Doubt::new(now.wall))),
+        };
+        ledger.load(records, doubt, beginning.damping, now);
         let leaves = beginning.plan.manner.scope == Scope::Nothing;
         if beginning.greeting == Greeting::ColdStart {
             ledger.on_cold_start();
@@ -138,6 +157,7 @@ impl Sink {
             ledger,
             state,
             state_broken: false,
+            kept_by_earlier_run,
             next_outlet: None,
             unsaved: true,
             saved_at: now.moment,
@@ -171,11 +191,11 @@ impl Sink {
         }
         self.unsaved = false;
         self.saved_at = now;
-        let (state, records) = (self.state.clone(), self.ledger.records());
+        let (state, told) = (self.state.clone(), KeptTold::new(&self.ledger, false, full.wall));
         let delivery = async move {
             // Kept before it is sent: after a crash in between it is told again, never forgotten.
             let began = Instant::now();
-            let kept = save(state, KeptTold { saved: full.wall, records }).await;
+            let kept = save(state, told).await;
             let rest = began.elapsed().saturating_mul(SAVE_REST).clamp(BATCH_EVERY, SAVE_WITHIN);
             let delivered = outlet.deliver(due).await;
             (kept, rest, outlet, delivered)
@@ -287,8 +307,12 @@ impl Sink {
 
     fn on_kept(&mut self, kept: Result<(), String>) {
         match kept {
-            Ok(()) => self.state_broken = false,
+            Ok(()) => (self.state_broken, self.kept_by_earlier_run) = (false, false),
             Err(problem) => {
+                // The next run would take it for the last word.
+                if std::mem::take(&mut self.kept_by_earlier_run) {
+                    self.state.remove();
+                }
                 // To be tried again with the next batch, or by itself.
                 self.unsaved = true;
                 self.save_not_before = time::now().moment + SAVE_WITHIN;
@@ -350,7 +374,7 @@ impl Actor for Sink {
             self.parent.do_send(SinkFact::Down(self.plan.config.name.clone(), self.generation));
             return;
         }
-        let told = KeptTold { saved: time::now().wall, records: self.ledger.records() };
+        let told = KeptTold::new(&self.ledger, true, time::now().wall);
         if let Err(error) = self.state.save(&[told]) {
             warn!(problem = describe(&error), "told states cannot be kept; a restart may lose a clear");
         }

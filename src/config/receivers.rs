@@ -96,7 +96,13 @@ impl SinkPlan {
             burst,
             batch,
             scope,
-            first_up: if config.kind == SinkKind::Log { FirstUp::Told } else { FirstUp::Silent },
+            first_up: match config.kind {
+                SinkKind::Log => FirstUp::Told,
+                SinkKind::Email => FirstUp::Never,
+                SinkKind::Snmp | SinkKind::Webhook | SinkKind::Alertmanager | SinkKind::Syslog | SinkKind::Exec => {
+                    FirstUp::Silent
+                }
+            },
             detail: if legacy { Detail::EachAlone } else { Detail::Summed },
             assurance,
             renotify: reminds.then_some(telling.renotify),

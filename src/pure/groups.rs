@@ -191,9 +191,11 @@ impl Groups {
         self.up_no_longer(id);
         let counts = self.tests.contains_key(&id) && !self.aside.contains_key(&id);
         self.note_aside(id, false);
-        if !counts || self.down.insert(id, Down::default()).is_some() {
+        // One that is known to be down waits as long as it did before.
+        if !counts || self.down.contains_key(&id) {
             return outcome;
         }
+        self.down.insert(id, Down::default());
         self.each_group(id, |group| group.down += 1);
         outcome.affected.insert(id);
         if self.groups_of(id).any(|group| self.is_candidate(group)) && self.told_for(id).is_none() {

@@ -4,6 +4,7 @@
 //! current state when the key's hold is over and there is a token for it: never a queue of old ones.
 //! An alarm that flaps is told so once; in a storm single alarms wait, and a summary is told.
 
+mod doubt;
 mod entry;
 mod flaps;
 mod jitter;
@@ -16,9 +17,10 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+pub use self::doubt::Doubt;
 use self::entry::{Class, Entry, Noted, Place, Rank};
 pub use self::flaps::FlapSettings;
-pub use self::manner::{Assurance, Damping, Detail, FirstUp, Knowledge, Manner, Parting, Recollection, Scope};
+pub use self::manner::{Assurance, Damping, Detail, FirstUp, Knowledge, Manner, Parting, Scope};
 use self::retry::{Failed, Reachability, message_wait};
 use self::storm::Storm;
 pub use self::storm::StormSettings;
@@ -79,7 +81,7 @@ pub struct Ledger {
     /// The alarms that can be, as far as is known.
     valid: Option<(Possible, Knowledge)>,
     /// Alarms of which the receiver may hold a raise that this agent has no record of.
-    doubt: Doubt,
+    doubt: Option<Doubt>,
 }
 
 /// The message that the agent has started.
@@ -106,16 +108,6 @@ enum ColdStartPhase {
 enum Next {
     Alarms(Vec<AlarmKey>),
     ColdStart,
-}
-
-/// Alarms of which the receiver may hold a raise that this agent has no record of.
-#[derive(Debug)]
-enum Doubt {
-    None,
-    /// Records are missing, and it is not known yet which alarms can be.
-    Pending,
-    /// All of these: each that is good is told cleared once.
-    Of(Possible),
 }
 
 /// A book's numbers for the status page.
@@ -180,16 +172,16 @@ impl Ledger {
             reachability: Reachability::default(),
             failed_next: false,
             valid: None,
-            doubt: Doubt::None,
+            doubt: None,
         }
     }
 
     /// Takes in what the receiver was told by an earlier run. What nobody acknowledged is repeated. Where records may
     /// be missing, every alarm that is found good is told cleared once, at the end of the queue.
-    pub fn load(&mut self, records: Vec<ToldRecord>, recollection: Recollection, damping: Damping, now: Now) {
+    pub fn load(&mut self, records: Vec<ToldRecord>, doubt: Option<Doubt>, damping: Damping, now: Now) {
         let forgets = matches!(self.manner.assurance, Assurance::Refreshed { .. });
-        if recollection == Recollection::Doubtful && !forgets && self.manner.first_up == FirstUp::Silent {
-            self.doubt = Doubt::Pending;
+        if !forgets && self.manner.first_up == FirstUp::Silent {
+            self.doubt = doubt.filter(|doubt| !doubt.is_over(now.wall));
         }
         // A storm of an earlier run is over; if it is not, there will be another.
         let over = self.storm_standing(AlarmState::Cleared, "the agent was restarted".to_owned(), now);
@@ -308,7 +300,7 @@ impl Ledger {
         }
         let target = entry.target(&manner);
         entry.wanted = Some(standing);
-        let to_tell = entry.target(&manner) != target && entry.has_news(&manner);
+        let to_tell = entry.target(&manner) != target && entry.has_news(&manner) && !entry.only_dispels_doubt();
         if key.is_single() {
             if to_tell {
                 self.storm.on_news(now);
@@ -324,8 +316,15 @@ impl Ledger {
     /// is known, because a document is bad, what an earlier run told stands.
     pub fn retain(&mut self, valid: &Possible, knowledge: Knowledge, now: Now) {
         self.valid = Some((valid.clone(), knowledge));
-        if matches!(self.doubt, Doubt::Pending) && knowledge == Knowledge::Whole {
-            self.doubt = Doubt::Of(valid.clone());
+        if knowledge == Knowledge::Whole
+            && let Some(doubt) = &mut self.doubt
+            && doubt.is_about(valid)
+        {
+            let found: Vec<AlarmKey> = self.entries.keys().filter(|key| doubt.doubts(key)).cloned().collect();
+            for key in found {
+                self.entries.entry(key.clone()).and_modify(Entry::doubt);
+                self.note(&key, now.moment);
+            }
         }
         let stands = |entry: &Entry| knowledge == Knowledge::Partial && entry.wanted.is_none();
         let others = self.entries.iter().filter(|(key, _)| key.kind != Kind::Storm && !valid.contains(key));
@@ -491,7 +490,10 @@ impl Ledger {
         let first_up = entry.told.is_none() && !notification.is_raised() && entry.in_doubt.is_none();
         let again =
             entry.in_doubt.is_none() && entry.told.as_ref().is_some_and(|told| told.state == notification.state);
-        let was_doubted = std::mem::take(&mut entry.doubted);
+        entry.doubted = false;
+        if let Some(doubt) = &mut self.doubt {
+            doubt.settle(key);
+        }
         entry.told = entry.in_flight.take();
         entry.in_doubt = None;
         entry.again = false;
@@ -503,7 +505,7 @@ impl Ledger {
             entry.repeats = entry.repeats.saturating_add(1);
         } else {
             entry.told_at = now;
-            entry.repeats = if first_up && !was_doubted { usize::MAX } else { 0 };
+            entry.repeats = if first_up { usize::MAX } else { 0 };
             // Good news that nobody waited for holds nothing back.
             if !first_up {
                 entry.hold_down(notification.suppressed, now);
@@ -627,6 +629,11 @@ impl Ledger {
         self.entries.values().filter_map(|entry| entry.record(&self.manner)).collect()
     }
 
+    /// What must be on disk with the records: what the receiver may hold beside them.
+    pub fn doubt(&self, now: WallTime) -> Option<Doubt> {
+        self.doubt.clone().filter(|doubt| !doubt.is_over(now))
+    }
+
     /// What the receiver knows of each alarm, and the alarm as it is or as it was told.
     pub fn told(&self, now: Now) -> impl Iterator<Item = (Arc<Notification>, ToldState)> {
         self.entries.values().filter_map(move |entry| {
@@ -719,10 +726,12 @@ impl Ledger {
     }
 
     fn entry(&mut self, key: &AlarmKey, damping: Damping) -> &mut Entry {
-        let doubted = matches!(&self.doubt, Doubt::Of(doubted) if doubted.contains(key));
+        let doubted = self.doubt.as_ref().is_some_and(|doubt| doubt.doubts(key));
         self.entries.entry(key.clone()).or_insert_with(|| {
             let mut entry = Entry::new(&self.agent, key, damping);
-            entry.doubted = doubted;
+            if doubted {
+                entry.doubt();
+            }
             entry
         })
     }
@@ -751,7 +760,7 @@ impl Ledger {
     fn forget_if_settled(&mut self, key: &AlarmKey) {
         let Some(entry) = self.entries.get(key) else { return };
         let unsure = entry.in_flight.is_some() || entry.in_doubt.is_some();
-        let believed = entry.told_is_raised() || unsure || entry.repeat_at(&self.manner).is_some();
+        let believed = entry.told_is_raised() || entry.doubted || unsure || entry.repeat_at(&self.manner).is_some();
         if entry.retired && !believed {
             self.remove(key);
         }

@@ -127,7 +127,7 @@ fn documents_for_newer_agents_change_nothing() {
     assert!(rejected["reasons"][0].as_str().unwrap().contains("install a newer agent"), "{rejected}");
     agent.wait_condition(1, "receiver", "up");
     assert_eq!(agent.status()["tests"].as_array().unwrap().len(), 2);
-    wait_for("its alarm", || (agent.logged("alarm raised kind=\"config\"") == 1).then_some(()));
+    wait_for("its alarm", || (agent.raised("config") == 1).then_some(()));
     agent.document("config.json", "{}");
     agent.wait_condition(2, "receiver", "up");
     agent.wait_status("the first test's end", |status| (status["tests"].as_array()?.len() == 2).then_some(()));

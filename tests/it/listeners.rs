@@ -43,12 +43,7 @@ fn names_of_one_address_share_a_listener_and_a_wildcard_covers_it() {
     for n in 1..=4 {
         agent.wait_condition(n, "receiver", "up");
     }
-    assert_eq!(
-        agent.logged("kind=\"config\"") + agent.logged("alarm raised kind=\"connection\""),
-        0,
-        "{}",
-        agent.log()
-    );
+    assert_eq!(agent.logged("kind=\"config\"") + agent.raised("connection"), 0, "{}", agent.log());
 }
 
 #[test]

@@ -42,10 +42,32 @@ fn peerpair(arguments: &[&str]) -> (i32, String) {
 }
 
 const V3: &str = "version = \"v3\"\nuser = \"joe\"\nauth_protocol = \"sha256\"\nauth_password_file = \"auth\"\n\
-                  privacy_protocol = \"aes128\"\nprivacy_password_file = \"privacy\"\n";
+                  privacy_protocol = \"aes128\"\nprivacy_password_file = \"privacy\"\n\
+                  engine_id = \"0x8000c44f0462\"\n";
 const PASSWORDS: [(&str, &str); 2] = [("auth", "authpass12345\n"), ("privacy", "privpass12345\n")];
-/// The engine id that an agent of host b makes of its name.
+/// The engine id that these agents are given, so that a receiver can be told of it before they start.
 const ENGINE_B: &str = "0x8000c44f0462";
+
+/// These keys but for some.
+fn without(prefix: &str, keys: &str) -> String {
+    keys.split_inclusive('\n').filter(|line| !line.starts_with(prefix)).collect()
+}
+
+/// Two hosts of one name have different engine ids, since each makes its own of its machine's id.
+#[test]
+fn check_config_shows_the_engine_id_that_a_receiver_has_to_know() {
+    let mut trapd = Trapd::start();
+    let test = dead(1);
+    let agent = agent(&test, &format!("{}{}", trapd.sink("standard"), without("engine_id", V3)), &PASSWORDS);
+    agent.wait_condition(1, "receiver", "down");
+    let (code, text) = peerpair(&["check-config", "--config", agent.path("peerpair.toml").to_str().unwrap()]);
+    let engine = text.split("engine id ").nth(1).and_then(|rest| rest.split(',').next()).unwrap_or_default();
+    assert!(code == 0 && engine.starts_with("0x8000c44f05") && engine.len() == 12 + 24, "{code} {text}");
+    let user = "joe SHA-256 authpass12345 AES privpass12345";
+    trapd.configure(&format!("createUser -e {engine} {user}\nauthUser log joe priv\n"));
+    mend(&agent, &test);
+    trapd.wait_trap("ConnectionUp", 0);
+}
 
 /// snmptrapd has never seen this engine: the first trap counts. After a restart of the agent the
 /// engine has begun once more, and the next trap counts too.
@@ -55,8 +77,8 @@ fn v3_traps_are_taken_by_a_receiver_that_never_met_the_engine() {
         ("SHA-256", "AES", "priv", V3.to_owned()),
         ("SHA", "AES-256", "priv", V3.replace("sha256", "sha1").replace("aes128", "aes256")),
         ("SHA-512", "AES-256", "priv", V3.replace("sha256", "sha512").replace("aes128", "aes256")),
-        ("SHA-512", "AES", "auth", V3.replace("sha256", "sha512").split("privacy").next().unwrap().to_owned()),
-        ("SHA-256", "AES", "noauth", "version = \"v3\"\nuser = \"joe\"\n".to_owned()),
+        ("SHA-512", "AES", "auth", without("privacy", &V3.replace("sha256", "sha512"))),
+        ("SHA-256", "AES", "noauth", without("privacy", &without("auth", V3))),
     ];
     for (hash, cipher, level, keys) in levels {
         let user = match level {
@@ -193,10 +215,10 @@ fn an_alertmanager_is_told_through_outages() {
     assert_eq!(receiver.taken()[0].line, "POST /api/v2/alerts HTTP/1.1");
     let labels = serde_json::json!({
         "alertname": "PeerpairConnection", "agent": "b", "kind": "connection", "severity": "critical",
-        "subject": format!("test {}", super::support::id(1)),
+        "test": super::support::id(1), "from": "a", "to": "b",
     });
     assert_eq!(alert["labels"], labels);
-    assert_eq!(alert["annotations"]["summary"], "DOWN connection: test 1");
+    assert_eq!(alert["annotations"]["summary"], "a → b: connection DOWN, test 1");
     let began = alert["startsAt"].clone();
     assert!(alert["endsAt"].is_null() && began.is_string(), "{alert}");
 
@@ -279,7 +301,7 @@ fn syslog_in_datagrams_in_a_stream_and_with_tls() {
                 rsyslog.messages().into_iter().find(|line| line.contains(text) && line.contains(&format!("test {n}")))
             })
         };
-        let down = find("the alarm", "DOWN connection");
+        let down = find("the alarm", "connection DOWN");
         assert!(down.starts_with("daemon.alert|b|peerpair|connection|[alarm resource=\"test "), "{down}");
         assert!(
             down.contains(
@@ -289,7 +311,7 @@ fn syslog_in_datagrams_in_a_stream_and_with_tls() {
         );
         assert!(down.contains("[peerpair@50255 agent=\"b\" kind=\"connection\" state=\"raised\""), "{down}");
         mend(&agent, &test);
-        let up = find("its end", "UP connection");
+        let up = find("its end", "connection UP");
         assert!(up.starts_with("daemon.notice|b|") && up.contains("perceivedSeverity=\"cleared\""), "{up}");
     }
 }
@@ -309,12 +331,12 @@ fn mail_is_threaded() {
         line.unwrap_or_else(|| panic!("no {name} in {mail}")).to_owned()
     };
     let down = wait_for("a mail", || receiver.mails().first().cloned());
-    assert_eq!(field(&down, "Subject"), "Subject: [peerpair b] DOWN connection: test 1");
+    assert_eq!(field(&down, "Subject"), "Subject: [peerpair b] a =?utf-8?b?4oaS?= b: connection DOWN, test 1");
     assert_eq!(field(&down, "Auto-Submitted"), "Auto-Submitted: auto-generated");
     assert!(down.contains("no probe since the test began here, expected every 200ms"), "{down}");
     mend(&agent, &test);
     let up = wait_for("another", || receiver.mails().get(1).cloned());
-    assert_eq!(field(&up, "Subject"), "Subject: [peerpair b] UP connection: test 1");
+    assert_eq!(field(&up, "Subject"), "Subject: [peerpair b] b =?utf-8?b?4oaS?= b: connection UP, test 1");
     assert_eq!(field(&up, "References"), field(&down, "References"));
     assert_ne!(field(&up, "Message-ID"), field(&down, "Message-ID"));
 }

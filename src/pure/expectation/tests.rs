@@ -736,7 +736,7 @@ fn latency_alarm_ends_when_its_clocks_can_decide_nothing_any_more() {
     assert_eq!((ended.1, ended.2), (false, "undecidable"));
     assert!((329..=331).contains(&ended.0), "{all:?}");
     // What is provably too late raises it again.
-    assert_eq!(latencies(&feed(&mut expectation, 400..402, |n, millis| Some(uncertain(millis, n, 50, 6))))[0].1, true);
+    assert!(latencies(&feed(&mut expectation, 400..402, |n, millis| Some(uncertain(millis, n, 50, 6))))[0].1);
 }
 
 #[test]

@@ -126,6 +126,16 @@ impl Entry {
         }
     }
 
+    /// The receiver may hold a raise that this agent has no record of.
+    pub fn doubt(&mut self) {
+        self.doubted = self.told.is_none() && self.in_doubt.is_none() && self.in_flight.is_none();
+    }
+
+    /// Whether the receiver is told of it only because it may hold a raise that this agent has no record of.
+    pub fn only_dispels_doubt(&self) -> bool {
+        self.doubted && self.told.is_none() && self.in_doubt.is_none() && !self.wanted_is_raised()
+    }
+
     /// The state that the receiver should be told; nothing if there is none, or if it is kept back.
     pub fn target(&self, manner: &Manner) -> Option<AlarmState> {
         let wanted = self.wanted.as_ref()?;
@@ -203,8 +213,7 @@ impl Entry {
             return Place::Nowhere;
         }
         // The first good news of an alarm whose record was lost can wait for everything else.
-        let nothing_known = self.told.is_none() && self.in_doubt.is_none();
-        let own = if nothing_known && self.doubted && !self.wanted_is_raised() { Class::Again } else { self.class() };
+        let own = if self.only_dispels_doubt() { Class::Again } else { self.class() };
         // A reminder of one test waits for the end of a storm; a summary is one, and whoever forgets
         // is told in every weather.
         let reminder = if own == Class::Wide { Class::Wide } else { Class::Again };

@@ -27,15 +27,6 @@ pub enum Knowledge {
     Partial,
 }
 
-/// Whether all that a receiver was told by an earlier run is known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Recollection {
-    /// The records are those of the last run.
-    Complete,
-    /// Records are missing, or may be older than the last telling.
-    Doubtful,
-}
-
 /// What becomes of the alarms that a receiver was told and will not be told any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Parting {
@@ -62,8 +53,10 @@ pub enum Scope {
 pub enum FirstUp {
     /// As a console wants it.
     Told,
-    /// As a receiver of alarms wants it.
+    /// As a receiver of alarms wants it: never, but where it may have been told down and no record of that is left.
     Silent,
+    /// As a reader of mail wants it: never.
+    Never,
 }
 
 /// Whether a receiver can be told of many alarms in one.

@@ -132,6 +132,12 @@ impl Agent {
         self.log().lines().filter(|line| line.contains(text)).count()
     }
 
+    /// How many alarms of this kind the log tells to be raised.
+    pub fn raised(&self, kind: &str) -> usize {
+        let kind = format!("kind=\"{kind}\"");
+        self.log().lines().filter(|line| line.contains("alarm raised") && line.contains(&kind)).count()
+    }
+
     pub fn status(&self) -> Value {
         serde_json::from_str(&self.get("/status.json").expect("the status")).expect("JSON")
     }

@@ -20,7 +20,7 @@ use nix::unistd::Pid;
 pub use agent::{Agent, test};
 pub use etcd::{Etcd, Flavour};
 pub use receivers::{HttpReceiver, MailReceiver, Request, Rsyslog};
-pub use trapd::Trapd;
+pub use trapd::{Trap, Trapd};
 
 /// Nothing here takes longer unless it is broken.
 pub const DEADLINE: Duration = Duration::from_secs(30);

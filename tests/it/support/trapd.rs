@@ -100,6 +100,13 @@ impl Trapd {
         self.process.kill();
     }
 
+    /// Goes on with another configuration.
+    pub fn configure(&mut self, configuration: &str) {
+        self.kill();
+        configuration.clone_into(&mut self.configuration);
+        self.restart();
+    }
+
     pub fn restart(&mut self) {
         self.process = run(self.directory.path(), self.port, &self.configuration);
         self.wait_until_it_listens();
