@@ -7,6 +7,7 @@ mod alarms;
 mod check_config;
 mod cluster;
 mod commands;
+mod faults;
 mod interop;
 mod keeping;
 mod lifecycle;

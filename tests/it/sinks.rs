@@ -316,6 +316,52 @@ fn syslog_in_datagrams_in_a_stream_and_with_tls() {
     }
 }
 
+/// As an old collector wants it: a line each, as its own facility.
+#[test]
+fn syslog_with_a_line_each_and_another_facility() {
+    let rsyslog = Rsyslog::start();
+    let config = format!(
+        "[[sink]]\nname = \"log-host\"\nkind = \"syslog\"\ntarget = \"127.0.0.1:{}\"\ntransport = \"tcp\"\n\
+         framing = \"lf\"\nfacility = \"local3\"\n",
+        rsyslog.tcp
+    );
+    let test = dead(1);
+    let agent = agent(&test, &config, &[]);
+    let find = |text: &str| {
+        wait_for(text, || rsyslog.messages().into_iter().find(|line| line.contains(text) && line.contains("test 1")))
+    };
+    assert!(find("connection DOWN").starts_with("local3.alert|b|peerpair|connection|"));
+    mend(&agent, &test);
+    assert!(find("connection UP").starts_with("local3.notice|b|"));
+}
+
+#[test]
+fn webhook_through_a_proxy_with_a_password_from_an_address_of_choice() {
+    let proxy = HttpReceiver::start();
+    let config = format!(
+        "[[sink]]\nname = \"hook\"\nkind = \"webhook\"\nurl = \"http://receiver.invalid/hook\"\nproxy = \"{}\"\n\
+         user = \"joe\"\npassword_file = \"password\"\nsource = \"127.0.0.9\"\n",
+        proxy.url()
+    );
+    let agent = agent(&dead(1), &config, &[("password", "open sesame\n")]);
+    let request = wait_for("the alarm", || proxy.taken().first().cloned());
+    assert_eq!(request.line, "POST http://receiver.invalid/hook HTTP/1.1");
+    assert_eq!(request.headers["authorization"], "Basic am9lOm9wZW4gc2VzYW1l");
+    assert_eq!(request.peer, "127.0.0.9");
+    assert!(!(agent.log() + &agent.status().to_string()).contains("sesame"));
+}
+
+#[test]
+fn traps_come_from_the_address_of_choice() {
+    let manager = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    manager.set_read_timeout(Some(super::support::DEADLINE)).unwrap();
+    let target = manager.local_addr().unwrap();
+    let config = format!("[[sink]]\nname = \"noc\"\nkind = \"snmp\"\ntarget = \"{target}\"\nsource = \"127.0.0.9\"\n");
+    let _agent = agent(&dead(1), &config, &[]);
+    let (_, from) = manager.recv_from(&mut [0; 2000]).unwrap();
+    assert_eq!(from.ip().to_string(), "127.0.0.9");
+}
+
 #[test]
 fn mail_is_threaded() {
     let receiver = MailReceiver::start();

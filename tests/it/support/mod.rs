@@ -19,7 +19,7 @@ use nix::unistd::Pid;
 
 pub use agent::{Agent, test};
 pub use etcd::{Etcd, Flavour};
-pub use receivers::{HttpReceiver, MailReceiver, Request, Rsyslog};
+pub use receivers::{Alertmanager, HttpReceiver, MailReceiver, Request, Rsyslog};
 pub use trapd::{Trap, Trapd};
 
 /// Nothing here takes longer unless it is broken.

@@ -1,6 +1,7 @@
 //! Receivers of webhooks and of mail, as small as they can be, and a real rsyslog.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -10,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{Process, spawn, tcp_port, udp_port, wait_for};
+use super::{Process, http, spawn, tcp_port, udp_port, wait_for};
 
 /// One HTTP request.
 #[derive(Clone, Debug)]
@@ -20,6 +21,8 @@ pub struct Request {
     pub body: String,
     /// What it was answered.
     pub status: u16,
+    /// The address that it came from.
+    pub peer: String,
 }
 
 impl Request {
@@ -32,6 +35,8 @@ impl Request {
 pub struct HttpReceiver {
     port: u16,
     answer: Arc<Mutex<(u16, &'static str)>>,
+    /// Bodies that hold this are refused.
+    refused: Arc<Mutex<Option<String>>>,
     requests: Arc<Mutex<Vec<Request>>>,
 }
 
@@ -39,11 +44,17 @@ impl HttpReceiver {
     pub fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let port = listener.local_addr().expect("an address").port();
-        let receiver = HttpReceiver { port, answer: Arc::new(Mutex::new((200, ""))), requests: Arc::default() };
-        let (answer, requests) = (receiver.answer.clone(), receiver.requests.clone());
+        let answer = Arc::new(Mutex::new((200, "")));
+        let receiver = HttpReceiver { port, answer, refused: Arc::default(), requests: Arc::default() };
+        let (answer, refused, requests) =
+            (receiver.answer.clone(), receiver.refused.clone(), receiver.requests.clone());
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let (answer, requests) = (answer.clone(), requests.clone());
+                let (answer, refused, requests) = (answer.clone(), refused.clone(), requests.clone());
+                let answer = move |body: &str| match refused.lock().expect("what is refused").as_deref() {
+                    Some(text) if body.contains(text) => (500, ""),
+                    _ => *answer.lock().expect("the answer"),
+                };
                 std::thread::spawn(move || while serve_one(&stream, &answer, &requests).is_some() {});
             }
         });
@@ -59,6 +70,11 @@ impl HttpReceiver {
         *self.answer.lock().expect("the answer") = (status, headers);
     }
 
+    /// Answers 500 for ever to what holds this text.
+    pub fn refuse(&self, text: &str) {
+        *self.refused.lock().expect("what is refused") = Some(text.to_owned());
+    }
+
     pub fn requests(&self) -> Vec<Request> {
         self.requests.lock().expect("the requests").clone()
     }
@@ -69,7 +85,11 @@ impl HttpReceiver {
     }
 }
 
-fn serve_one(stream: &TcpStream, answer: &Mutex<(u16, &'static str)>, requests: &Mutex<Vec<Request>>) -> Option<()> {
+fn serve_one(
+    stream: &TcpStream,
+    answer: &dyn Fn(&str) -> (u16, &'static str),
+    requests: &Mutex<Vec<Request>>,
+) -> Option<()> {
     let mut reader = BufReader::new(stream);
     let mut line = String::new();
     reader.read_line(&mut line).ok().filter(|read| *read > 0)?;
@@ -83,15 +103,69 @@ fn serve_one(stream: &TcpStream, answer: &Mutex<(u16, &'static str)>, requests: 
     let length: usize = headers.get("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
     let mut body = vec![0; length];
     reader.read_exact(&mut body).ok()?;
-    let (status, more) = *answer.lock().expect("the answer");
-    requests.lock().expect("the requests").push(Request {
-        line: line.trim_end().to_owned(),
-        headers,
-        body: String::from_utf8_lossy(&body).into_owned(),
-        status,
-    });
+    let body = String::from_utf8_lossy(&body).into_owned();
+    let (status, more) = answer(&body);
+    let peer = stream.peer_addr().ok()?.ip().to_string();
+    let line = line.trim_end().to_owned();
+    requests.lock().expect("the requests").push(Request { line, headers, body, status, peer });
     let mut stream = stream;
     write!(stream, "HTTP/1.1 {status} x\r\n{more}Content-Length: 2\r\n\r\n{{}}").ok()
+}
+
+/// A real Alertmanager. It passes every alert on by itself, so that its notifications can be counted.
+pub struct Alertmanager {
+    _directory: TempDir,
+    _process: Process,
+    port: u16,
+    passes_on: HttpReceiver,
+}
+
+impl Alertmanager {
+    pub fn start() -> Alertmanager {
+        let passes_on = HttpReceiver::start();
+        let directory = tempfile::tempdir().expect("a directory");
+        let port = tcp_port();
+        let configuration = format!(
+            "route: {{receiver: all, group_by: ['...'], group_wait: 0s, group_interval: 1s, repeat_interval: 4h}}\n\
+             receivers: [{{name: all, webhook_configs: [{{url: '{}', send_resolved: true}}]}}]\n",
+            passes_on.url()
+        );
+        let file = directory.path().join("alertmanager.yml");
+        std::fs::write(&file, configuration).expect("write configuration");
+        let program = concat!(env!("CARGO_MANIFEST_DIR"), "/target/alertmanager/prometheus-alertmanager");
+        let log = File::create(directory.path().join("log")).expect("a log file");
+        let mut command = Command::new(program);
+        command
+            .arg(format!("--config.file={}", file.display()))
+            .arg(format!("--storage.path={}", directory.path().display()))
+            .arg(format!("--web.listen-address=127.0.0.1:{port}"))
+            .arg("--cluster.listen-address=")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log);
+        let process = spawn(&mut command, "prometheus-alertmanager, which ./tests/run takes from its package");
+        wait_for("Alertmanager", || http(port, "GET", "/-/ready", "").ok().filter(|(status, _)| *status == 200));
+        Alertmanager { _directory: directory, _process: process, port, passes_on }
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// What it notified people of, in order: `firing` or `resolved`.
+    pub fn notified(&self) -> Vec<String> {
+        let status = |request: Request| request.json()["status"].as_str().unwrap_or_default().to_owned();
+        self.passes_on.taken().into_iter().map(status).collect()
+    }
+
+    /// The alerts that stand and match, as `amtool alert query` finds them.
+    pub fn query(&self, matcher: &str) -> Vec<Value> {
+        let program = concat!(env!("CARGO_MANIFEST_DIR"), "/target/alertmanager/amtool");
+        let mut command = Command::new(program);
+        command.args(["alert", "query", "--output=json", "--alertmanager.url", &self.url(), matcher]);
+        let output = command.output().expect("amtool; ./tests/run takes it from its package");
+        serde_json::from_slice(&output.stdout).expect("JSON")
+    }
 }
 
 /// A mail server that takes everything.
@@ -168,10 +242,14 @@ impl Rsyslog {
     pub fn start() -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let path = |name: &str| directory.path().join(name);
-        let certified = rcgen::generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()]);
-        let certified = certified.expect("a certificate");
-        std::fs::write(path("cert.pem"), certified.cert.pem()).expect("write certificate");
-        std::fs::write(path("key.pem"), certified.signing_key.serialize_pem()).expect("write key");
+        // As `openssl req -x509` makes it: self-signed, and an authority's.
+        let mut parameters =
+            rcgen::CertificateParams::new(["localhost".to_owned(), "127.0.0.1".to_owned()]).expect("names");
+        parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let certificate = parameters.self_signed(&key).expect("a certificate");
+        std::fs::write(path("cert.pem"), certificate.pem()).expect("write certificate");
+        std::fs::write(path("key.pem"), key.serialize_pem()).expect("write key");
         let (udp, tcp, tls) = (udp_port("127.0.0.1"), tcp_port(), tcp_port());
         let place = directory.path().display();
         let configuration = format!(

@@ -115,7 +115,7 @@ impl Trapd {
     fn wait_until_it_listens(&self) {
         let port = format!(":{:04X} ", self.port);
         wait_for("snmptrapd", || {
-            let sockets = std::fs::read_to_string("/proc/net/udp").expect("/proc/net/udp");
+            let sockets = std::fs::read_to_string("/proc/thread-self/net/udp").expect("the table of sockets");
             sockets
                 .lines()
                 .any(|line| line.split(" 0000").next().is_some_and(|local| local.contains(port.trim_end())))
