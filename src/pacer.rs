@@ -21,7 +21,7 @@ use crate::io::gauges::Gauges;
 use crate::io::outgoing::{Line, Outlet, Post};
 use crate::io::prefetch::prefetch;
 use crate::io::time;
-use crate::io::udp::Readiness;
+use crate::io::udp::{PathError, Readiness};
 use crate::messages::{Enrol, Generation, PacerFact, Stop};
 use crate::pure::alarm::ConditionChange;
 use crate::pure::calendar::Calendar;
@@ -206,17 +206,18 @@ impl Pacer {
         let now = time::now();
         self.observe_clock();
         self.looks = self.looks.wrapping_add(1);
-        // What a batch left behind wakes nobody; where no answers are expected, receivers may say that they stop.
-        if self.listening.is_some() || self.reads && self.looks.is_multiple_of(LOOKS_FOR_FAREWELLS) {
+        let errors: Vec<PathError> = self.outlet.iter().flat_map(|socket| socket.take_path_errors()).collect();
+        // What a batch left behind wakes nobody. Where no answers are expected, receivers may say that they stop: that
+        // explains the errors that follow.
+        let may_explain = self.looks.is_multiple_of(LOOKS_FOR_FAREWELLS) || !errors.is_empty();
+        if self.listening.is_some() || self.reads && may_explain {
             (0..self.outlet.len()).for_each(|port| self.take_answers(port));
         }
-        for socket in self.outlet.iter() {
-            for error in socket.take_path_errors() {
-                let line = self.lines.get(&error.test_id).and_then(|line| line.sound());
-                if let Some(mut sending) = line {
-                    debug!(test = %error.test_id, error.cause, "probe not delivered");
-                    sending.on_path_error(error.cause, now);
-                }
+        for error in errors {
+            let line = self.lines.get(&error.test_id).and_then(|line| line.sound());
+            if let Some(mut sending) = line {
+                debug!(test = %error.test_id, error.cause, "probe not delivered");
+                sending.on_path_error(error.cause, now);
             }
         }
     }

@@ -52,6 +52,8 @@ pub struct Situation {
     rules: Arc<Rules>,
     /// How soon the tests from a host find that it is gone, and are sure that it is back.
     hosts: BTreeMap<String, Reaction>,
+    /// How soon the tests to each host are sure that their probes arrive.
+    receivers: BTreeMap<String, Reaction>,
     /// Hosts of which something changed that the texts of their other tests say.
     stale: BTreeSet<String>,
 }
@@ -84,6 +86,7 @@ impl Situation {
             shelf: Shelf::default(),
             rules: Arc::new(bare),
             hosts: BTreeMap::new(),
+            receivers: BTreeMap::new(),
             stale: BTreeSet::new(),
         }
     }
@@ -135,10 +138,17 @@ impl Situation {
                     concerned.extend(self.senders_to(&host));
                 }
                 if !notification.is_raised() {
-                    let host =
-                        peer.and_then(|peer| self.hosts.get(&peer)).map_or(Duration::ZERO, |host| host.fresh_after);
-                    let until = now.moment + fresh_after.max(host) + self.rules.group.group_wait;
-                    concerned.iter().for_each(|key| self.explanations.settle(key.clone(), until));
+                    let host = peer
+                        .as_ref()
+                        .and_then(|peer| self.hosts.get(peer))
+                        .map_or(Duration::ZERO, |host| host.fresh_after);
+                    let senders = peer.as_ref().and_then(|peer| self.receivers.get(peer));
+                    let senders = senders.map_or(Duration::ZERO, |host| host.fresh_after);
+                    for key in &concerned {
+                        let own = if key.kind == Kind::Sender { senders } else { Duration::ZERO };
+                        let until = now.moment + fresh_after.max(host).max(own) + self.rules.group.group_wait;
+                        self.explanations.settle(key.clone(), until);
+                    }
                 }
                 concerned
             }
@@ -251,6 +261,9 @@ impl Situation {
         if before.members != self.rules.members {
             self.hosts = reactions(&self.rules.members);
             self.recount_peers();
+        }
+        if before.sent != self.rules.sent {
+            self.receivers = reactions(&self.rules.sent);
         }
         for key in joined {
             if let Some(known) = self.truth.get(&key).cloned() {

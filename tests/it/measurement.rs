@@ -149,7 +149,8 @@ fn a_broken_path_of_several_is_found_by_flows() {
     let Some(network) = Network::pair() else { return };
     let (_a, b) = agents(&network, &[(1, a_to_b(1, r#","flows":16"#)), (2, a_to_b(2, ""))]);
     up_and_whole(&b, 1);
-    let ports = network.a.udp_ports(A);
+    let mut ports = network.a.udp_ports(A);
+    ports.sort_unstable();
     assert_eq!(ports.len(), 16);
     let broken: Vec<String> = ports.iter().skip(3).step_by(4).map(ToString::to_string).collect();
     network.b.on_input(&format!("udp sport {{ {} }} counter drop", broken.join(", ")));
@@ -157,7 +158,8 @@ fn a_broken_path_of_several_is_found_by_flows() {
     let named = format!("4 of 16 flows dead: those from source port {} are lost", broken.join(", "));
     assert!(text.starts_with(&named), "{text}");
     let flows = at_receiver(&b, 1)["flows"].as_array().unwrap().clone();
-    let shown: Vec<u64> = flows.iter().filter_map(|flow| flow["source_port"].as_u64()).collect();
+    let mut shown: Vec<u64> = flows.iter().filter_map(|flow| flow["source_port"].as_u64()).collect();
+    shown.sort_unstable();
     assert_eq!(shown, ports.iter().map(|port| u64::from(*port)).collect::<Vec<_>>());
     // One source port sees nothing of it, or all.
     assert_eq!(at_receiver(&b, 1)["conditions"]["connection"], "up");

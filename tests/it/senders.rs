@@ -158,7 +158,7 @@ fn what_the_path_sends_back_names_the_cause_and_clears() {
         traps.into_iter().find(|trap| {
             trap.notification.ends_with("SenderGood")
                 && trap.value("peerpairTestId.0") == id(1)
-                && trap.value("peerpairText.0").starts_with("sent again after ")
+                && trap.value("peerpairText.0").starts_with("good again after ")
         })
     });
     assert_eq!(good.value("peerpairSeverity.0"), "cleared(1)");

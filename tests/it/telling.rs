@@ -20,19 +20,30 @@ fn files(documents: &[(String, String)]) -> Vec<(&str, String)> {
     documents.iter().map(|(path, text)| (path.as_str(), text.clone())).collect()
 }
 
+/// An agent without tests that has no doubt left what its receivers hold.
+fn settled(settings: &str, sink: &str) -> Agent {
+    let agent = Agent::with_dir("b", &[("config.json", settings.to_owned())], sink);
+    agent.wait_status("nothing to tell", |status| {
+        let read = status["store"]["connected"] == true;
+        (read && status["sinks"].as_array()?.iter().all(|sink| sink["dirty"] == 0)).then_some(())
+    });
+    agent
+}
+
 /// Four tests from one host: one notification names the host, and one its end.
 #[test]
 fn a_dead_host_is_one_trap() {
     let trapd = Trapd::start();
     let to = destination();
-    let mut documents: Vec<_> = (1..=4).map(|n| dead(n, &to)).collect();
-    documents.push(("config.json".into(), r#"{"alarm":{"group_wait":"1s","hold_down":"200ms"}}"#.into()));
-    let agent = Agent::with_dir("b", &files(&documents), &trapd.sink("standard"));
+    let documents: Vec<_> = (1..=4).map(|n| dead(n, &to)).collect();
+    let settings = r#"{"alarm":{"group_wait":"1s","hold_down":"200ms"}}"#;
+    let agent = settled(settings, &trapd.sink("standard"));
+    documents.iter().for_each(|(path, document)| agent.document(path, document));
     let trap = trapd.wait_trap("GroupDown", 0);
     assert_eq!(trap.value("peerpairSubject.0"), "host a");
     assert_eq!((trap.value("peerpairTallyDown.0"), trap.value("peerpairTallyOf.0")), ("4", "4"));
     assert!(trap.value("peerpairText.0").starts_with("all 4 tests from host a went down together"), "{trap:?}");
-    for (path, document) in &documents[..4] {
+    for (path, document) in &documents {
         agent.document(path, &document.replacen("\"from_host\":\"a\"", "\"from_host\":\"b\"", 1));
     }
     trapd.wait_trap("GroupUp", 0);
@@ -189,7 +200,7 @@ fn a_storm_ends_in_the_truth() {
     std::fs::write(trapd.path("handle"), "tr '\\n' '|' >> \"$1\"; echo >> \"$1\"\n").unwrap();
     let to = destination();
     let settings = r#"{"alarm":{"storm_hold_max":"12s","summary_interval":"3s","hold_down":"1s"}}"#;
-    let mut documents: Vec<(String, String)> = (0..TESTS)
+    let documents: Vec<(String, String)> = (0..TESTS)
         .map(|n| {
             // Two tests from each host: they are too few to be a group.
             let document = test_document(0, (&format!("h{}", n / 2), "127.0.0.2:0"), ("b", &to), "")
@@ -199,8 +210,8 @@ fn a_storm_ends_in_the_truth() {
             (format!("tests/b/{n}.json"), document)
         })
         .collect();
-    documents.push(("config.json".into(), settings.into()));
-    let agent = Agent::with_dir("b", &files(&documents), &format!("{}rate = 50\n", trapd.sink("standard")));
+    let agent = settled(settings, &format!("{}rate = 50\n", trapd.sink("standard")));
+    documents.iter().for_each(|(path, document)| agent.document(path, document));
     agent.wait_status("all tests", |status| (status["tests"].as_array()?.len() == TESTS as usize).then_some(()));
 
     let source = UdpSocket::bind("127.0.0.1:0").unwrap();
