@@ -82,30 +82,41 @@ impl Post {
     /// One turn of a test: a probe of each of its flows. Gives when the last of them had left.
     pub fn send_turn(&mut self, sending: &mut Sending, outlet: &Outlet, flags: u8, now: Now) -> Moment {
         let flows = sending.form().flows.count();
-        // A probe leaves when the one before it has left: one reading of the clock serves both.
-        (0..flows).fold(now.moment, |left, flow| self.send(sending, outlet, flow, flags, now.advanced_to(left)))
+        let (mut left, mut refused) = (now.moment, 0);
+        for flow in 0..flows {
+            // A probe leaves when the one before it has left: one reading of the clock serves both.
+            let sent = self.send(sending, outlet, flow, flags, now.advanced_to(left));
+            left = sent.0;
+            refused += u32::from(!sent.1);
+        }
+        // What never left is no loss. Where a part of a turn left, the other flows are known to be missing.
+        if refused as usize == flows {
+            sending.take_back(refused);
+        }
+        left
     }
 
-    fn send(&mut self, sending: &mut Sending, outlet: &Outlet, index: usize, flags: u8, now: Now) -> Moment {
+    /// Gives when it had left, and whether it did; one that could not even be written counts as if it did.
+    fn send(&mut self, sending: &mut Sending, outlet: &Outlet, index: usize, flags: u8, now: Now) -> (Moment, bool) {
         let Some(len) = sending.write(index, flags, now, &self.readings, &self.keys, &mut self.room) else {
             sending
                 .on_error("this host has no key to sign it with (see `keys` in the document config)".to_owned(), now);
-            return now.moment;
+            return (now.moment, true);
         };
         let form = sending.form();
         let flow = form.flows.get(index);
         let envelope = Envelope { destination: form.destination, source: form.source_address, dscp: flow.dscp };
-        let Some(socket) = outlet.get(usize::from(flow.port)).or(outlet.first()) else { return now.moment };
+        let Some(socket) = outlet.get(usize::from(flow.port)).or(outlet.first()) else { return (now.moment, true) };
         let sent = socket.send(&self.room[..len], &envelope);
         let left = time::moment(Instant::now());
-        match sent {
+        match &sent {
             Ok(()) => sending.on_sent(left.since(now.moment)),
             Err(error) => {
-                let cause = describe_send_error(&error, envelope.destination);
+                let cause = describe_send_error(error, envelope.destination);
                 tracing::debug!(test = %sending.plan().test.id, cause, "probe not sent");
                 sending.on_error(cause, now);
             }
         }
-        left
+        (left, sent.is_ok())
     }
 }

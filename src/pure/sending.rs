@@ -360,6 +360,14 @@ impl Sending {
         self.counts.sent += 1;
     }
 
+    /// The last probes that were written never left: their numbers are used anew, or the receiver would count them as
+    /// lost.
+    pub fn take_back(&mut self, probes: u32) {
+        if self.form.wire == Wire::Stamp {
+            self.sequence = self.sequence.wrapping_sub(probes);
+        }
+    }
+
     /// The operating system refused it, or there is no key to sign it with.
     pub fn on_error(&mut self, cause: String, now: Now) {
         self.lateness = None;

@@ -492,7 +492,9 @@ impl Situation {
         }
         let key = &notification.key;
         if let Some(by) = self.explanations.explained_by(key, to_host(notification)) {
-            return Some(Withheld::Explained { by: by.to_string() });
+            // Where that is told with others, it is the whole that people see.
+            let whole = by.test().and_then(|id| self.groups.told_with(id).next());
+            return Some(Withheld::Explained { by: whole.unwrap_or(by).to_string() });
         }
         if self.explanations.is_settling(key) {
             return Some(Withheld::Waiting);

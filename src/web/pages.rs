@@ -100,10 +100,12 @@ fn alarms(status: &Status) -> String {
     if alarms.is_empty() {
         return "<h2>Alarms</h2><p class=quiet>None.</p>".to_owned();
     }
-    // Members of a group that is shown stand under it: their number is in its text.
-    let is_member = |standing: &&Standing| matches!(standing.withheld, Some(Withheld::Group { .. }));
-    let members = alarms.iter().filter(is_member).count();
-    let shown = alarms.iter().filter(|standing| !is_member(standing)).take(MOST_ALARMS);
+    // What another alarm explains stands under it: the number of a group's members is in its text.
+    let is_explained = |standing: &&Standing| {
+        matches!(standing.withheld, Some(Withheld::Group { .. } | Withheld::Explained { .. }))
+    };
+    let explained = alarms.iter().filter(is_explained).count();
+    let shown = alarms.iter().filter(|standing| !is_explained(standing)).take(MOST_ALARMS);
     let rows: String = shown
         .map(|standing| {
             let alarm = &standing.notification;
@@ -116,12 +118,9 @@ fn alarms(status: &Status) -> String {
                 None => escape(&alarm.who()),
             };
             let (colour, withheld) = match &standing.withheld {
-                None => ("down", String::new()),
+                None | Some(Withheld::Explained { .. } | Withheld::Group { .. }) => ("down", String::new()),
                 Some(Withheld::Waiting) => {
                     ("suspect", "<br><small>not told yet: it may be one of many, or over</small>".to_owned())
-                }
-                Some(Withheld::Explained { by } | Withheld::Group { group: by }) => {
-                    ("unknown", format!("<br><small>not told itself: {} is</small>", escape(by)))
                 }
                 Some(Withheld::Shelved { by }) => ("unknown", format!("<br><small>not told: {}</small>", escape(by))),
             };
@@ -137,12 +136,13 @@ fn alarms(status: &Status) -> String {
             )
         })
         .collect();
-    let members = match members {
+    let explained = match explained {
         0 => String::new(),
-        members => format!("<p class=quiet>{members} more are told as part of an alarm above.</p>"),
+        1 => "<p class=quiet>One more is explained by an alarm above, and not told itself.</p>".to_owned(),
+        explained => format!("<p class=quiet>{explained} more are explained by the alarms above, and not told.</p>"),
     };
     let more = more(status.raised, MOST_ALARMS.min(alarms.len()));
-    format!("<h2>Alarms</h2><table><tr><th>About<th>Kind<th>Cause<th>Since{rows}</table>{members}{more}")
+    format!("<h2>Alarms</h2><table><tr><th>About<th>Kind<th>Cause<th>Since{rows}</table>{explained}{more}")
 }
 
 fn silences(silences: &[Silence]) -> String {
@@ -338,7 +338,10 @@ border:1px solid currentColor;white-space:nowrap}.pill.down{color:var(--down)}.p
 .pill.suspect,.pill.recovering,.pill.paused{color:var(--warn)}\
 .notice{margin:16px 0 0;padding:10px 14px;background:var(--card);border:1px solid var(--line);\
 border-left:4px solid var(--down);border-radius:6px}.notice ul{margin:6px 0 0;padding-left:20px}\
-footer{margin:28px 0;font-size:12px}a{color:inherit}</style>";
+footer{margin:28px 0;font-size:12px}a{color:inherit}\
+@media(max-width:700px){tr:first-child{display:none}tr{display:block;padding:8px 0;border-top:1px solid var(--line)}\
+td,.number{display:block;padding:1px 12px;border:0;text-align:left}small{white-space:normal;overflow-wrap:anywhere}\
+table{display:block}}</style>";
 
 #[cfg(test)]
 mod tests {

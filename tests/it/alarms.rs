@@ -376,6 +376,25 @@ fn what_a_dead_receiver_misses_is_told_when_it_is_back() {
     assert_eq!(agent.logged("a message did not reach the receiver"), 1, "{}", agent.log());
 }
 
+/// Containers have a new name each time: what was told under the old one is taken back.
+#[test]
+fn renamed_host_clears_what_it_told_under_its_old_name() {
+    let (trapd, addr) = (Trapd::start(), address());
+    let to = format!("{addr}:{}", udp_port(&addr));
+    let document = test_document(1, ("a", "127.0.0.2:0"), ("b", &to), "");
+    let mut agent = Agent::with_dir("b", &[("tests/b/1.json", document)], &trapd.sink("standard"));
+    trapd.wait_trap("ConnectionDown", 0);
+    agent.kill();
+    let bootstrap = std::fs::read_to_string(agent.path("peerpair.toml")).unwrap();
+    agent.file("peerpair.toml", &bootstrap.replace("host = \"b\"", "host = \"c\""));
+    agent.restart();
+    let up = wait_for("its end", || {
+        let mut ups = trapd.traps().into_iter().filter(|trap| trap.notification.ends_with("ConnectionUp"));
+        ups.find(|trap| trap.value("peerpairTestId.0") == id(1))
+    });
+    assert_eq!(up.value("peerpairAgent.0"), "b");
+}
+
 /// The grace is for silence from the start; the first probe ends it.
 #[test]
 fn an_outage_soon_after_the_start_is_found_in_time() {

@@ -113,6 +113,22 @@ fn a_partition_of_one_direction_is_an_alarm_of_that_direction() {
     b.wait_condition(1, "receiver", "up");
 }
 
+/// A probe that the sender's own host refuses to send was never on the way: it is the sender's fault, and no loss.
+#[test]
+fn probes_that_never_left_are_not_lost() {
+    let Some(network) = Network::pair() else { return };
+    let (a, b) = agents(&network, &[(1, a_to_b(1, ""))]);
+    b.wait_condition(1, "receiver", "up");
+    network.a.on_output("udp dport 8620 counter drop");
+    wait_for("refused probes", || (network.a.counted() >= 5).then_some(()));
+    network.a.heal();
+    let before = after(&b, 1, 0)["received"].as_u64().unwrap();
+    after(&b, 1, before + 10);
+    b.wait_condition(1, "receiver", "up");
+    assert_eq!(at_receiver(&b, 1)["statistics"]["total"]["lost"], 0);
+    a.wait_status("their number", |status| (status["senders"][0]["errors"].as_u64()? >= 5).then_some(()));
+}
+
 fn path_alarm(agent: &Agent) -> String {
     agent.wait_status("the alarm of the path", |status| {
         let alarm = status["alarms"].as_array()?.iter().find(|alarm| alarm["kind"] == "path")?;

@@ -8,7 +8,7 @@ use peerpair::pure::probe_v1::ProbeV1;
 
 use nix::sys::signal::Signal;
 
-use crate::support::{Agent, Trapd, address, id, test_document, udp_port, wait_for};
+use crate::support::{Agent, Trapd, address, id, test, test_document, udp_port, wait_for};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -204,4 +204,34 @@ fn the_originals_probe_is_sent_and_understood() {
     assert_eq!((probe.host_id.as_str(), probe.config_version, probe.test_id.to_string()), ("elsewhere", 7, id(1)));
     assert_eq!(octets[len - 1], b'\n');
     agent.wait_condition(2, "receiver", "up");
+}
+
+/// What the original of 2017 sent from hostA to hostB, as it was recorded, with the ids of this test's documents; and
+/// what it took from hostA at hostB, whose name it wants to see.
+#[test]
+fn recorded_exchange_with_the_original_works_both_ways() {
+    const SENT: &str = r#"{"Version":1,"ConfigVersion":7,"NtpTimestamp":"2017-07-13T01:02:03.456789Z","HostId":"hostA","TestId":"ID"}"#;
+    const TAKEN: &str = r#"{"Version":1,"ConfigVersion":7,"NtpTimestamp":"TIME","HostId":"hostB","TestId":"ID"}"#;
+    let addr = address();
+    let here = format!("{addr}:{}", udp_port(&addr));
+    let (original, there) = receiver(&address());
+    let received = test_document(1, ("hostA", "127.0.0.2:0"), ("b", &here), "");
+    let sent = test_document(2, ("b", "127.0.0.2:0"), ("hostB", &there), r#","wire":"json-v1""#);
+    let documents =
+        [("tests/b/1.json", received), ("tests/b/2.json", sent), ("config.json", r#"{"version":7}"#.into())];
+    let agent = Agent::with_dir("b", &documents, "");
+    let source = UdpSocket::bind("127.0.0.2:0").unwrap();
+    let mut sequence = 0i64;
+    wait_for("the original's probes to count", || {
+        sequence += 1;
+        // Its clock is years behind, which is another matter than whether it is heard.
+        let line = SENT.replace("ID", &id(1)).replace("456789", &format!("{:06}", sequence % 1_000_000)) + "\n";
+        source.send_to(line.as_bytes(), &here).unwrap();
+        (test(&agent.status(), 1, "receiver")?["condition"] == "up").then_some(())
+    });
+    let mut octets = [0; 2048];
+    let len = original.recv(&mut octets).unwrap();
+    let text = String::from_utf8(octets[..len].to_vec()).unwrap();
+    let time = text.split("NtpTimestamp\":\"").nth(1).and_then(|rest| rest.split('"').next()).unwrap();
+    assert_eq!(text, TAKEN.replace("TIME", time).replace("ID", &id(2)) + "\n");
 }

@@ -67,7 +67,7 @@ impl Email {
         };
         let refusal = match whole {
             Ok(_) => return Outcome::Delivered,
-            Err(error) if !error.is_permanent() => return Outcome::Unreachable(describe(&error)),
+            Err(error) if !error.is_permanent() => return Outcome::Unreachable(with_way_out(describe(&error))),
             Err(error) => describe(&error),
         };
         // One address that is refused refuses the mail to all: each is written to by itself.
@@ -100,6 +100,17 @@ impl Email {
             message = message.to(address.parse().map_err(|error| format!("{address}: {error}"))?);
         }
         message.body(body(alarms, &self.identity)).map_err(|error| error.to_string())
+    }
+}
+
+/// The library that sends mail takes no authority's certificate for a server's, whatever `ca_file` says.
+fn with_way_out(problem: String) -> String {
+    match problem.contains("CaUsedAsEndEntity") {
+        true => format!(
+            "{problem}: the mail server shows an authority's certificate as its own; give it one with \
+             basicConstraints=CA:FALSE, and name that in ca_file"
+        ),
+        false => problem,
     }
 }
 

@@ -81,6 +81,11 @@ impl Namespace {
         self.rules("prerouting", rule);
     }
 
+    /// The same before they leave: the operating system refuses what is dropped here.
+    pub fn on_output(&self, rule: &str) {
+        self.rules("output", rule);
+    }
+
     fn rules(&self, hook: &str, rule: &str) {
         self.heal();
         let table = format!(
