@@ -101,9 +101,8 @@ fn alarms(status: &Status) -> String {
         return "<h2>Alarms</h2><p class=quiet>None.</p>".to_owned();
     }
     // What another alarm explains stands under it: the number of a group's members is in its text.
-    let is_explained = |standing: &&Standing| {
-        matches!(standing.withheld, Some(Withheld::Group { .. } | Withheld::Explained { .. }))
-    };
+    let is_explained =
+        |standing: &&Standing| matches!(standing.withheld, Some(Withheld::Group { .. } | Withheld::Explained { .. }));
     let explained = alarms.iter().filter(is_explained).count();
     let shown = alarms.iter().filter(|standing| !is_explained(standing)).take(MOST_ALARMS);
     let rows: String = shown

@@ -126,7 +126,7 @@ fn probes_that_never_left_are_not_lost() {
     after(&b, 1, before + 10);
     b.wait_condition(1, "receiver", "up");
     assert_eq!(at_receiver(&b, 1)["statistics"]["total"]["lost"], 0);
-    a.wait_status("their number", |status| (status["senders"][0]["errors"].as_u64()? >= 5).then_some(()));
+    a.wait_status("their number", |status| (status["senders"][0]["errors"].as_u64()? > 0).then_some(()));
 }
 
 fn path_alarm(agent: &Agent) -> String {
