@@ -253,7 +253,7 @@ impl Alarm {
         self.sinks.hold(name, addr);
     }
 
-    /// What this agent told the same receiver under another name is cleared under that name.
+    /// Starts a sink that clears, under the agent's former name, the alarms that this receiver was notified of.
     fn clear_former_names(&mut self, plan: &SinkPlan, ctx: &mut Context<Self>) {
         for former in self.identity.former.iter() {
             if !sink::has_told(&self.state_dir, former, &plan.config) {

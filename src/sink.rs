@@ -45,7 +45,7 @@ const LEAVE_WITHIN: Duration = Duration::from_secs(4 * 3600);
 /// The log names another problem of the same receiver no sooner than this.
 const PROBLEM_AGAIN: Duration = Duration::from_secs(60);
 
-/// What a receiver was told, as it is kept on disk.
+/// Notification log of a receiver, in the form that is kept on disk.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct KeptTold {
     saved: WallTime,
@@ -60,7 +60,7 @@ impl KeptTold {
         KeptTold { saved: now, stopped, doubt: ledger.doubt(now), records: ledger.records() }
     }
 
-    /// Whether something may have been sent that it does not know of.
+    /// Returns whether messages may have been sent after it was saved.
     fn may_be_outdated(&self, now: WallTime) -> bool {
         !self.stopped && now.nanos_since(self.saved) > TRUSTED_FOR.as_nanos() as i64
     }
@@ -75,7 +75,7 @@ pub struct Sink {
     ledger: Ledger,
     state: StateFile,
     state_broken: bool,
-    /// What is on disk is what the run before this one knew when it stopped.
+    /// The file on disk is still that of the previous run.
     kept_by_earlier_run: bool,
     /// The way out; elsewhere while a batch is on its way.
     outlet: Option<Outlet>,
@@ -215,7 +215,7 @@ impl Sink {
         if self.unsaved { self.save_not_before } else { self.save_not_before.max(self.saved_at + SAVE_EVERY) }
     }
 
-    /// Whether a sink that was removed is done.
+    /// Returns whether a removed sink has notified its receiver of everything, or has run out of time.
     fn has_left(&self, now: Moment) -> bool {
         let Some(leave_by) = self.leave_by else { return false };
         if self.ledger.is_settled() {
@@ -331,7 +331,7 @@ fn state_file(directory: &Path, agent: &str, config: &SinkConfig) -> StateFile {
     StateFile::new(directory, TOLD, &format!("{agent} {}", config.receiver()))
 }
 
-/// Whether anything is kept of what an agent of this name told this receiver.
+/// Returns whether a notification log of this receiver is kept for an agent of this name.
 pub fn has_told(directory: &Path, agent: &str, config: &SinkConfig) -> bool {
     state_file(directory, agent, config).exists()
 }

@@ -21,7 +21,7 @@ impl Arrivals {
     pub fn on_loaded(&mut self, loaded: &mut Loaded, now: Moment) -> Option<Moment> {
         let ends = loaded.tests.values().flat_map(|test| [&test.facts.from_host, &test.facts.to_host]);
         let hosts: BTreeSet<String> = ends.cloned().collect();
-        // What is there at the start is not new.
+        // Hosts that are known at the start are not new.
         if let Some(known) = &self.known {
             self.lately.extend(hosts.difference(known).map(|host| (host.clone(), now + WITHIN)));
         }

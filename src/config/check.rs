@@ -349,7 +349,7 @@ pub fn parts(report: &Value) -> BTreeMap<String, Value> {
         parts.insert(format!("standby for {}", named(&test)), test);
     }
     for mut sink in list(&report["sinks"]) {
-        // What depends on the machine and not on documents.
+        // Engine ids depend on the machine and not on documents.
         if let Some(sink) = sink.as_object_mut() {
             sink.remove("engine_id");
         }

@@ -423,7 +423,7 @@ fn membership(test: &Test, addr: Option<SocketAddr>) -> Membership {
     }
 }
 
-/// What a test that starts here shares with others: where its probes go.
+/// Returns the groups of a sending test: its `sender` alarm is grouped by the destination host.
 fn sent_membership(test: &Test) -> Membership {
     let (every, thresholds) = (test.send_every, test.thresholds);
     Membership {

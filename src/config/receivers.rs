@@ -98,10 +98,8 @@ impl SinkPlan {
             scope,
             first_up: match config.kind {
                 SinkKind::Log => FirstUp::Told,
-                SinkKind::Email => FirstUp::Never,
-                SinkKind::Snmp | SinkKind::Webhook | SinkKind::Alertmanager | SinkKind::Syslog | SinkKind::Exec => {
-                    FirstUp::Silent
-                }
+                SinkKind::Email | SinkKind::Exec => FirstUp::Never,
+                SinkKind::Snmp | SinkKind::Webhook | SinkKind::Alertmanager | SinkKind::Syslog => FirstUp::Silent,
             },
             detail: if legacy { Detail::EachAlone } else { Detail::Summed },
             assurance,

@@ -89,7 +89,8 @@ impl Post {
             left = sent.0;
             refused += u32::from(!sent.1);
         }
-        // What never left is no loss. Where a part of a turn left, the other flows are known to be missing.
+        // Probes that never left must not count as lost. The numbers of a turn that left in part are kept, because the
+        // receiver derives a probe's flow from its number.
         if refused as usize == flows {
             sending.take_back(refused);
         }

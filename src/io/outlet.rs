@@ -47,7 +47,7 @@ pub struct Identity {
     pub page: Arc<str>,
     /// The names that it had before.
     pub former: Arc<[String]>,
-    /// What tells this machine from others.
+    /// The id of this machine, which distinguishes hosts of the same name.
     pub machine: Arc<str>,
     /// This agent as an SNMPv3 engine.
     pub engine: Engine,
@@ -105,9 +105,9 @@ pub enum Outcome {
     Nothing,
     /// The receiver is there and does not take this one; others may fare better.
     Refused(String),
-    /// It did not arrive, as far as is known: the receiver is away, or chokes on it.
+    /// The message did not arrive, as far as is known: the receiver is away, or fails on this message.
     Unreachable(String),
-    /// It was not sent, since one before it failed and each try costs a timeout.
+    /// The message was not sent, because one before it failed and each attempt costs a timeout.
     NotTried,
 }
 

@@ -136,12 +136,12 @@ impl StateFile {
     /// Removes it, with the copies beside it.
     pub fn remove(&self) {
         for path in [self.path.clone(), self.beside("previous"), self.beside("tmp")] {
-            // One that is not there is removed.
+            // A file that does not exist counts as removed.
             let _gone_already = fs::remove_file(path);
         }
     }
 
-    /// Whether there is one.
+    /// Returns whether the file exists.
     pub fn exists(&self) -> bool {
         self.path.exists() || self.beside("previous").exists()
     }

@@ -87,7 +87,7 @@ struct Named {
 }
 
 impl Named {
-    /// Whether this very certificate is named, is of this server and has not ended.
+    /// Returns whether this certificate itself is listed in `ca_file`, matches the server's name and has not expired.
     fn is_named(&self, certificate: &CertificateDer<'_>, server: &ServerName<'_>, now: UnixTime) -> bool {
         let is_of_server = || {
             let parsed = ParsedCertificate::try_from(certificate)?;

@@ -121,7 +121,7 @@ pub struct Landed {
     pub dropped: u64,
     /// The port that it came from.
     pub source_port: u16,
-    /// It is signed, or comes from the address that the test's probes come from.
+    /// The probe is signed, or comes from the address that the test's probes come from.
     pub is_trusted: bool,
     /// The clock of this host was set while it was under way.
     pub clock_was_set: bool,

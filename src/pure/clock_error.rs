@@ -135,12 +135,12 @@ pub struct StepDetector {
     slept: Duration,
 }
 
-/// What happened to the wall clock since it was read before.
+/// Change of the wall clock since it was read before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClockEvent {
-    /// It went on.
+    /// The clock ran on normally.
     Steady,
-    /// It was set: by so many nanoseconds.
+    /// The clock was set, by this number of nanoseconds.
     Stepped(i64),
     /// The machine slept for so long. Its clock was set by a hardware clock since, whose error nobody knows.
     Slept(Duration),

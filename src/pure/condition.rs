@@ -144,7 +144,7 @@ impl Condition {
         }
     }
 
-    /// Whether it is known to be good by as many samples as clear an alarm.
+    /// Returns whether as many good samples as clear an alarm have confirmed that the condition is up.
     pub fn is_settled(&self) -> bool {
         self.settling == 0
     }

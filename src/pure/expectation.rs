@@ -184,7 +184,7 @@ impl Expectation {
                 changes.push(self.change(kind, Verdict::Cleared, now));
             }
         }
-        // What raised the alarm is not measured any more: nothing could ever clear it.
+        // The measurement that raised the alarm is not made any more: nothing could ever clear it.
         let measure = self.conditions.cause(Kind::Latency).and_then(judging::Measure::of);
         if measure.is_some_and(|measure| !measure.is_asked_of(&expected))
             && self.change_conditions(|conditions| conditions.forget(Kind::Latency))
@@ -194,7 +194,7 @@ impl Expectation {
         let before = self.expected.expect_every;
         let pace = |expected: &Expected| (expected.expect_every, expected.thresholds, expected.startup_grace);
         let same_pace = pace(&self.expected) == pace(&expected);
-        // Of two changes within the grace, the sender may know neither.
+        // The sender may have learnt of neither of two changes within the grace.
         let slower = self.slower_until().filter(|(until, _)| now.moment < *until).map_or(before, |(_, slower)| slower);
         let slower_until = match expected.expect_every < before {
             true => Some((now.moment + ROLL_OUT_GRACE, slower.max(before))),
@@ -432,7 +432,7 @@ impl Expectation {
         Some((Delay { nanos, uncertainty: Duration::from_nanos(uncertainty) }, verdict))
     }
 
-    /// Whether no probe came for longer than is expected.
+    /// Returns whether the last probe is longer ago than `expect_every`.
     pub fn is_silent(&self, now: Moment) -> bool {
         self.last_probe.is_none_or(|last| now.since(last.moment) > self.expected.expect_every)
     }

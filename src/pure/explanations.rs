@@ -13,12 +13,12 @@ use super::time::Moment;
 /// The kinds of a test that yield to its connection.
 pub const MEASURED: [Kind; 4] = [Kind::Loss, Kind::Latency, Kind::Jitter, Kind::Path];
 
-/// What is explained, and what waits for fresh samples.
+/// Relation between the alarms of an agent: which are explained by others, and which wait for fresh samples.
 #[derive(Debug, Default)]
 pub struct Explanations {
     /// The tests whose connection is down, by the host at their other end.
     down: BTreeMap<String, BTreeSet<TestId>>,
-    /// That host of each test that is down.
+    /// The host at the other end of each test that is down.
     peers: BTreeMap<TestId, String>,
     /// Alarms that wait for fresh samples, and until when.
     settling: BTreeMap<AlarmKey, Moment>,
@@ -66,7 +66,7 @@ impl Explanations {
         test.map(|id| AlarmKey::new(Kind::Connection, Subject::Test(id)))
     }
 
-    /// Whether any test with this host at its other end is down.
+    /// Returns whether any test with this host at its other end is down.
     pub fn is_down(&self, host: &str) -> bool {
         self.down.contains_key(host)
     }
@@ -79,7 +79,7 @@ impl Explanations {
         self.agenda.insert((until, key));
     }
 
-    /// Whether an alarm waits.
+    /// Returns whether an alarm is withheld until fresh samples have come.
     pub fn is_settling(&self, key: &AlarmKey) -> bool {
         self.settling.contains_key(key)
     }

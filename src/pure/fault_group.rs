@@ -48,7 +48,7 @@ impl FaultGroup {
             return Vec::new();
         }
         self.is_told = false;
-        // Who mends the one mends the others: each is seen once more before it is told.
+        // The others are usually mended together with the one: each waits once more before it is notified.
         let until = now + self.settings.group_wait;
         self.faults.values_mut().for_each(|waits| *waits = Some(until));
         self.faults.keys().cloned().collect()
@@ -79,7 +79,7 @@ impl FaultGroup {
         self.faults.values().flatten().min().copied()
     }
 
-    /// What is told of all of them, if they are told as one.
+    /// Returns the counts of the group while the faults are notified as one; else `None`.
     pub fn shared(&self) -> Option<Shared> {
         let example = self.faults.keys().next().map_or(String::new(), |key| key.subject.to_string());
         let down = self.faults.len() as u64;
@@ -134,7 +134,7 @@ mod tests {
         let shared = group.shared().unwrap().to_string();
         assert_eq!(shared, "40 faults of the configuration at once, among them document tests/a/0");
         assert!(matches!(group.withheld(&fault(7)), Some(Withheld::Group { .. })));
-        // One that comes later joins them.
+        // A later fault joins the group.
         group.on_raised(&fault(40), at(60));
         assert!(matches!(group.withheld(&fault(40)), Some(Withheld::Group { .. })));
         (0..38).for_each(|n| assert_eq!(group.on_gone(&fault(n), at(70)), []));

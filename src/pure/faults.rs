@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::alarm::{AlarmKey, Cause, ConditionChange, Verdict, condition_change};
 use super::time::{Moment, Now};
 
-/// What was said, and what is not said yet.
+/// Faults of the configuration that were reported, and those that wait for their patience to end.
 #[derive(Debug, Default)]
 pub struct Faults {
     said: BTreeMap<AlarmKey, Cause>,

@@ -188,7 +188,7 @@ pub struct FlowStatus {
     pub flow: usize,
     /// Which of the source ports, from 0.
     pub port: u8,
-    /// That port, as the newest probe came from it.
+    /// Source port of the newest probe of the flow.
     pub source_port: Option<u16>,
     /// Its differentiated services code point.
     pub dscp: u8,

@@ -191,7 +191,7 @@ impl Groups {
         self.up_no_longer(id);
         let counts = self.tests.contains_key(&id) && !self.aside.contains_key(&id);
         self.note_aside(id, false);
-        // One that is known to be down waits as long as it did before.
+        // A test that is known to be down keeps the end of its waiting.
         if !counts || self.down.contains_key(&id) {
             return outcome;
         }
@@ -289,7 +289,7 @@ impl Groups {
         self.note_aside(id, was_up);
     }
 
-    /// What a told group of this key is about now.
+    /// Returns the current counts of the group of this key while it is notified.
     pub fn shared(&self, of: &AlarmKey) -> Option<Shared> {
         let group = self.groups.iter().find(|group| group.told && self.key(&group.subject) == *of)?;
         Some(self.shared_by(group))

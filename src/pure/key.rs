@@ -101,7 +101,7 @@ pub enum KeyChoice {
 }
 
 impl KeyChoice {
-    /// Whether a probe may be signed with the key of this id.
+    /// Returns whether a probe may be signed with the key of this id.
     pub fn takes(&self, id: u8) -> bool {
         match self {
             KeyChoice::Fleet => true,

@@ -76,7 +76,7 @@ pub struct Ledger {
     waiting: usize,
     storm: Storm,
     reachability: Reachability,
-    /// Whether the next failed message has its turn before fresh ones: each has every other turn.
+    /// The next attempt is for a message that failed before; fresh and failed messages alternate.
     failed_next: bool,
     /// The alarms that can be, as far as is known.
     valid: Option<(Possible, Knowledge)>,
@@ -104,7 +104,7 @@ enum ColdStartPhase {
     Told,
 }
 
-/// What is tried next.
+/// Next delivery to attempt.
 enum Next {
     Alarms(Vec<AlarmKey>),
     ColdStart,
@@ -191,7 +191,7 @@ impl Ledger {
             if record.in_doubt {
                 entry.in_doubt = Some(record.notification);
             } else {
-                // What nobody acknowledged is repeated from here on: many agents may start at once.
+                // Unacknowledged messages are repeated from the restart on, not at it: many agents may start at once.
                 (entry.told_at, entry.sent_at, entry.repeats) = (now.moment, now.moment, 0);
                 entry.told = Some(record.notification);
             }
@@ -555,7 +555,7 @@ impl Ledger {
         self.reachability.postpone(until);
     }
 
-    /// Whether the receiver counts as away.
+    /// Returns whether the receiver counts as away.
     pub fn is_away(&self) -> bool {
         self.reachability.is_away()
     }
@@ -629,7 +629,7 @@ impl Ledger {
         self.entries.values().filter_map(|entry| entry.record(&self.manner)).collect()
     }
 
-    /// What must be on disk with the records: what the receiver may hold beside them.
+    /// Returns the doubt that has to be on disk together with `records`.
     pub fn doubt(&self, now: WallTime) -> Option<Doubt> {
         self.doubt.clone().filter(|doubt| !doubt.is_over(now))
     }
@@ -805,7 +805,7 @@ const OTHERS: &str = "told to other receivers from now on";
 /// Why the clear of an alarm is sent that was never raised, as far as this agent knows.
 const NO_RECORD: &str = "good; sent once, since this agent has no record of what it sent before";
 
-/// What a message is about.
+/// Returns the key that a failed message is remembered by.
 fn failed_of(due: &Due) -> Failed {
     match due {
         Due::ColdStart => None,

@@ -11,7 +11,7 @@ const SLICES: usize = 12;
 const LEAST_LOST: u64 = 2;
 /// So much of the variation may exceed the limit: a single outlier is no jitter.
 const TOLERATED: f64 = 0.05;
-/// What was too much is good again at this part of its limit.
+/// Fraction of the limit at which an exceeded limit is met again.
 const GOOD_AGAIN: f64 = 0.5;
 /// Fewer variations than this say nothing.
 const LEAST_VARIATIONS: u64 = 10;
@@ -43,7 +43,7 @@ pub struct LossWindow {
     ends: Moment,
     /// Slices that were filled so far.
     filled: usize,
-    /// What was found too much, and how many slices in a row have shown no more than half of the limit since.
+    /// The exceeded limit, and the number of consecutive slices at half of it or less since.
     loss_bad: Option<usize>,
     jitter_bad: Option<usize>,
 }
@@ -226,7 +226,7 @@ mod tests {
             }
             all += changes;
         }
-        // It was 355 in one of them.
+        // Without hysteresis there were 355 changes in one of the runs.
         assert!(all <= 10 * 60, "{all} changes in ten runs");
     }
 

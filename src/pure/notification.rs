@@ -107,7 +107,7 @@ impl Notification {
         format!("{}: {} {state}{description}", self.who(), self.key.kind)
     }
 
-    /// Whom it is about: `h2 → h3 (set app-db)`, a host and this agent, or the agent and what of it.
+    /// Returns the subject for people: `h2 → h3 (set app-db)`, a host and this agent, or the agent and a part of it.
     pub fn who(&self) -> String {
         let (from, to) = self.ends();
         let path = match (from, to) {

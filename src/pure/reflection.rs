@@ -26,13 +26,13 @@ const TWAMP_ANSWER_LEN: usize = 41;
 pub enum Signature<'a> {
     /// The packet carries no signature that is looked at.
     None,
-    /// It is signed with this key, and so is the answer.
+    /// The packet is signed with this key; the reply is signed with it too.
     Good(&'a Key),
-    /// It is signed with no key that is known here: each TLV of the answer says so (RFC 8972 section 4.8).
+    /// The packet's HMAC matches no known key: the I flag is set in each TLV of the reply (RFC 8972 section 4.8).
     Bad,
 }
 
-/// What the signature of a packet of another origin is worth, by these keys.
+/// Verifies the HMAC TLV of a foreign packet with these keys.
 pub fn signature_of<'a>(octets: &[u8], keys: impl Iterator<Item = &'a Key>) -> Signature<'a> {
     let has_signature = tlvs(octets).any(|(at, len)| octets[at + 1] == TLV_HMAC && len == SIGNATURE_LEN);
     if !has_signature {
@@ -53,7 +53,7 @@ fn tlvs(octets: &[u8]) -> impl Iterator<Item = (usize, usize)> {
     })
 }
 
-/// Whether a datagram can be a packet of a TWAMP sender that is shorter than any STAMP packet.
+/// Returns whether a datagram can be a TWAMP Light packet that is shorter than any STAMP packet.
 pub fn is_short_sender_packet(octets: &[u8]) -> bool {
     (TWAMP_LEN..STAMP_LEN).contains(&octets.len())
         && octets[0] != b'{'

@@ -36,7 +36,7 @@ pub struct SenderPlan {
     pub thresholds: Thresholds,
     /// What the path says is forgiven for so long: the other end may hear of the test later.
     pub startup_grace: Duration,
-    /// What the path says is forgiven for so long after the receiver announced its stop.
+    /// Time for which path errors are ignored after the receiver announced its stop.
     pub max_pause: Duration,
     /// Which probe.
     pub wire: Wire,
@@ -444,7 +444,7 @@ impl Sending {
     pub fn on_own_step(&mut self, now: Now) {
         if let Some(answers) = &mut self.answers {
             answers.expectation.on_own_step(now);
-            // What is under way counts as an answer; its delay says nothing.
+            // A reply that is under way counts as received; its delay is not evaluated.
             answers.stepped_at = Some(self.sequence);
         }
     }
@@ -484,7 +484,7 @@ impl Answers {
         Box::new(Answers { expectation, outstanding, stepped_at: None })
     }
 
-    /// Whether a probe left before the wall clock here was set last.
+    /// Returns whether a probe left before the last step of the local wall clock.
     fn is_before_step(&self, sequence: u32) -> bool {
         // Serial number arithmetic (RFC 1982), since the counter wraps.
         self.stepped_at.is_some_and(|stepped_at| (sequence.wrapping_sub(stepped_at) as i32) < 0)

@@ -153,7 +153,7 @@ impl Situation {
                 concerned
             }
             (Kind::Sender, _) if notification.is_raised() => {
-                // Whether the host that does not take probes falls silent, too, is waited for.
+                // A host that refuses probes may fall silent too: the alarm waits until that would be found.
                 let host = to_host(notification).and_then(|host| self.hosts.get(host)).copied();
                 if let Some(host) = host {
                     let since = self.truth.since(key).unwrap_or(now).moment;
@@ -433,7 +433,7 @@ impl Situation {
                 }
             }
         }
-        // What a group says of its members is true when it is read.
+        // The counts in a group's text are kept current.
         for id in keys.iter().filter_map(AlarmKey::test).collect::<BTreeSet<TestId>>() {
             let told = self.groups.told_with(id).chain(self.sender_groups.told_with(id)).collect::<Vec<_>>();
             for key in told {

@@ -21,25 +21,25 @@ pub struct Truth {
 struct Alarm {
     /// It stands while this is not empty.
     raised_by: BTreeMap<Subject, Cause>,
-    /// Whose cause is shown.
+    /// The reporter whose cause is shown.
     speaker: Option<Subject>,
     since: Now,
     test: Option<Arc<TestFacts>>,
     count: u64,
-    /// What is known beside the cause.
+    /// Remarks beside the cause.
     remark: String,
     /// What was last said.
     shown: Arc<Notification>,
 }
 
-/// What a change of a condition means for its alarm.
+/// Effect of a condition's change on its alarm.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Learned {
     /// Nothing.
     Nothing,
-    /// It stands as before, for another cause or with other figures.
+    /// The alarm is in the state of before, with another cause or other figures.
     Text(Arc<Notification>),
-    /// It is in another state.
+    /// The alarm is in another state.
     State(Arc<Notification>),
 }
 

@@ -100,7 +100,7 @@ fn alarms(status: &Status) -> String {
     if alarms.is_empty() {
         return "<h2>Alarms</h2><p class=quiet>None.</p>".to_owned();
     }
-    // What another alarm explains stands under it: the number of a group's members is in its text.
+    // Explained alarms are folded under the alarm that explains them; a group's text has its number of members.
     let is_explained =
         |standing: &&Standing| matches!(standing.withheld, Some(Withheld::Group { .. } | Withheld::Explained { .. }));
     let explained = alarms.iter().filter(is_explained).count();

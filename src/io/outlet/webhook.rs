@@ -102,7 +102,7 @@ impl Signed {
     }
 }
 
-/// What tells this alarm from all others, as a group's labels.
+/// Returns the labels that identify the group of an alarm; every alarm is a group of its own.
 fn group_labels(alarm: Option<&Notification>, agent: &str) -> Map<String, Value> {
     let mut labels = Map::from_iter([("agent".to_owned(), json!(agent))]);
     if let Some(alarm) = alarm {

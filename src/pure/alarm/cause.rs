@@ -117,7 +117,7 @@ pub struct Shared {
     pub down: u64,
     /// How many there are.
     pub of: u64,
-    /// One of them, if they are tests.
+    /// The first of the tests that are down, if the group is one of tests.
     pub first: Option<TestId>,
     /// The same, for people.
     pub example: String,

@@ -53,7 +53,7 @@ impl Conditions {
         self.judged(kind)?.cause.as_deref()
     }
 
-    /// What is down is down for this cause now.
+    /// Replaces the cause of a condition that is down.
     pub fn set_cause(&mut self, kind: Kind, cause: Cause) {
         self.judged_mut(kind).cause = Some(Box::new(cause));
     }

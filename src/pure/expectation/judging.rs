@@ -127,7 +127,7 @@ impl Expectation {
                 (before.sequence == Some(sequence.wrapping_sub(1))).then_some(before.delay)
             }
         };
-        // One that was overtaken has been compared with both of its neighbours already.
+        // A probe that was overtaken has been compared with both of its neighbours already.
         let previous = previous.filter(|_| !overtaken);
         let limits = self.expected.loss;
         if let (Some(previous), Some(window)) = (previous, self.loss_window()) {
@@ -224,7 +224,7 @@ impl Expectation {
             Some(measure) => matches!(results[measure.place()], Some(Ok(_))),
             None => results.iter().flatten().any(Result::is_ok),
         };
-        // What raised the alarm is named as long as it is true, whatever else is too much.
+        // The cause that raised the alarm stays named as long as it is true, even where other limits are exceeded too.
         let first = standing.map_or(0, Measure::place);
         results.rotate_left(first);
         let exceeded = results.into_iter().flatten().find_map(Result::err);
@@ -240,7 +240,7 @@ impl Expectation {
     }
 }
 
-/// What a latency alarm was measured by.
+/// Kind of measurement behind a latency alarm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Measure {
     /// A delay, held against a limit.
@@ -252,7 +252,7 @@ pub(super) enum Measure {
 impl Measure {
     const COUNT: usize = 4;
 
-    /// What this cause was measured by, if it is one of latency.
+    /// Returns the kind of measurement behind a latency cause; `None` for other causes.
     pub(super) fn of(cause: &Cause) -> Option<Measure> {
         if let Cause::Late { direction, .. } = cause {
             return Some(Measure::Limit(*direction));
@@ -260,7 +260,7 @@ impl Measure {
         matches!(cause, Cause::AboveBaseline { .. }).then_some(Measure::Baseline)
     }
 
-    /// Whether a test is still measured by it.
+    /// Returns whether the test's current limits still use this kind of measurement.
     pub(super) fn is_asked_of(self, expected: &Expected) -> bool {
         let (role, limit) = (expected.role, expected.limits.max_latency.is_some());
         match self {

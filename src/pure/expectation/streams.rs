@@ -171,7 +171,7 @@ impl Streams {
             // used before, but it was sent later than all that were accepted, which no replay was.
             Arrival::Duplicate | Arrival::TooOld if is_later => stream.begin_again(sequence, incoming),
             Arrival::Duplicate => Place::Duplicate,
-            // One whose clock was set back too.
+            // A restored machine whose clock was set back too.
             Arrival::TooOld if fallen_silent => stream.begin_again(sequence, incoming),
             Arrival::TooOld => Place::TooOld,
         }

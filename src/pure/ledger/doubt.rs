@@ -1,4 +1,4 @@
-//! What a receiver may hold that nobody has a record of.
+//! Doubt about alarms that a receiver may hold without a record of it here.
 //!
 //! Records of what was sent can be lost, or an older copy of them be restored. Then a receiver may hold a raise of an
 //! alarm that is good by now. Every alarm that could be raised when the records were found missing is in doubt until
@@ -16,13 +16,13 @@ use crate::pure::time::WallTime;
 /// An alarm of which nothing was found for so long is in doubt no longer.
 const LASTS: Duration = Duration::from_secs(4 * 3600);
 
-/// Which alarms are in doubt. It outlives a restart.
+/// Set of the alarms in doubt, which is kept on disk.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Doubt {
     since: WallTime,
-    /// Told since then.
+    /// Alarms that the receiver was notified of since then.
     settled: BTreeSet<AlarmKey>,
-    /// Those that could be raised; nothing before it is known which can be.
+    /// Alarms that could be raised when the doubt began; `None` until the documents are known.
     #[serde(skip)]
     about: Option<Possible>,
 }
@@ -33,7 +33,7 @@ impl Doubt {
         Doubt { since: now, settled: BTreeSet::new(), about: None }
     }
 
-    /// Whether it is too old to matter.
+    /// Returns whether the doubt has lasted for its time and ends.
     pub fn is_over(&self, now: WallTime) -> bool {
         now.nanos_since(self.since) > LASTS.as_nanos() as i64
     }
@@ -45,7 +45,7 @@ impl Doubt {
         first
     }
 
-    /// Whether the receiver may hold this alarm.
+    /// Returns whether the receiver may hold a raise of this alarm.
     pub fn doubts(&self, key: &AlarmKey) -> bool {
         self.about.as_ref().is_some_and(|about| about.contains(key)) && !self.settled.contains(key)
     }

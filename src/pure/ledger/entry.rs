@@ -131,7 +131,7 @@ impl Entry {
         self.doubted = self.told.is_none() && self.in_doubt.is_none() && self.in_flight.is_none();
     }
 
-    /// Whether the receiver is told of it only because it may hold a raise that this agent has no record of.
+    /// Returns whether the alarm is notified only because the receiver may hold a raise without a record here.
     pub fn only_dispels_doubt(&self) -> bool {
         self.doubted && self.told.is_none() && self.in_doubt.is_none() && !self.wanted_is_raised()
     }

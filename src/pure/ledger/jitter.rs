@@ -22,7 +22,7 @@ pub(super) fn spread(interval: Duration, of: impl Hash) -> Duration {
     interval.mul_f64(factor(of))
 }
 
-/// What tells one alarm of one agent from all others.
+/// Returns a seed that differs between agents and between alarms.
 pub(super) fn seed(agent: &str, key: &AlarmKey) -> u64 {
     FxBuildHasher.hash_one((agent, key))
 }

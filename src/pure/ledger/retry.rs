@@ -22,10 +22,10 @@ const FRESH_WAIT: Duration = Duration::from_secs(10);
 const LONGEST_MESSAGE_WAIT: Duration = Duration::from_secs(60);
 const LONGEST_BLAMED_WAIT: Duration = Duration::from_secs(600);
 
-/// What failed: the message of an alarm, or `None` for the cold start.
+/// Message that failed: the key of its alarm, or `None` for the coldStart.
 pub(super) type Failed = Option<AlarmKey>;
 
-/// What the latest tries say of a receiver.
+/// Reachability of a receiver, judged by the latest attempts.
 #[derive(Debug, Default)]
 pub(super) struct Reachability {
     /// The messages that failed since the receiver last took one.
@@ -37,7 +37,7 @@ pub(super) struct Reachability {
 }
 
 impl Reachability {
-    /// Whether the receiver counts as away.
+    /// Returns whether the receiver counts as away.
     pub fn is_away(&self) -> bool {
         self.failed.len() >= AWAY
     }

@@ -77,7 +77,7 @@ impl Storm {
         self.recent.push_back(now);
     }
 
-    /// One more alarm has to be told, at once or later.
+    /// Counts an alarm that has to be notified, now or later.
     pub fn on_news(&mut self, now: Moment) {
         while self.news.len() >= self.too_many() {
             self.news.pop_front();
@@ -167,7 +167,7 @@ impl Storm {
         }
     }
 
-    /// So many alarms to tell within a minute are a storm: more than `storm_on`, and more than is calm again.
+    /// Number of alarms within a minute that makes a storm: above `storm_on`, and above `storm_calm`.
     fn too_many(&self) -> usize {
         self.settings.storm_on.max(self.settings.storm_calm) as usize + 1
     }

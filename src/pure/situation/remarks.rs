@@ -1,4 +1,4 @@
-//! What is known of an alarm beside its cause: other tests of the same host, this host's own probes to it.
+//! Remarks beside an alarm's cause: other tests of the same host, and this host's own probes to it.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use crate::pure::test::TestId;
 use crate::pure::time::Now;
 
 impl Situation {
-    /// Whether the last probe of a test that is down said that its sender stops.
+    /// Returns whether the last probe of a test that is down announced that its sender stops.
     pub(super) fn has_announced_its_stop(&self, id: TestId) -> bool {
         let cause = self.truth.cause(&AlarmKey::new(Kind::Connection, Subject::Test(id)));
         matches!(cause, Some(Cause::Silence(silence)) if silence.announced_stop)
