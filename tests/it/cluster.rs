@@ -287,7 +287,7 @@ fn certificates_good_and_bad(flavour: Flavour) {
         &format!("endpoints = [\"https://127.0.0.1:{port}\"]\n[store.tls]\nca_file = \"ca.pem\"\n"),
         &[("ca.pem", &secure.authority.certificate())],
     );
-    wait_error(&bare, "it wants a client certificate: set [store.tls] cert_file and key_file");
+    wait_error(&bare, "set [store.tls] cert_file and key_file");
     let open = secure.etcd.port();
     let too_careful = Agent::with_store_and_files(
         "b",

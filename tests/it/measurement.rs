@@ -195,6 +195,40 @@ fn a_class_of_service_that_is_lost_is_named_and_a_changed_path_noticed() {
     assert!(at_receiver(&b, 1)["statistics"]["total"]["path_changes"].as_u64().unwrap() >= 1);
 }
 
+/// Delay variation (RFC 3393) and loss episodes (RFC 3357) are those of the relay's own log, with probes that are delayed,
+/// overtaken and lost.
+#[test]
+fn delay_variation_and_loss_episodes_are_those_of_the_relays_log() {
+    let Some(network) = Network::pair() else { return };
+    let _alone = alone();
+    let through =
+        test_document(1, ("a", &format!("{A}:0")), ("b", &format!("{B}:9000")), &format!(r#","listen":"{B}:8620""#));
+    let deed = |n: u64| match n % 20 {
+        4 | 5 | 9 => Deed::Lost,
+        13 => Deed::Behind,
+        k => Deed::After(Duration::from_millis(if k % 2 == 0 { 5 } else { 0 })),
+    };
+    let relay = network.b.run(|| Relay::start(&format!("{B}:9000"), format!("{B}:8620").parse().unwrap(), deed));
+    let (mut a, b) = agents(&network, &[(1, through.replace("\"100ms\"", "\"20ms\""))]);
+    after(&b, 1, 400);
+    a.signal(nix::sys::signal::Signal::SIGTERM);
+    a.wait_exit();
+    b.wait_condition(1, "receiver", "paused");
+    let log = relay.passed();
+    let numbers: Vec<u32> = log.keys().copied().collect();
+    let gaps: Vec<u32> = numbers.windows(2).map(|pair| pair[1] - pair[0] - 1).filter(|gap| *gap > 0).collect();
+    let pairs = numbers.windows(2).filter(|pair| pair[1] == pair[0] + 1);
+    let variations: Vec<u64> = pairs.map(|pair| log[&pair[1]].abs_diff(log[&pair[0]])).collect();
+    let mean = variations.iter().sum::<u64>() as f64 / variations.len() as f64 / 1e9;
+    let total = at_receiver(&b, 1)["statistics"]["total"].clone();
+    let shown = total["delay_variation"].as_f64().unwrap();
+    assert!((shown - mean).abs() < 0.0003, "{shown} instead of {mean}");
+    let (lost, longest) = (gaps.iter().sum::<u32>(), gaps.iter().copied().max().unwrap());
+    let expected = [u64::from(lost), gaps.len() as u64, u64::from(longest)];
+    let counted = ["lost", "loss_episodes", "longest_loss_episode"].map(|name| total[name].as_u64().unwrap());
+    assert_eq!(counted, expected);
+}
+
 #[test]
 fn duplicates_and_reordering_are_counted() {
     let Some(network) = Network::pair() else { return };

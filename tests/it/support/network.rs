@@ -1,12 +1,16 @@
 //! Two hosts with a cable between them: network namespaces, made and removed by the test, and a relay
 //! that does to packets what nftables cannot.
 
+use std::collections::BTreeMap;
 use std::net::{SocketAddr, UdpSocket};
 use std::process::{Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
+
+use peerpair::pure::probe::Probe;
+use peerpair::pure::time::WallTime;
 
 /// The hosts' addresses.
 pub const A: &str = "10.77.0.1";
@@ -146,12 +150,15 @@ pub enum Deed {
     Twice,
     /// Keeps it until the next one has gone.
     Behind,
+    /// Drops it.
+    Lost,
 }
 
 /// Takes packets at one address and passes them on to another.
 pub struct Relay {
     stopping: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
+    passed: Arc<Mutex<BTreeMap<u32, i64>>>,
 }
 
 impl Relay {
@@ -161,14 +168,21 @@ impl Relay {
         socket.set_read_timeout(Some(Duration::from_millis(50))).expect("a timeout");
         let out = UdpSocket::bind((to.ip(), 0)).expect("bind the relay's other side");
         let stopping = Arc::new(AtomicBool::new(false));
-        let stop = stopping.clone();
+        let passed = Arc::new(Mutex::new(BTreeMap::new()));
+        let (stop, log) = (stopping.clone(), passed.clone());
         let thread = std::thread::spawn(move || {
             let (mut octets, mut kept, mut n) = ([0; 2048], None::<Vec<u8>>, 0);
+            let send = |packet: &[u8]| {
+                if let Ok(probe) = Probe::decode(packet) {
+                    let delay = WallTime::from(SystemTime::now()).nanos_since(probe.sent);
+                    log.lock().expect("the log").insert(probe.sequence, delay);
+                }
+                drop(out.send_to(packet, to));
+            };
             while !stop.load(Ordering::Relaxed) {
                 let Ok(len) = socket.recv(&mut octets) else { continue };
                 let came = Instant::now();
                 let packet = &octets[..len];
-                let send = |packet: &[u8]| drop(out.send_to(packet, to));
                 match deed(n) {
                     Deed::After(delay) => {
                         // Sleeping is not exact enough.
@@ -183,6 +197,7 @@ impl Relay {
                         n += 1;
                         continue;
                     }
+                    Deed::Lost => {}
                 }
                 if let Some(kept) = kept.take() {
                     send(&kept);
@@ -190,7 +205,12 @@ impl Relay {
                 n += 1;
             }
         });
-        Relay { stopping, thread: Some(thread) }
+        Relay { stopping, thread: Some(thread), passed }
+    }
+
+    /// The sequence numbers of the probes that were passed on, and how old each was by then, in nanoseconds.
+    pub fn passed(&self) -> BTreeMap<u32, i64> {
+        self.passed.lock().expect("the log").clone()
     }
 }
 
