@@ -96,11 +96,7 @@ impl SinkPlan {
             burst,
             batch,
             scope,
-            first_up: match config.kind {
-                SinkKind::Log => FirstUp::Told,
-                SinkKind::Email | SinkKind::Exec => FirstUp::Never,
-                SinkKind::Snmp | SinkKind::Webhook | SinkKind::Alertmanager | SinkKind::Syslog => FirstUp::Silent,
-            },
+            first_up: if config.kind == SinkKind::Log { FirstUp::Told } else { FirstUp::Silent },
             detail: if legacy { Detail::EachAlone } else { Detail::Summed },
             assurance,
             renotify: reminds.then_some(telling.renotify),

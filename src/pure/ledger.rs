@@ -16,6 +16,7 @@ mod weather;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use self::doubt::Doubt;
 use self::entry::{Class, Entry, Noted, Place, Rank};
@@ -82,7 +83,12 @@ pub struct Ledger {
     valid: Option<(Possible, Knowledge)>,
     /// Alarms of which the receiver may hold a raise that this agent has no record of.
     doubt: Option<Doubt>,
+    /// Clears that only dispel the doubt are not sent before.
+    dispel_at: Moment,
 }
+
+/// Where one message carries many alarms, clears that only dispel a doubt are gathered for this long after the start.
+const GATHERED_FOR: Duration = Duration::from_secs(600);
 
 /// The message that the agent has started.
 #[derive(Debug)]
@@ -173,6 +179,7 @@ impl Ledger {
             failed_next: false,
             valid: None,
             doubt: None,
+            dispel_at: Moment::ZERO,
         }
     }
 
@@ -180,8 +187,13 @@ impl Ledger {
     /// be missing, every alarm that is found good is told cleared once, at the end of the queue.
     pub fn load(&mut self, records: Vec<ToldRecord>, doubt: Option<Doubt>, damping: Damping, now: Now) {
         let forgets = matches!(self.manner.assurance, Assurance::Refreshed { .. });
+        // An older copy of the records may name a raise that was cleared since: what still stands is sent again.
+        let outdated = doubt.as_ref().is_some_and(|doubt| doubt.begins(now.wall));
         if !forgets && self.manner.first_up == FirstUp::Silent {
             self.doubt = doubt.filter(|doubt| !doubt.is_over(now.wall));
+            // Mails carry many alarms each: one mail of all is better than ten of some.
+            let gathers = if self.manner.batch > 1 { GATHERED_FOR } else { Duration::ZERO };
+            self.dispel_at = now.moment + gathers;
         }
         // A storm of an earlier run is over; if it is not, there will be another.
         let over = self.storm_standing(AlarmState::Cleared, "the agent was restarted".to_owned(), now);
@@ -194,6 +206,7 @@ impl Ledger {
                 // Unacknowledged messages are repeated from the restart on, not at it: many agents may start at once.
                 (entry.told_at, entry.sent_at, entry.repeats) = (now.moment, now.moment, 0);
                 entry.told = Some(record.notification);
+                entry.again = outdated;
             }
             if key.kind == Kind::Storm {
                 entry.damping = STORM_DAMPING;
@@ -321,8 +334,9 @@ impl Ledger {
             && doubt.is_about(valid)
         {
             let found: Vec<AlarmKey> = self.entries.keys().filter(|key| doubt.doubts(key)).cloned().collect();
+            let dispel_at = self.dispel_at;
             for key in found {
-                self.entries.entry(key.clone()).and_modify(Entry::doubt);
+                self.entries.entry(key.clone()).and_modify(|entry| entry.doubt(dispel_at));
                 self.note(&key, now.moment);
             }
         }
@@ -730,7 +744,7 @@ impl Ledger {
         self.entries.entry(key.clone()).or_insert_with(|| {
             let mut entry = Entry::new(&self.agent, key, damping);
             if doubted {
-                entry.doubt();
+                entry.doubt(self.dispel_at);
             }
             entry
         })

@@ -33,6 +33,11 @@ impl Doubt {
         Doubt { since: now, settled: BTreeSet::new(), about: None }
     }
 
+    /// Returns whether the doubt began at this time: then the records at hand may be outdated themselves.
+    pub fn begins(&self, now: WallTime) -> bool {
+        self.since == now
+    }
+
     /// Returns whether the doubt has lasted for its time and ends.
     pub fn is_over(&self, now: WallTime) -> bool {
         now.nanos_since(self.since) > LASTS.as_nanos() as i64

@@ -41,6 +41,8 @@ pub(super) struct Entry {
     pub outlived_an_outage: bool,
     /// The receiver may hold a raise that this agent has no record of: if the alarm is good, that is told once.
     pub doubted: bool,
+    /// That is not before then.
+    dispel_at: Moment,
     /// Spreads repeats of this alarm among agents and alarms.
     jitter: u64,
     /// Whether the last change came while the alarm was calm.
@@ -116,6 +118,7 @@ impl Entry {
             retry_at: Moment::ZERO,
             outlived_an_outage: false,
             doubted: false,
+            dispel_at: Moment::ZERO,
             jitter: jitter::seed(agent, key),
             calm: true,
             changes: 0,
@@ -126,8 +129,10 @@ impl Entry {
         }
     }
 
-    /// The receiver may hold a raise that this agent has no record of.
-    pub fn doubt(&mut self) {
+    /// The receiver may hold a raise that this agent has no record of. A clear for that reason alone is not sent before
+    /// `dispel_at`.
+    pub fn doubt(&mut self, dispel_at: Moment) {
+        self.dispel_at = dispel_at;
         self.doubted = self.told.is_none() && self.in_doubt.is_none() && self.in_flight.is_none();
     }
 
@@ -213,7 +218,10 @@ impl Entry {
             return Place::Nowhere;
         }
         // The first good news of an alarm whose record was lost can wait for everything else.
-        let own = if self.only_dispels_doubt() { Class::Again } else { self.class() };
+        let (own, not_before) = match self.only_dispels_doubt() {
+            true => (Class::Again, self.dispel_at),
+            false => (self.class(), self.held_until),
+        };
         // A reminder of one test waits for the end of a storm; a summary is one, and whoever forgets
         // is told in every weather.
         let reminder = if own == Class::Wide { Class::Wide } else { Class::Again };
@@ -224,7 +232,7 @@ impl Entry {
             None => None,
         };
         let wishes = [
-            (own, self.is_dirty(manner).then_some(self.held_until.max(self.retry_at))),
+            (own, self.is_dirty(manner).then_some(not_before.max(self.retry_at))),
             (reminder, told_again.map(|at| at.max(self.retry_at))),
             (Class::Wide, self.refresh_at(manner).map(|at| at.max(self.retry_at))),
         ];

@@ -55,8 +55,6 @@ pub enum FirstUp {
     Told,
     /// As a receiver of alarms wants it: never, but where it may have been told down and no record of that is left.
     Silent,
-    /// As a reader of mail wants it, or the owner of a pager: never.
-    Never,
 }
 
 /// Whether a receiver can be told of many alarms in one.

@@ -568,6 +568,19 @@ fn good_alarm_is_told_cleared_once_after_records_were_lost() {
     }
 }
 
+/// A mail carries 500 alarms: whoever installs an agent gets one of what is good, and not one with every test.
+#[test]
+fn clears_after_lost_records_are_gathered_where_a_message_carries_many() {
+    let mut ledger = Ledger::new("b", Manner { batch: 500, ..MANNER }, at(0));
+    ledger.load(Vec::new(), Some(Doubt::new(both(at(0)).wall)), HOLD, both(at(0)));
+    ledger.retain(&(0..100).map(|n| key(Kind::Connection, n)).collect(), Knowledge::Whole, both(at(0)));
+    (0..100).for_each(|n| ledger.on_change(up(n), HOLD, at(u64::from(n))));
+    ledger.on_change(down(7), HOLD, at(100));
+    assert_eq!(deliver(&mut ledger, at(100)), [(7, true, 0)]);
+    assert_eq!(ledger.next_deadline(at(101)), Some(at(600)));
+    assert_eq!(deliver(&mut ledger, at(600)).len(), 99);
+}
+
 #[test]
 fn first_start_with_many_good_tests_is_no_storm() {
     let mut ledger = Ledger::new("b", Manner { storm: STORM, ..MANNER }, at(0));

@@ -686,6 +686,21 @@ fn plain_traps_reach_a_receiver_that_was_silently_away() {
     }
 }
 
+/// A copy of the records is restored that names a raise; the receiver was told its end since.
+#[test]
+fn alarm_that_stands_is_sent_again_after_older_records_were_restored() {
+    let mut world = World::new(4, 4, GroupSettings { group_min: 0, ..GROUPS }, Assurance::Acknowledged);
+    world.set(0, true);
+    world.deliver();
+    world.backup = world.ledger.records();
+    world.narrow(Scope::Config);
+    world.deliver();
+    carry_out(&mut world, Step::Restore);
+    world.narrow(Scope::All);
+    world.deliver();
+    world.assert_converged();
+}
+
 fn told(world: &mut World) -> Vec<String> {
     let due = world.ledger.take_due(world.now, usize::MAX);
     due.iter()
