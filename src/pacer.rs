@@ -207,8 +207,8 @@ impl Pacer {
         self.observe_clock();
         self.looks = self.looks.wrapping_add(1);
         let errors: Vec<PathError> = self.outlet.iter().flat_map(|socket| socket.take_path_errors()).collect();
-        // What a batch left behind wakes nobody. Where no answers are expected, receivers may say that they stop: that
-        // explains the errors that follow.
+        // Datagrams that a batch left in the socket wake no task. On a socket without answers only farewells arrive: they
+        // are read before the errors that they explain.
         let may_explain = self.looks.is_multiple_of(LOOKS_FOR_FAREWELLS) || !errors.is_empty();
         if self.listening.is_some() || self.reads && may_explain {
             (0..self.outlet.len()).for_each(|port| self.take_answers(port));

@@ -88,7 +88,7 @@ pub struct SinkConfig {
     pub token_env: Option<String>,
     /// How syslog and mail travel.
     pub transport: Option<Transport>,
-    /// Who signs the certificate of a server, or that certificate itself; left out: whom this host trusts.
+    /// File with the authority of a server's certificate, or that certificate itself; `None`: the system's trust store.
     pub ca_file: Option<PathBuf>,
     /// The certificate that this host shows to a server, with those that lead to its signer.
     pub cert_file: Option<PathBuf>,
@@ -265,7 +265,7 @@ words! {
     Framing {
         /// The length of each stands before it, as TLS wants it.
         OctetCounting = "octet-counting",
-        /// Each ends with a line feed.
+        /// A line feed ends each message (non-transparent framing).
         Lf = "lf",
     }
 }
@@ -297,7 +297,7 @@ words! {
 }
 
 impl Facility {
-    /// As messages carry it.
+    /// Returns the numerical code of the facility.
     pub fn code(self) -> u8 {
         match self {
             Facility::User => 1,
@@ -438,8 +438,8 @@ impl SinkConfig {
         }
     }
 
-    /// What it is and where, for people. `host` is the agent's, and `machine` what tells its machine from others, if
-    /// that is known here.
+    /// Describes the sink and its target for people. `host` is the agent's name; `machine` is the id of its machine, if
+    /// known, from which the engine id of SNMPv3 traps is made.
     pub fn describe(&self, host: &str, machine: Option<&str>) -> String {
         let place = self.place();
         match self.kind {

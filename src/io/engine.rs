@@ -21,17 +21,17 @@ const COUNTED_FROM: Duration = Duration::from_secs(1_577_836_800);
 /// `snmpEngineBoots` ends here (RFC 3414 section 2.2.2).
 const MOST_BOOTS: u32 = i32::MAX as u32;
 
-/// Where systemd and others keep what tells a machine from others.
+/// File of the machine id, as systemd and others write it.
 const MACHINE_ID: &str = "/etc/machine-id";
 
-/// What tells this machine from others that have the same name: its machine id; where it has none, as in a container,
-/// something random that is kept in the state directory.
+/// Returns an id that distinguishes this machine from others of the same name: its machine id, or, without one (as in a
+/// container), a random id that is kept in the state directory.
 pub fn machine(state_dir: &Path) -> String {
     known_machine(state_dir).unwrap_or_else(|| {
         let made = format!("{:032x}", fastrand::u128(..));
         match machine_file(state_dir).save(&[&made]) {
             Ok(()) => made,
-            // Without a place to keep it, the host's name has to do.
+            // The host's name alone is used where no random id can be kept.
             Err(_) => String::new(),
         }
     })

@@ -24,7 +24,7 @@ struct Values {
     config_version: AtomicI64,
     steps: AtomicU32,
     sleeps: AtomicU32,
-    /// Nothing before the wall clock was read first.
+    /// Detector of clock steps; `None` until the wall clock was first read.
     detector: Mutex<Option<StepDetector>>,
     /// All steps together since the clock actor took them, in nanoseconds.
     stepped: AtomicI64,

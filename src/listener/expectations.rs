@@ -53,7 +53,7 @@ struct Row {
 #[repr(C)]
 pub(super) struct Watched {
     id: TestId,
-    /// Where its probes come from, and whether that is this host: one clock gives both stamps then.
+    /// Source address of the test's probes, and whether it is an address of this host: both ends share a clock then.
     pub source: Option<(SocketAddr, bool)>,
     pub expectation: Expectation,
 }

@@ -187,8 +187,8 @@ impl AlarmKey {
     /// The first key in their order.
     pub const FIRST: AlarmKey = AlarmKey { kind: Kind::Connection, subject: Subject::Agent };
 
-    /// Whether this is about one thing among many of its kind: a test, a document, a name, an address. Many such
-    /// alarms can be raised at once; they are counted in storms.
+    /// Returns whether the alarm is about a single test, document, name or address. Many such alarms can be raised at
+    /// once; they are counted in storms.
     pub fn is_single(&self) -> bool {
         match (&self.subject, self.kind) {
             (Subject::Test(_), _) => true,

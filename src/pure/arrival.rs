@@ -51,7 +51,8 @@ impl AnyProbe {
         }
     }
 
-    /// What it says to its test's expectation. `ends` are the hosts of its test, sender first; nothing: one of many.
+    /// Converts the arrival for its test's expectation. `ends` gives the hosts of the test, sender first; `None` if the
+    /// test is one of a set of which any probe is enough.
     pub fn incoming<'a>(
         &self,
         ends: impl FnOnce() -> Option<[&'a str; 2]>,

@@ -32,7 +32,7 @@ impl ErrorEstimate {
     const SYNCHRONISED: u16 = 0x8000;
     const PTP: u16 = 0x4000;
 
-    /// Whether the time stamps beside it are in the truncated format of PTP (RFC 8186) instead of NTP's.
+    /// Returns whether the packet's time stamps are in the truncated PTP format (Z bit, RFC 8186) instead of NTP's.
     pub fn is_ptp(self) -> bool {
         self.0 & Self::PTP != 0
     }

@@ -48,7 +48,7 @@ impl ClockWitness {
     }
 
     /// Only these alarms can still be, and only these tests still report: each of the clock of the host at its other end.
-    /// What a test said of another host, before it got another end, is taken back.
+    /// Retracts the reports that a test made about its former other end.
     pub fn retain(
         &mut self,
         reporters: &BTreeSet<Subject>,

@@ -99,8 +99,8 @@ enum Weight {
 #[derive(Clone, Debug, Default)]
 pub struct Condition {
     state: State,
-    /// So many good samples are missing until it is said to be good for the first time. Until then a receiver may
-    /// hold a raise from before a restart, or from before the test moved: one good sample does not clear that.
+    /// Number of good samples still needed before the condition is first reported as up. A receiver may hold a raise
+    /// from before a restart or a move of the test, which one good sample must not clear.
     settling: u16,
     since: Now,
     /// The newest samples since it was settled, the last in the lowest bit: set if it speaks

@@ -84,7 +84,7 @@ struct Extra {
     baseline: Option<Baseline>,
     flows: Option<FlowWatch>,
     offset: OffsetWatch,
-    /// Until then probes may still come at this slower pace.
+    /// Former, slower pace that is still accepted, and until when.
     slower_until: Option<(Moment, Duration)>,
     /// The sender's probes said that it is slower than is expected here: that is forgiven once for each plan, since
     /// the two ends of a test learn of a change one after the other.
@@ -617,8 +617,8 @@ impl Expectation {
         }
     }
 
-    /// What is down is down for another cause by now, or with other figures. Of figures that change with each sample,
-    /// only some are said.
+    /// Updates the cause of a condition that is down. Figures that change with each sample are reported only now and
+    /// then, unless `at_once`.
     fn sample_cause(&mut self, kind: Kind, cause: Cause, at_once: bool, now: Now, changes: &mut Vec<ConditionChange>) {
         if !self.conditions.is_down(kind) || self.conditions.cause(kind) == Some(&cause) {
             return;
@@ -645,7 +645,7 @@ impl Expectation {
         }
     }
 
-    /// What was down, and of which nothing decides any more whether it still is, ends.
+    /// Ends the alarms that no measurement has been able to confirm or clear for `UNDECIDED_FOR`.
     fn end_undecidable(&mut self, now: Now, changes: &mut Vec<ConditionChange>) {
         let is_up = matches!(self.connection().state(), State::Up | State::Suspect);
         let Some(extra) = &mut self.extra else { return };
@@ -653,7 +653,7 @@ impl Expectation {
             return;
         }
         if !is_up {
-            // Nothing is measured of a test that is down; what was raised before yields to that.
+            // A test that is down is not measured; alarms about its measurements are suppressed by its connection.
             extra.undecided = Default::default();
             return;
         }

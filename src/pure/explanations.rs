@@ -1,8 +1,8 @@
 //! Which alarm explains which other, so that one fault is told once.
 //!
-//! What a test measures (loss, latency, jitter, its flows) yields to its connection: nothing is measured of a test that
-//! is down. Probes that cannot be sent to a host yield to that host's silence. When the explaining alarm is over, the
-//! explained one waits until fresh samples have decided: a stale one is not told.
+//! Alarms about a test's loss, latency, jitter and flows are suppressed by the alarm about its connection, because a test
+//! that is down is not measured. Alarms about probes to a host are suppressed by a connection alarm about that host.
+//! When the explaining alarm is cleared, the explained one waits for fresh samples, so that a stale one is not sent.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,7 +1,7 @@
 //! Faults of the configuration that come at once: one alarm tells how many there are.
 //!
-//! One mistake in a document that many others depend on is a fault of each of them. A fault waits for `group_wait`
-//! whether others follow; `group_min` of them are told as one, and each is told itself when fewer are left.
+//! A mistake in a document that many others depend on is a fault of each of them. Each fault waits for `group_wait` in
+//! case others follow; `group_min` of them are sent as one alarm, and each is sent by itself when fewer are left.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use super::time::Moment;
 #[derive(Debug)]
 pub struct FaultGroup {
     settings: GroupSettings,
-    /// Each fault, and until when it waits for others.
+    /// Present faults, and until when each waits for others.
     faults: BTreeMap<AlarmKey, Option<Moment>>,
     is_told: bool,
 }

@@ -15,7 +15,8 @@ pub struct Faults {
 }
 
 impl Faults {
-    /// These are the faults now: what has to be said of that. Each is said once it has lasted for its `patience`.
+    /// Takes the present faults and returns the changes to report. A fault is reported once it has lasted for its
+    /// `patience`.
     pub fn on_faults(
         &mut self,
         faults: BTreeMap<AlarmKey, Cause>,

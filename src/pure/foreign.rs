@@ -214,7 +214,7 @@ mod tests {
         assert_eq!(traffic.on_foreign(source(1), Reason::UnknownTest, at(20_001)), None);
     }
 
-    /// One packet each 301 s for a day.
+    /// A stranger sends a packet each 301 s for a day.
     #[test]
     fn patient_stranger_makes_one_alarm_a_day() {
         let mut traffic = ForeignTraffic::new(Subject::Listener("a".into()), at(0));

@@ -87,7 +87,7 @@ pub struct Ledger {
     dispel_at: Moment,
 }
 
-/// Where one message carries many alarms, clears that only dispel a doubt are gathered for this long after the start.
+/// Clears that only dispel a doubt are gathered for this long after the start, where one message carries many alarms.
 const GATHERED_FOR: Duration = Duration::from_secs(600);
 
 /// The message that the agent has started.
@@ -362,9 +362,9 @@ impl Ledger {
         told.len()
     }
 
-    /// What to send now, `most` messages at most: what explains others first, then downs, then the worse, then the
-    /// older. All of it is on its way until `on_delivered`, `on_failed`, `on_refused` or `on_not_tried` says what
-    /// became of it. A message that failed before is sent alone, so that it holds up no other.
+    /// Takes the messages to send now, at most `most`: explaining alarms first, then raises, by severity and age. Each
+    /// counts as in flight until `on_delivered`, `on_failed`, `on_refused` or `on_not_tried` reports its outcome. A
+    /// message that failed before is sent alone, so that it holds up no other.
     pub fn take_due(&mut self, now: Now, most: usize) -> Vec<Due> {
         let mut due = Vec::new();
         self.look_up(now.moment);

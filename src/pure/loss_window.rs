@@ -148,9 +148,9 @@ impl LossWindow {
     }
 }
 
-/// What is bad needs no full window if so much of it is there that the rest cannot help. What is good needs it; and
-/// what was bad is good again only after it was no more than half of the limit for a whole window, since a rate that
-/// lies near its limit is above it now and below it then.
+/// Decides a rate. A partial window is enough for `bad` if the rest of it cannot change that; `good` needs a full one.
+/// An exceeded limit is met again only after a whole window at half of it or less, because a rate near its limit would
+/// otherwise change with every window.
 fn say(was_bad: &mut Option<usize>, filled: usize, bad: bool, good: bool, share: f64) -> Option<Rate> {
     if bad && filled * 2 >= SLICES {
         *was_bad = Some(0);
@@ -226,7 +226,7 @@ mod tests {
             }
             all += changes;
         }
-        // Without hysteresis there were 355 changes in one of the runs.
+        // The same run had 355 changes without hysteresis.
         assert!(all <= 10 * 60, "{all} changes in ten runs");
     }
 

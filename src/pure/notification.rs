@@ -170,7 +170,7 @@ impl Standing {
 }
 
 impl Withheld {
-    /// As in labels.
+    /// Word for the reason in labels.
     pub fn as_str(&self) -> &'static str {
         match self {
             Withheld::Waiting => "waiting",

@@ -42,7 +42,7 @@ pub fn signature_of<'a>(octets: &[u8], keys: impl Iterator<Item = &'a Key>) -> S
     keys.find(|key| Reply::is_signed(octets, key)).map_or(Signature::Bad, Signature::Good)
 }
 
-/// Where the whole TLVs of a packet begin, and how long their values are.
+/// Yields the offset of each complete TLV of a packet, and the length of its value.
 fn tlvs(octets: &[u8]) -> impl Iterator<Item = (usize, usize)> {
     let mut at = STAMP_LEN;
     std::iter::from_fn(move || {
@@ -152,7 +152,7 @@ pub struct Reply {
     pub ttl: u8,
     /// Which test it is of, if the reflector gave our TLV back.
     pub test_id: Option<TestId>,
-    /// Its clock counts time as PTP does: the delay of one way cannot be told from it.
+    /// The reflector's time stamps are in PTP format: one-way delays cannot be derived from them.
     pub is_ptp: bool,
 }
 

@@ -59,8 +59,8 @@ impl SenderHealth {
         self.is_calm = false;
     }
 
-    /// Its probes go elsewhere: what their path says is forgiven until then. An alarm about the path of before goes on
-    /// until the new one has shown itself, and says so.
+    /// Handles a change of the destination: path errors are ignored until `forgiven_until`. An alarm about the former
+    /// path stands, with a text that says so, until the new path has been tried.
     pub fn on_moved(&mut self, destination: SocketAddr, forgiven_until: Moment, now: Now) -> Option<ConditionChange> {
         self.forgiven_until = forgiven_until;
         self.pending = None;

@@ -216,7 +216,7 @@ impl Situation {
                 groups.set_aside(id, self.shelf.shelves(&shown, now.wall).is_some());
             }
         }
-        // What is down first: a group that is whole again must not seem to be over in between.
+        // Raised alarms come first: a group that is whole again must not seem to end in between.
         let (down, up): (Vec<_>, Vec<_>) = self.truth.all().cloned().partition(|alarm| alarm.is_raised());
         let all = [down, up].concat();
         let mut keys: BTreeSet<AlarmKey> = self.raised_keys();
@@ -492,7 +492,7 @@ impl Situation {
         }
         let key = &notification.key;
         if let Some(by) = self.explanations.explained_by(key, to_host(notification)) {
-            // Where that is told with others, it is the whole that people see.
+            // The receiver was notified of the group, if the explaining test is part of one.
             let whole = by.test().and_then(|id| self.groups.told_with(id).next());
             return Some(Withheld::Explained { by: whole.unwrap_or(by).to_string() });
         }

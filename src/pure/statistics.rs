@@ -97,7 +97,7 @@ impl Gap {
             run = if missing { run + 1 } else { 0 };
             longest = longest.max(run);
         }
-        // Where in a long gap the others came is not known: they count as its end.
+        // The positions of late probes in a long gap are unknown: they count as its end.
         let rest = self.length.saturating_sub(u64::BITS).saturating_sub(self.filled_later);
         runs += i32::from(rest > 0 && run == 0);
         (runs, longest.max(run + rest).min(self.length))

@@ -28,14 +28,14 @@ struct Alarm {
     count: u64,
     /// Remarks beside the cause.
     remark: String,
-    /// What was last said.
+    /// The alarm as it was last reported.
     shown: Arc<Notification>,
 }
 
 /// Effect of a condition's change on its alarm.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Learned {
-    /// Nothing.
+    /// No change.
     Nothing,
     /// The alarm is in the state of before, with another cause or other figures.
     Text(Arc<Notification>),
@@ -141,8 +141,7 @@ impl Truth {
         changed
     }
 
-    /// What else is known of why an alarm stands, or of what is left of it, beside its cause. Tells whether that is
-    /// news.
+    /// Sets the remark beside an alarm's cause. Returns whether the remark changed.
     pub fn annotate(&mut self, key: &AlarmKey, remark: &str) -> bool {
         let Some(alarm) = self.alarms.get_mut(key).filter(|alarm| alarm.remark != remark) else { return false };
         let shown = Arc::make_mut(&mut alarm.shown);

@@ -1,4 +1,4 @@
-//! One fault, one notification: counted at a real snmptrapd and a real Alertmanager.
+//! Notifications per fault, counted at a real snmptrapd and a real Alertmanager.
 
 use std::time::Duration;
 
@@ -7,12 +7,12 @@ use super::support::{
     Agent, Alertmanager, HttpReceiver, Request, Trapd, address, alone, id, stays, test_document, udp_port, wait_for,
 };
 
-/// What a second message would need at most: groups wait for 1 s, holds last 1 s, and a stale loss would show.
+/// Time in which a second message would come at the latest: groups wait for 1 s, and holds last 1 s.
 const A_WHILE: Duration = Duration::from_secs(8);
 const SETTINGS: &str = r#"{"alarm":{"group_wait":"1s","hold_down":"1s"}}"#;
 const LIMITS: &str = r#","max_loss":"5%","loss_window":"3s","max_latency":"500ms""#;
 
-/// Where people hear of it.
+/// Two receivers that count notifications.
 struct Receivers {
     trapd: Trapd,
     alertmanager: Alertmanager,
@@ -28,7 +28,7 @@ impl Receivers {
         format!("{}[[sink]]\nname = \"am\"\nkind = \"alertmanager\"\nurl = \"{url}\"\n", self.trapd.sink("standard"))
     }
 
-    /// What they were told since the beginning, but for the greetings of a first start.
+    /// Returns all notifications but those of a first start.
     fn messages(&self) -> (Vec<String>, Vec<String>) {
         let traps = self.trapd.traps().into_iter().filter(|trap| {
             let greets = trap.notification.ends_with("coldStart");
@@ -79,7 +79,7 @@ fn place() -> String {
     format!("{addr}:{}", udp_port(&addr))
 }
 
-/// What this host reads of the documents.
+/// Returns the documents that concern this host.
 fn of<'a>(host: &str, documents: &'a [(String, String)]) -> Vec<(&'a str, String)> {
     let own = format!("tests/{host}/");
     let of_host = documents.iter().filter(|(path, _)| path.starts_with(&own) || path == "config.json");
@@ -157,7 +157,7 @@ fn cut_link_of_a_mesh_is_told_once_by_each_end() {
     receivers.expect("and one of its end", &traps, &["firing", "firing", "resolved", "resolved"]);
 }
 
-/// One receiver does not like one alarm: the others arrive, at both.
+/// A receiver refuses one alarm: the others arrive, at both receivers.
 #[test]
 fn receiver_that_refuses_one_alarm_for_ever_is_told_the_others() {
     let (choosy, trapd) = (HttpReceiver::start(), Trapd::start());

@@ -206,8 +206,8 @@ fn the_originals_probe_is_sent_and_understood() {
     agent.wait_condition(2, "receiver", "up");
 }
 
-/// What the original of 2017 sent from hostA to hostB, as it was recorded, with the ids of this test's documents; and
-/// what it took from hostA at hostB, whose name it wants to see.
+/// A packet that the original of 2017 sent from hostA is taken, and a packet to an original at hostB is one that it takes;
+/// recorded, with the ids of this test's documents.
 #[test]
 fn recorded_exchange_with_the_original_works_both_ways() {
     const SENT: &str = r#"{"Version":1,"ConfigVersion":7,"NtpTimestamp":"2017-07-13T01:02:03.456789Z","HostId":"hostA","TestId":"ID"}"#;
@@ -224,7 +224,7 @@ fn recorded_exchange_with_the_original_works_both_ways() {
     let mut sequence = 0i64;
     wait_for("the original's probes to count", || {
         sequence += 1;
-        // Its clock is years behind, which is another matter than whether it is heard.
+        // The clock of the recording is years behind, which must not matter to its connection.
         let line = SENT.replace("ID", &id(1)).replace("456789", &format!("{:06}", sequence % 1_000_000)) + "\n";
         source.send_to(line.as_bytes(), &here).unwrap();
         (test(&agent.status(), 1, "receiver")?["condition"] == "up").then_some(())

@@ -48,7 +48,7 @@ const PASSWORDS: [(&str, &str); 2] = [("auth", "authpass12345\n"), ("privacy", "
 /// The engine id that these agents are given, so that a receiver can be told of it before they start.
 const ENGINE_B: &str = "0x8000c44f0462";
 
-/// These keys but for some.
+/// Removes the lines that begin with `prefix`.
 fn without(prefix: &str, keys: &str) -> String {
     keys.split_inclusive('\n').filter(|line| !line.starts_with(prefix)).collect()
 }
@@ -316,7 +316,7 @@ fn syslog_in_datagrams_in_a_stream_and_with_tls() {
     }
 }
 
-/// As an old collector wants it: a line each, as its own facility.
+/// Old collectors need a line for each message, and their own facility.
 #[test]
 fn syslog_with_a_line_each_and_another_facility() {
     let rsyslog = Rsyslog::start();
@@ -413,7 +413,7 @@ fn a_program_is_run() {
         let text = std::fs::read_to_string(&out).unwrap_or_default();
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     };
-    // What is good may come first: no record says that the program was not told otherwise before.
+    // Clears of a first start may come before it.
     let down = wait_for("the alarm", || alarms().into_iter().find(|alarm| alarm["state"] == "raised"));
     assert_eq!(down["kind"], "connection");
     assert_eq!(down["test"]["description"], "test 1");

@@ -131,7 +131,7 @@ mod tests {
         assert_eq!((labels["from"].as_str(), other.clone()), ("a", None));
         let (moved, other) = shown.labels(&alarm("c", AlarmState::Raised), now);
         assert_eq!((moved["from"].as_str(), other), ("c", Some(labels)));
-        // Its end is told under the labels that it had, whatever the test's are by then.
+        // The end of an alert is sent under the labels of its beginning, whatever the test's labels are by then.
         let (ended, other) = shown.labels(&alarm("d", AlarmState::Cleared), now);
         assert_eq!((ended, other), (moved, None));
         let (again, other) = shown.labels(&alarm("d", AlarmState::Raised), now);

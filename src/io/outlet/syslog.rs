@@ -83,7 +83,7 @@ impl Syslog {
             Some(stream) => stream,
             None => self.connect().await?,
         };
-        // Each message with its length before it (RFC 5425 section 4.3, RFC 6587 section 3.4.1), or as a line.
+        // Octet counting (RFC 5425 section 4.3, RFC 6587 section 3.4.1) or a trailing line feed frames each message.
         let frames: String = match self.config.framing.unwrap_or(Framing::OctetCounting) {
             Framing::OctetCounting => lines.iter().map(|line| format!("{} {line}", line.len())).collect(),
             Framing::Lf => lines.iter().map(|line| format!("{line}\n")).collect(),

@@ -107,7 +107,7 @@ impl Conditions {
             let verdict = match (judged.condition.state(), &judged.cause) {
                 (State::Unknown | State::Standby, _) => return None,
                 (State::Down | State::Recovering, Some(cause)) => Verdict::Violated(cause.as_ref().clone()),
-                // What is not known to be good yet may be an alarm that an earlier run raised.
+                // An unsettled condition may still be an alarm that an earlier run raised.
                 (_, _) if !judged.condition.is_settled() => return None,
                 (State::Suspect, _) if kind == Kind::Connection => Verdict::Overdue,
                 (State::Up | State::Suspect | State::Paused | State::Down | State::Recovering, _) => Verdict::Cleared,

@@ -110,8 +110,8 @@ pub struct Incoming {
     pub sent: WallTime,
     /// The port that it came from.
     pub source_port: u16,
-    /// It is signed, or comes from the address that the test's probes come from: only then may it weaken how the test
-    /// is judged.
+    /// The probe is signed, or comes from the address that the test's probes come from. Other probes must not weaken
+    /// how the test is judged.
     pub is_trusted: bool,
     /// The clock of this host was set while it was under way: its delay says nothing.
     pub clock_was_set: bool,

@@ -126,7 +126,7 @@ fn step(incoming: &mut Incoming, nanos: i64) {
 fn silence(expectation: &mut Tested, millis: u64) -> Vec<ConditionChange> {
     let mut changes = Vec::new();
     expectation.on_silence(at(millis), 0, &mut changes);
-    // That a probe is overdue is no verdict.
+    // An overdue probe is no verdict.
     changes.retain(|change| change.verdict != Verdict::Overdue);
     changes
 }
@@ -547,7 +547,7 @@ fn a_shaking_path_is_jitter_and_a_steady_slow_one_is_not() {
     let shaking = |n: u32, millis| Some(delayed(millis, n, if n > 600 { i64::from(n % 4) * 3 } else { 90 }));
     let found = feed(&mut expectation, 1..100, shaking);
     let jitter = of_kind(&found, Kind::Jitter);
-    // Its text follows the figures, each half minute.
+    // The text follows the figures, each half minute.
     assert_eq!(jitter.iter().map(|(_, raised, _)| *raised).collect::<Vec<_>>(), [false, true, true], "{jitter:?}");
     assert!(jitter[2].0 >= jitter[1].0 + 30 && jitter[2].2 != jitter[1].2, "{jitter:?}");
     assert!((60..64).contains(&jitter[1].0), "{jitter:?}");
@@ -735,7 +735,7 @@ fn latency_alarm_ends_when_its_clocks_can_decide_nothing_any_more() {
     let ended = all.last().unwrap();
     assert_eq!((ended.1, ended.2), (false, "undecidable"));
     assert!((329..=331).contains(&ended.0), "{all:?}");
-    // What is provably too late raises it again.
+    // A delay that provably exceeds the limit raises the alarm again.
     assert!(latencies(&feed(&mut expectation, 400..402, |n, millis| Some(uncertain(millis, n, 50, 6))))[0].1);
 }
 
@@ -894,7 +894,7 @@ fn delay_variation_counts_probes_that_were_overtaken() {
     let limits = DelayLimits { max_latency: None, ..expected().limits };
     let mut expectation = Tested::new(with(Manner { limits, ..manner() }), at(0));
     let delay = |n: u32| if n % 10 == 5 { 45 } else { 1 + i64::from(n % 3) };
-    // Each is sent every 20 ms; what is held back by 45 ms comes after the two behind it.
+    // Probes are sent every 20 ms; one that is held back by 45 ms comes after the two behind it.
     let mut arrivals: Vec<(u64, u32)> =
         (0..1_000u32).map(|n| (1_000 + u64::from(n) * 20 + delay(n) as u64, n)).collect();
     arrivals.sort();

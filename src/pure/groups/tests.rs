@@ -58,7 +58,7 @@ fn a_host_that_goes_away_is_one_alarm() {
     assert_eq!(shown(&outcome.changes), expected);
     assert_eq!(groups.withheld(id(7)), Some(Withheld::Group { group: "connection host h1".into() }));
     assert_eq!(groups.next_deadline(), None);
-    // One comes up again: the group is no longer nearly whole, and the others are seen once more before they are told.
+    // A member comes up again: the group is no longer nearly whole, and the others wait once more before they are sent.
     assert_eq!(shown(&groups.on_up(id(4), at(200)).changes), ["connection host h1: over"]);
     assert_eq!(groups.on_up(id(5), at(200)).changes, []);
     assert_eq!(groups.on_up(id(6), at(200)).changes, []);

@@ -43,7 +43,7 @@ impl Doubt {
         now.nanos_since(self.since) > LASTS.as_nanos() as i64
     }
 
-    /// These alarms can be. True if that was not known before.
+    /// Sets the alarms that can be raised, the first time. Returns whether this was the first time.
     pub fn is_about(&mut self, valid: &Possible) -> bool {
         let first = self.about.is_none();
         self.about.get_or_insert_with(|| valid.clone());

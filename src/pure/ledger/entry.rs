@@ -41,7 +41,7 @@ pub(super) struct Entry {
     pub outlived_an_outage: bool,
     /// The receiver may hold a raise that this agent has no record of: if the alarm is good, that is told once.
     pub doubted: bool,
-    /// That is not before then.
+    /// Earliest time of a clear that only dispels the doubt.
     dispel_at: Moment,
     /// Spreads repeats of this alarm among agents and alarms.
     jitter: u64,
@@ -326,7 +326,7 @@ impl Entry {
     }
 }
 
-/// Each repeat after those that are configured comes this much later than the one before.
+/// Factor by which the interval grows with each repeat after the configured ones.
 const REPEATS_GROW: u32 = 3;
 
 /// When something unacknowledged is told for the `n`-th time again, counted from the first telling: as configured, then

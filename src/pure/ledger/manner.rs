@@ -53,7 +53,7 @@ pub enum Scope {
 pub enum FirstUp {
     /// As a console wants it.
     Told,
-    /// As a receiver of alarms wants it: never, but where it may have been told down and no record of that is left.
+    /// Good news is sent only where the receiver may hold a raise without a record here.
     Silent,
 }
 

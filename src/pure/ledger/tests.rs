@@ -256,7 +256,7 @@ fn what_is_not_acknowledged_is_told_again() {
         told.extend(deliver(&mut ledger, at(second)).into_iter().map(|message| (second, message.1)));
     }
     let expected = [(10, true), (70, true), (310, true), (1000, false), (1060, false), (1300, false)];
-    // Each repeat is spread by 30 % of its interval, counted from the first telling.
+    // Repeats are spread by 30 % of their interval, counted from the first message.
     for ((second, raised), (wanted, wanted_raised)) in told.iter().zip(expected) {
         let first = if wanted < 1000 { 10 } else { 1000 };
         let (after, wanted) = ((*second - first) as f64, (wanted - first) as f64);
@@ -418,7 +418,7 @@ fn receiver_that_is_back_is_told_everything_at_once() {
     (1..=20).for_each(|n| ledger.on_change(down(n), HOLD, at(0)));
     let mut tries = 0;
     (0..900).for_each(|second| tries += try_out(&mut ledger, at(second), |_| Err(false)).len());
-    // One at a time, ever more seldom, after the first batch.
+    // After the first batch, attempts are single and ever less frequent.
     assert!(tries <= 20 + 30, "{tries} tries in a quarter of an hour");
     let mut told = Vec::new();
     for second in 900..980 {
@@ -448,7 +448,7 @@ fn refused_cold_start_holds_up_no_alarm_and_is_retried_seldom() {
     }
 }
 
-/// What failed as one message of several is tried alone: then the trouble is found, and the others get through.
+/// Alarms that failed in one message are tried alone: then the bad one is found, and the others get through.
 #[test]
 fn batch_with_one_bad_alarm_is_told_without_it() {
     let mut ledger = Ledger::new("b", Manner { batch: 100, ..MANNER }, at(0));
@@ -560,7 +560,7 @@ fn good_alarm_is_told_cleared_once_after_records_were_lost() {
         ledger.on_change(down(2), HOLD, at(1));
         // A raise comes first.
         assert_eq!(deliver(&mut ledger, at(1)), [(2, true, 0), (1, false, 0)]);
-        // It is no news: it is told once, and makes no storm.
+        // The clear is sent once only, for plain traps too.
         assert_eq!(deliver(&mut ledger, at(3600)).iter().filter(|(n, ..)| *n == 1).count(), 0);
         // A test that is added later was never told.
         ledger.on_change(up(3), HOLD, at(3601));
@@ -568,7 +568,7 @@ fn good_alarm_is_told_cleared_once_after_records_were_lost() {
     }
 }
 
-/// A mail carries 500 alarms: whoever installs an agent gets one of what is good, and not one with every test.
+/// A mail carries 500 alarms: a first start sends one mail about all good tests, not one for each of them.
 #[test]
 fn clears_after_lost_records_are_gathered_where_a_message_carries_many() {
     let mut ledger = Ledger::new("b", Manner { batch: 500, ..MANNER }, at(0));
@@ -838,7 +838,7 @@ fn a_forgetful_receiver_is_told_again_and_again() {
     }
     let of = |wanted: bool| all.iter().filter(|(_, raised)| *raised == wanted).copied().collect::<Vec<(u64, bool)>>();
     let (raised, over) = (of(true), of(false));
-    // Each minute, spread by 30 %, and for five minutes what is over.
+    // Alerts are refreshed each minute, spread by 30 %, and ended ones for five minutes.
     for (told, times) in [(raised, 4..=7), (over, 4..=8)] {
         assert!(times.contains(&told.len()), "{all:?}");
         assert!(told.windows(2).all(|pair| (42..=79).contains(&(pair[1].0 - pair[0].0))), "{all:?}");

@@ -130,10 +130,10 @@ struct World {
     refused: BTreeSet<AlarmKey>,
     /// A copy of the records, as a backup has it.
     backup: Vec<ToldRecord>,
-    /// What the receiver believed when records were lost, and heard nothing of since. Where such an alarm can no longer
-    /// be, or is no longer told, nobody knows any more that it was.
+    /// Alarms that the receiver held when records were lost, and was not notified of since. The agent cannot clear
+    /// those that can no longer be raised, or that are out of the sink's scope.
     forgotten: BTreeSet<AlarmKey>,
-    /// Of these, alarms that could not be raised any more when the records were lost.
+    /// Forgotten alarms that could not be raised any more when the records were lost.
     lost: BTreeSet<AlarmKey>,
 }
 
@@ -298,7 +298,7 @@ impl World {
         }
     }
 
-    /// Whether the receiver is told of this alarm at all.
+    /// Returns whether the sink's scope includes this alarm.
     fn is_told(&self, key: &AlarmKey) -> bool {
         match self.manner.scope {
             Scope::All => true,
@@ -359,7 +359,7 @@ enum Step {
     Measure(usize, Kind, bool),
     /// A probe of a test is overdue.
     Overdue(usize),
-    /// What the agent's own probes to a host meet.
+    /// The agent's own probes to a host are refused, or arrive.
     Send(usize, bool),
     /// A document is bad.
     Document(usize, bool),
@@ -463,7 +463,7 @@ fn carry_out(world: &mut World, step: Step) {
                     ConditionChange { verdict: Verdict::Overdue, ..changed(&world.tests[n], true, world.now) };
                 let standing = world.situation.on_change(&overdue, world.now);
                 world.learn(standing);
-                // It came after all.
+                // The probe came after all.
                 world.set(n, false);
             }
         }
@@ -668,8 +668,7 @@ fn simulation_of_a_storm() {
     }
 }
 
-/// What a plain trap can promise to a receiver that is away for ten minutes without a word, from the middle of the
-/// storm on. Run it with `cargo test --lib plain_traps -- --nocapture`.
+/// Plain traps to a receiver that is away for ten minutes without a word, from the middle of the storm on. Run it with `cargo test --lib plain_traps -- --nocapture`.
 #[test]
 #[expect(clippy::print_stdout, reason = "the figures are what it is run for")]
 fn plain_traps_reach_a_receiver_that_was_silently_away() {
@@ -971,7 +970,7 @@ fn senders_to_a_host_that_is_heard_are_one_alarm() {
     world.assert_converged();
 }
 
-/// What was measured before a test went down is not told when it is up again, unless it is measured again.
+/// Alarms about measurements before an outage are not sent after it, unless they are measured again.
 #[test]
 fn stale_loss_is_not_let_through_by_the_clear_of_its_connection() {
     let mut world = both_ways(2, 1, Assurance::Acknowledged);
@@ -987,7 +986,7 @@ fn stale_loss_is_not_let_through_by_the_clear_of_its_connection() {
     world.set_kind(Kind::Loss, &facts(0, 1), None);
     world.pass(SECOND * 60);
     assert_eq!(told(&mut world), [""; 0]);
-    // One that is measured again is told.
+    // An alarm that is measured again is sent.
     world.set_kind(Kind::Loss, &facts(0, 1), lossy());
     world.pass(SECOND * 2);
     assert_eq!(told(&mut world).len(), 1);
@@ -1002,7 +1001,7 @@ fn group_that_is_no_longer_nearly_whole_ends_and_the_tests_that_are_left_are_tol
     world.pass(SECOND * 10);
     assert_eq!(told(&mut world).len(), 1);
     world.pass(SECOND * 60);
-    // One is up again: its text counts.
+    // A member is up again: the group's text counts it.
     world.set(0, false);
     let text = &world.situation.raised().find(|alarm| alarm.key.test().is_none()).unwrap().text;
     assert!(text.starts_with("9 of 10 tests from host h0"), "{text}");
@@ -1057,7 +1056,7 @@ fn test_that_is_overdue_does_not_count_as_getting_through() {
     world.pass(SECOND * 6);
     let text = told(&mut world).remove(0);
     assert!(text.ends_with("; no other test with h1 gets through"), "{text}");
-    // It was only late: the text says so from then on.
+    // The probe was only late: the text says so from then on.
     world.set(3, false);
     world.pass(SECOND);
     let text = &world.situation.raised().next().unwrap().text;
@@ -1113,7 +1112,7 @@ fn tests_that_leave_a_told_group_wait_before_they_are_told() {
         situation.on_change(&changed(&facts(n, 4), true, now(1)), now(1));
     }
     assert!(situation.raised().any(|alarm| alarm.key.subject == Subject::Host("h0".into())));
-    // They come from the agent's own host now, of which there is no group.
+    // The tests come from the agent's own host now, of which there is no group.
     let mut moved = rules(4, 4, GROUPS);
     for member in moved.members.values_mut() {
         member.shares.retain(|share| matches!(share, Subject::Listener(_)));

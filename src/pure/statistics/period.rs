@@ -167,7 +167,7 @@ impl Period {
             late: self.late,
             stale: self.stale,
             undecidable: self.undecidable,
-            // What came after all, when its episode had been counted already, leaves no more than was lost.
+            // Probes may arrive after their episode was counted: episodes are bounded by the number of lost probes.
             loss_episodes: u32::try_from(self.loss_episodes).unwrap_or(0).min(saturating(lost)),
             longest_loss_episode: self.longest_loss_episode.min(saturating(lost)),
             delay: self.delays.range().map(|(min, max)| DelaySummary {

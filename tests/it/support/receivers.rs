@@ -151,7 +151,7 @@ impl Alertmanager {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    /// What it notified people of, in order: `firing` or `resolved`.
+    /// Returns the status of each of its notifications in order: `firing` or `resolved`.
     pub fn notified(&self) -> Vec<String> {
         let status = |request: Request| request.json()["status"].as_str().unwrap_or_default().to_owned();
         self.passes_on.taken().into_iter().map(status).collect()
@@ -240,7 +240,7 @@ impl Rsyslog {
     pub fn start() -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let path = |name: &str| directory.path().join(name);
-        // As `openssl req -x509` makes it: self-signed, and an authority's.
+        // The default of `openssl req -x509` is a self-signed certificate that is an authority's.
         let mut parameters =
             rcgen::CertificateParams::new(["localhost".to_owned(), "127.0.0.1".to_owned()]).expect("names");
         parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);

@@ -255,7 +255,7 @@ impl Cluster {
         {
             "; it wants a client certificate: set [store.tls] cert_file and key_file"
         } else if https && self.config.tls.cert_file.is_none() && problem.contains("connection closed") {
-            // Its alert is lost where the connection is closed before it is read.
+            // The server's TLS alert is lost where the connection is closed before the alert is read.
             "; if it wants a client certificate, set [store.tls] cert_file and key_file"
         } else {
             ""
