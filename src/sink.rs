@@ -18,7 +18,7 @@ use crate::io::outlet::{Delivered, Identity, Outcome, Outlet};
 use crate::io::state_file::{Found, StateFile, recall};
 use crate::io::time;
 use crate::messages::{Account, Adopt, Generation, Learn, Observe, Resync, Retain, SinkFact, Stop, TakeOver};
-use crate::pure::ledger::{Damping, Doubt, Ledger, Scope, ToldRecord};
+use crate::pure::ledger::{Damping, Doubt, Ledger, Recollection, Scope, ToldRecord};
 use crate::pure::status::SinkStatus;
 use crate::pure::time::{Moment, WallTime};
 
@@ -138,12 +138,12 @@ impl Sink {
         let mut ledger = Ledger::new(agent.as_ref(), beginning.plan.manner.clone(), now.moment);
         let kept = recall::<KeptTold>(&state, "told states", "receivers may keep old alarms").into_iter().next();
         let kept_by_earlier_run = kept.is_some();
-        let (records, doubt) = match kept {
-            Some(kept) if kept.may_be_outdated(now.wall) => (kept.records, Some(Doubt::new(now.wall))),
-            Some(kept) => (kept.records, kept.doubt),
-            None => (Vec::new(), Some(Doubt::new(now.wall))),
+        let (records, recollection) = match kept {
+            Some(kept) if kept.may_be_outdated(now.wall) => (kept.records, Recollection::Doubtful),
+            Some(kept) => (kept.records, Recollection::Complete(kept.doubt)),
+            None => (Vec::new(), Recollection::Doubtful),
         };
-        ledger.load(records, doubt, beginning.damping, now);
+        ledger.load(records, recollection, beginning.damping, now);
         let leaves = beginning.plan.manner.scope == Scope::Nothing;
         if beginning.greeting == Greeting::ColdStart {
             ledger.on_cold_start();

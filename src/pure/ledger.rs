@@ -4,6 +4,7 @@
 //! current state when the key's hold is over and there is a token for it: never a queue of old ones.
 //! An alarm that flaps is told so once; in a storm single alarms wait, and a summary is told.
 
+mod delivery;
 mod doubt;
 mod entry;
 mod flaps;
@@ -18,15 +19,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use self::doubt::Doubt;
-use self::entry::{Class, Entry, Noted, Place, Rank};
+pub use self::doubt::{Doubt, Recollection};
+use self::entry::{Entry, Noted, Place, Rank};
 pub use self::flaps::FlapSettings;
 pub use self::manner::{Assurance, Damping, Detail, FirstUp, Knowledge, Manner, Parting, Scope};
-use self::retry::{Failed, Reachability, message_wait};
+use self::retry::Reachability;
 use self::storm::Storm;
 pub use self::storm::StormSettings;
 use self::weather::STORM_DAMPING;
-use super::alarm::{AlarmKey, Kind, Severity, Subject};
+use super::alarm::{AlarmKey, Kind, Subject};
 use super::bucket::Bucket;
 use super::notification::{AlarmState, Notification, Standing, Withheld};
 use super::possible::Possible;
@@ -110,12 +111,6 @@ enum ColdStartPhase {
     Told,
 }
 
-/// Next delivery to attempt.
-enum Next {
-    Alarms(Vec<AlarmKey>),
-    ColdStart,
-}
-
 /// A book's numbers for the status page.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct LedgerCounts {
@@ -185,10 +180,14 @@ impl Ledger {
 
     /// Takes in what the receiver was told by an earlier run. What nobody acknowledged is repeated. Where records may
     /// be missing, every alarm that is found good is told cleared once, at the end of the queue.
-    pub fn load(&mut self, records: Vec<ToldRecord>, doubt: Option<Doubt>, damping: Damping, now: Now) {
+    pub fn load(&mut self, records: Vec<ToldRecord>, recollection: Recollection, damping: Damping, now: Now) {
         let forgets = matches!(self.manner.assurance, Assurance::Refreshed { .. });
-        // An older copy of the records may name a raise that was cleared since: what still stands is sent again.
-        let outdated = doubt.as_ref().is_some_and(|doubt| doubt.begins(now.wall));
+        // An older copy of the records may name a raise that was cleared since: alarms that still stand are sent again.
+        let outdated = recollection == Recollection::Doubtful;
+        let doubt = match recollection {
+            Recollection::Complete(doubt) => doubt,
+            Recollection::Doubtful => Some(Doubt::new(now.wall)),
+        };
         if !forgets && self.manner.first_up == FirstUp::Silent {
             self.doubt = doubt.filter(|doubt| !doubt.is_over(now.wall));
             // Mails carry many alarms each: one mail of all is better than ten of some.
@@ -313,7 +312,7 @@ impl Ledger {
         }
         let target = entry.target(&manner);
         entry.wanted = Some(standing);
-        let to_tell = entry.target(&manner) != target && entry.has_news(&manner) && !entry.only_dispels_doubt();
+        let to_tell = entry.target(&manner) != target && entry.has_news(&manner) && entry.dispels_doubt_at().is_none();
         if key.is_single() {
             if to_tell {
                 self.storm.on_news(now);
@@ -360,257 +359,6 @@ impl Ledger {
             self.note(key, now);
         }
         told.len()
-    }
-
-    /// Takes the messages to send now, at most `most`: explaining alarms first, then raises, by severity and age. Each
-    /// counts as in flight until `on_delivered`, `on_failed`, `on_refused` or `on_not_tried` reports its outcome. A
-    /// message that failed before is sent alone, so that it holds up no other.
-    pub fn take_due(&mut self, now: Now, most: usize) -> Vec<Due> {
-        let mut due = Vec::new();
-        self.look_up(now.moment);
-        if self.cold_start.phase == ColdStartPhase::Due {
-            if self.bucket.take(now.moment).is_err() {
-                return due;
-            }
-            self.cold_start.phase = ColdStartPhase::InFlight;
-            self.cold_start.tried_at = now.moment;
-            due.push(Due::ColdStart);
-        }
-        self.on_weather(now);
-        let next = match self.reachability.is_away() {
-            true => self.pick_one(now.moment),
-            false => self.pick(most.saturating_sub(due.len()), now.moment),
-        };
-        let keys = match next {
-            Next::Alarms(keys) => keys,
-            Next::ColdStart => {
-                if self.bucket.take(now.moment).is_ok() {
-                    self.cold_start.phase = ColdStartPhase::InFlight;
-                    self.cold_start.tried_at = now.moment;
-                    due.push(Due::ColdStart);
-                }
-                return due;
-            }
-        };
-        for key in keys {
-            let still_raised = self.sibling_raised(&key);
-            let Some(entry) = self.entries.get_mut(&key) else { continue };
-            let wanted = entry.wanted.as_ref().map(|wanted| wanted.notification.clone());
-            // What is not known yet is called to mind as it was told.
-            let Some(mut notification) = wanted.or_else(|| entry.told.clone()) else { continue };
-            entry.tried_at = now.moment;
-            let suppressed = entry.changes.saturating_sub(1);
-            let flapping = entry.flaps.is_flapping();
-            if entry.doubted && entry.told.is_none() && entry.in_doubt.is_none() && !notification.is_raised() {
-                Arc::make_mut(&mut notification).text = NO_RECORD.to_owned();
-            }
-            if notification.suppressed != suppressed || flapping {
-                let told = Arc::make_mut(&mut notification);
-                told.suppressed = suppressed;
-                if flapping {
-                    let now = if told.state.is_raised() { "down" } else { "up" };
-                    told.text = format!("flapping, now {now}: {}", told.text);
-                    told.state = AlarmState::Flapping;
-                }
-            }
-            let occasion = match entry.told.as_ref().or(entry.in_doubt.as_ref()) {
-                None => Occasion::First,
-                Some(told) if told.state == notification.state && entry.in_doubt.is_none() => Occasion::Again,
-                Some(_) => Occasion::Change,
-            };
-            entry.in_flight = Some(notification.clone());
-            let still_raised = still_raised.filter(|_| !notification.is_raised());
-            due.push(Due::Alarm { notification, occasion, still_raised });
-            self.note(&key, now.moment);
-        }
-        due
-    }
-
-    /// While the receiver answers: fresh messages, as many as there are tokens for; or one that failed before, by
-    /// turns.
-    fn pick(&mut self, most: usize, now: Moment) -> Next {
-        let failed = self.first_ready(true);
-        if let Some(key) = failed.filter(|_| self.failed_next || self.first_ready(false).is_none()) {
-            self.failed_next = false;
-            let has_token = most > 0 && self.bucket.take(now).is_ok();
-            return Next::Alarms(has_token.then_some(key).into_iter().collect());
-        }
-        self.failed_next = true;
-        let singles_wait = self.storm.rages();
-        let (mut keys, mut room, mut messages) = (Vec::new(), 0, 0);
-        let ready = self.ready.iter().filter(|((_, failed, ..), _)| !failed);
-        for (_, key) in ready.take_while(|((class, ..), _)| !singles_wait || *class == Class::Wide) {
-            if room == 0 {
-                if messages >= most || self.bucket.take(now).is_err() {
-                    break;
-                }
-                messages += 1;
-                room = self.manner.batch.max(1);
-            }
-            room -= 1;
-            keys.push(key.clone());
-        }
-        if keys.is_empty() && self.cold_start.phase == ColdStartPhase::Failed && self.cold_start.retry_at <= now {
-            return Next::ColdStart;
-        }
-        Next::Alarms(keys)
-    }
-
-    /// While the receiver is away: one message, and each time another.
-    fn pick_one(&mut self, now: Moment) -> Next {
-        let fresh = self.first_ready(false).filter(|_| self.reachability.next_try(true) <= now);
-        if let Some(key) = fresh.filter(|_| self.bucket.take(now).is_ok()) {
-            return Next::Alarms(vec![key]);
-        }
-        if self.reachability.next_try(false) > now {
-            return Next::Alarms(Vec::new());
-        }
-        let singles_wait = self.storm.rages();
-        let ready = self.ready.iter().take_while(|((class, ..), _)| !singles_wait || *class == Class::Wide);
-        let tried_at = |key: &AlarmKey| self.entries.get(key).map_or(Moment::ZERO, |entry| entry.tried_at);
-        let oldest = ready.map(|(_, key)| (tried_at(key), key)).min_by_key(|(tried_at, _)| *tried_at);
-        let cold_start = &self.cold_start;
-        let again = cold_start.phase == ColdStartPhase::Failed && cold_start.retry_at <= now;
-        if again && oldest.is_none_or(|(tried_at, _)| cold_start.tried_at < tried_at) {
-            return Next::ColdStart;
-        }
-        let oldest = oldest.map(|(_, key)| key.clone());
-        Next::Alarms(oldest.filter(|_| self.bucket.take(now).is_ok()).into_iter().collect())
-    }
-
-    /// The first alarm that can be told now, among those that failed before or among the others.
-    fn first_ready(&self, failed: bool) -> Option<AlarmKey> {
-        let classes: &[Class] = if self.storm.rages() { &[Class::Wide] } else { &Class::ALL };
-        classes.iter().find_map(|class| {
-            let first = ((*class, failed, false, Severity::Critical, WallTime::ZERO), AlarmKey::FIRST);
-            let ((found, has_failed, ..), key) = self.ready.range(first..).next()?;
-            (found == class && *has_failed == failed).then(|| key.clone())
-        })
-    }
-
-    /// The receiver has it, as far as its protocol can tell.
-    pub fn on_delivered(&mut self, due: &Due, now: Moment) {
-        self.on_reached(&failed_of(due), now);
-        let Due::Alarm { notification, .. } = due else {
-            self.cold_start.phase = ColdStartPhase::Told;
-            return;
-        };
-        let key = &notification.key;
-        let Some(entry) = self.entries.get_mut(key) else { return };
-        if entry.handed_over {
-            self.remove(key);
-            return;
-        }
-        let first_up = entry.told.is_none() && !notification.is_raised() && entry.in_doubt.is_none();
-        let again =
-            entry.in_doubt.is_none() && entry.told.as_ref().is_some_and(|told| told.state == notification.state);
-        entry.doubted = false;
-        if let Some(doubt) = &mut self.doubt {
-            doubt.settle(key);
-        }
-        entry.told = entry.in_flight.take();
-        entry.in_doubt = None;
-        entry.again = false;
-        entry.failures = 0;
-        entry.outlived_an_outage = false;
-        entry.retry_at = Moment::ZERO;
-        entry.sent_at = now;
-        if again {
-            entry.repeats = entry.repeats.saturating_add(1);
-        } else {
-            entry.told_at = now;
-            entry.repeats = if first_up { usize::MAX } else { 0 };
-            // Good news that nobody waited for holds nothing back.
-            if !first_up {
-                entry.hold_down(notification.suppressed, now);
-            }
-        }
-        self.note(key, now);
-        self.forget_if_settled(key);
-    }
-
-    /// The receiver answered, so it is not away. What failed together with others failed because it was, and is tried
-    /// again at once; what failed alone, or again, is the trouble itself.
-    fn on_reached(&mut self, by: &Failed, now: Moment) {
-        let failed = self.reachability.on_reached();
-        let was_away = failed.len() > 1;
-        for key in failed.into_iter().filter(|key| key != by) {
-            let Some(key) = key else {
-                if was_away {
-                    self.cold_start.retry_at = now;
-                }
-                continue;
-            };
-            let Some(entry) = self.entries.get_mut(&key) else { continue };
-            if was_away && !entry.outlived_an_outage {
-                entry.retry_at = now;
-            }
-            entry.outlived_an_outage = true;
-            self.note(&key, now);
-        }
-    }
-
-    /// The message did not arrive, as far as is known: the key stays dirty, and is tried again after a while of its own.
-    pub fn on_failed(&mut self, due: &Due, now: Moment) {
-        let failed = failed_of(due);
-        let jitter = jitter::factor((&self.agent, &failed, now.nanos()));
-        self.reachability.on_failure(failed, jitter, now);
-        self.put_back(due, false, now);
-    }
-
-    /// The receiver is there and did not take it: it is tried again ever later.
-    pub fn on_refused(&mut self, due: &Due, now: Moment) {
-        self.on_reached(&failed_of(due), now);
-        self.put_back(due, true, now);
-    }
-
-    /// The receiver asked to be left alone until then.
-    pub fn postpone(&mut self, until: Moment) {
-        self.reachability.postpone(until);
-    }
-
-    /// Returns whether the receiver counts as away.
-    pub fn is_away(&self) -> bool {
-        self.reachability.is_away()
-    }
-
-    fn put_back(&mut self, due: &Due, is_refused: bool, now: Moment) {
-        match due {
-            Due::ColdStart => {
-                let cold_start = &mut self.cold_start;
-                cold_start.phase = ColdStartPhase::Failed;
-                cold_start.failures = cold_start.failures.saturating_add(1);
-                cold_start.retry_at = now + message_wait(cold_start.failures, is_refused);
-            }
-            Due::Alarm { notification, .. } => {
-                let Some(entry) = self.entries.get_mut(&notification.key) else { return };
-                if entry.handed_over {
-                    self.remove(&notification.key);
-                    return;
-                }
-                entry.in_doubt = entry.in_flight.take();
-                entry.again &= !is_refused;
-                entry.failures = entry.failures.saturating_add(1);
-                entry.retry_at = now + message_wait(entry.failures, is_refused || entry.outlived_an_outage);
-                self.note(&notification.key, now);
-            }
-        }
-    }
-
-    /// The message was not sent, since one before it failed: it is as if it had not been taken.
-    pub fn on_not_tried(&mut self, due: &Due, now: Moment) {
-        match due {
-            Due::ColdStart => self.cold_start.phase = ColdStartPhase::Due,
-            Due::Alarm { notification, .. } => {
-                let Some(entry) = self.entries.get_mut(&notification.key) else { return };
-                if entry.handed_over {
-                    self.remove(&notification.key);
-                    return;
-                }
-                entry.in_flight = None;
-                self.note(&notification.key, now);
-            }
-        }
     }
 
     /// When `take_due` may have something, if nothing changes before.
@@ -774,7 +522,8 @@ impl Ledger {
     fn forget_if_settled(&mut self, key: &AlarmKey) {
         let Some(entry) = self.entries.get(key) else { return };
         let unsure = entry.in_flight.is_some() || entry.in_doubt.is_some();
-        let believed = entry.told_is_raised() || entry.doubted || unsure || entry.repeat_at(&self.manner).is_some();
+        let believed =
+            entry.told_is_raised() || entry.doubted.is_some() || unsure || entry.repeat_at(&self.manner).is_some();
         if entry.retired && !believed {
             self.remove(key);
         }
@@ -815,17 +564,6 @@ impl Ledger {
 
 /// Why what stands is told over to a receiver that is not told any more.
 const OTHERS: &str = "told to other receivers from now on";
-
-/// Why the clear of an alarm is sent that was never raised, as far as this agent knows.
-const NO_RECORD: &str = "good; sent once, since this agent has no record of what it sent before";
-
-/// Returns the key that a failed message is remembered by.
-fn failed_of(due: &Due) -> Failed {
-    match due {
-        Due::ColdStart => None,
-        Due::Alarm { notification, .. } => Some(notification.key.clone()),
-    }
-}
 
 #[cfg(test)]
 mod tests;

@@ -27,15 +27,19 @@ pub struct Doubt {
     about: Option<Possible>,
 }
 
-impl Doubt {
-    /// Records are missing, or may be older than what was sent last.
-    pub fn new(now: WallTime) -> Self {
-        Doubt { since: now, settled: BTreeSet::new(), about: None }
-    }
+/// Whether the records of an earlier run are all that its receiver was notified of.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Recollection {
+    /// The records are those of the last run, with the doubt that it had.
+    Complete(Option<Doubt>),
+    /// Records are missing, or may be older than the last message.
+    Doubtful,
+}
 
-    /// Returns whether the doubt began at this time: then the records at hand may be outdated themselves.
-    pub fn begins(&self, now: WallTime) -> bool {
-        self.since == now
+impl Doubt {
+    /// Records are missing, or may be older than the last message.
+    pub(super) fn new(now: WallTime) -> Self {
+        Doubt { since: now, settled: BTreeSet::new(), about: None }
     }
 
     /// Returns whether the doubt has lasted for its time and ends.

@@ -40,9 +40,8 @@ pub(super) struct Entry {
     /// The receiver took other messages while this one failed: if it fails again, it is the trouble itself.
     pub outlived_an_outage: bool,
     /// The receiver may hold a raise that this agent has no record of: if the alarm is good, that is told once.
-    pub doubted: bool,
-    /// Earliest time of a clear that only dispels the doubt.
-    dispel_at: Moment,
+    /// The time is the earliest for that clear.
+    pub doubted: Option<Moment>,
     /// Spreads repeats of this alarm among agents and alarms.
     jitter: u64,
     /// Whether the last change came while the alarm was calm.
@@ -117,8 +116,7 @@ impl Entry {
             tried_at: Moment::ZERO,
             retry_at: Moment::ZERO,
             outlived_an_outage: false,
-            doubted: false,
-            dispel_at: Moment::ZERO,
+            doubted: None,
             jitter: jitter::seed(agent, key),
             calm: true,
             changes: 0,
@@ -132,13 +130,15 @@ impl Entry {
     /// The receiver may hold a raise that this agent has no record of. A clear for that reason alone is not sent before
     /// `dispel_at`.
     pub fn doubt(&mut self, dispel_at: Moment) {
-        self.dispel_at = dispel_at;
-        self.doubted = self.told.is_none() && self.in_doubt.is_none() && self.in_flight.is_none();
+        let nothing_known = self.told.is_none() && self.in_doubt.is_none() && self.in_flight.is_none();
+        self.doubted = nothing_known.then_some(dispel_at);
     }
 
-    /// Returns whether the alarm is notified only because the receiver may hold a raise without a record here.
-    pub fn only_dispels_doubt(&self) -> bool {
-        self.doubted && self.told.is_none() && self.in_doubt.is_none() && !self.wanted_is_raised()
+    /// Returns the earliest time of a message that is only sent because the receiver may hold a raise without a record
+    /// here; `None` if there are other reasons.
+    pub fn dispels_doubt_at(&self) -> Option<Moment> {
+        let nothing_known = self.told.is_none() && self.in_doubt.is_none() && !self.wanted_is_raised();
+        self.doubted.filter(|_| nothing_known)
     }
 
     /// The state that the receiver should be told; nothing if there is none, or if it is kept back.
@@ -165,7 +165,7 @@ impl Entry {
             Some(told) => told.state != target,
             None => {
                 let good_news = manner.first_up == FirstUp::Told && self.wanted_is_connection() && !self.retired;
-                target.is_raised() || good_news || self.doubted
+                target.is_raised() || good_news || self.doubted.is_some()
             }
         }
     }
@@ -218,9 +218,9 @@ impl Entry {
             return Place::Nowhere;
         }
         // The first good news of an alarm whose record was lost can wait for everything else.
-        let (own, not_before) = match self.only_dispels_doubt() {
-            true => (Class::Again, self.dispel_at),
-            false => (self.class(), self.held_until),
+        let (own, not_before) = match self.dispels_doubt_at() {
+            Some(dispel_at) => (Class::Again, dispel_at),
+            None => (self.class(), self.held_until),
         };
         // A reminder of one test waits for the end of a storm; a summary is one, and whoever forgets
         // is told in every weather.

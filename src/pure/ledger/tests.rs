@@ -191,7 +191,7 @@ fn a_restart_between_down_and_up_tells_the_up() {
     ledger.take_due(both(at(0)), usize::MAX);
     // The agent dies here, not knowing whether the message arrived.
     let mut next = Ledger::new("b", MANNER, at(0));
-    next.load(ledger.records(), None, HOLD, both(at(0)));
+    next.load(ledger.records(), Recollection::Complete(None), HOLD, both(at(0)));
     assert_eq!(deliver(&mut next, at(0)), []);
     next.on_change(up(1), HOLD, at(1));
     assert_eq!(deliver(&mut next, at(1)), [(1, false, 0)]);
@@ -204,7 +204,7 @@ fn a_restart_under_a_standing_alarm_is_silent() {
     ledger.on_change(down(1), HOLD, at(0));
     deliver(&mut ledger, at(0));
     let mut next = Ledger::new("b", MANNER, at(0));
-    next.load(ledger.records(), None, HOLD, both(at(0)));
+    next.load(ledger.records(), Recollection::Complete(None), HOLD, both(at(0)));
     next.on_change(down(1), HOLD, at(1));
     assert_eq!(deliver(&mut next, at(1000)), []);
 }
@@ -212,7 +212,7 @@ fn a_restart_under_a_standing_alarm_is_silent() {
 #[test]
 fn a_test_removed_while_the_agent_was_away_is_cleared() {
     let mut ledger = Ledger::new("b", MANNER, at(0));
-    ledger.load([down(1), down(2)].map(told).into(), None, HOLD, both(at(0)));
+    ledger.load([down(1), down(2)].map(told).into(), Recollection::Complete(None), HOLD, both(at(0)));
     ledger.retain(&Possible::from_iter([key(Kind::Connection, 2)]), Knowledge::Whole, both(at(0)));
     assert_eq!(deliver(&mut ledger, at(0)), [(1, false, 0)]);
     assert_eq!(ledger.entries.len(), 1);
@@ -288,7 +288,7 @@ fn the_clear_of_a_removed_test_is_told_again() {
     ledger.retain(&Possible::default(), Knowledge::Whole, both(at(0)));
     assert_eq!(deliver(&mut ledger, at(30)), [(1, false, 0)]);
     let mut next = Ledger::new("b", plain_trap(), at(0));
-    next.load(ledger.records(), None, HOLD, both(at(0)));
+    next.load(ledger.records(), Recollection::Complete(None), HOLD, both(at(0)));
     next.retain(&Possible::default(), Knowledge::Whole, both(at(0)));
     assert_eq!(deliver(&mut next, at(80)).len(), 1);
     assert_eq!(deliver(&mut ledger, at(110)).len(), 1);
@@ -300,7 +300,7 @@ fn the_clear_of_a_removed_test_is_told_again() {
 #[test]
 fn what_an_earlier_run_told_stands_while_a_document_is_bad() {
     let mut ledger = Ledger::new("b", MANNER, at(0));
-    ledger.load(vec![told(down(1))], None, HOLD, both(at(0)));
+    ledger.load(vec![told(down(1))], Recollection::Complete(None), HOLD, both(at(0)));
     ledger.retain(&Possible::default(), Knowledge::Partial, both(at(0)));
     assert_eq!(deliver(&mut ledger, at(0)), []);
     ledger.retain(&Possible::default(), Knowledge::Whole, both(at(0)));
@@ -553,7 +553,7 @@ fn hold_down_corrected_at_run_time_applies_at_once() {
 fn good_alarm_is_told_cleared_once_after_records_were_lost() {
     for manner in [MANNER, plain_trap()] {
         let mut ledger = Ledger::new("b", manner, at(0));
-        ledger.load(Vec::new(), Some(Doubt::new(both(at(0)).wall)), HOLD, both(at(0)));
+        ledger.load(Vec::new(), Recollection::Doubtful, HOLD, both(at(0)));
         let valid = Possible::from_iter([key(Kind::Connection, 1), key(Kind::Connection, 2)]);
         ledger.retain(&valid, Knowledge::Whole, both(at(0)));
         ledger.on_change(up(1), HOLD, at(1));
@@ -572,7 +572,7 @@ fn good_alarm_is_told_cleared_once_after_records_were_lost() {
 #[test]
 fn clears_after_lost_records_are_gathered_where_a_message_carries_many() {
     let mut ledger = Ledger::new("b", Manner { batch: 500, ..MANNER }, at(0));
-    ledger.load(Vec::new(), Some(Doubt::new(both(at(0)).wall)), HOLD, both(at(0)));
+    ledger.load(Vec::new(), Recollection::Doubtful, HOLD, both(at(0)));
     ledger.retain(&(0..100).map(|n| key(Kind::Connection, n)).collect(), Knowledge::Whole, both(at(0)));
     (0..100).for_each(|n| ledger.on_change(up(n), HOLD, at(u64::from(n))));
     ledger.on_change(down(7), HOLD, at(100));
@@ -584,7 +584,7 @@ fn clears_after_lost_records_are_gathered_where_a_message_carries_many() {
 #[test]
 fn first_start_with_many_good_tests_is_no_storm() {
     let mut ledger = Ledger::new("b", Manner { storm: STORM, ..MANNER }, at(0));
-    ledger.load(Vec::new(), Some(Doubt::new(both(at(0)).wall)), HOLD, both(at(0)));
+    ledger.load(Vec::new(), Recollection::Doubtful, HOLD, both(at(0)));
     ledger.retain(&(0..100).map(|n| key(Kind::Connection, n)).collect(), Knowledge::Whole, both(at(0)));
     (0..100).for_each(|n| ledger.on_change(up(n), HOLD, at(1)));
     assert!(!ledger.counts(at(1)).storm);
@@ -630,7 +630,7 @@ fn many_documents_with_faults_are_a_storm_too() {
 fn what_is_only_in_doubt_is_no_storm() {
     let manner = Manner { storm: STORM, ..plain_trap() };
     let mut ledger = Ledger::new("b", manner.clone(), at(0));
-    ledger.load((0..50).map(|n| told(down(n))).collect(), None, HOLD, both(at(0)));
+    ledger.load((0..50).map(|n| told(down(n))).collect(), Recollection::Complete(None), HOLD, both(at(0)));
     (0..50).for_each(|n| ledger.on_change(down(n), HOLD, at(1)));
     let told: Vec<_> = (1..=90).flat_map(|second| states(&mut ledger, at(second))).collect();
     assert_eq!(told, [(Kind::Connection, AlarmState::Raised, true); 50]);
@@ -802,7 +802,7 @@ fn a_storm_does_not_outlive_its_agent() {
     }
     states(&mut ledger, at(0));
     let mut next = Ledger::new("b", Manner { storm: STORM, ..MANNER }, at(0));
-    next.load(ledger.records(), None, HOLD, both(at(0)));
+    next.load(ledger.records(), Recollection::Complete(None), HOLD, both(at(0)));
     assert_eq!(states(&mut next, at(0)), [(Kind::Storm, AlarmState::Cleared, false)]);
 }
 
@@ -854,7 +854,7 @@ fn a_restart_tells_anew_what_nobody_acknowledged() {
         ledger.on_change(down(1), HOLD, at(0));
         deliver(&mut ledger, at(0));
         let mut next = Ledger::new("b", manner, at(0));
-        next.load(ledger.records(), None, HOLD, both(at(0)));
+        next.load(ledger.records(), Recollection::Complete(None), HOLD, both(at(0)));
         next.on_change(down(1), HOLD, at(1));
         let told = (1..1000).map(|second| deliver(&mut next, at(second)).len()).sum::<usize>();
         assert_eq!(told, again);

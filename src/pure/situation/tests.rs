@@ -4,8 +4,8 @@ use super::*;
 use crate::pure::alarm::Silence as FellSilent;
 use crate::pure::condition::{Change, Condition, Sample, Thresholds};
 use crate::pure::ledger::{
-    Assurance, Detail, Doubt, Due, FirstUp, FlapSettings, Knowledge, Ledger, Manner, Parting, Scope, StormSettings,
-    ToldRecord,
+    Assurance, Detail, Due, FirstUp, FlapSettings, Knowledge, Ledger, Manner, Parting, Recollection, Scope,
+    StormSettings, ToldRecord,
 };
 use crate::pure::shelf::Matcher;
 use crate::pure::test::TestFacts;
@@ -218,11 +218,11 @@ impl World {
     }
 
     /// A new agent on this state.
-    fn restart(&mut self, records: Vec<ToldRecord>, doubt: Option<Doubt>) {
+    fn restart(&mut self, records: Vec<ToldRecord>, recollection: Recollection) {
         self.situation = Situation::new("b".into(), Rules { members: BTreeMap::new(), ..self.rules.clone() });
         self.situation.load_silences(self.silences.clone());
         self.ledger = Ledger::new("b", self.manner.clone(), self.now.moment);
-        self.ledger.load(records, doubt, DAMPING, self.now);
+        self.ledger.load(records, recollection, DAMPING, self.now);
         self.retain();
         let known: Vec<(usize, bool)> =
             self.tests.iter().enumerate().filter_map(|(n, test)| Some((n, *self.is_down.get(&test.id)?))).collect();
@@ -484,15 +484,18 @@ fn carry_out(world: &mut World, step: Step) {
             world.rules.tests.values_mut().for_each(|(_, damping)| damping.hold_down = hold_down);
             world.retain();
         }
-        Step::Restart => world.restart(world.ledger.records(), world.ledger.doubt(world.now.wall)),
+        Step::Restart => {
+            let recollection = Recollection::Complete(world.ledger.doubt(world.now.wall));
+            world.restart(world.ledger.records(), recollection);
+        }
         Step::LoseState => {
             world.forget();
-            world.restart(Vec::new(), Some(Doubt::new(world.now.wall)));
+            world.restart(Vec::new(), Recollection::Doubtful);
         }
         Step::Backup => world.backup = world.ledger.records(),
         Step::Restore => {
             world.forget();
-            world.restart(world.backup.clone(), Some(Doubt::new(world.now.wall)));
+            world.restart(world.backup.clone(), Recollection::Doubtful);
         }
         Step::Remove(n) => {
             world.is_down.remove(&id(n));
