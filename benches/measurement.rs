@@ -319,7 +319,7 @@ fn probe(test_id: TestId, sequence: u32) -> Probe {
         test_id,
         epoch: 1,
         send_every: EVERY,
-        config_revision: 0,
+        unsent: 0,
         clock_error: 1000,
         previous_lateness: 0,
     }

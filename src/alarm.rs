@@ -256,7 +256,7 @@ impl Alarm {
     /// Starts a sink that clears, under the agent's former name, the alarms that this receiver was notified of.
     fn clear_former_names(&mut self, plan: &SinkPlan, ctx: &mut Context<Self>) {
         for former in self.identity.former.iter() {
-            if !sink::has_told(&self.state_dir, former, &plan.config) {
+            if !sink::has_log(&self.state_dir, former, &plan.config) {
                 continue;
             }
             info!(former, target = plan.config.place(), "this host was renamed: its alarms of before are cleared");

@@ -4,30 +4,29 @@
 //! so, after what is due was tried once more, or when it panics; the alarm actor rebuilds it, and
 //! it knows from disk what its receiver was told.
 
+mod kept_log;
+
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
-use serde::{Deserialize, Serialize};
 use tracing::{Span, info, info_span, warn};
 
 use crate::config::receivers::SinkPlan;
-use crate::config::sinks::SinkConfig;
 use crate::io::causes::describe;
 use crate::io::outlet::{Delivered, Identity, Outcome, Outlet};
-use crate::io::state_file::{Found, StateFile, recall};
+use crate::io::state_file::StateFile;
 use crate::io::time;
 use crate::messages::{Account, Adopt, Generation, Learn, Observe, Resync, Retain, SinkFact, Stop, TakeOver};
-use crate::pure::ledger::{Damping, Doubt, Ledger, Recollection, Scope, ToldRecord};
+use crate::pure::ledger::{Damping, Ledger, Scope};
 use crate::pure::status::SinkStatus;
-use crate::pure::time::{Moment, WallTime};
+use crate::pure::time::Moment;
 
-/// What its state files are called.
-const TOLD: &str = "told";
+use kept_log::{KeptLog, SAVE_EVERY, SAVE_WITHIN, log_file};
+pub use kept_log::{has_log, warn_of_forgotten};
+
 /// A receiver that asks for more time than this gets this.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(300);
-/// A disk that takes longer does not keep people from being told.
-const SAVE_WITHIN: Duration = Duration::from_secs(3);
 /// Messages leave in batches this far apart at the least, since each batch costs a write to disk.
 const BATCH_EVERY: Duration = Duration::from_millis(100);
 /// The disk is left alone for so many times as long as it took to write. A book of many thousand
@@ -35,36 +34,11 @@ const BATCH_EVERY: Duration = Duration::from_millis(100);
 const SAVE_REST: u32 = 10;
 /// Messages in a batch. A receiver that was not reached is tried with one.
 const MOST_IN_A_BATCH: usize = 1000;
-/// Told states are written at least this often, so that a file that is older was restored, or its agent was killed.
-const SAVE_EVERY: Duration = Duration::from_secs(300);
-/// Told states that are older than this at the start may not be those of the last run.
-const TRUSTED_FOR: Duration = Duration::from_secs(2 * SAVE_EVERY.as_secs());
 /// A sink that was removed or narrowed tries to clear what it told for this long; a receiver that is away longer is
 /// named in the log.
 const LEAVE_WITHIN: Duration = Duration::from_secs(4 * 3600);
 /// The log names another problem of the same receiver no sooner than this.
 const PROBLEM_AGAIN: Duration = Duration::from_secs(60);
-
-/// Notification log of a receiver, in the form that is kept on disk.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct KeptTold {
-    saved: WallTime,
-    /// The agent wrote it when it stopped: nothing was sent after it.
-    stopped: bool,
-    doubt: Option<Doubt>,
-    records: Vec<ToldRecord>,
-}
-
-impl KeptTold {
-    fn new(ledger: &Ledger, stopped: bool, now: WallTime) -> Self {
-        KeptTold { saved: now, stopped, doubt: ledger.doubt(now), records: ledger.records() }
-    }
-
-    /// Returns whether messages may have been sent after it was saved.
-    fn may_be_outdated(&self, now: WallTime) -> bool {
-        !self.stopped && now.nanos_since(self.saved) > TRUSTED_FOR.as_nanos() as i64
-    }
-}
 
 /// Delivers to one receiver; the module's documentation says what it owns and when it stops.
 pub struct Sink {
@@ -134,15 +108,10 @@ impl Sink {
         let span = info_span!("sink", name);
         let _entered = span.clone().entered();
         let agent = &beginning.identity.agent;
-        let state = state_file(beginning.state_dir, agent, &beginning.plan.config);
+        let state = log_file(beginning.state_dir, agent, &beginning.plan.config);
         let mut ledger = Ledger::new(agent.as_ref(), beginning.plan.manner.clone(), now.moment);
-        let kept = recall::<KeptTold>(&state, "told states", "receivers may keep old alarms").into_iter().next();
-        let kept_by_earlier_run = kept.is_some();
-        let (records, recollection) = match kept {
-            Some(kept) if kept.may_be_outdated(now.wall) => (kept.records, Recollection::Doubtful),
-            Some(kept) => (kept.records, Recollection::Complete(kept.doubt)),
-            None => (Vec::new(), Recollection::Doubtful),
-        };
+        let kept_by_earlier_run = state.exists();
+        let (records, recollection) = KeptLog::recall(&state, now.wall);
         ledger.load(records, recollection, beginning.damping, now);
         let leaves = beginning.plan.manner.scope == Scope::Nothing;
         if beginning.greeting == Greeting::ColdStart {
@@ -191,11 +160,11 @@ impl Sink {
         }
         self.unsaved = false;
         self.saved_at = now;
-        let (state, told) = (self.state.clone(), KeptTold::new(&self.ledger, false, full.wall));
+        let (state, log) = (self.state.clone(), KeptLog::new(&self.ledger, false, full.wall));
         let delivery = async move {
             // Kept before it is sent: after a crash in between it is told again, never forgotten.
             let began = Instant::now();
-            let kept = save(state, told).await;
+            let kept = log.save(state).await;
             let rest = began.elapsed().saturating_mul(SAVE_REST).clamp(BATCH_EVERY, SAVE_WITHIN);
             let delivered = outlet.deliver(due).await;
             (kept, rest, outlet, delivered)
@@ -326,41 +295,6 @@ impl Sink {
     }
 }
 
-/// Two agents on one host may share a directory, and must not take each other's word for their own.
-fn state_file(directory: &Path, agent: &str, config: &SinkConfig) -> StateFile {
-    StateFile::new(directory, TOLD, &format!("{agent} {}", config.receiver()))
-}
-
-/// Returns whether a notification log of this receiver is kept for an agent of this name.
-pub fn has_told(directory: &Path, agent: &str, config: &SinkConfig) -> bool {
-    state_file(directory, agent, config).exists()
-}
-
-/// Says which receivers were told of alarms by an earlier run and are not configured any more:
-/// nobody can tell them the end of it.
-pub fn warn_of_forgotten(directory: &Path, agent: &str, plans: &[SinkPlan]) {
-    let known = plans.iter().map(|plan| state_file(directory, agent, &plan.config).path().to_owned()).collect();
-    for forgotten in StateFile::others(directory, TOLD, &format!("{agent} "), &known) {
-        let Ok(Found::State(records)) = forgotten.load::<Vec<KeptTold>>() else { continue };
-        let raised =
-            records.iter().flat_map(|kept| &kept.records).filter(|record| record.notification.is_raised()).count();
-        if raised > 0 {
-            let path = forgotten.path().display().to_string();
-            let way_out = "configure that sink once more to have them cleared there, or remove the file";
-            warn!(path, alarms = raised, way_out, "a receiver that is no longer configured was told of alarms");
-        }
-    }
-}
-
-async fn save(state: StateFile, told: KeptTold) -> Result<(), String> {
-    let saved = tokio::task::spawn_blocking(move || state.save(&[told]));
-    match tokio::time::timeout(SAVE_WITHIN, saved).await {
-        Ok(Ok(saved)) => saved.map_err(|error| describe(&error)),
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err(format!("no answer from state_dir within {}", humantime::format_duration(SAVE_WITHIN))),
-    }
-}
-
 impl Actor for Sink {
     type Context = Context<Self>;
 
@@ -374,7 +308,7 @@ impl Actor for Sink {
             self.parent.do_send(SinkFact::Down(self.plan.config.name.clone(), self.generation));
             return;
         }
-        let told = KeptTold::new(&self.ledger, true, time::now().wall);
+        let told = KeptLog::new(&self.ledger, true, time::now().wall);
         if let Err(error) = self.state.save(&[told]) {
             warn!(problem = describe(&error), "told states cannot be kept; a restart may lose a clear");
         }

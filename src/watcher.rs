@@ -191,8 +191,7 @@ impl Watcher {
         if let Some(again) = again {
             self.look_again(again, ctx);
         }
-        let status = self.config.status(time::now().wall);
-        self.gauges.set_config(status.revision.unwrap_or(0), loaded.config_version);
+        self.gauges.set_config_version(loaded.config_version);
         let needed = plan::names_to_resolve(&loaded, &self.bootstrap.host);
         let unknown = self.names.on_needed(needed);
         // At the start, a slow name service holds up only the tests that need it. Later a test that

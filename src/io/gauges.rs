@@ -20,7 +20,6 @@ pub struct Gauges(Arc<Values>);
 struct Values {
     clock_error_nanos: AtomicU64,
     error_estimate: AtomicU16,
-    config_revision: AtomicU32,
     config_version: AtomicI64,
     steps: AtomicU32,
     sleeps: AtomicU32,
@@ -92,7 +91,6 @@ impl Gauges {
         Readings {
             clock: ClockQuality { synchronised, error: self.clock_error() },
             error_estimate,
-            config_revision: self.config_revision(),
             config_version: self.config_version(),
             steps: self.steps(),
         }
@@ -150,15 +148,9 @@ impl Gauges {
         ErrorEstimate(self.0.error_estimate.load(Ordering::Relaxed))
     }
 
-    /// Written by the watcher: the store's revision (its low 32 bits) and the global document's version.
-    pub fn set_config(&self, revision: u64, version: i64) {
-        self.0.config_revision.store(revision as u32, Ordering::Relaxed);
+    /// Sets the version of the document `config`, which probes in the original's format carry.
+    pub fn set_config_version(&self, version: i64) {
         self.0.config_version.store(version, Ordering::Relaxed);
-    }
-
-    /// The store's revision, its low 32 bits.
-    pub fn config_revision(&self) -> u32 {
-        self.0.config_revision.load(Ordering::Relaxed)
     }
 
     /// The global document's version.

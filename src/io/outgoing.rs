@@ -82,32 +82,25 @@ impl Post {
     /// One turn of a test: a probe of each of its flows. Gives when the last of them had left.
     pub fn send_turn(&mut self, sending: &mut Sending, outlet: &Outlet, flags: u8, now: Now) -> Moment {
         let flows = sending.form().flows.count();
-        let (mut left, mut refused) = (now.moment, 0);
+        let mut left = now.moment;
         for flow in 0..flows {
             // A probe leaves when the one before it has left: one reading of the clock serves both.
-            let sent = self.send(sending, outlet, flow, flags, now.advanced_to(left));
-            left = sent.0;
-            refused += u32::from(!sent.1);
-        }
-        // Probes that never left must not count as lost. The numbers of a turn that left in part are kept, because the
-        // receiver derives a probe's flow from its number.
-        if refused as usize == flows {
-            sending.take_back(refused);
+            left = self.send(sending, outlet, flow, flags, now.advanced_to(left));
         }
         left
     }
 
-    /// Gives when it had left, and whether it did; one that could not even be written counts as if it did.
-    fn send(&mut self, sending: &mut Sending, outlet: &Outlet, index: usize, flags: u8, now: Now) -> (Moment, bool) {
+    /// Sends a probe of one flow. Returns when it had left.
+    fn send(&mut self, sending: &mut Sending, outlet: &Outlet, index: usize, flags: u8, now: Now) -> Moment {
         let Some(len) = sending.write(index, flags, now, &self.readings, &self.keys, &mut self.room) else {
             sending
                 .on_error("this host has no key to sign it with (see `keys` in the document config)".to_owned(), now);
-            return (now.moment, true);
+            return now.moment;
         };
         let form = sending.form();
         let flow = form.flows.get(index);
         let envelope = Envelope { destination: form.destination, source: form.source_address, dscp: flow.dscp };
-        let Some(socket) = outlet.get(usize::from(flow.port)).or(outlet.first()) else { return (now.moment, true) };
+        let Some(socket) = outlet.get(usize::from(flow.port)).or(outlet.first()) else { return now.moment };
         let sent = socket.send(&self.room[..len], &envelope);
         let left = time::moment(Instant::now());
         match &sent {
@@ -115,9 +108,9 @@ impl Post {
             Err(error) => {
                 let cause = describe_send_error(error, envelope.destination);
                 tracing::debug!(test = %sending.plan().test.id, cause, "probe not sent");
-                sending.on_error(cause, now);
+                sending.on_refused(cause, now);
             }
         }
-        (left, sent.is_ok())
+        left
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, TryLockError};
 
@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 use tracing::warn;
 
 use super::causes::describe;
+use crate::pure::time::WallTime;
 
 /// The first line of each file, followed by the SHA-256 of the rest in hex.
 const HEADER: &str = "peerpair-state-1 ";
@@ -146,6 +147,14 @@ impl StateFile {
         self.path.exists() || self.beside("previous").exists()
     }
 
+    /// Returns when the file system changed the file last. A file that is copied or restored gets the time of that.
+    pub fn written(&self) -> Option<WallTime> {
+        let changed = fs::metadata(&self.path).or_else(|_| fs::metadata(self.beside("previous"))).ok()?;
+        let seconds = u64::try_from(changed.ctime()).ok()?;
+        let nanos = u64::try_from(changed.ctime_nsec()).ok()?;
+        Some(WallTime::from_unix_nanos(seconds.saturating_mul(1_000_000_000).saturating_add(nanos)))
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
@@ -172,25 +181,40 @@ impl StateFile {
     }
 }
 
-/// Reads a list that was kept, and says in the log what is wrong with it. `what` it is, and what
+/// Whether the copy that was read is the newest that was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Newest {
+    /// The newest.
+    Yes,
+    /// The newest was damaged, or nothing could be read.
+    No,
+}
+
+/// Reads a list that was kept; an empty one where there is none. Damage is logged: `what` names the list, `loss` what
 /// follows if it is lost.
 pub fn recall<T: DeserializeOwned>(file: &StateFile, what: &str, loss: &str) -> Vec<T> {
+    recall_newest(file, what, loss).0.unwrap_or_default()
+}
+
+/// Reads state that was kept, and returns whether it is the newest. Damage is logged: `what` names the state, `loss`
+/// what follows if it is lost.
+pub fn recall_newest<T: DeserializeOwned>(file: &StateFile, what: &str, loss: &str) -> (Option<T>, Newest) {
     match file.load() {
-        Ok(Found::State(list)) => list,
-        Ok(Found::Nothing) => Vec::new(),
-        Ok(Found::Previous(Some(list), aside)) => {
+        Ok(Found::State(state)) => (Some(state), Newest::Yes),
+        Ok(Found::Nothing) => (None, Newest::No),
+        Ok(Found::Previous(Some(state), aside)) => {
             let aside = aside.display().to_string();
             warn!(what, aside, "kept state was damaged and set aside; going on with the copy before");
-            list
+            (Some(state), Newest::No)
         }
         Ok(Found::Previous(None, aside)) => {
             let aside = aside.display().to_string();
             warn!(what, aside, loss, "kept state was damaged and set aside");
-            Vec::new()
+            (None, Newest::No)
         }
         Err(error) => {
             warn!(what, problem = describe(&error), loss, "kept state cannot be read");
-            Vec::new()
+            (None, Newest::No)
         }
     }
 }

@@ -249,6 +249,7 @@ mod tests {
             delay: Delay { nanos: 0, uncertainty: Duration::ZERO },
             directions: None,
             order: None,
+            unsent: 0,
             send_every: Duration::from_secs(1),
             sent: WallTime::ZERO,
             source_port: 0,

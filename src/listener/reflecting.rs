@@ -64,7 +64,7 @@ impl Listener {
                 test_id: expected.test.id,
                 epoch: now.wall.unix_micros(),
                 send_every: expected.expect_every,
-                config_revision: self.gauges.config_revision(),
+                unsent: 0,
                 clock_error: u32::try_from(self.clock_error.as_nanos()).unwrap_or(u32::MAX),
                 previous_lateness: 0,
             };

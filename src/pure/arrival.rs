@@ -71,6 +71,7 @@ impl AnyProbe {
             },
             directions: None,
             order: None,
+            unsent: 0,
             send_every: Duration::from_secs(1),
             sent,
             source_port: landed.source_port,
@@ -85,6 +86,7 @@ impl AnyProbe {
         match self {
             AnyProbe::Stamp(probe) => Ok(Incoming {
                 order: Some((probe.epoch, probe.sequence)),
+                unsent: probe.unsent,
                 send_every: probe.send_every,
                 // An unsigned stranger must not pause a test.
                 stops: probe.flags & flag::STOPS != 0 && landed.is_trusted,

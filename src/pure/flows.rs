@@ -179,6 +179,21 @@ struct Track {
     source_port: Option<u16>,
     received: u32,
     lost: i64,
+    /// The newest probe's count of sequence numbers whose probes never left the sender.
+    unsent: u32,
+}
+
+/// Fields of a probe that place it in its flow.
+#[derive(Clone, Copy, Debug)]
+pub struct FlowProbe {
+    /// Sequence number; those of one flow are as far apart as there are flows.
+    pub sequence: u32,
+    /// Sequence numbers of the epoch, below this one, whose probes never left the sender.
+    pub unsent: u32,
+    /// One-way delay in nanoseconds.
+    pub delay: i64,
+    /// Source port.
+    pub source_port: u16,
 }
 
 /// One flow, as the snapshot shows it.
@@ -217,8 +232,9 @@ impl Seen {
         }
     }
 
-    /// A probe came. Sequence numbers of one flow are `count` apart.
-    pub fn on_probe(&mut self, sequence: u32, count: usize, delay: i64, source_port: u16, now: Moment) -> InFlow {
+    /// Records a probe of one of `count` flows.
+    pub fn on_probe(&mut self, probe: FlowProbe, count: usize, now: Moment) -> InFlow {
+        let FlowProbe { sequence, unsent, delay, source_port } = probe;
         if self.flows.len() != count {
             self.flows.clear();
             self.flows.resize(count, Track::default());
@@ -227,6 +243,7 @@ impl Seen {
         let track = &mut self.flows[(sequence % apart) as usize];
         (track.last, track.received) = (Some(now), track.received.saturating_add(1));
         track.source_port = Some(source_port);
+        let unsent = unsent.wrapping_sub(std::mem::replace(&mut track.unsent, unsent));
         let Some((newest, previous)) = track.newest else {
             track.newest = Some((sequence, delay));
             return InFlow { overtaken: false, previous: None };
@@ -236,7 +253,8 @@ impl Seen {
             track.lost -= 1;
             return InFlow { overtaken: true, previous: None };
         }
-        track.lost += i64::from(ahead as u32 / apart) - 1;
+        // Which of the flows a probe that never left belonged to is not known: it is taken to be this one.
+        track.lost += (i64::from(ahead as u32 / apart) - 1 - i64::from(unsent)).max(0);
         track.newest = Some((sequence, delay));
         InFlow { overtaken: false, previous: (ahead as u32 == apart).then_some(previous) }
     }
@@ -305,18 +323,19 @@ mod tests {
     #[test]
     fn each_flow_has_an_order_of_its_own() {
         let mut seen = Seen::default();
+        let probe = |sequence, delay| FlowProbe { sequence, unsent: 0, delay, source_port: 0 };
         let at = |millis| Moment::new(Duration::from_millis(millis));
         // Two flows; the second's path is slower, so that its probes are behind the first's.
         for (n, sequence) in [0u32, 2, 1, 4, 3, 6, 5].into_iter().enumerate() {
             let delay = i64::from(sequence) * 10;
-            let place = seen.on_probe(sequence, 2, delay, 0, at(n as u64));
+            let place = seen.on_probe(probe(sequence, delay), 2, at(n as u64));
             assert!(!place.overtaken);
             assert_eq!(place.previous, (sequence > 1).then(|| delay - 20));
         }
         // 8 is lost, 10 comes before a late 8.
-        assert_eq!(seen.on_probe(10, 2, 0, 0, at(8)), InFlow { overtaken: false, previous: None });
+        assert_eq!(seen.on_probe(probe(10, 0), 2, at(8)), InFlow { overtaken: false, previous: None });
         assert_eq!(seen.flows[0].lost, 1);
-        assert!(seen.on_probe(8, 2, 0, 0, at(9)).overtaken);
+        assert!(seen.on_probe(probe(8, 0), 2, at(9)).overtaken);
         assert_eq!(seen.flows[0].lost, 0);
         assert_eq!(seen.dead(at(20), Duration::from_millis(12), at(0)), [false, true]);
     }

@@ -72,8 +72,9 @@ pub struct Probe {
     pub epoch: u64,
     /// The sender's interval; the wire holds whole microseconds.
     pub send_every: Duration,
-    /// The config revision that the sender runs, its low 32 bits.
-    pub config_revision: u32,
+    /// Sequence numbers below this one whose probes never left, because the sender's operating system refused them.
+    /// Counts from 0 in each epoch and wraps. A receiver must not count those probes as lost.
+    pub unsent: u32,
     /// How far the sender's clock may be off, in nanoseconds; saturates.
     pub clock_error: u32,
     /// How late the previous probe left after its timestamp, in nanoseconds.
@@ -160,7 +161,7 @@ impl Probe {
         put(72, &self.epoch.to_be_bytes());
         let send_every = u32::try_from(self.send_every.as_micros()).unwrap_or(u32::MAX);
         put(80, &send_every.to_be_bytes());
-        put(84, &self.config_revision.to_be_bytes());
+        put(84, &self.unsent.to_be_bytes());
         put(88, &self.clock_error.to_be_bytes());
         put(92, &self.previous_lateness.to_be_bytes());
         put(96, &base);
@@ -194,7 +195,7 @@ impl Probe {
             test_id: TestId::from_bytes(test_id),
             epoch: be64(octets, 72),
             send_every: Duration::from_micros(be32(octets, 80).into()),
-            config_revision: be32(octets, 84),
+            unsent: be32(octets, 84),
             clock_error: be32(octets, 88),
             previous_lateness: be32(octets, 92) as i32,
         })
@@ -265,7 +266,7 @@ mod tests {
             test_id: TestId::from_bytes([0xab; 16]),
             epoch: 1_500_000_000_000_000,
             send_every: Duration::from_millis(100),
-            config_revision: 7,
+            unsent: 7,
             clock_error: u32::MAX,
             previous_lateness: -12,
         }

@@ -308,7 +308,7 @@ mod tests {
             test_id: TestId::from_bytes([4; 16]),
             epoch: 1,
             send_every: Duration::from_secs(1),
-            config_revision: 0,
+            unsent: 0,
             clock_error: 1_000_000,
             previous_lateness: 0,
         }

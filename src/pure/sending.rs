@@ -64,8 +64,6 @@ pub struct Readings {
     pub clock: ClockQuality,
     /// The same, as probes carry it.
     pub error_estimate: ErrorEstimate,
-    /// The store's revision, its low 32 bits.
-    pub config_revision: u32,
     /// The fleet's document's version; the original's probes carry it.
     pub config_version: i64,
     /// How often the wall's clock stepped.
@@ -126,6 +124,8 @@ pub struct Sending {
     turn: u32,
     sequence: u32,
     epoch: u64,
+    /// Sequence numbers of this epoch whose probes never left.
+    unsent: u32,
     schedule: Schedule,
     /// The slot that is armed, or has just passed.
     slot: Option<Moment>,
@@ -159,10 +159,19 @@ pub struct Counts {
 #[derive(Debug)]
 struct Answers {
     expectation: Expectation,
-    /// When the last probes left: an answer has to say that it is of one of them.
-    outstanding: Vec<(u32, WallTime)>,
+    /// The last probes: an answer must be the answer to one of them.
+    outstanding: Vec<Outstanding>,
     /// The first number that was sent after the wall clock here was set last.
     stepped_at: Option<u32>,
+}
+
+/// A probe whose answer may be under way.
+#[derive(Clone, Copy, Debug)]
+struct Outstanding {
+    sequence: u32,
+    /// The count of probes that never left, as the probe carried it.
+    unsent: u32,
+    sent: WallTime,
 }
 
 /// Answers to so many probes at least are waited for, and to no more than so many.
@@ -192,6 +201,7 @@ impl Sending {
             health: SenderHealth::new(plan.test.clone(), plan.thresholds, now.moment + plan.startup_grace),
             epoch,
             sequence: 0,
+            unsent: 0,
             lateness: None,
             slot: None,
             turn: 0,
@@ -228,7 +238,7 @@ impl Sending {
         }
         if plan.flows != self.plan.flows {
             // A number tells its flow: they count from the start.
-            (self.epoch, self.sequence) = (epoch, 0);
+            (self.epoch, self.sequence, self.unsent) = (epoch, 0, 0);
         }
         self.health.on_plan(plan.test.clone(), plan.thresholds);
         self.schedule = Schedule::new(plan.send_every, plan.test.id.as_u128());
@@ -324,7 +334,7 @@ impl Sending {
         let probe = self.probe(flow, flags, now, readings);
         if let Some(answers) = &mut self.answers {
             let at = self.sequence as usize % answers.outstanding.len();
-            answers.outstanding[at] = (self.sequence, now.wall);
+            answers.outstanding[at] = Outstanding { sequence: self.sequence, unsent: self.unsent, sent: now.wall };
         }
         self.sequence = self.sequence.wrapping_add(1);
         let room = &mut room[..padded(size, key.is_some())];
@@ -348,7 +358,7 @@ impl Sending {
             test_id: self.form.test_id,
             epoch: self.epoch,
             send_every: self.schedule.every(),
-            config_revision: readings.config_revision,
+            unsent: self.unsent,
             clock_error: u32::try_from(readings.clock.error.as_nanos()).unwrap_or(u32::MAX),
             previous_lateness: self.lateness.unwrap_or(0),
         }
@@ -360,15 +370,16 @@ impl Sending {
         self.counts.sent += 1;
     }
 
-    /// The last probes that were written never left: their numbers are used anew, or the receiver would count them as
-    /// lost.
-    pub fn take_back(&mut self, probes: u32) {
+    /// Records that the operating system refused the probe that was written last. The number stays used, because the
+    /// receiver derives a probe's flow from its number; the probes that follow carry the count of such numbers.
+    pub fn on_refused(&mut self, cause: String, now: Now) {
         if self.form.wire == Wire::Stamp {
-            self.sequence = self.sequence.wrapping_sub(probes);
+            self.unsent = self.unsent.wrapping_add(1);
         }
+        self.on_error(cause, now);
     }
 
-    /// The operating system refused it, or there is no key to sign it with.
+    /// Records that no probe left: the operating system refused it, or there is no key to sign it with.
     pub fn on_error(&mut self, cause: String, now: Now) {
         self.lateness = None;
         self.counts.errors += 1;
@@ -392,7 +403,8 @@ impl Sending {
         changes: &mut Vec<ConditionChange>,
     ) -> Result<(), NotTaken> {
         let answers = self.answers.as_mut().ok_or(NotTaken::Unexpected)?;
-        let (sequence, sent) = answers.outstanding[reply.sequence as usize % answers.outstanding.len()];
+        let Outstanding { sequence, unsent, sent } =
+            answers.outstanding[reply.sequence as usize % answers.outstanding.len()];
         // The wire holds no more than 2^-32 s of a time stamp.
         if sequence != reply.sequence || sent.to_ntp() != reply.sent.to_ntp() {
             return Err(NotTaken::Unasked);
@@ -412,6 +424,7 @@ impl Sending {
             delay: delays.round_trip,
             directions: Some(delays),
             order: Some((self.epoch, sequence)),
+            unsent,
             send_every: self.plan.send_every,
             sent,
             source_port: 0,
@@ -491,12 +504,12 @@ impl Answers {
     }
 
     /// For all probes whose answers may be under way. A power of two, since numbers wrap around.
-    fn room(plan: &SenderPlan) -> Vec<(u32, WallTime)> {
+    fn room(plan: &SenderPlan) -> Vec<Outstanding> {
         let turns = LONGEST_ROUND_TRIP.as_nanos() / plan.send_every.as_nanos().max(1) + 2;
         let probes = usize::try_from(turns).unwrap_or(usize::MAX).saturating_mul(plan.flows.count());
         let room = probes.clamp(*OUTSTANDING.start(), *OUTSTANDING.end()).next_power_of_two();
         // No probe was sent before 1970.
-        vec![(u32::MAX, WallTime::ZERO); room]
+        vec![Outstanding { sequence: u32::MAX, unsent: 0, sent: WallTime::ZERO }; room]
     }
 }
 
@@ -506,5 +519,55 @@ fn padded(size: usize, is_signed: bool) -> usize {
         (0, false) => PROBE_LEN,
         (0, true) => SIGNED_LEN,
         _ => size.clamp(*PADDED_LEN.start(), *PADDED_LEN.end()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pure::flows::CodePoints;
+
+    fn plan() -> Arc<SenderPlan> {
+        let test = Arc::new(TestFacts::example(TestId::from_bytes([7; 16])));
+        let address = SocketAddr::from(([127, 0, 0, 1], 8620));
+        Arc::new(SenderPlan {
+            test,
+            source: Source { address, interface: None },
+            source_address: None,
+            destination: address,
+            send_every: Duration::from_secs(1),
+            thresholds: Thresholds::in_a_row(3, 3),
+            startup_grace: Duration::ZERO,
+            max_pause: Duration::ZERO,
+            wire: Wire::Stamp,
+            flows: Flows { ports: 2, dscp: CodePoints::of(&[0]), size: None },
+            keys: None,
+            answers: None,
+        })
+    }
+
+    #[test]
+    fn probes_after_a_refused_one_carry_the_count_of_refused_ones() {
+        let now = Now { moment: Moment::new(Duration::from_secs(1)), wall: WallTime::from_unix_nanos(1) };
+        let mut sending = Sending::new(plan(), now, 1);
+        let readings = Readings {
+            clock: ClockQuality::UNKNOWN,
+            error_estimate: ErrorEstimate::encode(ClockQuality::UNKNOWN),
+            config_version: 0,
+            steps: 0,
+        };
+        let (keys, mut room) = (KeyRing::default(), [0; *PADDED_LEN.end()]);
+        let mut written = |sending: &mut Sending, flow| {
+            let len = sending.write(flow, 0, now, &readings, &keys, &mut room).unwrap();
+            let probe = Probe::decode(&room[..len]).unwrap();
+            (probe.sequence, probe.flow, probe.unsent)
+        };
+        assert_eq!(written(&mut sending, 0), (0, 0, 0));
+        sending.on_sent(Duration::ZERO);
+        assert_eq!(written(&mut sending, 1), (1, 1, 0));
+        sending.on_refused("message too long".to_owned(), now);
+        assert_eq!(written(&mut sending, 0), (2, 0, 1));
+        sending.on_refused("message too long".to_owned(), now);
+        assert_eq!(written(&mut sending, 1), (3, 1, 2));
     }
 }

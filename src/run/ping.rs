@@ -163,7 +163,7 @@ impl<'a> Run<'a> {
             test_id: self.test_id,
             epoch: self.epoch,
             send_every: self.arguments.interval,
-            config_revision: 0,
+            unsent: 0,
             clock_error: u32::try_from(self.clock.error.as_nanos()).unwrap_or(u32::MAX),
             previous_lateness: 0,
         };

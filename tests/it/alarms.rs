@@ -29,7 +29,7 @@ pub fn probe(n: u8, sequence: u32, age: Duration) -> [u8; 108] {
         test_id: id(n).parse().unwrap(),
         epoch: 1,
         send_every: Duration::from_millis(100),
-        config_revision: 1,
+        unsent: 1,
         clock_error: u32::MAX,
         previous_lateness: 0,
     }

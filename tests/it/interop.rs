@@ -25,7 +25,7 @@ fn probe() -> Probe {
         test_id: TestId::from_bytes([0xab; 16]),
         epoch: 1_700_000_000_000_000,
         send_every: Duration::from_millis(100),
-        config_revision: 7,
+        unsent: 7,
         clock_error: 1_000_000,
         previous_lateness: 900,
     }

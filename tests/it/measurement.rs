@@ -296,7 +296,7 @@ impl Hand {
             test_id: self.test_id,
             epoch: 1,
             send_every: Duration::from_millis(100),
-            config_revision: 0,
+            unsent: 0,
             clock_error: u32::try_from(claimed.as_nanos()).unwrap(),
             previous_lateness: 0,
         };

@@ -40,7 +40,7 @@ fn a_probe_is_as_the_design_says_and_the_last_one_says_goodbye() {
     assert_eq!((first.sequence, first.flags & flag::STOPS), (0, 0));
     assert_eq!(first.test_id.to_string(), id(1));
     assert_eq!(first.send_every, Duration::from_millis(100));
-    assert_eq!(first.config_revision, 1);
+    assert_eq!(first.unsent, 0);
     assert!(first.ssid != 0 && source.starts_with(&from), "{source}");
     let (second, same_source) = next_probe(&socket);
     assert_eq!((second.sequence, second.epoch, same_source), (1, first.epoch, source));

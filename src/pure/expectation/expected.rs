@@ -104,6 +104,8 @@ pub struct Incoming {
     pub directions: Option<Delays>,
     /// The sender's epoch and its sequence number; the original's probes have none.
     pub order: Option<(u64, u32)>,
+    /// Sequence numbers of the epoch, below this one, whose probes never left the sender.
+    pub unsent: u32,
     /// The sender's interval.
     pub send_every: Duration,
     /// When it was sent, by the sender's clock.

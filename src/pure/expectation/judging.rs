@@ -6,6 +6,7 @@ use super::{Expectation, Expected, Incoming, LastDelay, Previous};
 use crate::pure::alarm::{Cause, ConditionChange, Direction, Kind};
 use crate::pure::clock_error::{Delay, DelayLimits, DelayVerdict};
 use crate::pure::condition::{Sample, State};
+use crate::pure::flows::FlowProbe;
 use crate::pure::loss_window::Rate;
 use crate::pure::statistics::Event;
 use crate::pure::status::Role;
@@ -108,7 +109,9 @@ impl Expectation {
                 if watch.seen.count() == 0 {
                     watch.begun = watch.begun.max(now);
                 }
-                let place = watch.seen.on_probe(sequence, count, nanos, incoming.source_port, now);
+                let (unsent, source_port) = (incoming.unsent, incoming.source_port);
+                let probe = FlowProbe { sequence, unsent, delay: nanos, source_port };
+                let place = watch.seen.on_probe(probe, count, now);
                 if place.overtaken {
                     self.reordered += 1;
                     self.statistics.on_event(Event::Reordered, now);

@@ -31,6 +31,8 @@ struct Stream {
     /// Nobody was here to take what came before the next probe.
     was_unheard: bool,
     window: SequenceWindow,
+    /// The newest probe's count of sequence numbers whose probes never left.
+    unsent: u32,
 }
 
 /// What a probe is to its stream.
@@ -98,7 +100,15 @@ impl Streams {
             let (epoch, newest) = newest(id)?;
             let window = SequenceWindow::all_seen(newest);
             // A replay was sent before this process began.
-            Some(Stream { epoch, window, last: now.moment, sent: now.wall, stopped: false, was_unheard: true })
+            Some(Stream {
+                epoch,
+                window,
+                last: now.moment,
+                sent: now.wall,
+                stopped: false,
+                was_unheard: true,
+                unsent: 0,
+            })
         };
         match any_of {
             None => self.own = remembered(own),
@@ -139,7 +149,8 @@ impl Streams {
                 let mut window = SequenceWindow::default();
                 window.on_sequence(sequence);
                 let (stopped, sent) = (incoming.stops, incoming.sent);
-                let begun = Stream { epoch, window, last: now, sent, stopped, was_unheard: false };
+                let begun =
+                    Stream { epoch, window, last: now, sent, stopped, was_unheard: false, unsent: incoming.unsent };
                 match terms.any_of {
                     None => self.own = Some(begun),
                     Some(_) => {
@@ -153,7 +164,9 @@ impl Streams {
         let is_later = incoming.sent > stream.sent;
         match stream.window.on_sequence(sequence) {
             Arrival::InOrder => {
+                let unsent = incoming.unsent.wrapping_sub(std::mem::replace(&mut stream.unsent, incoming.unsent));
                 let missing = sequence.wrapping_sub(before.unwrap_or(sequence)).saturating_sub(1);
+                let missing = missing.saturating_sub(unsent);
                 let most = sent_within(now.since(stream.last), incoming.send_every, terms.flows);
                 (stream.last, stream.stopped) = (now, incoming.stops);
                 stream.sent = stream.sent.max(incoming.sent);
@@ -183,6 +196,7 @@ impl Stream {
         self.window = SequenceWindow::default();
         self.window.on_sequence(sequence);
         (self.last, self.sent, self.stopped) = (incoming.received.moment, incoming.sent, incoming.stops);
+        self.unsent = incoming.unsent;
         Place::First
     }
 }

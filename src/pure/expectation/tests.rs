@@ -102,6 +102,7 @@ fn delayed(millis: u64, sequence: u32, delay: i64) -> Incoming {
         delay: Delay { nanos: delay * 1_000_000, uncertainty: Duration::ZERO },
         directions: None,
         order: Some((1, sequence)),
+        unsent: 0,
         send_every: EVERY / 2,
         // In the order of the numbers: a duplicate was sent when the first of its number was.
         sent: WallTime::from_unix_nanos(1_000_000_000_000 + u64::from(sequence)),
@@ -114,6 +115,28 @@ fn delayed(millis: u64, sequence: u32, delay: i64) -> Incoming {
         dscp: None,
         dropped: 0,
     }
+}
+
+#[test]
+fn probes_that_never_left_are_not_lost_and_those_among_them_that_were_lost_are() {
+    let flows = Flows { ports: 4, dscp: CodePoints::of(&[0]), size: None };
+    let mut expectation = Tested::new(with(Manner { flows, ..manner() }), at(0));
+    let mut unsent = 0;
+    for sequence in 0..400 {
+        // The second flow is refused at its sender for all turns but the last.
+        if sequence % 4 == 1 && sequence < 396 {
+            unsent += 1;
+            continue;
+        }
+        // A whole turn is lost on the way.
+        if (200..204).contains(&sequence) {
+            continue;
+        }
+        expectation.on_probe(&Incoming { unsent, ..probe(1_000 + u64::from(sequence), sequence) });
+    }
+    assert_eq!(expectation.statistics(at(2_000).moment).total.lost, 3);
+    let lost: Vec<u64> = expectation.flows().iter().map(|flow| flow.lost).collect();
+    assert_eq!(lost[1], 0, "{lost:?}");
 }
 
 /// As if the receiver's clock had been set by so much.
