@@ -1,6 +1,7 @@
-//! How fast a change comes into force among many tests, and how a fleet comes back after a restart of
-//! etcd. Needs `etcd` (Debian: etcd-server). Run with `cargo bench`, or with `change` or `watchers` behind
-//! `cargo bench --bench config_plane --` for one of the two.
+//! Benchmarks of the config plane: the time until a change to one test among many takes effect, and the return of a
+//! fleet's watchers after a restart of etcd. They need `etcd` (Debian package etcd-server).
+//!
+//! Run both with `cargo bench --bench config_plane`; append `-- change` or `-- watchers` to select one of them.
 
 #![expect(clippy::print_stdout, reason = "what was measured is printed")]
 
@@ -16,15 +17,15 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
-/// Tests of the one host.
+/// Number of tests that the store holds for the one measured host `b`.
 const TESTS: u32 = 20_000;
-/// Changes whose way is timed.
+/// Number of document changes whose time until the first probe is measured; odd, so that the median is one of them.
 const CHANGES: usize = 31;
-/// Watchers of the one etcd.
+/// Number of watchers that follow the one etcd at the same time, each for a host of its own.
 const WATCHERS: usize = 1_000;
-/// How long etcd is away.
+/// Time for which etcd stays stopped before it is restarted.
 const AWAY: Duration = Duration::from_secs(5);
-/// Nothing here takes longer unless it is broken.
+/// Upper limit of every wait in this benchmark; a healthy run never reaches it.
 const DEADLINE: Duration = Duration::from_secs(120);
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
@@ -112,7 +113,7 @@ impl Etcd {
     }
 }
 
-/// Kilobytes of memory in use.
+/// Returns the resident memory of a process in kilobytes, read from `/proc/<process>/status`.
 fn resident(process: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap_or_default();
@@ -127,7 +128,7 @@ fn test(n: u32, to: &str, send_every: &str) -> String {
     .to_string()
 }
 
-/// From the write of one test among many to its first probe at its new destination.
+/// Measures the time from the write of one changed test, among many, to its first probe at the new destination.
 async fn change() -> Outcome<()> {
     let etcd = Etcd::start().await?;
     let (sockets, sink) =
@@ -156,7 +157,7 @@ async fn change() -> Outcome<()> {
     arrived(&sockets[0])?;
     let mut times = Vec::new();
     for n in 1..=CHANGES {
-        // Whatever else is to be done after a change is over.
+        // Let the agent finish the work that follows the previous change.
         sleep(Duration::from_millis(1500)).await;
         let socket = &sockets[n % 2];
         socket.set_nonblocking(true)?;
@@ -178,7 +179,8 @@ async fn change() -> Outcome<()> {
     Ok(())
 }
 
-/// How watchers come back after etcd was killed and started again.
+/// Measures how quickly watchers receive events again after etcd was killed and restarted, and the memory per
+/// watcher.
 async fn watchers() -> Outcome<()> {
     let mut etcd = Etcd::start().await?;
     let documents = (0..WATCHERS as u32).map(|n| (format!("tests/h{n}/x"), test(n, "127.0.0.1:9", "1s")));

@@ -1,6 +1,8 @@
-//! What sending and receiving probes costs, beside the bare socket, in one run: ratios are what counts.
+//! Benchmarks of sending and receiving probes, measured alternately with a bare socket in the same run: the ratios
+//! are the results that can be compared between runs and machines.
 //!
-//! `cargo bench --bench measurement -- [send|receive|sign|memory|agent|flood]`; without a word, all of them.
+//! Run with `cargo bench --bench measurement -- [send|receive|sign|memory|agent|flood]`; without an argument, all of
+//! them run.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark prints and may fail")]
 
@@ -41,15 +43,16 @@ use peerpair::sender::{self, Sender};
 
 const TESTS: usize = 100_000;
 const EVERY: Duration = Duration::from_secs(1);
-/// Once through all tests, and a half.
+/// Time to settle before a measurement: one and a half send intervals, so that every test has sent at least once.
 const SETTLE: Duration = Duration::from_millis(1500);
-/// Between two probes of a test there is this and a second, which has to be less than `expect_every`: nothing is missed.
+/// Time per turn for which the bare socket receives the probes instead of the listener. With the interval of one
+/// second, at most 1.9 s pass between two probes of a test: less than `expect_every`, so that no probe is missing.
 const PAUSE: Duration = Duration::from_millis(900);
 const MEASURED: Duration = Duration::from_secs(2);
 const TURNS: usize = 9;
 
-/// Runs this on a core of its own; what sends to it stays on another: whether a datagram lies in this core's cache
-/// would decide more than anything else.
+/// Runs a benchmark on core 1, while its traffic generator stays on core 0: whether a datagram lies in this core's
+/// cache would otherwise affect the result more than anything else.
 fn on_a_core(run: fn()) {
     let there = move || {
         stay_on(1);
@@ -85,7 +88,7 @@ fn main() {
     }
     if runs("memory") {
         println!("memory per test, {TESTS} tests, with what the plan holds of them:");
-        // What was freed before would be used again, and not counted.
+        // Run every part in a process of its own: memory freed by an earlier part would be reused and not counted.
         for part in ["memory-of-expectations", "memory-of-senders"] {
             Command::new(std::env::current_exe().unwrap()).arg(part).status().unwrap();
         }
@@ -165,7 +168,7 @@ fn gauges() -> Gauges {
     gauges
 }
 
-/// Stands for the watcher.
+/// Stand-in for the watcher: receives the facts of listeners, senders and pacers, and discards them.
 struct Parent;
 
 impl Actor for Parent {
@@ -187,7 +190,7 @@ impl Handler<PacerFact> for Parent {
     fn handle(&mut self, _: PacerFact, _: &mut Self::Context) {}
 }
 
-/// CPU of this thread so far.
+/// Returns the CPU time, user and system, that this thread has used so far.
 fn cpu() -> Duration {
     let usage = getrusage(UsageWho::RUSAGE_THREAD).unwrap();
     let both = usage.user_time().num_microseconds() + usage.system_time().num_microseconds();
@@ -198,7 +201,7 @@ fn per(cpu: Duration, count: u64) -> f64 {
     cpu.as_nanos() as f64 / count.max(1) as f64
 }
 
-/// A socket that nobody reads: what is sent to it is thrown away when it is full.
+/// Opens a socket that is never read: the kernel drops what is sent to it once its buffer is full.
 fn hole() -> (UdpSocket, SocketAddr) {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = socket.local_addr().unwrap();
@@ -216,7 +219,8 @@ fn bare_send(count: u64) -> f64 {
     per(cpu() - before, count)
 }
 
-/// The bare socket and the agent's own path, turn by turn.
+/// Costs per probe in nanoseconds of the bare socket (`floor`) and of the agent's own code (`own`), measured in
+/// turns.
 #[derive(Default)]
 struct Turns {
     floor: Vec<f64>,
@@ -224,7 +228,8 @@ struct Turns {
 }
 
 impl Turns {
-    /// What else runs on the machine comes and goes: a ratio is of one turn and the next.
+    /// Returns the least, the median and the greatest ratio of own cost to floor. Each ratio compares two adjacent
+    /// measurements, because the load by other programs on the machine varies.
     fn ratio(&self) -> (f64, f64, f64) {
         let mut ratios: Vec<f64> = self.floor.iter().zip(&self.own).map(|(floor, own)| own / floor).collect();
         ratios.sort_by(f64::total_cmp);
@@ -248,7 +253,8 @@ fn median(all: &[f64]) -> f64 {
     all[all.len() / 2]
 }
 
-/// All senders and their pacer, on this thread; gives CPU per probe, and how long they took to start.
+/// Measures all senders and their pacer on this thread; returns the CPU time per probe, and the time that the senders
+/// took to start.
 fn paced_send(keys: Option<KeyChoice>) -> (Turns, Duration) {
     let (_hole, to) = hole();
     System::new().block_on(async {
@@ -274,7 +280,7 @@ fn paced_send(keys: Option<KeyChoice>) -> (Turns, Duration) {
     })
 }
 
-/// Senders of these plans, enrolled with a pacer of their own.
+/// Starts one sender actor for each of the plans, enrolled with a pacer that they share.
 fn senders(
     plans: impl IntoIterator<Item = Arc<SenderPlan>>,
     outlet: &Arc<[Arc<Socket>]>,
@@ -325,9 +331,10 @@ fn probe(test_id: TestId, sequence: u32) -> Probe {
     }
 }
 
-/// Sends probes of all tests in turn from a thread of its own, at a rate, to one of two addresses.
+/// Traffic generator: sends probes of all tests in turn, at a fixed rate, from a thread of its own, to one of two
+/// addresses.
 struct Traffic {
-    /// Which of them.
+    /// Index of the address that receives the probes now, or `NOBODY` to end the thread.
     to: Arc<AtomicUsize>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
@@ -335,7 +342,8 @@ struct Traffic {
 const NOBODY: usize = usize::MAX;
 
 impl Traffic {
-    /// With `scattered`, they say that they were sent ten microseconds to a second earlier: all that a network can do.
+    /// Starts the thread. With `scattered`, the probes' timestamps lie ten microseconds to one second in the past,
+    /// distributed logarithmically: the widest range of delays that a network can produce.
     fn start(to: [SocketAddr; 2], rate: f64, key: Option<Key>, scattered: bool) -> Self {
         let ids: Vec<TestId> = (0..TESTS).map(|n| facts(n).id).collect();
         let wanted = Arc::new(AtomicUsize::new(0));
@@ -355,7 +363,8 @@ impl Traffic {
                 }
                 let due = (begun.elapsed().as_secs_f64() * rate) as u64;
                 while sent < due {
-                    // Each of the two sees numbers without a gap.
+                    // Number the probes to every address separately, so that both addresses receive consecutive
+                    // sequence numbers.
                     let n = places[place];
                     let mut probe = probe(ids[n as usize % TESTS], (n / TESTS as u64) as u32);
                     if scattered {
@@ -386,7 +395,8 @@ impl Drop for Traffic {
     }
 }
 
-/// Reads what comes in batches, with the same control messages, looked at as often as a busy listener does.
+/// Receives datagrams in batches with the control messages that a listener requests, and polls as often as a busy
+/// listener.
 fn bare_receive(socket: &Socket, batch: &mut Batch, during: Duration) -> f64 {
     let (begun, before, mut count) = (Instant::now(), cpu(), 0u64);
     while begun.elapsed() < during {
@@ -445,7 +455,7 @@ fn receive() {
     listened(Some(KeyChoice::Fleet)).print("the same, signed");
 }
 
-/// What a signature adds to writing and to checking a probe, without anything around it.
+/// Measures the cost that a signature adds to encoding and to verifying one probe, without any input or output.
 fn sign() {
     const ROUNDS: u64 = 2_000_000;
     let key = Key::new(1, [7; 32]);
@@ -475,13 +485,14 @@ fn sign() {
     );
 }
 
-/// Octets of memory that this process has.
+/// Returns the resident memory of this process in octets, for pages of 4096 octets.
 fn resident() -> usize {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
     statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
 }
 
-/// With histograms that are as large as a network can make them at a probe a second.
+/// Prints the memory per receive session, with histograms as large as a network can make them at one probe per
+/// second.
 fn memory_of_expectations() {
     System::new().block_on(async {
         let parent = Parent.start();
@@ -489,10 +500,10 @@ fn memory_of_expectations() {
         let to = socket.local();
         let _source = Traffic::start([to, to], TESTS as f64, None, true);
         let before = resident();
-        // What an alarm says of a delay that is too long would be counted, too.
+        // Without a latency limit, no latency alarm is raised, whose text would be counted too.
         let patient = Manner { limits: DelayLimits { max_latency: None, ..limits() }, ..manner(None) };
         let _listener = listener(socket, patient, &parent);
-        // Of every period something is over by then.
+        // After 370 s, at least one slice of every statistics interval has ended and is archived.
         tokio::time::sleep(Duration::from_secs(370)).await;
         println!("  expectation          {:6} octets", (resident() - before) / TESTS);
     });
@@ -510,10 +521,10 @@ fn memory_of_senders() {
     });
 }
 
-/// A process that ends with this one.
+/// Agent process that is killed when this value is dropped.
 struct Running {
     child: Child,
-    /// When it had its documents.
+    /// Time at which the agent had read its documents.
     connected: Instant,
     _directory: tempfile::TempDir,
 }
@@ -525,7 +536,7 @@ impl Drop for Running {
     }
 }
 
-/// The whole agent with tests that it sends to itself.
+/// Starts a whole agent with N tests that it sends to itself, and waits until its store is connected.
 fn run_agent(tests: usize) -> Running {
     let directory = tempfile::tempdir().unwrap();
     let documents = directory.path().join("documents/tests/a");
@@ -549,7 +560,7 @@ fn run_agent(tests: usize) -> Running {
     Running { child, connected, _directory: directory }
 }
 
-/// CPU and memory of another process.
+/// Returns the CPU time that another process has used so far, and its resident memory in octets.
 fn usage_of(child: &Child) -> (Duration, usize) {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
@@ -557,7 +568,8 @@ fn usage_of(child: &Child) -> (Duration, usize) {
     (Duration::from_millis(ticks * 10), fields[21].parse::<usize>().unwrap() * 4096)
 }
 
-/// What a whole agent costs: sending and receiving, alarms, and a look at the clock each second.
+/// Measures the CPU time and memory of a whole agent: sending, receiving, the alarm engine, and the clock check each
+/// second.
 fn agent() {
     for (tests, wait, during) in [(100, 30, 60), (20_000, 30, 20), (TESTS, 60, 20)] {
         let running = run_agent(tests);
@@ -588,7 +600,7 @@ fn agent() {
     }
 }
 
-/// A flood of strangers' datagrams at a listener: when does a test that falls silent go down?
+/// Measures how late a timeout is detected while two threads flood the listener with datagrams that are not probes.
 fn flood() {
     const SILENT_AFTER: Duration = Duration::from_millis(1500);
     static DOWN: AtomicU64 = AtomicU64::new(0);

@@ -1,8 +1,8 @@
-//! The alarm actor: every violation and every clear, what is true now, and what of it is to be told.
+//! The alarm actor: takes in violations and clears, derives the alarms that are raised, and passes them to the sinks.
 //!
-//! It owns the situation, the silences, on disk too, and the sinks, and rebuilds them with back-off. It stops when the supervisor
-//! says so, after its sinks, or when it panics; the supervisor rebuilds it, and listeners and
-//! senders report every condition anew.
+//! It owns the alarm engine, the silences (in memory and on disk), and the sinks, which it rebuilds with back-off. It
+//! stops on `Stop`, after its sinks have stopped, or when it panics. The supervisor rebuilds it; listeners and
+//! senders then report every condition again.
 
 mod requests;
 
@@ -34,12 +34,14 @@ use crate::pure::time::Moment;
 use crate::sink::{self, Beginning, Greeting, Sink, warn_of_forgotten};
 use crate::tree::Children;
 
-/// More alarms than this are counted in the snapshot; all of them are in `/api/alarms`.
+/// Greatest number of alarms in a status snapshot; alarms beyond it are only counted there, and `/api/alarms` lists
+/// all of them.
 const MOST_SHOWN: usize = 1000;
-/// What the file of silences is called.
+/// Name of the state file that holds the silences.
 const SILENCES: &str = "silences";
 
-/// See the module.
+/// Actor that owns the alarm engine and the sinks; the module documentation describes when it stops and who restarts
+/// it.
 pub struct Alarm {
     identity: Identity,
     state_dir: PathBuf,
@@ -49,40 +51,41 @@ pub struct Alarm {
     silences: StateFile,
     plan: AlarmPlan,
     timer: Option<(Moment, SpawnHandle)>,
-    /// The last word on which alarms can still be.
+    /// Latest message about which alarms can still exist; `None` until the documents were read.
     retain: Option<Retain>,
     sinks: Children<String, Sink>,
-    /// Sinks that were taken away and have their receiver's last word still to tell, by receiver.
+    /// Sinks that were removed and still have clears to deliver, by receiver.
     leaving: BTreeMap<String, (Addr<Sink>, Generation)>,
-    /// What those sinks were told to be.
+    /// Plan that each sink was last given, by the name of the sink.
     adopted: BTreeMap<String, SinkPlan>,
-    /// Receivers that know that this agent has started.
+    /// Receivers that were already notified of the start of this agent.
     greeted: BTreeSet<String>,
-    /// Only at the start: an alarm actor that is rebuilt has done so.
+    /// Set at the start of the agent only: clears under former host names are sent once, not by a rebuilt alarm
+    /// actor.
     clears_former_names: bool,
     observed: BTreeMap<String, SinkStatus>,
     stopping: bool,
     span: Span,
 }
 
-/// What an alarm actor begins with.
+/// Constructor arguments of an alarm actor.
 pub struct Setting {
-    /// Who speaks.
+    /// Identity of this agent, which outbound messages name as their origin.
     pub identity: Identity,
-    /// What is told whom as long as nothing else is known.
+    /// Alarm plan of the bootstrap; its rules apply, but no sinks are started until `Tell` brings a plan.
     pub plan: AlarmPlan,
-    /// Where told states are kept.
+    /// Directory that holds the notification logs of the sinks, and the silences.
     pub state_dir: PathBuf,
-    /// The supervisor.
+    /// Supervisor that receives the status of this actor and the report of its end.
     pub parent: Recipient<AlarmFact>,
-    /// Which of its name this is.
+    /// Generation of this actor, by which the supervisor distinguishes it from predecessors of the same name.
     pub generation: Generation,
-    /// The receivers (see `SinkConfig::receiver`) that know already that this agent has started.
+    /// Receivers (see `SinkConfig::receiver`) that were already notified of the start of this agent.
     pub greeted: BTreeSet<String>,
 }
 
 impl Alarm {
-    /// An alarm actor that knows of nothing and tells nobody yet.
+    /// Creates an alarm actor without alarms and without sinks, and loads the silences from disk.
     pub fn new(setting: Setting) -> Self {
         let span = info_span!("alarm");
         let _entered = span.clone().entered();
@@ -111,7 +114,7 @@ impl Alarm {
         }
     }
 
-    /// Tells the sinks, and sets the timer for when time alone will change something.
+    /// Passes changed alarms to all sinks, and sets the timer for the next change that time alone will cause.
     fn spread(&mut self, changed: Vec<Standing>, ctx: &mut Context<Self>) {
         for standing in changed {
             let damping = self.situation.damping(&standing.notification.key);
@@ -163,12 +166,12 @@ impl Alarm {
             let name = sink.config.name.clone();
             match self.adopted.get(&name) {
                 Some(before) if *before == sink => {}
-                // Another receiver under the same name knows nothing of what this one was told.
+                // Another receiver under the same name was not notified of what this one was notified of.
                 Some(before) if before.config.receiver() != sink.config.receiver() => {
                     self.part_from(&name, ctx);
                     self.start_sink(sink, ctx);
                 }
-                // One that waits to be rebuilt will be rebuilt as it is planned then.
+                // A sink that is about to be rebuilt gets the new plan at that time.
                 Some(_) => {
                     self.adopted.insert(name.clone(), sink.clone());
                     if let Some(addr) = self.sinks.get(&name).cloned() {
@@ -181,7 +184,8 @@ impl Alarm {
         }
     }
 
-    /// First what a sink may have told in vain, then what is true.
+    /// Brings a new sink up to date: first which alarms can still exist, so that others are cleared, then the current
+    /// alarms.
     fn instruct(&self, addr: &Addr<Sink>) {
         if let Some(retain) = &self.retain {
             addr.do_send(self.retained(retain));
@@ -189,7 +193,7 @@ impl Alarm {
         self.teach(addr);
     }
 
-    /// The alarms of groups can be too, and so can what is known to be.
+    /// Adds to the inventory the alarms of groups, and every alarm that is raised now.
     fn retained(&self, retain: &Retain) -> Retain {
         let mut retain = retain.clone();
         retain.possible.extend(self.situation.group_keys());
@@ -197,9 +201,9 @@ impl Alarm {
         retain
     }
 
-    /// A sink that is taken away tells its receiver the last of it, and ends by itself.
+    /// Removes a sink. Its actor still delivers the clears to its receiver, and then ends by itself.
     fn part_from(&mut self, name: &str, ctx: &mut Context<Self>) {
-        // One that waits to be rebuilt is rebuilt for it: its file knows what was told.
+        // A sink that is about to be rebuilt is rebuilt now, since its state file holds what was notified.
         if let Some(plan) = self.adopted.get(name).filter(|_| !self.sinks.contains(&name.to_owned())).cloned() {
             self.start_sink(plan, ctx);
         }
@@ -212,7 +216,7 @@ impl Alarm {
         sink.do_send(Adopt(SinkPlan { manner, parting, config: before.config }));
     }
 
-    /// What one sink has told, another of the same receiver has to know.
+    /// Passes the notification log of a sink that was removed to another sink of the same receiver.
     fn hand_over(&self, before: &SinkConfig, records: Vec<ToldRecord>) {
         let heirs = self.plan.sinks.iter().filter(|sink| sink.manner.scope == Scope::All);
         let heir = heirs.map(|sink| &sink.config).find(|config| config.tells_the_same_as(before));
@@ -223,7 +227,7 @@ impl Alarm {
 
     fn start_sink(&mut self, plan: SinkPlan, ctx: &mut Context<Self>) {
         let name = plan.config.name.clone();
-        // One that is still about to leave knows best what its receiver was told.
+        // A sink that is still leaving has the current notification log of this receiver, so it is kept.
         if let Some((addr, generation)) = self.leaving.remove(&plan.config.receiver()) {
             addr.do_send(Adopt(plan.clone()));
             self.instruct(&addr);
@@ -232,7 +236,7 @@ impl Alarm {
             return;
         }
         let generation = self.sinks.next_generation();
-        // Whoever is named later learns nothing by being told that the agent started long ago.
+        // A receiver that is added later is not notified of a start that is long past.
         let starting = self.retain.is_none() && self.greeted.insert(plan.config.receiver());
         let greeting = if starting { Greeting::ColdStart } else { Greeting::None };
         let sink = Sink::new(Beginning {
@@ -379,7 +383,7 @@ impl Handler<Observe> for Alarm {
     fn handle(&mut self, _: Observe, ctx: &mut Self::Context) {
         self.look_up(ctx);
         self.sinks.iter().for_each(|sink| sink.do_send(Observe::Briefly));
-        // Sinks have answered by then; what they say goes up together.
+        // The sinks have reported by then, so that one message carries the status of all.
         ctx.run_later(time::until_next(pace::LONGEST), |alarm, _| {
             alarm.parent.do_send(AlarmFact::Observed(Box::new(AlarmStatus {
                 alarms: worst(&alarm.situation),
@@ -405,7 +409,7 @@ impl Handler<Stop> for Alarm {
     }
 }
 
-/// The first of the alarms that stand, in the order in which people read them.
+/// Returns the raised alarms that come first in display order, at most `MOST_SHOWN`, without sorting them.
 fn worst(situation: &Situation) -> Vec<Standing> {
     let now = time::now();
     let mut raised: Vec<Standing> = situation.raised().map(|alarm| situation.standing(alarm, now)).collect();
@@ -416,7 +420,8 @@ fn worst(situation: &Situation) -> Vec<Standing> {
     raised
 }
 
-/// The alarms of tests that stand and are not told themselves: rules of others are to respect that, too.
+/// Returns the raised alarms of tests that are suppressed, with the reason, so that the metrics let external alerting
+/// rules respect it.
 fn suppressed(situation: &Situation) -> Vec<(Arc<TestFacts>, Kind, &'static str)> {
     let now = time::now();
     let of_tests = situation.raised().filter(|alarm| alarm.key.test().is_some());

@@ -1,4 +1,6 @@
-//! The command line.
+//! The command line: every subcommand and option of `peerpair`, declared with clap. [`Cli`] is the parsed command;
+//! [`Cli::execute`] runs it and returns the exit code. Doc comments on its variants and fields are the text of
+//! `--help`.
 
 use std::path::PathBuf;
 
@@ -10,7 +12,7 @@ use crate::io::log;
 use crate::pure::time::WallTime;
 use crate::run::{self, EXIT_FAILURE};
 
-/// Tests the network between the hosts of a fleet, one way at a time: the receiver is the judge.
+/// Tests the network between the hosts of a fleet, one direction at a time: the receiver is the judge
 #[derive(Debug, Parser)]
 #[command(name = "peerpair", version, arg_required_else_help = true)]
 pub struct Cli {
@@ -22,118 +24,119 @@ pub struct Cli {
 enum Command {
     /// Run the agent until SIGTERM or SIGINT; SIGHUP reads the bootstrap file again
     Run(Run),
-    /// Dry run: say everything that is wrong and what this host would do; bind and send nothing
+    /// Dry run: report every problem in the configuration and the work that this host would do; bind and send nothing
     ///
     /// Exit codes: 0 good, 78 findings, 1 the store could not be read.
     CheckConfig(CheckConfig),
-    /// Keep alarms of a running agent from being raised for a while; their clears are told all the same
+    /// Mute the raises of matching alarms of a running agent for a limited time; their clears are still notified
     #[command(subcommand)]
     Silence(Silence),
-    /// Say what keeps an agent on this host from working, and what to do: the store, the sinks, the
+    /// Report problems that keep an agent on this host from working, each with its fix: the store, the sinks, the
     /// clock, sockets and capabilities
     ///
-    /// Exit codes: 0 nothing does, 1 something does, 78 findings in the bootstrap file.
+    /// Exit codes: 0 no errors found, 1 errors found, 78 findings in the bootstrap file.
     Doctor(Doctor),
-    /// List which agent runs which revision, which rejected what, and which is silent
+    /// List all agents with the revision that each runs, the documents that it rejected, and whether it is silent
     ///
-    /// Exit codes: 0 all run the newest documents, 1 some do not.
+    /// Exit codes: 0 all agents run the newest documents, 1 some do not.
     Rollout(Rollout),
-    /// Write the documents of the store into a directory, which is also the form of a back-up
+    /// Write the documents of the store into a directory, which can also serve as a backup
     Export(Transfer),
     /// Write the documents of a directory into the store
     Import(Transfer),
-    /// Send probes to a host that answers them (STAMP, RFC 8762) and say what comes back
+    /// Send probes to a host that answers them (STAMP, RFC 8762) and print each answer
     ///
-    /// An agent answers probes that are signed with one of its keys; others it answers only where its
-    /// host's document says reflect_foreign. Exit codes: 0 something came back, 1 nothing did.
+    /// An agent answers probes that are signed with one of its keys; it answers other probes only where its host's
+    /// document sets reflect_foreign. Exit codes: 0 at least one answer came back, 1 none did.
     Ping(Ping),
-    /// Make a key that probes are signed with, or replace the one in use
+    /// Create a key for signing probes, or replace the key in use
     #[command(subcommand)]
     Key(Key),
-    /// Send one marked notification to a sink and say whether it was acknowledged
+    /// Send one notification, marked as a test, to a sink and report whether it was acknowledged
     ///
-    /// Exit codes: 0 it left, or was acknowledged where the protocol does that; 1 it did not; 78 findings.
+    /// Exit codes: 0 it was sent, or acknowledged where the protocol acknowledges; 1 it was not; 78 findings.
     SendTestNotification(SendTestNotification),
 }
 
-/// `peerpair key`
+/// Subcommands of `peerpair key`, which create a key or rotate the key in use.
 #[derive(Debug, Subcommand)]
 pub enum Key {
     /// Write a new key of 32 octets to a file that only its owner can read
     New(NewKey),
-    /// Say the next step from the key in use to a new one; --yes takes it
+    /// Show the next step from the key in use to a new one; --yes carries it out
     ///
-    /// There are three: add a key, sign with it, remove the old one. Each is taken only when all agents
-    /// say that they are ready for it. Exit codes: 0 good, 1 not yet, 78 findings in the bootstrap file.
+    /// A rotation has three steps: add a key, sign with it, remove the old one. The second and third are carried out
+    /// only when all agents report that they are ready. Exit codes: 0 good, 1 not yet, 78 findings in the bootstrap
+    /// file.
     Rotate(RotateKey),
 }
 
-/// `peerpair key new`
+/// Arguments of `peerpair key new`: the file that the new key is written to.
 #[derive(Debug, Args)]
 pub struct NewKey {
-    /// The file; it must not be there yet
+    /// File to write the key to; it must not exist yet
     pub file: PathBuf,
 }
 
-/// `peerpair key rotate`
+/// Arguments of `peerpair key rotate`, which carries out one step of a rotation at a time.
 #[derive(Debug, Args)]
 pub struct RotateKey {
-    /// Take the step
+    /// Carry out the step
     #[arg(long)]
     pub yes: bool,
-    /// Take it although some agents do not say that they are ready
+    /// Carry out the step although some agents do not report that they are ready
     #[arg(long)]
     pub force: bool,
-    /// The bootstrap file, which names the store
+    /// Bootstrap file, which names the store
     #[arg(long, value_name = "FILE", default_value = "/etc/peerpair/peerpair.toml")]
     pub config: PathBuf,
-    /// What goes over the file.
+    /// Options that take precedence over the bootstrap file.
     #[command(flatten)]
     pub overrides: OverrideArguments,
 }
 
-/// `peerpair ping`
+/// Arguments of `peerpair ping`: the target, the number and timing of the probes, and their form.
 #[derive(Debug, Args)]
 pub struct Ping {
-    /// The host, and its port if that is not 862
+    /// Host to send the probes to, with its port if that is not 862
     #[arg(value_name = "HOST[:PORT]")]
     pub target: String,
-    /// Turns; each sends one probe of each flow
+    /// Number of turns; each turn sends one probe of each flow
     #[arg(long, value_name = "N", default_value_t = 5)]
     pub count: u32,
-    /// From one turn to the next
+    /// Time from one turn to the next
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, default_value = "1s")]
     pub interval: std::time::Duration,
-    /// How long to wait for answers after the last turn
+    /// Time to wait for answers after the last turn
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, default_value = "1s")]
     pub timeout: std::time::Duration,
-    /// From so many source ports: equal paths are told apart by them
+    /// Number of source ports to send from; each port is one flow, so that equal-cost paths are tested separately
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..))]
     pub flows: u8,
-    /// Octets of UDP payload, not to be fragmented; left out: as few as it takes
+    /// Octets of UDP payload, sent without fragmentation; default: the smallest size that the probe needs
     #[arg(long, value_name = "N")]
     pub size: Option<u16>,
-    /// Differentiated services code point
+    /// Differentiated services code point (DSCP) of the probes, from 0 to 63
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u8).range(..64))]
     pub dscp: u8,
-    /// The address to send from
+    /// Local address to send from
     #[arg(long, value_name = "ADDRESS")]
     pub from: Option<std::net::IpAddr>,
-    /// The file with the key to sign with
+    /// File with the key to sign the probes with
     #[arg(long, value_name = "FILE")]
     pub key: Option<PathBuf>,
-    /// The id under which the other end knows it
+    /// Id under which the other end knows the key
     #[arg(long, value_name = "ID", default_value_t = 1, requires = "key")]
     pub key_id: u8,
-    /// How to print; json is one object for each answer and one for all
+    /// Output format; json prints one object for each answer and one summary object
     #[arg(long, value_enum, default_value_t = OutputFormat::Text)]
     pub format: OutputFormat,
 }
 
-/// `peerpair silence`
+/// Subcommands of `peerpair silence`, which add, list and expire the silences of a running agent.
 #[derive(Debug, Subcommand)]
 pub enum Silence {
-    /// Make a silence; it always ends
+    /// Add a silence, which always has an end
     Add(AddSilence),
     /// List the silences that have not ended
     List(OfAgent),
@@ -141,159 +144,160 @@ pub enum Silence {
     Expire(ExpireSilence),
 }
 
-/// Which running agent.
+/// Options that select the running agent that a command talks to.
 #[derive(Debug, Args)]
 pub struct OfAgent {
-    /// The bootstrap file of the agent: its `web` section says where it is and what token it wants
+    /// Bootstrap file of the agent; its `web` section gives the agent's address and token
     #[arg(long, value_name = "FILE", default_value = "/etc/peerpair/peerpair.toml")]
     pub config: PathBuf,
-    /// The agent's page, instead of the file's
+    /// URL of the agent's status page, instead of the one from the bootstrap file
     #[arg(long, value_name = "URL")]
     pub url: Option<String>,
-    /// The file with its token, instead of the file's
+    /// File with the agent's token, instead of the one that the bootstrap file names
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
 }
 
-/// `peerpair silence add`
+/// Arguments of `peerpair silence add`: the alarms to match, the end, the reason and the author.
 #[derive(Debug, Args)]
 pub struct AddSilence {
-    /// Only alarms about this host, at either end of a test; * stands for anything; may be repeated
+    /// Match alarms about this host, at either end of a test; * matches any text; may be repeated
     #[arg(long = "host", value_name = "NAME", required_unless_present_any = ["tags", "tests", "sets"])]
     pub hosts: Vec<String>,
-    /// Only tests with this tag
+    /// Match tests with this tag
     #[arg(long = "tag", value_name = "TAG")]
     pub tags: Vec<String>,
-    /// Only the test of this id or description
+    /// Match the test with this id or description
     #[arg(long = "test", value_name = "ID|DESCRIPTION")]
     pub tests: Vec<String>,
-    /// Only tests of this set
+    /// Match tests of this set
     #[arg(long = "set", value_name = "NAME")]
     pub sets: Vec<String>,
-    /// How long
+    /// Duration of the silence, from now on
     #[arg(long = "for", value_name = "DURATION", value_parser = humantime::parse_duration, required_unless_present = "until")]
     pub duration: Option<std::time::Duration>,
-    /// Until when, instead: 2026-11-23T06:00 in UTC, or with an offset as in 2026-11-23T06:00+01:00
+    /// Time at which the silence ends, instead of --for: 2026-11-23T06:00 in UTC, or with an offset as in
+    /// 2026-11-23T06:00+01:00
     #[arg(long, value_name = "TIME", value_parser = parse_time, conflicts_with = "duration")]
     pub until: Option<WallTime>,
-    /// Why
+    /// Reason for the silence
     #[arg(long, value_name = "TEXT", default_value = "")]
     pub comment: String,
-    /// Who; left out: the user who runs this
+    /// Person who wants the silence; default: the user who runs the command
     #[arg(long, value_name = "NAME")]
     pub author: Option<String>,
-    /// Of which agent.
+    /// Options that select the agent whose alarms are silenced.
     #[command(flatten)]
     pub agent: OfAgent,
 }
 
-/// `peerpair silence expire`
+/// Arguments of `peerpair silence expire`: the silence to end, and the agent that has it.
 #[derive(Debug, Args)]
 pub struct ExpireSilence {
-    /// Its id, as `list` shows it
+    /// Id of the silence, as `list` shows it
     pub id: String,
-    /// Of which agent.
+    /// Options that select the agent that has the silence.
     #[command(flatten)]
     pub agent: OfAgent,
 }
 
-/// `peerpair doctor`
+/// Arguments of `peerpair doctor`: the bootstrap file of the agent to examine, and its overrides.
 #[derive(Debug, Args)]
 pub struct Doctor {
-    /// The bootstrap file
+    /// Bootstrap file of the agent
     #[arg(long, value_name = "FILE", default_value = "/etc/peerpair/peerpair.toml")]
     pub config: PathBuf,
-    /// What goes over the file.
+    /// Options that take precedence over the bootstrap file.
     #[command(flatten)]
     pub overrides: OverrideArguments,
 }
 
-/// `peerpair rollout`
+/// Arguments of `peerpair rollout`: the bootstrap file, which names the store, and the output format.
 #[derive(Debug, Args)]
 pub struct Rollout {
-    /// The bootstrap file
+    /// Bootstrap file, which names the store
     #[arg(long, value_name = "FILE", default_value = "/etc/peerpair/peerpair.toml")]
     pub config: PathBuf,
-    /// How to print
+    /// Output format
     #[arg(long, value_enum, default_value_t = OutputFormat::Text)]
     pub format: OutputFormat,
-    /// What goes over the file.
+    /// Options that take precedence over the bootstrap file.
     #[command(flatten)]
     pub overrides: OverrideArguments,
 }
 
-/// `peerpair export` and `peerpair import`
+/// Arguments of `peerpair export` and `peerpair import`, which differ only in the direction of the transfer.
 #[derive(Debug, Args)]
 pub struct Transfer {
-    /// The directory
+    /// Directory of documents
     pub directory: PathBuf,
     /// Show the difference and write nothing
     #[arg(long)]
     pub dry_run: bool,
-    /// Do not ask
+    /// Write without asking for confirmation
     #[arg(long)]
     pub yes: bool,
-    /// Remove what is only on the side that is written to; left out, it stays
+    /// Remove documents that exist only on the side that is written to; by default they stay
     #[arg(long)]
     pub prune: bool,
-    /// The bootstrap file, which names the store
+    /// Bootstrap file, which names the store
     #[arg(long, value_name = "FILE", default_value = "/etc/peerpair/peerpair.toml")]
     pub config: PathBuf,
-    /// What goes over the file.
+    /// Options that take precedence over the bootstrap file.
     #[command(flatten)]
     pub overrides: OverrideArguments,
 }
 
-/// `peerpair send-test-notification`
+/// Arguments of `peerpair send-test-notification`: the sink, and the bootstrap file that leads to it.
 #[derive(Debug, Args)]
 pub struct SendTestNotification {
-    /// The sink, in the bootstrap file or in the documents
+    /// Name of the sink, from the bootstrap file or from the documents
     #[arg(long, value_name = "NAME")]
     pub sink: String,
-    /// The bootstrap file
+    /// Bootstrap file of the agent
     #[arg(long, value_name = "FILE", default_value = "/etc/peerpair/peerpair.toml")]
     pub config: PathBuf,
-    /// What goes over the file.
+    /// Options that take precedence over the bootstrap file.
     #[command(flatten)]
     pub overrides: OverrideArguments,
 }
 
-/// `peerpair run`
+/// Arguments of `peerpair run`: the bootstrap file, and options that take precedence over it.
 #[derive(Debug, Args)]
 pub struct Run {
-    /// The bootstrap file
+    /// Bootstrap file of the agent
     #[arg(long, value_name = "FILE", default_value = "/etc/peerpair/peerpair.toml")]
     pub config: PathBuf,
-    /// What goes over the file.
+    /// Options that take precedence over the bootstrap file.
     #[command(flatten)]
     pub overrides: OverrideArguments,
 }
 
-/// `peerpair check-config`
+/// Arguments of `peerpair check-config`: the host to check for, the comparison, and the output format.
 #[derive(Debug, Args)]
 pub struct CheckConfig {
-    /// The bootstrap file
+    /// Bootstrap file to check
     #[arg(long, value_name = "FILE", default_value = "/etc/peerpair/peerpair.toml")]
     pub config: PathBuf,
-    /// Check for this host instead of the file's
+    /// Check for this host instead of the one that the bootstrap file names
     #[arg(long, value_name = "NAME")]
     pub host: Option<String>,
-    /// Check every host of the fleet, and what does not fit together
+    /// Check every host of the fleet, and conflicts between their documents
     #[arg(long, conflicts_with = "host")]
     pub all_hosts: bool,
-    /// Show what would change for the running agent whose page this is
+    /// Show the changes against the plan of the running agent whose status page has this URL
     #[arg(long, value_name = "URL")]
     pub running: Option<String>,
-    /// Show what would change against the documents in this directory
+    /// Show the changes against the documents in this directory
     #[arg(long, value_name = "DIR", conflicts_with = "running")]
     pub against: Option<PathBuf>,
-    /// How to print
+    /// Output format
     #[arg(long, value_enum, default_value_t = OutputFormat::Text)]
     pub format: OutputFormat,
     /// Exit with 78 for warnings too
     #[arg(long)]
     pub deny_warnings: bool,
-    /// What goes over the file.
+    /// Options that take precedence over the bootstrap file.
     #[command(flatten)]
     pub overrides: OverrideArguments,
 }
@@ -302,31 +306,31 @@ fn parse_time(text: &str) -> Result<WallTime, &'static str> {
     maintenance::moment_in_utc(text).ok_or("write a date and a time, such as 2026-11-23T06:00")
 }
 
-/// How `check-config` prints.
+/// Output format of commands that can print their result either as text or as JSON.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum OutputFormat {
-    /// For people
+    /// Human-readable text
     Text,
-    /// For programs
+    /// JSON for programs
     Json,
 }
 
-/// What goes over the bootstrap file, as the original had it.
+/// Options that take precedence over the bootstrap file; they are the options of the original program.
 #[derive(Debug, Args)]
 pub struct OverrideArguments {
-    /// etcd to read the documents from, instead of the file's store
+    /// etcd server to read the documents from, instead of the store in the bootstrap file
     #[arg(long, value_name = "HOST[:PORT]")]
     config_server: Option<String>,
-    /// Receiver of the original's traps until the documents name others
+    /// Receiver of the original's traps, used until the documents name others
     #[arg(long, value_name = "HOST[:PORT]")]
     snmp_server: Option<String>,
-    /// The name under which this host's documents stand, instead of the file's
+    /// Host name under which this host's documents are stored, instead of the one in the bootstrap file
     #[arg(long, value_name = "NAME")]
     local_name: Option<String>,
 }
 
 impl OverrideArguments {
-    /// As the bootstrap takes them.
+    /// Converts the options to the [`Overrides`] that the parser of the bootstrap file takes.
     pub fn to_overrides(&self) -> Overrides {
         Overrides {
             local_name: self.local_name.clone(),
@@ -337,7 +341,7 @@ impl OverrideArguments {
 }
 
 impl Cli {
-    /// Carries the command out and gives the exit code.
+    /// Executes the command and returns the process's exit code; an error is logged to standard error.
     pub fn execute(&self) -> i32 {
         let outcome = match &self.command {
             Command::Run(arguments) => run::run(arguments),

@@ -1,7 +1,8 @@
-//! The clock: the quality of the local clock once a second, its steps, and what a time server says.
+//! Clock actor: reads the quality of the local clock once a second, detects steps, and consults a time server.
 //!
-//! It owns nothing that outlives it, and writes its readings where senders and listeners see them.
-//! It stops when the supervisor says so or when it panics; the supervisor rebuilds it.
+//! The main type is [`Clock`]. The actor owns no state that outlives it, and publishes its readings in [`Gauges`],
+//! where senders and listeners read them. It stops on `Stop` from the supervisor or when it panics; after a panic, the
+//! supervisor starts a new one.
 
 use std::time::Duration;
 
@@ -20,37 +21,38 @@ use crate::pure::status::ClockStatus;
 use crate::pure::time::{Moment, seconds};
 
 const READ_EVERY: Duration = pace::SECOND;
-/// A time server is asked this often, as RFC 4330 section 10 lets it be.
+/// Interval between requests to the time server, well above the minimum that RFC 4330 section 10 permits.
 const ASK_EVERY: Duration = Duration::from_secs(256);
-/// After the machine slept, whoever disciplines its clock needs this long to do so; the kernel goes on to claim what it
-/// claimed before.
+/// Time after a suspension during which the clock's error bound is not trusted: the time service needs this long to
+/// correct the clock, while the kernel keeps reporting the bound from before the suspension.
 const SETTLES_WITHIN: Duration = Duration::from_secs(60);
-/// And again after this if it did not answer.
+/// Interval until the next request when the time server did not answer the previous one.
 const ASK_AGAIN: Duration = Duration::from_secs(16);
 
-/// See the module.
+/// Actor that reads the local clock once a second and reports changes of its quality to the supervisor.
 pub struct Clock {
     gauges: Gauges,
-    /// What the operator says of this clock, over what the kernel does.
+    /// Error bound that the operator configured for this clock; takes precedence over the kernel's.
     claimed: Option<Duration>,
     parent: Recipient<ClockFact>,
     generation: Generation,
     kernel: ClockQuality,
     local: LocalClock,
-    /// Steps of the wall clock, and how often the machine slept.
+    /// Number of steps of the wall clock since this actor started. `sleeps` is the number of suspensions already
+    /// handled.
     steps: u64,
     sleeps: u32,
-    /// The error bound that the kernel claims counts again from then on.
+    /// Time until which the kernel's error bound is replaced by at least `UNSYNCHRONISED_ERROR` after a suspension.
     unknown_until: Moment,
     server: Option<Endpoint>,
-    /// The last answer, or why there is none.
+    /// Last answer of the time server, or the reason for its absence.
     opinion: Option<Result<Opinion, String>>,
     asking: Option<SpawnHandle>,
     span: Span,
 }
 
 impl Clock {
-    /// A clock that is read from now on.
+    /// Creates the actor; the first reading is taken when it starts.
     pub fn new(
         gauges: Gauges,
         claimed: Option<Duration>,

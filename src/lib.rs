@@ -1,19 +1,19 @@
-//! peerpair tests the network between the hosts of a fleet, one way at a time.
+//! peerpair tests the network between the hosts of a fleet, one direction at a time: the receiving host judges.
 //!
 //! ```text
 //! supervisor (1x)                 signals, restart with back-off, ordered stop, the status snapshot
 //! ├── watcher (1x)                reads and watches the config store; turns it into a plan; applies the difference
-//! │   ├── listener (Nx address)   one socket per bound address; the expectation of every test that ends here
-//! │   ├── pacer (Nx source)       one source address, its ports, and when each of its tests has its turn
+//! │   ├── listener (Nx address)   one socket per bound address; the receive session of every test that ends here
+//! │   ├── pacer (Nx source)       one source address, its ports, and the send times of each of its tests
 //! │   └── sender (Nx test)        one test that starts here; its state, enrolled with the pacer of its source
-//! ├── alarm (1x)                  every violation and every clear; what is true now; groups, silences
-//! │   └── sink (Nx configured)    what this receiver was told; hold-down, rate, retries
+//! ├── alarm (1x)                  every violation and every clear; the alarm list; correlation, silences
+//! │   └── sink (Nx configured)    what was notified to this receiver; hold-down, rate, retries
 //! ├── clock (1x)                  quality of the local clock once a second; steps; a time server's opinion
 //! └── web (1x)                    status page, JSON, /metrics: reads the snapshot; carries silences to the alarm actor
 //! ```
 //!
-//! Facts go up hop by hop, commands go down, nothing goes sideways. The actors are shells: they
-//! take the time once, call [`pure`] code, and execute what it answers.
+//! Facts go up hop by hop, commands go down, and nothing goes sideways. Actors are shells: they read the clock once,
+//! call [`pure`] code, and execute the actions that it returns.
 
 pub mod alarm;
 pub mod cli;
@@ -32,7 +32,7 @@ pub mod tree;
 pub mod watcher;
 pub mod web;
 
-/// It asks the kernel for large pages, which the C library's does not do dependably: with 100,000 tests, finding
-/// where small pages lie took as long as what is done with them.
+/// Global allocator. mimalloc asks the kernel for large pages, which the C library's allocator does not do reliably:
+/// with 100,000 tests, address translation of small pages cost as much time as the work itself.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -1,8 +1,8 @@
-//! The listener: one bound address, and the expectation of every test that ends there.
+//! Listener actor: one bound address, and the receive session of every test that ends there.
 //!
-//! It owns the expectations and the count of strangers; the socket is lent by the watcher, so that
-//! a listener that is rebuilt finds what came meanwhile. It stops when the watcher says so or when
-//! it panics; the watcher rebuilds it.
+//! The actor owns the receive sessions and the counters of unknown packets. The watcher owns the socket and lends it,
+//! so that a listener that is started again receives the datagrams that arrived meanwhile. It stops on `Stop` from the
+//! watcher or when it panics; the watcher starts a new one.
 
 mod expectations;
 mod reflecting;
@@ -39,22 +39,24 @@ use crate::pure::time::{Moment, Now};
 use expectations::{Expectations, Place, TOGETHER};
 use reflecting::wants_answer;
 
-/// Batches taken in for one wake-up, so that a flood leaves time for timers.
+/// Largest number of batches received in one wake-up, so that a flood leaves time for timers.
 const BATCHES_PER_WAKE: usize = 8;
-/// More batches than the receive buffer holds: after so many, all that had come before is judged.
+/// Number of batches received before timeouts are judged. The receive buffer holds fewer, so that all datagrams that
+/// arrived before are judged by then.
 const BATCHES_BEFORE_JUDGING: usize = 128;
-/// The supervisor has everybody observed once a second. Longer silence than this means that this
-/// process slept.
+/// Longest normal time between two runs, after which this process must have been suspended: the supervisor requests a
+/// status from all actors once a second.
 const OWN_STALL: Duration = Duration::from_secs(3);
-/// Strangers shown on the status page.
+/// Number of sources of unknown packets that the status page shows.
 const SOURCES_SHOWN: usize = 5;
-/// Answers a second, and at once: to tests of ours, and to strangers where they are answered at all.
+/// Rate per second and burst of reflected packets: first to configured tests, then to unknown senders, if these are
+/// answered at all.
 const REFLECT_RATE: (f64, u32) = (20_000.0, 2_000);
 const REFLECT_FOREIGN_RATE: (f64, u32) = (1_000.0, 100);
-/// Changes of time-to-live that are logged, a second and at once.
+/// Rate per second and burst of log lines about changes of the time-to-live.
 const PATH_CHANGE_RATE: (f64, u32) = (1.0, 20);
 
-/// See the module.
+/// Actor that receives and judges the probes sent to one bound address.
 pub struct Listener {
     address: SocketAddr,
     socket: Arc<Socket>,
@@ -63,58 +65,60 @@ pub struct Listener {
     generation: Generation,
     names: Vec<String>,
     expectations: Expectations,
-    /// Which expectation a probe is for that carries another test's id: that of one of many senders.
+    /// Maps the test id in a probe to the id of the test that accepts it, for tests that accept any of several
+    /// senders.
     one_of: HashMap<TestId, TestId, BuildHasherDefault<FxHasher>>,
     foreign: ForeignTraffic,
     batch: Batch,
     alarm_clock: Option<(Moment, SpawnHandle)>,
-    /// When the socket was last found empty, or this actor last ran.
+    /// Time at which the socket was last found empty; `last_run` is the time at which this actor last ran.
     drained: Moment,
     last_run: Moment,
     packets: u64,
     kernel_drops: u64,
     reflected: u64,
-    /// What every probe needs, read once for a batch.
+    /// Copies of shared state that every probe needs, read once for each batch.
     keys: Arc<KeyRing>,
     clock_error: Duration,
     steps: u32,
     sleeps: u32,
-    /// The wall clock was set since the socket was last looked at.
+    /// True if the wall clock stepped since the previous read of the socket; probes that were queued then are judged
+    /// accordingly.
     clock_was_set: bool,
     addresses_changed: u32,
-    /// What may be answered, and logged.
+    /// Token buckets for reflected packets and for log lines about path changes.
     answers: Bucket,
     answers_to_strangers: Bucket,
     path_changes: Bucket,
-    /// Conditions that changed while a batch is taken in.
+    /// Changes of conditions that were found and not yet sent to the watcher.
     changes: Vec<ConditionChange>,
     pace: Pace,
     look: Look,
-    /// Registered only while each datagram wakes.
+    /// Registration of the socket, present only while each datagram causes a wake-up.
     readiness: Option<Readiness>,
     span: Span,
 }
 
-/// What a listener begins with.
+/// Constructor arguments of a listener.
 pub struct Beginning {
-    /// The bound address, as the plan names it.
+    /// Bound address, as the plan names it.
     pub address: SocketAddr,
-    /// Its socket.
+    /// Socket that is bound to the address.
     pub socket: Arc<Socket>,
-    /// What the documents call it.
+    /// Names that the documents use for this address.
     pub names: Vec<String>,
-    /// The tests that end there.
+    /// Tests whose probes this listener is to receive.
     pub expected: Vec<Expected>,
-    /// Readings of others.
+    /// Shared state of the agent: clock error, keys, local addresses.
     pub gauges: Gauges,
-    /// The watcher.
+    /// Watcher, which receives the facts of this listener.
     pub parent: Recipient<ListenerFact>,
-    /// Which of its name this is.
+    /// Generation of this listener, which distinguishes it from earlier ones with the same address.
     pub generation: Generation,
 }
 
 impl Listener {
-    /// A listener that begins to expect now.
+    /// Creates a listener and starts the receive session of each expected test.
     pub fn new(beginning: Beginning) -> Self {
         let now = time::now();
         let (steps, sleeps) = (beginning.gauges.steps(), beginning.gauges.sleeps());
@@ -175,7 +179,7 @@ impl Listener {
         }
     }
 
-    /// Takes in up to `batches` batches, and tells when to look again.
+    /// Receives up to `batches` batches, and returns when to read the socket next.
     fn take_in(&mut self, batches: usize) -> Look {
         self.notice_own_stall();
         self.clock_was_set = false;
@@ -197,7 +201,7 @@ impl Listener {
                 Ok(_) => self.judge_batch(now),
                 Err(error) => {
                     look = Look::At(now.moment + pace::LONGEST);
-                    // Nothing that a datagram can cause; the socket is asked again at the next wake-up.
+                    // A datagram cannot cause this error. The socket is read again after `pace::LONGEST`.
                     tracing::debug!(%error, "receive failed");
                     break;
                 }
@@ -207,12 +211,12 @@ impl Listener {
         look
     }
 
-    /// Has itself called when there may be something to read, or the socket is to be looked at.
+    /// Schedules the next read: immediately, at a time, or when the socket becomes readable.
     fn wait(&mut self, look: Look, ctx: &mut Context<Self>) {
         self.look = look;
         match look {
             Look::AtOnce => {
-                // Others have their turn first.
+                // Other actors and tasks run first.
                 let yielded = tokio::task::yield_now().into_actor(self);
                 ctx.spawn(yielded.map(|(), _, ctx| ctx.notify(Readable)));
             }
@@ -221,7 +225,7 @@ impl Listener {
                 ctx.notify_later(Readable, moment.since(time::now().moment));
             }
             Look::WhenReady => {
-                // Registered anew: whatever lies in the socket counts as news.
+                // A new registration also reports datagrams that are already queued.
                 let registered = self.readiness.take().map_or_else(|| Readiness::of(self.socket.clone()), Ok);
                 let ready = async { registered?.wait().await }.into_actor(self);
                 ctx.spawn(ready.map(|readiness, listener, ctx| match readiness {
@@ -238,8 +242,8 @@ impl Listener {
         }
     }
 
-    /// Compares the clocks. After the wall clock was set, what was learnt of delays by it does not hold any more, and
-    /// what lies in the socket was sent or taken in by the clock of before.
+    /// Compares the clocks. After a step of the wall clock, the delays measured with it no longer hold, and queued
+    /// datagrams were sent or received by the clock's previous setting.
     fn observe_clock(&mut self) {
         let now = time::now();
         self.gauges.observe(now, time::slept());
@@ -255,7 +259,8 @@ impl Listener {
         self.clock_error = self.gauges.clock_error();
     }
 
-    /// Before anything is judged by what did not come, or by what came in one heap.
+    /// Detects a suspension of this process. Call before judging timeouts or a backlog: after a suspension, neither
+    /// indicates a problem of the network.
     fn notice_own_stall(&mut self) {
         let now = time::now();
         let slept = now.moment.since(self.last_run);
@@ -273,7 +278,7 @@ impl Listener {
         let some = |first: usize| &presumed[first.min(presumed.len())..(first + TOGETHER).min(presumed.len())];
         self.expectations.prefetch_for_probes(some(0));
         for (n, datagram) in batch.datagrams().enumerate() {
-            // While some are judged, the memory of the next ones is on its way.
+            // While one group of probes is judged, the memory for the next group is being fetched.
             if n % TOGETHER == 0 {
                 self.expectations.prefetch_histograms(some(n));
                 self.expectations.prefetch_for_probes(some(n + TOGETHER));
@@ -310,7 +315,7 @@ impl Listener {
             self.on_farewell(datagram, stamp, received);
             return Ok(());
         }
-        // A test of its own goes before those of which any is enough.
+        // A test with this id takes precedence over one that accepts any of several senders.
         let id = probe.test_id();
         let place = self.expectations.find_at(presumed, id);
         let place = place.or_else(|| self.expectations.find(*self.one_of.get(&id)?));
@@ -324,7 +329,7 @@ impl Listener {
             Some((known, is_local)) if known.ip() == source => (true, is_local),
             Some(_) | None => (false, self.gauges.is_local(source)),
         };
-        // Another address is where the test's probes come from once the one of before has fallen silent.
+        // The source address becomes the usual one if there is none, or if no probe was accepted for `expect_every`.
         let becomes_usual = is_usual || watched.source.is_none() || watched.expectation.is_silent(received.moment);
         let landed = Landed {
             received,
@@ -362,8 +367,9 @@ impl Listener {
         Ok(())
     }
 
-    /// The kernel stamps with the wall's clock. On the monotonic one the arrival was as long ago,
-    /// but not before the socket was last seen empty: the wall's clock may have stepped since.
+    /// Returns when the datagram arrived, on both clocks. The kernel's timestamp is from the wall clock; the same age
+    /// is applied to the monotonic clock, but no earlier than the socket was last found empty, because the wall clock
+    /// may have stepped since.
     fn arrival(&self, datagram: &Datagram<'_>, now: Now) -> Now {
         let Some(wall) = datagram.received else { return now };
         let age = u64::try_from(now.wall.nanos_since(wall)).unwrap_or(0);
@@ -371,7 +377,7 @@ impl Listener {
     }
 
     fn judge(&mut self) {
-        // What is in the socket came in time, however late it is read.
+        // Datagrams in the socket arrived before the deadline, even if they are read after it.
         self.take_in(BATCHES_BEFORE_JUDGING);
         self.judge_silence();
     }
@@ -394,10 +400,10 @@ impl Listener {
         }
     }
 
-    /// Sets the alarm clock to the earliest deadline, unless it is set to that or earlier.
+    /// Sets the timer to the earliest deadline, unless an earlier or equal one is set.
     fn arm(&mut self, ctx: &mut Context<Self>) {
         let first = self.expectations.next_call().into_iter().chain(self.foreign.next_deadline()).min();
-        // At the next look, what is due by then is judged anyway.
+        // The next scheduled read judges everything that is due by then.
         let looks = |next: &Moment| matches!(self.look, Look::At(look) if look <= *next);
         let Some(next) = first.filter(|next| !looks(next)) else { return };
         match self.alarm_clock {
@@ -417,7 +423,8 @@ impl Listener {
         self.alarm_clock = Some((next, handle));
     }
 
-    /// For whoever listens here next: what was taken is not taken again.
+    /// Stores the newest accepted sequence numbers of a signed test, so that the next listener does not accept
+    /// replays.
     fn keep_newest(&self, expectation: &Expectation) {
         if expectation.expected().keys.is_some() {
             expectation.newest().for_each(|(id, newest)| self.gauges.replays().set(id, newest));
@@ -442,7 +449,7 @@ impl Listener {
     }
 }
 
-/// The id of the key that a probe is signed with, if its test wants it signed.
+/// Returns the id of the key that signed a probe, or `None` if its test uses no keys.
 fn check_signature(expected: &Expected, keys: &KeyRing, probe: &AnyProbe, octets: &[u8]) -> Result<Option<u8>, Reason> {
     let Some(choice) = &expected.keys else { return Ok(None) };
     let AnyProbe::Stamp(probe) = probe else { return Err(Reason::BadSignature) };
@@ -463,7 +470,7 @@ impl Actor for Listener {
     }
 }
 
-/// The socket may have something to read.
+/// Message to the listener itself: the socket may be readable.
 #[derive(Message)]
 #[rtype(result = "()")]
 struct Readable;
@@ -527,7 +534,7 @@ impl Handler<Observe> for Listener {
             Observe::Briefly => None,
             Observe::Fully => Some(all().map(|expectation| TestStatus::of(expectation, now)).collect()),
         };
-        // Without keys nothing signed is taken, and very many tests need not be walked.
+        // Without keys no signed probe is accepted, so that the walk over very many tests is skipped.
         if self.keys.ids().next().is_some() {
             all().for_each(|expectation| self.keep_newest(expectation));
         }

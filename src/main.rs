@@ -1,4 +1,5 @@
-//! The `peerpair` command.
+//! Entry point of the `peerpair` command. It parses the command line, executes the command and exits with its code; a
+//! panic exits with [`EXIT_INTERNAL`](peerpair::run::EXIT_INTERNAL).
 
 use clap::Parser as _;
 

@@ -1,4 +1,6 @@
-//! What actors say to each other: facts go up in the past tense, commands go down as imperatives.
+//! Messages between actors. Facts go up to the parent and are named in the past tense; commands go down to the children
+//! and are imperatives. Each fact enum belongs to one pair of child and parent, and its `Down` variant reports the end
+//! of the child.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -27,335 +29,335 @@ use crate::pure::status::{ClockStatus, ListenerStatus, SenderStatus, SinkStatus,
 use crate::pure::test::{TestFacts, TestId};
 use crate::pure::time::WallTime;
 
-/// Tells a child from its predecessor of the same name.
+/// Number that distinguishes a child from its predecessors under the same key.
 pub type Generation = u64;
 
-// Facts, upwards.
+// Facts go from a child to its parent.
 
-/// From a listener to the watcher.
+/// Fact from a listener to the watcher.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub enum ListenerFact {
-    /// A condition went down or came up.
+    /// Condition went down or came up.
     Changed(ConditionChange),
-    /// How it stands, and its tests if it was asked for them.
+    /// Status of the listener, with the status of its tests if they were asked for.
     Observed(Box<ListenerStatus>, Option<Vec<TestStatus>>),
-    /// The receiver of a test that starts here stops on purpose; its last word came to this address.
+    /// Goodbye of the receiver of a test that starts here; it arrived at this listener's address.
     ReceiverStops(Farewell),
-    /// It is gone, asked or not.
+    /// End of the listener at this address, by request or by failure.
     Down(std::net::SocketAddr, Generation),
 }
 
-/// From a sender to the watcher.
+/// Fact from a sender to the watcher.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub enum SenderFact {
-    /// A condition went down or came up.
+    /// Condition went down or came up.
     Changed(ConditionChange),
-    /// How it stands.
+    /// Status of the sender and of its test.
     Observed(Box<SenderStatus>, Box<TestStatus>),
-    /// It is gone, asked or not.
+    /// End of the sender of this test, by request or by failure.
     Down(TestId, Generation),
 }
 
-/// From a pacer to the watcher.
+/// Fact from a pacer to the watcher.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub enum PacerFact {
-    /// A condition of one of its tests went down or came up.
+    /// Condition of one of the pacer's tests went down or came up.
     Changed(ConditionChange),
-    /// The turn of this test failed by a fault of its own.
+    /// Panic in the turn of this test, which leaves the other tests of the pacer running.
     Faulted(TestId),
-    /// It is gone, asked or not.
+    /// End of the pacer of this source, by request or by failure.
     Down(Source, Generation),
 }
 
-/// From the watcher to the supervisor.
+/// Fact from the watcher to the supervisor.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub enum WatcherFact {
-    /// A condition went down or came up, here or below.
+    /// Condition of the watcher or of one of its children went down or came up.
     Changed(ConditionChange),
-    /// Another plan is in force.
+    /// New plan is in force, with its consequences for the alarms.
     Planned(Box<Planned>),
-    /// How it and its children stand.
+    /// Status of the watcher and its children.
     Observed(Box<WatcherStatus>),
-    /// It is gone, asked or not.
+    /// End of the watcher, by request or by failure.
     Down(Generation),
 }
 
-/// What a plan means for the alarms.
+/// Consequences of a plan for the alarms, and the state that outlives the watcher.
 #[derive(Debug)]
 pub struct Planned {
-    /// Whom to tell.
+    /// Sinks that alarms are notified to, and the rules for them.
     pub alarms: AlarmPlan,
-    /// The alarms that can still be, and the tests and listeners that can still report; nothing
+    /// Inventory of the alarms that can still be raised and of the tests and listeners that can still report; `None`
     /// before the documents are known.
     pub retain: Option<Retain>,
-    /// What a successor of the watcher has to know.
+    /// State that a successor of the watcher continues from.
     pub memory: Option<Memory>,
-    /// What is carried out, for people who ask; nothing before the documents are known.
+    /// Configuration in force, for the API and the status page; `None` before the documents are known.
     pub in_force: Option<InForce>,
 }
 
-/// What is carried out.
+/// Configuration in force, from the documents to the plan.
 #[derive(Clone, Debug)]
 pub struct InForce {
-    /// The store's revision.
+    /// Store's revision of the documents.
     pub revision: u64,
-    /// What its documents say.
+    /// Parsed and checked documents.
     pub loaded: Arc<Loaded>,
-    /// What their names resolved to.
+    /// Addresses that the names in the documents resolved to.
     pub names: Names,
-    /// What follows from that.
+    /// Plan of this host that follows from the documents and the addresses.
     pub plan: Arc<Plan>,
 }
 
-/// What a watcher knows of the documents, so that a rebuilt one goes on with the last good config
-/// even if the store is away.
+/// Watcher's state of the documents, so that a rebuilt watcher continues with the last good configuration even if the
+/// store is away.
 #[derive(Clone, Debug)]
 pub struct Memory {
-    /// The documents as they were listed last.
+    /// Documents as they were listed last.
     pub snapshot: Arc<Snapshot>,
-    /// The last good version of each.
+    /// Loader, which holds the last good version of each document.
     pub loader: Arc<Loader>,
-    /// What their names resolved to.
+    /// Addresses that the names in the documents resolved to.
     pub names: Names,
 }
 
-/// The watcher's part of the snapshot.
+/// Watcher's part of the status snapshot.
 #[derive(Clone, Debug, Default)]
 pub struct WatcherStatus {
-    /// The store.
+    /// Status of the config store.
     pub store: StoreStatus,
-    /// Its listeners.
+    /// Status of every planned listener.
     pub listeners: Vec<ListenerStatus>,
-    /// Its senders.
+    /// Status of every planned sender; empty unless the tests were asked for.
     pub senders: Arc<Vec<SenderStatus>>,
-    /// The tests of both.
+    /// Status of every test of this host, once for each role; empty unless the tests were asked for.
     pub tests: Arc<Vec<TestStatus>>,
-    /// When these two were taken, if they were.
+    /// Time at which senders and tests were polled; `None` if they were not.
     pub tests_taken: Option<WallTime>,
-    /// Restarts of listeners, pacers and senders.
+    /// Restart counts of listeners, pacers and senders, by kind.
     pub restarts: [(&'static str, u64); 3],
 }
 
-/// From the alarm actor to the supervisor.
+/// Fact from the alarm actor to the supervisor.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub enum AlarmFact {
-    /// How it and its sinks stand.
+    /// Status of the alarm actor and its sinks.
     Observed(Box<AlarmStatus>),
-    /// It is gone, asked or not.
+    /// End of the alarm actor, by request or by failure.
     Down(Generation),
 }
 
-/// The alarm actor's part of the snapshot.
+/// Alarm actor's part of the status snapshot.
 #[derive(Clone, Debug, Default)]
 pub struct AlarmStatus {
-    /// Alarms that stand, the worst of them.
+    /// Active alarms, limited to the highest-ranked ones if there are very many.
     pub alarms: Vec<Standing>,
-    /// How many stand.
+    /// Number of all active alarms.
     pub raised: usize,
-    /// Alarms of tests that stand and are not told themselves, and why.
+    /// Active alarms of tests that are suppressed, each with the reason.
     pub suppressed: Arc<Vec<(Arc<TestFacts>, Kind, &'static str)>>,
     /// Silences that have not ended.
     pub silences: Vec<Silence>,
-    /// Its sinks.
+    /// Status of each sink.
     pub sinks: Vec<SinkStatus>,
-    /// Restarts of sinks.
+    /// Number of restarts of sinks.
     pub restarts: u64,
 }
 
-/// From a sink to the alarm actor.
+/// Fact from a sink to the alarm actor.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub enum SinkFact {
-    /// How it stands.
+    /// Status of the sink.
     Observed(Box<SinkStatus>),
-    /// This sink is not to tell any more what its receiver was told; another one of the same
-    /// receiver has to know it.
+    /// Notification log of a sink that no longer notifies its receiver; another sink with the same receiver takes it
+    /// over.
     HandedOver(Box<SinkConfig>, Vec<ToldRecord>),
-    /// It is gone, asked or not.
+    /// End of the sink of this name, by request or by failure.
     Down(String, Generation),
 }
 
-/// From the clock actor to the supervisor.
+/// Fact from the clock actor to the supervisor.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub enum ClockFact {
-    /// The local clock's condition changed.
+    /// Condition of the local clock changed.
     Changed(ConditionChange),
-    /// How the clock stands.
+    /// Status of the local clock.
     Observed(ClockStatus),
-    /// It is gone, asked or not.
+    /// End of the clock actor, by request or by failure.
     Down(Generation),
 }
 
-/// From the web actor to the supervisor.
+/// Fact from the web actor to the supervisor.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub enum WebFact {
-    /// The status page is served.
+    /// Status page is being served.
     Serving(Generation),
-    /// Somebody looks at the tests.
+    /// Client has requested the tests, so that they are polled for a while.
     Looked,
-    /// Somebody asks.
+    /// Request of an API client, with the channel for the answer.
     Asked(Request, oneshot::Sender<Result<Answer, Refusal>>),
-    /// It is gone, asked or not, or because of this.
+    /// End of the web actor: by request, or with the problem that caused it.
     Down(Generation, Option<String>),
 }
 
-// Commands, downwards.
+// Commands go from a parent to its children.
 
-/// To a listener: expect this test, new or with other parameters.
+/// Command to a listener: expect this test, which is new or has changed parameters.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct Expect(pub Expected);
 
-/// To a listener: this test no longer ends here.
+/// Command to a listener: stop expecting this test.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct Forget(pub TestId, pub Whole);
 
-/// What becomes of what was said of a test.
+/// Consequence of the end of a receive session for the alarms of its test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Whole {
-    /// Another listener goes on with it, or it is gone as a whole.
+    /// Listener reports no clear: another listener continues the test, or the whole test was removed.
     GoesOn,
-    /// This host only sends it from now on: what was said of it as its receiver is over.
+    /// Listener clears the alarms that it raised as receiver: this host is only the sender of the test from now on.
     Retired,
 }
 
-/// To a sender: send like this from now on.
+/// Command to a sender: send by this plan from now on.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct Send {
-    /// What.
+    /// Plan of the test, such as its interval, destination and key.
     pub plan: Arc<SenderPlan>,
-    /// From where, and with whom.
+    /// Sockets and actors that the sender works with.
     pub station: Arc<Station>,
 }
 
-/// What all senders of a source work with.
+/// Sender context: the sockets, actors and shared state that all senders of one source use.
 pub struct Station {
-    /// The sockets.
+    /// Source sockets, one for each port of the source.
     pub outlet: Outlet,
-    /// Who sends when it is time.
+    /// Pacer, which sends the probes of enrolled tests when they are due.
     pub pacer: Recipient<Enrol>,
-    /// Readings of others.
+    /// Shared state that other actors write, such as the clock error and the keys.
     pub gauges: Gauges,
-    /// The watcher.
+    /// Watcher, which receives the senders' facts.
     pub parent: Recipient<SenderFact>,
 }
 
-/// To a sender: its test's receiver stops on purpose.
+/// Command to a sender: the receiver of its test stops on purpose.
 #[derive(Clone, Copy, Debug, Message)]
 #[rtype(result = "()")]
 pub struct Farewell {
-    /// The test.
+    /// Test whose receiver stops.
     pub test_id: TestId,
-    /// The address that this came from.
+    /// Address that the goodbye came from.
     pub from: std::net::SocketAddr,
-    /// The key that it is signed with, if that is one of the fleet's.
+    /// Id of the key that signed the goodbye, if it is one of the fleet's keys.
     pub signed_with: Option<u8>,
-    /// When it was sent, by the receiver's clock.
+    /// Wall-clock time at which the goodbye was sent, by the receiver's clock.
     pub sent: WallTime,
 }
 
-/// To a pacer: this test has its turns from now on.
+/// Command to a pacer: send the probes of this test from now on.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct Enrol(pub Arc<Line>);
 
-/// To the watcher: the bootstrap file says this now.
+/// Command to the watcher: the bootstrap file was read again and has changed.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct Rebase(pub Arc<Bootstrap>);
 
-/// To the clock actor: what the documents say of it.
+/// Command to the clock actor: settings that come from the documents.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct Consult {
-    /// Whom to ask for a second opinion.
+    /// Time server that is asked for a second opinion on the local clock.
     pub ntp_server: Option<Endpoint>,
-    /// Whether any test here judges delays by the clock.
+    /// True if any test on this host judges delays by the local clock.
     pub is_needed: bool,
 }
 
-/// To the alarm actor: take in a changed condition.
+/// Command to the alarm actor: process a changed condition.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct TakeIn(pub ConditionChange);
 
-/// To the alarm actor: tell these receivers.
+/// Command to the alarm actor: notify these sinks from now on.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct Tell(pub AlarmPlan);
 
-/// To the alarm actor and its sinks: only these alarms and reporters can still be.
+/// Command to the alarm actor and its sinks: limit alarms and reporters to this inventory.
 #[derive(Clone, Debug, Message)]
 #[rtype(result = "()")]
 pub struct Retain {
-    /// The alarms.
+    /// Inventory of the alarms that can be raised.
     pub possible: Possible,
-    /// Who can report.
+    /// Subjects that can report conditions.
     pub reporters: Arc<BTreeSet<Subject>>,
-    /// Whether that is all.
+    /// Completeness of the inventory: an alarm missing from a partial one may still exist.
     pub knowledge: Knowledge,
 }
 
-/// To the alarm actor: somebody asks.
+/// Command to the alarm actor: answer a request of an API client.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct Carry(pub Request, pub oneshot::Sender<Result<Answer, Refusal>>);
 
-/// To a sink: this alarm is in this state now.
+/// Command to a sink: an alarm has changed to this status, with the hold-down that applies to it.
 #[derive(Clone, Debug, Message)]
 #[rtype(result = "()")]
 pub struct Learn(pub Standing, pub Damping);
 
-/// To a sink: your receiver was told this by another.
+/// Command to a sink: take over the notification log of another sink with the same receiver.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct TakeOver(pub Vec<ToldRecord>, pub Damping);
 
-/// To a sink: say what your receiver knows of each alarm.
+/// Command to a sink: return the notified state of each alarm.
 #[derive(Clone, Copy, Debug, Message)]
 #[rtype(result = "Vec<(Arc<Notification>, ToldState)>")]
 pub struct Account;
 
-/// To a sink: tell all that stands once more.
+/// Command to a sink: notify every active alarm again; returns the number of alarms.
 #[derive(Clone, Copy, Debug, Message)]
 #[rtype(result = "usize")]
 pub struct Resync;
 
-/// To a sink: tell in this manner from now on.
+/// Command to a sink: follow this plan from now on.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct Adopt(pub SinkPlan);
 
-/// To anyone below: say every decided condition anew.
+/// Command to any child: report every decided condition again, for example to a rebuilt alarm actor.
 #[derive(Clone, Copy, Debug, Message)]
 #[rtype(result = "()")]
 pub struct Report;
 
-/// To anyone below: say how you stand.
+/// Command to any child: report the status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Message)]
 #[rtype(result = "()")]
 pub enum Observe {
-    /// Without the tests: there may be very many.
+    /// Status without the tests, of which there may be very many.
     Briefly,
-    /// With each test: somebody is looking.
+    /// Status with each test, because a client is looking at them.
     Fully,
 }
 
-/// To anyone below: end.
+/// Command to any child: stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Message)]
 #[rtype(result = "()")]
 pub enum Stop {
-    /// The agent goes on: this child is not needed, or is about to be built anew.
+    /// Agent continues: this child is no longer needed, or is about to be rebuilt.
     Quietly,
-    /// The agent stops on purpose: say goodbye to the peers, and flush.
+    /// Agent stops on purpose: send goodbyes to the peers, and flush pending notifications.
     WithGoodbye,
 }

@@ -1,9 +1,9 @@
-//! The pacer: one source of probes, and when each of its tests has its turn.
+//! Pacer actor: sends the probes of all tests with one source address, each at its scheduled time.
 //!
-//! Its senders share its sockets, which the watcher lends, and their states are entered in its
-//! calendar: one timer wakes it for all that is due, where one timer each would be too dear. It reads
-//! what comes back, answers as well as errors of the path. It stops when the watcher says so or when it
-//! panics; the watcher rebuilds it and has its senders enrol anew.
+//! Its senders share its sockets, which the watcher lends, and enrol their session state in its calendar queue: one
+//! timer serves all tests that are due, where a timer for each would cost too much. The pacer also reads what returns
+//! to the sockets, reflected probes and ICMP errors. It stops on `Stop` from the watcher or when it panics; the
+//! watcher starts a new one, and lets the senders enrol again.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -33,40 +33,42 @@ use crate::pure::sending::{Grid, Source};
 use crate::pure::test::TestId;
 use crate::pure::time::{Moment, Now};
 
-/// How often the errors that paths sent back are looked for: whenever others are awake anyway.
+/// Interval of reading the sockets' error queues, chosen to coincide with other wake-ups.
 const LOOK_EVERY: Duration = pace::LONGEST;
-/// Sockets that no answers are expected at are read at every so many of these looks: about once a second.
+/// Number of these intervals, about one second, after which sockets without reflected probes are read for
+/// announcements of receivers that stop.
 const LOOKS_FOR_FAREWELLS: u32 = 5;
-/// Ticks served for one wake-up, so that many tests leave time for others.
+/// Largest number of calendar ticks served in one wake-up, so that many tests leave time for other actors.
 const TICKS_PER_WAKE: usize = 16;
-/// Batches of answers taken in for one wake-up.
+/// Largest number of batches of reflected probes received in one wake-up.
 const BATCHES_PER_WAKE: usize = 64;
-/// A turn that is so late may have been waiting behind answers.
+/// Lateness of a turn from which reflected probes may be queued in the sockets; they are read before timeouts are
+/// judged.
 const LATE: Duration = Duration::from_millis(20);
-/// Later than this means that this process slept.
+/// Lateness of a turn from which this process is considered to have been suspended.
 const OWN_STALL: Duration = Duration::from_secs(1);
-/// The memory of so many tests is on its way while one is served.
+/// Number of tests whose memory is being prefetched while one is served.
 const AHEAD: usize = 6;
-/// Fewer tests than this share their wake-ups.
+/// Number of tests below which turns are aligned to a coarse grid, so that tests share wake-ups.
 const FEW: usize = 1_000;
 
-/// See the module.
+/// Actor that sends the probes of all tests with one source.
 pub struct Pacer {
     source: Source,
     outlet: Outlet,
-    /// Whether nobody else reads these sockets.
+    /// True if this pacer is the only reader of the sockets; otherwise a listener reads them.
     reads: bool,
     parent: Recipient<PacerFact>,
     generation: Generation,
     post: Post,
     calendar: Calendar<Entry>,
     lines: HashMap<TestId, Arc<Line>>,
-    /// Tests that expect answers, by where these come from: a reflector of another origin may not say
-    /// which test it answers.
+    /// Session states of the tests that expect reflected probes, by destination address: a Session-Reflector of
+    /// another make may not return the test id.
     answering: HashMap<SocketAddr, Vec<Arc<Line>>>,
     listening: Option<Vec<SpawnHandle>>,
     batch: Batch,
-    /// When each port's socket was last found empty.
+    /// Time at which each port's socket was last found empty.
     drained: Vec<Moment>,
     alarm_clock: Option<(Moment, SpawnHandle)>,
     strangers: u64,
@@ -80,24 +82,24 @@ struct Entry {
     turn: u32,
 }
 
-/// What a pacer begins with.
+/// Constructor arguments of a pacer.
 pub struct Beginning {
-    /// Where its probes leave from.
+    /// Source address and ports from which the probes are sent.
     pub source: Source,
-    /// Its sockets.
+    /// Sockets of the source, one for each port.
     pub outlet: Outlet,
-    /// Whether nobody else reads these sockets.
+    /// True if this pacer is the only reader of the sockets; otherwise a listener reads them.
     pub reads: bool,
-    /// Readings of others.
+    /// Shared state of the agent: clock readings and keys.
     pub gauges: Gauges,
-    /// The watcher.
+    /// Watcher, which receives the facts of this pacer.
     pub parent: Recipient<PacerFact>,
-    /// Which of its name this is.
+    /// Generation of this pacer, which distinguishes it from earlier ones with the same source.
     pub generation: Generation,
 }
 
 impl Pacer {
-    /// A pacer that nobody has enrolled at yet.
+    /// Creates a pacer without tests; senders enrol later.
     pub fn new(beginning: Beginning) -> Self {
         let Beginning { source, outlet, reads, gauges, parent, generation } = beginning;
         let post = Post::new(gauges);
@@ -122,7 +124,7 @@ impl Pacer {
         }
     }
 
-    /// Serves what is due.
+    /// Sends the probes of the tests that are due.
     fn serve(&mut self) {
         self.notice_own_stall();
         self.post.refresh();
@@ -143,7 +145,8 @@ impl Pacer {
         self.say(changes);
     }
 
-    /// Before anything is judged by what did not come back: what lies in the sockets came in time.
+    /// Reads the reflected probes that are queued and detects a suspension of this process. Call before judging
+    /// missing reflections: those in the sockets arrived in time.
     fn notice_own_stall(&mut self) {
         let now = time::now();
         let late = self.calendar.next().map_or(Duration::ZERO, |due| now.moment.since(due));
@@ -158,7 +161,8 @@ impl Pacer {
         }
     }
 
-    /// Gives when it was served. A test whose turn panics is its own fault, not that of the others.
+    /// Serves one turn of a test, and returns the time at which its last probe left. A panic in one test's turn is
+    /// reported for that test and does not affect the others.
     fn serve_one(&mut self, entry: Entry, now: Now, changes: &mut Vec<ConditionChange>) -> Now {
         let (post, outlet, grid) = (&mut self.post, &self.outlet, grid_of(self.lines.len()));
         let served = catch_unwind(AssertUnwindSafe(|| {
@@ -181,7 +185,8 @@ impl Pacer {
         now
     }
 
-    /// A line that does not count any more may have a successor of the same test.
+    /// Removes a test whose state is withdrawn or damaged, unless a later sender of the same test has enrolled
+    /// another.
     fn forget(&mut self, line: &Arc<Line>) {
         let current = self.lines.get(&line.id).is_some_and(|known| Arc::ptr_eq(known, line));
         if current && line.sound().is_none_or(|sending| sending.is_withdrawn()) {
@@ -191,7 +196,7 @@ impl Pacer {
         }
     }
 
-    /// At whole multiples, as others keep to them: that is one wake-up for all.
+    /// Schedules the next reading of the error queues at a multiple of the interval, at which other timers expire too.
     fn look_later(ctx: &mut Context<Self>) {
         ctx.run_later(time::until_next(LOOK_EVERY), |pacer, ctx| {
             let span = pacer.span.clone();
@@ -201,14 +206,14 @@ impl Pacer {
         });
     }
 
-    /// Takes what the paths sent back, and whatever a step of the clock means.
+    /// Compares the clocks, reads the errors that the network returned, and reports them to their tests.
     fn look(&mut self) {
         let now = time::now();
         self.observe_clock();
         self.looks = self.looks.wrapping_add(1);
         let errors: Vec<PathError> = self.outlet.iter().flat_map(|socket| socket.take_path_errors()).collect();
-        // Datagrams that a batch left in the socket wake no task. On a socket without answers only farewells arrive: they
-        // are read before the errors that they explain.
+        // Datagrams left in a socket after a batch cause no wake-up. On a socket without reflected probes only
+        // announcements of a stop arrive: they are read before the errors that they explain.
         let may_explain = self.looks.is_multiple_of(LOOKS_FOR_FAREWELLS) || !errors.is_empty();
         if self.listening.is_some() || self.reads && may_explain {
             (0..self.outlet.len()).for_each(|port| self.take_answers(port));
@@ -222,7 +227,8 @@ impl Pacer {
         }
     }
 
-    /// Compares the clocks: delays of answers that are under way while the wall clock is set say nothing.
+    /// Compares the clocks. After a step of the wall clock, the delays of probes that are under way cannot be
+    /// measured.
     fn observe_clock(&mut self) {
         let now = time::now();
         self.post.observe(now);
@@ -253,7 +259,8 @@ impl Pacer {
         self.say(changes);
     }
 
-    /// An answer came after the socket was last seen empty, whatever the wall clock says, which may have been set since.
+    /// Handles a reflected probe. Its receive time is no earlier than the socket was last found empty, even if the
+    /// wall clock suggests so, because that may have stepped since.
     fn on_answer(
         &self,
         datagram: &Datagram<'_>,
@@ -290,7 +297,7 @@ impl Pacer {
         changes.into_iter().for_each(|change| self.parent.do_send(PacerFact::Changed(change)));
     }
 
-    /// Sets the alarm clock to what is due next, unless it is set to that or earlier.
+    /// Sets the timer to the next turn, unless an earlier or equal time is set.
     fn arm(&mut self, ctx: &mut Context<Self>) {
         let Some(next) = self.calendar.next() else { return };
         match self.alarm_clock {
@@ -315,7 +322,7 @@ fn grid_of(tests: usize) -> Grid {
     if tests < FEW { Grid::Coarse } else { Grid::Fine }
 }
 
-/// Yields a port's place whenever it may have something to read.
+/// Returns a stream that yields the index of a port whenever its socket may be readable.
 fn readiness(readiness: Readiness, port: usize) -> impl Stream<Item = Readable> {
     stream::unfold(readiness, move |readiness| async move {
         readiness.readable().await.ok()?;
@@ -323,7 +330,7 @@ fn readiness(readiness: Readiness, port: usize) -> impl Stream<Item = Readable> 
     })
 }
 
-/// The socket of this port may have something to read.
+/// Item of the stream above: the socket of the port with this index may be readable.
 struct Readable(usize);
 
 impl Actor for Pacer {

@@ -1,4 +1,6 @@
-//! The commands, as recipes.
+//! Commands of the program, one function for each subcommand. Each function takes the parsed arguments and returns the
+//! exit code; errors that are no findings are returned as `anyhow::Error`. [`run`] starts the agent, the other commands
+//! inspect or change its surroundings.
 
 mod check;
 mod doctor;
@@ -43,16 +45,16 @@ pub use ping::ping;
 pub use rollout::rollout;
 pub use transfer::{export, import};
 
-/// All is well.
+/// Exit code of a command that succeeded.
 pub const EXIT_GOOD: i32 = 0;
-/// Something outside failed.
+/// Exit code for a failure outside of the configuration, such as a store that cannot be reached.
 pub const EXIT_FAILURE: i32 = 1;
-/// A fault of peerpair's own (sysexits' EX_SOFTWARE).
+/// Exit code for a fault of peerpair's own (sysexits' EX_SOFTWARE).
 pub const EXIT_INTERNAL: i32 = 70;
-/// The configuration has findings (sysexits' EX_CONFIG).
+/// Exit code for a configuration with findings (sysexits' EX_CONFIG).
 pub const EXIT_CONFIG: i32 = 78;
 
-/// Runs the agent until it is told to stop.
+/// Runs the agent until it is stopped by a signal, and returns its exit code.
 pub fn run(arguments: &Run) -> anyhow::Result<i32> {
     let source = Source { path: arguments.config.clone(), overrides: arguments.overrides.to_overrides() };
     let bootstrap = match read_bootstrap(&source) {
@@ -74,17 +76,17 @@ pub fn run(arguments: &Run) -> anyhow::Result<i32> {
     );
     let _in_use = match state_file::lock(&bootstrap.state_dir, &bootstrap.host) {
         Ok(Some(lock)) => Some(lock),
-        // Both would tell the same receivers, and each would take the other's word for its own.
+        // Two agents would notify the same receivers, and each would mistake the other's notification log for its own.
         Ok(None) => {
             let state_dir = bootstrap.state_dir.display().to_string();
             let way_out = "stop it, or give each its own host or state_dir";
             tracing::error!(state_dir, way_out, "another agent of this host name runs here");
             return Ok(EXIT_FAILURE);
         }
-        // Told states cannot be kept there; the sinks say so when they try.
+        // Notification logs cannot be kept there; the sinks report it when they try.
         Err(_) => None,
     };
-    // Just before the runtime's own clock begins, for timers that end with its slots (see `pace`).
+    // The time base starts just before the runtime's clock, so that timers end with its slots (see `pace`).
     time::start();
     let system = actix::System::new();
     let code = system.block_on(async {
@@ -92,12 +94,12 @@ pub fn run(arguments: &Run) -> anyhow::Result<i32> {
         let _supervisor = supervisor.start();
         exit_code.await
     });
-    // Dropping the runtime would wait for name look-ups and file systems that hang.
+    // Dropping the runtime would block on name look-ups and file systems that hang.
     std::mem::forget(system);
     Ok(code.unwrap_or(EXIT_INTERNAL))
 }
 
-/// Makes, lists and ends silences of a running agent.
+/// Adds, lists or expires silences of a running agent through its API.
 pub fn silence(arguments: &cli::Silence) -> anyhow::Result<i32> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start")?;
     let mut stdout = std::io::stdout().lock();
@@ -138,17 +140,17 @@ pub fn silence(arguments: &cli::Silence) -> anyhow::Result<i32> {
     Ok(EXIT_GOOD)
 }
 
-/// The running agent that is meant.
+/// Returns a client for the agent that the options select.
 fn agent(of: &cli::OfAgent) -> anyhow::Result<Agent> {
     let (url, path) = match &of.url {
-        // A token goes to the agent that it is of, and to no other.
+        // A token is sent only to the agent that it belongs to, so the bootstrap file's token is not used here.
         Some(url) => (url.clone(), of.token_file.clone()),
         None => {
             let (bootstrap, findings) = parse_bootstrap(&of.config, &Overrides::default());
             if let Some(finding) = findings.iter().find(|finding| finding.level == Level::Error) {
                 anyhow::bail!("{finding}; or name the agent's page with --url");
             }
-            // One that is served at every address is at this host's own, too.
+            // A page that is served at every address is reachable at the loopback address.
             let url = bootstrap.web.url("127.0.0.1");
             let url = url.context("[web] listen of that file is empty: the agent cannot be asked")?;
             (url, of.token_file.clone().or(bootstrap.web.token_file))
@@ -161,7 +163,7 @@ fn agent(of: &cli::OfAgent) -> anyhow::Result<Agent> {
     Agent::new(&url, token)
 }
 
-/// Sends one marked notification and says what became of it.
+/// Sends one notification, marked as a test, to a sink and prints the result.
 pub fn send_test_notification(arguments: &SendTestNotification) -> anyhow::Result<i32> {
     time::start();
     let overrides = arguments.overrides.to_overrides();
@@ -207,7 +209,7 @@ pub fn send_test_notification(arguments: &SendTestNotification) -> anyhow::Resul
     Ok(EXIT_GOOD)
 }
 
-/// The sinks of the bootstrap file, and those of the documents if they can be read; else why not.
+/// Returns the sinks of the bootstrap file and of the documents; if the documents cannot be read, the reason too.
 async fn known_sinks(bootstrap: &Bootstrap) -> (Vec<SinkPlan>, Option<String>) {
     let listed = match Store::new(&bootstrap.store, Concern::Host(bootstrap.host.clone())) {
         Ok(mut store) => store.list().await,
@@ -228,7 +230,7 @@ fn test_notification(host: &str, now: Now) -> Due {
     Due::Alarm { notification: Arc::new(notification), occasion: Occasion::First, still_raised: None }
 }
 
-/// Reads the bootstrap file; all its findings if it has an error.
+/// Reads the bootstrap file; returns all its findings if one of them is an error.
 pub fn read_bootstrap(source: &Source) -> Result<Bootstrap, BTreeSet<Finding>> {
     let (bootstrap, findings) = parse_bootstrap(&source.path, &source.overrides);
     if findings.iter().any(|finding| finding.level == Level::Error) {

@@ -1,9 +1,9 @@
-//! The sender: one test that starts on this host.
+//! Sender actor: one test that starts on this host.
 //!
-//! It owns the test's state (epoch, sequence numbers, health, and what comes back) and has it enrolled
-//! with the pacer of its source, which sends when its turn comes. It stops when the watcher says so,
-//! with a last probe that says goodbye if nothing of the test is to follow, or when it panics; the
-//! watcher rebuilds it.
+//! The actor owns the session state (epoch, sequence numbers, health, and the results of reflected probes) and enrols
+//! it with the pacer of its source, which sends the probes. It stops on `Stop` from the watcher or when it panics; the
+//! watcher starts a new one. On `Stop::WithGoodbye`, when no other sender of the test follows, it announces the stop
+//! to the receiver.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,25 +21,25 @@ use crate::pure::sending::{SenderPlan, Sending};
 use crate::pure::status::{Role, SenderStatus, TestStatus};
 use crate::pure::test::TestId;
 
-/// See the module.
+/// Actor that owns the state of one test that starts on this host.
 pub struct Sender {
     line: Arc<Line>,
     station: Arc<Station>,
     generation: Generation,
 }
 
-/// What a sender begins with.
+/// Constructor arguments of a sender.
 pub struct Beginning {
-    /// What to send.
+    /// Plan of the test: what to send, to which destination, and how often.
     pub plan: Arc<SenderPlan>,
-    /// From where, and with whom.
+    /// Sender context that senders of the same source share: sockets, pacer, shared state and the watcher.
     pub station: Arc<Station>,
-    /// Which of its name this is.
+    /// Generation of this sender, which distinguishes it from earlier ones of the same test.
     pub generation: Generation,
 }
 
 impl Sender {
-    /// A sender whose epoch begins now.
+    /// Creates a sender with a new epoch that starts now.
     pub fn new(beginning: Beginning) -> Self {
         let Beginning { plan, station, generation } = beginning;
         let now = time::now();
@@ -52,7 +52,7 @@ impl Sender {
         self.line.id
     }
 
-    /// There are too many senders for each to keep a span of its own.
+    /// Creates the span for each use, because there are too many senders for each to keep its own.
     fn span(&self) -> Span {
         info_span!("sender", test = %self.id())
     }
@@ -61,7 +61,7 @@ impl Sender {
         changes.into_iter().for_each(|change| self.station.parent.do_send(SenderFact::Changed(change)));
     }
 
-    /// Announces the stop, twice: one datagram may get lost.
+    /// Announces to the receiver that the test stops. The announcement is sent twice, because a datagram may be lost.
     fn say_goodbye(&self, sending: &mut Sending) {
         let mut post = Post::new(self.station.gauges.clone());
         for _ in 0..2 {
@@ -92,7 +92,8 @@ impl Handler<Send> for Sender {
         {
             let mut sending = self.line.state();
             if plan.destination != sending.plan().destination {
-                // Whoever still listens there may hear of the change later.
+                // The receiver at the previous destination may learn of the change later than this host, and must not
+                // take the end of the probes for a fault.
                 self.say_goodbye(&mut sending);
             }
             let now = time::now();

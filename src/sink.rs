@@ -1,8 +1,8 @@
-//! The sink: one receiver of alarms, and what it was told.
+//! The sink actor: delivers alarms to one receiver, and records what the receiver was notified of.
 //!
-//! It owns the receiver's ledger, on disk too, and the way out. It stops when the alarm actor says
-//! so, after what is due was tried once more, or when it panics; the alarm actor rebuilds it, and
-//! it knows from disk what its receiver was told.
+//! It owns the receiver's notification log, in memory and on disk, and the connection to the receiver. It stops on
+//! `Stop`, after due messages were tried once more, when a removed sink has delivered its clears, or when it panics.
+//! The alarm actor rebuilds it, and the log on disk then states what its receiver was notified of.
 
 mod kept_log;
 
@@ -25,22 +25,22 @@ use crate::pure::time::Moment;
 use kept_log::{KeptLog, SAVE_EVERY, SAVE_WITHIN, log_file};
 pub use kept_log::{has_log, warn_of_forgotten};
 
-/// A receiver that asks for more time than this gets this.
+/// Longest pause that a receiver may ask for; longer requests are cut to this.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(300);
-/// Messages leave in batches this far apart at the least, since each batch costs a write to disk.
+/// Shortest interval between two batches of messages, since each batch costs a write to disk.
 const BATCH_EVERY: Duration = Duration::from_millis(100);
-/// The disk is left alone for so many times as long as it took to write. A book of many thousand
-/// alarms is written less often, in larger batches.
+/// Pause after a write, as a multiple of the time that it took, and at most `SAVE_WITHIN`. A log of many thousand
+/// alarms is thus written less often, in larger batches.
 const SAVE_REST: u32 = 10;
-/// Messages in a batch. A receiver that was not reached is tried with one.
+/// Greatest number of messages in a batch. A receiver that counts as away is tried with one.
 const MOST_IN_A_BATCH: usize = 1000;
-/// A sink that was removed or narrowed tries to clear what it told for this long; a receiver that is away longer is
-/// named in the log.
+/// Time for which a removed or narrowed sink tries to clear what it notified; a receiver that is away longer is named
+/// in the log file.
 const LEAVE_WITHIN: Duration = Duration::from_secs(4 * 3600);
-/// The log names another problem of the same receiver no sooner than this.
+/// Shortest interval between two log lines about different problems of the same receiver.
 const PROBLEM_AGAIN: Duration = Duration::from_secs(60);
 
-/// Delivers to one receiver; the module's documentation says what it owns and when it stops.
+/// Actor that delivers to one receiver; the module documentation describes what it owns and when it stops.
 pub struct Sink {
     plan: SinkPlan,
     identity: Identity,
@@ -49,59 +49,59 @@ pub struct Sink {
     ledger: Ledger,
     state: StateFile,
     state_broken: bool,
-    /// The file on disk is still that of the previous run.
+    /// Set while the file on disk is still that of the previous run.
     kept_by_earlier_run: bool,
-    /// The way out; elsewhere while a batch is on its way.
+    /// Connection to the receiver; `None` while a batch in flight uses it.
     outlet: Option<Outlet>,
-    /// Another way out, adopted while a batch was on its way.
+    /// Connection by a changed configuration, which was adopted while a batch was in flight.
     next_outlet: Option<Outlet>,
-    /// The ledger changed since it was last kept.
+    /// Set if the notification log has changed since it was last saved.
     unsaved: bool,
-    /// A disk that failed is left alone until then.
+    /// Earliest time of the next write after one that failed.
     save_not_before: Moment,
-    /// When the ledger was written last.
+    /// Time at which the notification log was written last.
     saved_at: Moment,
     not_before: Moment,
     timer: Option<(Moment, SpawnHandle)>,
     stopping: bool,
-    /// The sink was removed: it ends when its receiver has been told so, or then at the latest.
+    /// Deadline of a removed sink, which ends earlier if its receiver was notified of every clear.
     leave_by: Option<Moment>,
     sent: u64,
     failed: u64,
-    /// Why the last message was not taken, and when the log named that.
+    /// Reason why the last message was not taken, and the time at which the log file named one.
     problem: Option<(String, Moment)>,
     span: Span,
 }
 
-/// What a sink begins with.
+/// Constructor arguments of a sink.
 pub struct Beginning<'a> {
-    /// As configured.
+    /// Plan of the sink: its configuration, notification policy and parting.
     pub plan: SinkPlan,
-    /// Who speaks.
+    /// Identity of this agent, which outbound messages name as their origin.
     pub identity: Identity,
-    /// Where told states are kept.
+    /// Directory in which the notification log is kept.
     pub state_dir: &'a Path,
-    /// For what was told before this agent began.
+    /// Damping of alarms that an earlier run notified of, until their own is known.
     pub damping: Damping,
-    /// The alarm actor.
+    /// Alarm actor that receives the status of this sink and the report of its end.
     pub parent: Recipient<SinkFact>,
-    /// Which of its name this is.
+    /// Generation of this sink, by which the alarm actor distinguishes it from predecessors of the same name.
     pub generation: Generation,
-    /// Whether the receiver is to be told that the agent has started.
+    /// Start message for the receiver, if the agent has just started.
     pub greeting: Greeting,
 }
 
-/// Whether the receiver is to be told that the agent has started.
+/// Start message that a new sink sends before its first alarm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Greeting {
-    /// The agent has just started.
+    /// The agent has just started, and the receiver is notified of that.
     ColdStart,
-    /// Only this sink has.
+    /// The sink alone was started or rebuilt, so that no start message is sent.
     None,
 }
 
 impl Sink {
-    /// A sink that knows from disk what its receiver was told.
+    /// Creates a sink, and loads from disk what its receiver was notified of.
     pub fn new(beginning: Beginning<'_>) -> Self {
         let now = time::now();
         let name = &beginning.plan.config.name;
@@ -162,7 +162,8 @@ impl Sink {
         self.saved_at = now;
         let (state, log) = (self.state.clone(), KeptLog::new(&self.ledger, false, full.wall));
         let delivery = async move {
-            // Kept before it is sent: after a crash in between it is told again, never forgotten.
+            // The log is saved before the messages are sent: after a crash in between they are sent again, never
+            // lost.
             let began = Instant::now();
             let kept = log.save(state).await;
             let rest = began.elapsed().saturating_mul(SAVE_REST).clamp(BATCH_EVERY, SAVE_WITHIN);
@@ -179,7 +180,7 @@ impl Sink {
         }));
     }
 
-    /// When the ledger is to be written, if no message leaves before.
+    /// Returns when the log is to be written if no message is sent before.
     fn next_save(&self) -> Moment {
         if self.unsaved { self.save_not_before } else { self.save_not_before.max(self.saved_at + SAVE_EVERY) }
     }
@@ -262,7 +263,7 @@ impl Sink {
         }
     }
 
-    /// Names a problem in the log when it is another one than before, but not ever so often.
+    /// Logs a problem when it differs from the previous one, at most once in `PROBLEM_AGAIN`.
     fn on_problem(&mut self, what: &str, why: String, now: Moment) {
         let named = match &self.problem {
             Some((known, named)) if *known == why || now.since(*named) < PROBLEM_AGAIN => *named,
@@ -278,11 +279,11 @@ impl Sink {
         match kept {
             Ok(()) => (self.state_broken, self.kept_by_earlier_run) = (false, false),
             Err(problem) => {
-                // The next run would take it for the last word.
+                // The next run would take the old file for the latest state.
                 if std::mem::take(&mut self.kept_by_earlier_run) {
                     self.state.remove();
                 }
-                // To be tried again with the next batch, or by itself.
+                // The write is repeated with the next batch, or on its own after `SAVE_WITHIN`.
                 self.unsaved = true;
                 self.save_not_before = time::now().moment + SAVE_WITHIN;
                 if !self.state_broken {
@@ -351,7 +352,7 @@ impl Handler<Adopt> for Sink {
         if !handed_over.is_empty() {
             self.parent.do_send(SinkFact::HandedOver(Box::new(self.plan.config.clone()), handed_over));
         }
-        // One that is to tell nothing any more ends when that is settled.
+        // A sink with an empty scope ends once its clears are delivered.
         let leaves = self.plan.manner.scope == Scope::Nothing;
         self.leave_by = leaves.then(|| self.leave_by.unwrap_or(now.moment + LEAVE_WITHIN));
         self.pump(ctx);
@@ -406,7 +407,7 @@ impl Handler<Stop> for Sink {
             ctx.stop();
             return;
         }
-        // What is due leaves now or not at all; a batch on its way is waited for.
+        // Due messages are sent now or not at all; a batch in flight is awaited.
         self.stopping = true;
         if self.ledger.is_away() {
             ctx.stop();

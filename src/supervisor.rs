@@ -1,8 +1,8 @@
-//! The supervisor: the root of the tree.
+//! Supervisor: the root actor of the agent.
 //!
-//! It owns the watcher, the alarm actor, the clock and the status page, rebuilds what fails with
-//! back-off, routes every violation and every clear to the alarm actor, and publishes the status
-//! snapshot. It stops on a signal: senders say goodbye, sinks flush, then the process ends.
+//! [`Supervisor`] owns the watcher, the alarm actor, the clock actor and the web actor, and rebuilds a failed child
+//! with back-off. It routes every violation and every clear to the alarm actor, and publishes the status snapshot. A
+//! signal stops it: senders send goodbyes, sinks flush, and then the process ends.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -38,14 +38,14 @@ use crate::tree::Slot;
 use crate::watcher::{Beginning, Watcher};
 use crate::web::{self, Web};
 
-/// Everybody is asked how he stands this often.
+/// Interval at which children are polled for their status.
 const OBSERVE_EVERY: Duration = pace::SECOND;
-/// Whoever looked at the tests may look again within this.
+/// Time for which tests are polled after a client last requested them.
 const LOOKED_FOR: Duration = Duration::from_secs(10);
-/// An ordered stop that takes longer is cut short.
+/// Time limit of an ordered stop, after which the process exits at once.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
 
-/// See the module.
+/// Root actor, with the newest status of each child and the state that a rebuilt child needs at once.
 pub struct Supervisor {
     source: Source,
     bootstrap: Arc<Bootstrap>,
@@ -54,13 +54,13 @@ pub struct Supervisor {
     alarm: Slot<Alarm>,
     clock: Slot<Clock>,
     web: Slot<Web>,
-    /// What a rebuilt alarm actor has to know at once.
+    /// Sinks and alarm rules in force, which a rebuilt alarm actor needs at once.
     alarms: AlarmPlan,
-    /// Who speaks to receivers.
+    /// Identity of this agent towards receivers.
     identity: Identity,
-    /// What a rebuilt watcher has to know at once.
+    /// Last good configuration, which a rebuilt watcher needs at once.
     memory: Option<Memory>,
-    /// Faults of the supervisor's own finding.
+    /// Faults that the supervisor itself detects: a failed watcher, or a status page that cannot be served.
     faults: Faults,
     watcher_status: WatcherStatus,
     alarm_status: AlarmStatus,
@@ -68,20 +68,20 @@ pub struct Supervisor {
     started: WallTime,
     published: watch::Sender<Arc<Status>>,
     in_force: watch::Sender<Option<Arc<InForce>>>,
-    /// When somebody last looked at the tests.
+    /// Time at which a client last requested the tests.
     looked: Option<Moment>,
     stopping: bool,
-    /// Takes the exit code.
+    /// Channel for the exit code; `None` once it was sent.
     ended: Option<oneshot::Sender<i32>>,
     span: Span,
 }
 
-/// Where the bootstrap file is, to be read again on SIGHUP.
+/// Location of the bootstrap file, which is read again on SIGHUP.
 #[derive(Clone, Debug)]
 pub struct Source {
-    /// The file.
+    /// Path of the bootstrap file.
     pub path: PathBuf,
-    /// What the command line says over it.
+    /// Command line options that take precedence over the file.
     pub overrides: Overrides,
 }
 
@@ -92,7 +92,7 @@ enum Signal {
 }
 
 impl Supervisor {
-    /// A tree that is not yet grown. The exit code comes out at the other end.
+    /// Creates a supervisor without children, and the channel on which the exit code arrives.
     pub fn new(source: Source, bootstrap: Bootstrap) -> (Self, oneshot::Receiver<i32>) {
         let (ended, exit_code) = oneshot::channel();
         let started = time::now().wall;
@@ -189,7 +189,7 @@ impl Supervisor {
 
     fn on_web_down(&mut self, problem: Option<String>, ctx: &mut Context<Self>) {
         let Some(problem) = problem else {
-            // It was asked to end, to be served elsewhere.
+            // The web actor stopped by request, to serve at another address.
             self.start_web(ctx);
             return;
         };
@@ -204,14 +204,14 @@ impl Supervisor {
         });
     }
 
-    /// Tells the clock what the documents say of it.
+    /// Sends the clock actor the settings that come from the documents.
     fn consult(&self) {
         let Some(in_force) = self.in_force.borrow().clone() else { return };
         let ntp_server = in_force.loaded.ntp_server.clone();
         self.clock.send(Consult { ntp_server, is_needed: in_force.plan.judges_by_clock() });
     }
 
-    /// Notes a fault of the supervisor's own finding, or its end.
+    /// Raises a fault that the supervisor detects, or clears it if `problem` is `None`.
     fn set_fault(&mut self, subject: Subject, problem: Option<String>) {
         let key = AlarmKey::new(Kind::Config, subject);
         let changes = self.faults.on_fault(key, problem.map(Cause::Config), time::now());
@@ -319,7 +319,7 @@ impl Supervisor {
         }
     }
 
-    /// Somebody wants to see the tests: they are looked at now, and each second for a while.
+    /// Polls the tests at once, and then each second for a while, because a client has requested them.
     fn on_looked(&mut self) {
         let now = time::now().moment;
         let before = self.looked.replace(now);

@@ -1,9 +1,8 @@
-//! The watcher: follows the config store, turns documents into a plan, and carries out the difference.
+//! Watcher: follows the config store, turns documents into a plan, and applies the difference.
 //!
-//! It owns the loader with the last good documents, the resolved names, the sockets, and the
-//! listener and sender actors that use them, which it rebuilds with back-off. It stops when the
-//! supervisor says so or when it panics; then its children stop with it, and the supervisor
-//! rebuilds it, and it them.
+//! [`Watcher`] owns the loader with the last good documents, the resolved names, the sockets, and the listener, pacer
+//! and sender actors that use them, which it rebuilds with back-off. It stops when the supervisor commands it or when
+//! it panics. Its children then stop with it, and the supervisor rebuilds the watcher, which rebuilds them.
 
 mod children;
 mod config;
@@ -57,19 +56,19 @@ use observing::Round;
 use replays::ReplayKeeper;
 use sockets::Sockets;
 
-/// Names are resolved again this often.
+/// Interval at which names are resolved again.
 const RESOLVE_EVERY: Duration = Duration::from_secs(30);
-/// A reader of the store that failed is begun anew after this.
+/// Delay before a failed reader of the store is started again.
 const READ_AGAIN: Duration = Duration::from_secs(5);
-/// A store that has not answered after this is away: what was kept on disk comes into force.
+/// Time without an answer from the store after which the configuration kept on disk takes effect.
 const FALL_BACK: Duration = Duration::from_secs(5);
-/// An address that is not there yet comes within this: the network is being started, or duplicate address detection
-/// (RFC 4862) runs.
+/// Time for which a missing local address is no fault: the network may be starting, or duplicate address detection (RFC
+/// 4862) may be running.
 const ADDRESS_PATIENCE: Duration = Duration::from_secs(10);
-/// Store events that may wait; more would only be older.
+/// Capacity of the channel for store events; more events would only be older ones.
 const STORE_EVENTS: usize = 4;
 
-/// See the module.
+/// Actor that carries out the plan, with all state that the plan and its children need.
 pub struct Watcher {
     bootstrap: Arc<Bootstrap>,
     gauges: Gauges,
@@ -78,23 +77,23 @@ pub struct Watcher {
     config: Config,
     names: KnownNames,
     following: Option<SpawnHandle>,
-    /// What is carried out.
+    /// Plan in force.
     running: Arc<Plan>,
-    /// Whether that comes from documents.
+    /// True if the plan in force comes from documents, and not only from the bootstrap file.
     planned: bool,
-    /// The alarms that can be raised under it.
+    /// Inventory of the alarms that can be raised under the plan in force.
     possible: Possible,
-    /// Those of this host, once they could be had.
+    /// Local addresses of this host; `None` until they could be read.
     addresses: Option<HashSet<IpAddr>>,
-    /// What its predecessor knew.
+    /// State that the predecessor of a rebuilt watcher left, until it is applied.
     memory: Option<Memory>,
     looking_again: Option<SpawnHandle>,
-    /// What is written to `agents/<host>` where the store has leases.
+    /// Status of this agent that is published under `agents/<host>` where the store has leases.
     said: watch::Sender<Option<String>>,
     sockets: Sockets,
     listeners: Children<SocketAddr, Listener>,
     pacers: Children<Source, Pacer>,
-    /// What the senders of each pacer work with, and whether it alone reads its sockets.
+    /// Sender context of each source, and true if the pacer alone reads its sockets.
     stations: BTreeMap<Source, (Arc<Station>, bool)>,
     senders: Children<TestId, Sender>,
     faults: Faults,
@@ -102,28 +101,28 @@ pub struct Watcher {
     observed: Observed,
     round: Round,
     replays: ReplayKeeper,
-    /// What is wrong with the fleet's keys on this host.
+    /// Problems with the fleet's keys on this host, by key id.
     key_problems: Vec<(u8, String)>,
     stopping: bool,
     span: Span,
 }
 
-/// What a watcher begins with.
+/// Constructor arguments of [`Watcher`].
 pub struct Beginning {
-    /// Where the documents are, and for whom.
+    /// Bootstrap file, which names the store, the host and the sinks.
     pub bootstrap: Arc<Bootstrap>,
-    /// Readings of others.
+    /// Shared state that other actors read and write.
     pub gauges: Gauges,
-    /// The supervisor.
+    /// Supervisor, which receives the watcher's facts.
     pub parent: Recipient<WatcherFact>,
-    /// Which of its name this is.
+    /// Generation of this watcher, which distinguishes it from its predecessors.
     pub generation: Generation,
-    /// What its predecessor knew.
+    /// State that the predecessor left, if this watcher replaces a failed one.
     pub memory: Option<Memory>,
 }
 
 impl Watcher {
-    /// A watcher that knows what its predecessor knew, or nothing yet.
+    /// Creates a watcher; with a predecessor's memory, it applies that when it starts.
     pub fn new(beginning: Beginning) -> Self {
         let Beginning { bootstrap, gauges, parent, generation, .. } = beginning;
         Watcher {
@@ -194,8 +193,8 @@ impl Watcher {
         self.gauges.set_config_version(loaded.config_version);
         let needed = plan::names_to_resolve(&loaded, &self.bootstrap.host);
         let unknown = self.names.on_needed(needed);
-        // At the start, a slow name service holds up only the tests that need it. Later a test that
-        // runs goes on until its new name is known, and is then altered in place.
+        // At the start, a slow name service delays only the tests that need it. Later, a running test continues until
+        // its new name is resolved, and is then altered in place.
         if unknown.is_empty() || !self.planned {
             self.replan(ctx);
         }
@@ -203,7 +202,7 @@ impl Watcher {
         self.say_how_it_stands();
     }
 
-    /// In the store, for those who roll out documents.
+    /// Updates the status that is published in the store, for those who roll out documents.
     fn say_how_it_stands(&self) {
         let said = self.config.announcement(self.bootstrap.web.url(&self.bootstrap.host), &self.gauges.keys());
         self.said.send_if_modified(|before| {
@@ -214,7 +213,7 @@ impl Watcher {
         });
     }
 
-    /// Looks at the same documents once more when something in them has come of age.
+    /// Schedules another pass over the same documents, at the end of a grace period in them.
     fn look_again(&mut self, after: Duration, ctx: &mut Context<Self>) {
         if let Some(earlier) = self.looking_again.take() {
             ctx.cancel_future(earlier);
@@ -228,7 +227,7 @@ impl Watcher {
         }));
     }
 
-    /// Says in the store how this agent stands. What said it before ends.
+    /// Starts the task that publishes this agent's status in the store; the previous task ends.
     fn announce(&mut self) {
         self.said = watch::Sender::new(None);
         self.say_how_it_stands();
@@ -267,7 +266,7 @@ impl Watcher {
         self.replan(ctx);
     }
 
-    /// Plans with what is known now, and carries out the difference.
+    /// Plans with the documents, names and addresses known now, and applies the difference.
     fn replan(&mut self, ctx: &mut Context<Self>) {
         let Some(loaded) = self.config.loaded() else { return };
         if let Ok(addresses) = local_addresses() {
@@ -293,7 +292,7 @@ impl Watcher {
         if !changes.is_empty() {
             debug!(changes = changes.len(), "plan changed");
         }
-        // What stops comes first in the list, so that its addresses are free for what starts.
+        // The list begins with what stops, so that its addresses are free for what starts.
         let starts = changes.iter().position(|change| !change.stops()).unwrap_or(changes.len());
         let (stops, starts) = changes.split_at(starts);
         stops.iter().for_each(|change| self.carry_out(change));
@@ -308,7 +307,7 @@ impl Watcher {
         }
     }
 
-    /// Everything of the configuration that is not as it should be.
+    /// Returns all faults of the configuration on this host, with their causes.
     fn find_faults(&self) -> BTreeMap<AlarmKey, Cause> {
         let mut faults = self.running.faults.clone();
         let mut add =
@@ -331,7 +330,7 @@ impl Watcher {
         faults
     }
 
-    /// Says which faults came and went, each once. Tells whether any did.
+    /// Reports faults that appeared or ended, once each; returns true if there were any.
     fn say_faults(&mut self, now: Now) -> bool {
         let store_patience = self.config.loaded().map_or(STORE_PATIENCE, |loaded| loaded.store_patience);
         let patience = |key: &AlarmKey| match key.subject {
@@ -356,7 +355,7 @@ impl Watcher {
     fn say_plan(&self) {
         let mut possible = self.possible.clone();
         possible.extend(self.faults.keys().cloned());
-        // Before the documents are known, nothing that was told before can be said to be over.
+        // Unless all documents are known, an alarm that was notified earlier cannot be called cleared.
         let knowledge = match self.config.is_whole() {
             false => Knowledge::Partial,
             true => Knowledge::Whole,
@@ -376,7 +375,8 @@ impl Watcher {
         self.parent.do_send(WatcherFact::Planned(Box::new(Planned { alarms, retain, memory, in_force })));
     }
 
-    /// A fact of a test that was removed while it was on its way would never be taken back.
+    /// Forwards a condition to the supervisor. Conditions of a test that was removed meanwhile are dropped, because
+    /// they would never be cleared.
     fn pass_on(&mut self, change: ConditionChange) {
         if !self.possible.contains(&change.key) || !self.running.expects_from(&change.reporter) {
             return;
@@ -433,8 +433,8 @@ impl Actor for Watcher {
     }
 
     fn stopped(&mut self, _: &mut Self::Context) {
-        // An actor with timers outlives its last address: without this a rebuilt watcher would have
-        // its predecessor's children beside its own.
+        // An actor with timers outlives its last address: without this, the predecessor's children would run beside
+        // those of a rebuilt watcher.
         self.stop_children(Stop::Quietly);
         self.parent.do_send(WatcherFact::Down(self.generation));
     }
@@ -455,7 +455,7 @@ impl StreamHandler<StoreEvent> for Watcher {
         }
     }
 
-    /// The task that reads the store ends only by a fault of its own.
+    /// Restarts the task that reads the store, which ends only by a fault of its own.
     fn finished(&mut self, ctx: &mut Self::Context) {
         if self.stopping {
             return;
@@ -474,7 +474,7 @@ impl StreamHandler<AddressesChanged> for Watcher {
     fn handle(&mut self, _: AddressesChanged, ctx: &mut Self::Context) {
         let span = self.span.clone();
         let _entered = span.enter();
-        // Those that could not be bound may have come.
+        // Addresses that could not be bound may exist now.
         for opened in self.sockets.try_all() {
             self.on_opened(opened, ctx);
         }
@@ -541,7 +541,7 @@ impl Handler<SenderFact> for Watcher {
 }
 
 impl Watcher {
-    /// Says the faults that have lasted long enough by now.
+    /// Reports the faults that have lasted long enough by now.
     fn say_lasting_faults(&mut self) {
         let now = time::now();
         if self.faults.next_deadline().is_some_and(|at| at <= now.moment) && self.say_faults(now) {
@@ -557,7 +557,7 @@ impl Handler<Rebase> for Watcher {
         let _entered = span.enter();
         let before = std::mem::replace(&mut self.bootstrap, bootstrap);
         if before.store != self.bootstrap.store {
-            // What runs goes on until the other store has answered.
+            // Running tests continue until the other store has answered.
             self.config.on_rebased(&self.bootstrap, time::now());
             self.announce();
             if let Some(following) = self.following.take() {

@@ -1,8 +1,8 @@
-//! The web actor: the status page, its data, and what people ask of the agent.
+//! Web actor: serves the status page, the JSON API and the metrics.
 //!
-//! It owns the HTTP server, which reads the snapshot and never asks the tree for it; what people
-//! ask (silences, resynchronisation) goes up as a fact, and the answer comes back the same way. It
-//! stops when the supervisor says so, or when it cannot serve; the supervisor builds it anew.
+//! The actor owns the HTTP server, which reads snapshots instead of querying other actors. Requests of operators
+//! (silences, resynchronisation) are sent to the supervisor as facts, and the answers return the same way. It stops on
+//! `Stop` from the supervisor, or when it cannot serve; the supervisor starts a new one.
 
 mod api;
 pub mod client;
@@ -23,53 +23,53 @@ use tracing::{Span, info, info_span};
 use crate::messages::{Generation, InForce, Stop, WebFact};
 use crate::pure::status::Status;
 
-/// The newest snapshot.
+/// Receiver of the latest status snapshot.
 type Snapshot = watch::Receiver<Arc<Status>>;
 
-/// What is carried out, once anything is.
+/// Receiver of the plan in force; `None` until one has been applied.
 type Plans = watch::Receiver<Option<Arc<InForce>>>;
 
-/// A client that sends nothing for so long is let go.
+/// Time after which a client that has not sent a complete request is disconnected.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(10);
-/// People and probes, not crowds.
+/// Largest number of connections, ample for a few operators, scrapers and health checks.
 const MOST_CONNECTIONS: usize = 256;
-/// What people ask is short.
+/// Largest size of a request body in octets; requests to the API are short.
 const LONGEST_BODY: usize = 64 * 1024;
 
-/// See the module.
+/// Actor that runs the HTTP server.
 pub struct Web {
     setting: Setting,
     server: Option<ServerHandle>,
-    /// Why it cannot serve.
+    /// Reason why the server cannot serve, for the supervisor.
     problem: Option<String>,
     span: Span,
 }
 
-/// What a web actor begins with.
+/// Constructor arguments of a web actor, kept to start the server.
 #[derive(Clone)]
 pub struct Setting {
-    /// Address and port.
+    /// Address and port to listen on, as `ADDRESS:PORT`.
     pub listen: String,
-    /// The token that whoever changes something has to show.
+    /// File of the bearer token that requests which change state must carry; `None` forbids all changes.
     pub token_file: Option<PathBuf>,
-    /// The newest snapshot.
+    /// Receiver of the latest status snapshot.
     pub status: Snapshot,
-    /// What is carried out.
+    /// Receiver of the plan in force.
     pub in_force: Plans,
-    /// The supervisor.
+    /// Supervisor, which receives the facts of this actor.
     pub parent: Recipient<WebFact>,
-    /// Which of its name this is.
+    /// Generation of this actor, which distinguishes it from earlier ones.
     pub generation: Generation,
 }
 
 impl Web {
-    /// One that will serve when it is started.
+    /// Creates the actor; the server starts with it.
     pub fn new(setting: Setting) -> Self {
         Web { setting, server: None, problem: None, span: info_span!("web") }
     }
 }
 
-/// Binds and gives the server to be run. It handles no signals: the supervisor does.
+/// Binds the address and returns the server. The server handles no signals, because the supervisor does.
 fn bind(setting: &Setting) -> io::Result<Server> {
     let (status, in_force) = (setting.status.clone(), setting.in_force.clone());
     let access = api::Access::new(setting.parent.clone(), setting.token_file.clone());
@@ -112,7 +112,7 @@ impl Actor for Web {
                 self.setting.parent.do_send(WebFact::Serving(self.setting.generation));
                 ctx.spawn(server.into_actor(self).map(|ended, web, ctx| {
                     let problem = ended.err().map_or("it ended".to_owned(), |error| error.to_string());
-                    // One that was asked to end has no problem.
+                    // A server that was asked to stop has no problem to report.
                     web.problem = web.server.is_some().then_some(problem);
                     ctx.stop();
                 }));

@@ -1,4 +1,5 @@
-//! Whatever comes over the network is read without a panic, and nothing that is not signed passes for it.
+//! Fuzz target for every decoder of network input: none may panic, and no unsigned packet may pass signature
+//! verification. The input is the payload of one UDP datagram.
 
 #![no_main]
 
@@ -18,7 +19,7 @@ fuzz_target!(|octets: &[u8]| {
     let _ = arrival::read(octets);
     let _ = Probe::quoted_test_id(octets);
     if let Ok(probe) = Probe::decode(octets) {
-        // What is read is written as it was.
+        // Encoding a decoded probe and decoding it again must return the same probe.
         let written = probe.encode();
         assert_eq!(Probe::decode(&written), Ok(probe));
         assert!(!Probe::is_signed(octets, &KEY), "a signature was guessed");

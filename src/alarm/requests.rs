@@ -1,4 +1,8 @@
-//! What people ask of a running agent: silences, what each receiver knows, telling it anew.
+//! API requests that the alarm actor answers: silences, the alarms with their state at each receiver, and resync of a
+//! receiver.
+//!
+//! The handlers are methods of `Alarm`. Answers that need the disk or the sinks are sent later, so that the actor
+//! never blocks.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -18,12 +22,12 @@ use crate::pure::notification::Standing;
 use crate::pure::order::{ActiveAlarm, Answer, NewSilence, Refusal};
 use crate::pure::shelf::Silence;
 
-/// A sink that does not give account within this is left out.
+/// Time within which a sink has to report its notification log; the list of alarms is answered without a slower sink.
 const ACCOUNT_WAIT: Duration = Duration::from_secs(2);
-/// A disk that takes longer to keep a silence hangs.
+/// Time within which silences have to be on disk; a slower disk counts as hanging.
 const KEEP_WITHIN: Duration = Duration::from_secs(5);
 
-/// Whom an answer goes to; nobody may be waiting any more.
+/// Channel for the answer of one request. The requester may have gone, so that a failed send is ignored.
 pub(super) type Reply = oneshot::Sender<Result<Answer, Refusal>>;
 
 impl Alarm {
@@ -53,7 +57,7 @@ impl Alarm {
         self.keep_silences(silence, reply, ctx);
     }
 
-    /// Whoever made or ended a silence has to know whether that outlives a restart.
+    /// Saves the silences and answers only then, so that the answer states whether the change outlives a restart.
     fn keep_silences(&self, changed: Silence, reply: Reply, ctx: &mut Context<Self>) {
         let silences: Vec<Silence> = self.situation.silences(time::now()).cloned().collect();
         let file = self.silences.clone();
@@ -74,7 +78,7 @@ impl Alarm {
         }));
     }
 
-    /// Every alarm that stands or that a receiver believes to stand, with what each receiver knows.
+    /// Answers with every alarm that is raised, or may be raised at a receiver, and its state at each receiver.
     pub(super) fn list(&self, reply: Reply, ctx: &mut Context<Self>) {
         let names: Vec<String> = self.sinks.names().cloned().collect();
         let accounts = join_all(self.sinks.iter().map(|sink| sink.send(Account).timeout(ACCOUNT_WAIT)));
@@ -86,7 +90,7 @@ impl Alarm {
             let mut listed: BTreeMap<AlarmKey, ActiveAlarm> = known.collect();
             for (name, account) in names.into_iter().zip(accounts) {
                 for (notification, told) in account.unwrap_or_default() {
-                    // What an earlier run told, and storms, only the sink knows of.
+                    // Storms, and alarms that only an earlier run notified of, appear in the logs of the sinks alone.
                     let of_sink =
                         || ActiveAlarm { notification: notification.clone(), withheld: None, sinks: BTreeMap::new() };
                     let active = listed.entry(notification.key.clone()).or_insert_with(of_sink);

@@ -76,7 +76,7 @@ fn setting(directory: &std::path::Path, parent: Recipient<AlarmFact>, greeted: B
     }
 }
 
-/// A sink that sends there.
+/// Returns the configuration of an SNMP sink named `noc` that sends to this socket.
 fn noc(receiver: &tokio::net::UdpSocket) -> SinkConfig {
     SinkConfig {
         name: "noc".into(),
@@ -86,10 +86,10 @@ fn noc(receiver: &tokio::net::UdpSocket) -> SinkConfig {
     }
 }
 
-/// 100,000 alarms go down and come up at once, with a receiver that takes ten a second: the actor
-/// goes on to say how it stands, and what it keeps is bounded by the number of alarms.
+/// 100,000 alarms are raised and cleared at once, with a receiver that takes ten a second: the actor keeps reporting
+/// its status, and its memory is bounded by the number of alarms.
 #[actix::test]
-async fn a_hundred_thousand_alarms_do_not_stop_it() {
+async fn status_is_reported_while_a_hundred_thousand_alarms_change() {
     const ALARMS: u128 = 100_000;
     const CHUNK: usize = 5_000;
     let directory = tempfile::tempdir().unwrap();
@@ -101,7 +101,7 @@ async fn a_hundred_thousand_alarms_do_not_stop_it() {
     let id = |n: u128| TestId::from_bytes(n.to_be_bytes());
     let mut plan = Plan::of_bootstrap(&[sink], "a").alarms;
     plan.sinks.retain(|sink| sink.config.name == "noc");
-    // Two tests from each host, and tests of several listeners: no group explains them all at first.
+    // Two tests from each host, and tests of several listeners, so that no group explains all of them at first.
     Arc::make_mut(&mut plan.rules).members = (0..ALARMS)
         .map(|n| {
             let shares = vec![Subject::Host(format!("h{}", n / 2)), Subject::Listener(format!("l{}", n % 7))];
@@ -141,14 +141,14 @@ async fn a_hundred_thousand_alarms_do_not_stop_it() {
             slowest = slowest.max(asked.elapsed());
         }
     }
-    // The page answers from its snapshot meanwhile; this is how old that may be, without optimisation.
+    // The page is served from the snapshot meanwhile; this bounds its age in a build without optimisation.
     assert!(slowest < DEADLINE, "answered after {slowest:?}");
     until(&alarm, &mut facts, |status| status.raised == 0 && status.alarms.is_empty()).await;
 }
 
-/// The receiver is told while the sink is healthy; what changes while it is gone is told after.
+/// The raise is sent while the sink is healthy; a change during its rebuild is sent afterwards, from the log on disk.
 #[actix::test]
-async fn a_sink_that_fails_comes_back_and_knows_what_it_told() {
+async fn rebuilt_sink_sends_clear_of_raise_from_its_notification_log() {
     let directory = tempfile::tempdir().unwrap();
     let receiver = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let sink = noc(&receiver);

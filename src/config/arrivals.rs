@@ -1,4 +1,5 @@
-//! Hosts that were added to the documents lately: their agents may start later, and their tests are given more time.
+//! Tracks hosts that were added to the documents recently. Their agents may start later than this one, so
+//! [`Arrivals`] marks them as new for five minutes and their tests get a longer startup grace.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -6,10 +7,10 @@ use std::time::Duration;
 use super::load::Loaded;
 use crate::pure::time::Moment;
 
-/// An agent starts within this after its host was added.
+/// Time within which the agent of a host is expected to start after the host was added to the documents.
 pub const WITHIN: Duration = Duration::from_secs(300);
 
-/// The hosts that tests name, and since when those are known that were added while this agent ran.
+/// Hosts named by tests, with an expiry for each host that was added while this agent was running.
 #[derive(Clone, Debug, Default)]
 pub struct Arrivals {
     known: Option<BTreeSet<String>>,
@@ -17,11 +18,12 @@ pub struct Arrivals {
 }
 
 impl Arrivals {
-    /// Notes in the documents which hosts were added lately. Gives until when the first of them counts as new.
+    /// Stores the recently added hosts in `loaded.newcomers`. Returns the time at which the first of them stops
+    /// counting as new.
     pub fn on_loaded(&mut self, loaded: &mut Loaded, now: Moment) -> Option<Moment> {
         let ends = loaded.tests.values().flat_map(|test| [&test.facts.from_host, &test.facts.to_host]);
         let hosts: BTreeSet<String> = ends.cloned().collect();
-        // Hosts that are known at the start are not new.
+        // The first load defines the known hosts: a host present at the start of the agent is not new.
         if let Some(known) = &self.known {
             self.lately.extend(hosts.difference(known).map(|host| (host.clone(), now + WITHIN)));
         }

@@ -1,4 +1,6 @@
-//! The file that an agent starts from: who it is, where its documents are, whom to tell.
+//! The bootstrap file `peerpair.toml` that an agent starts from. [`Bootstrap`] names the host, the store of the
+//! documents, the alarm receivers that apply before documents are loaded, the web page, the clock and the log.
+//! Reading collects findings instead of stopping at the first error.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,35 +14,36 @@ use super::read::{self, Format};
 use super::secret::SecretSource;
 use super::sinks::SinkConfig;
 
-/// The bootstrap file.
+/// Contents of the bootstrap file. Fields that the file omits take the values of `Default`.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Bootstrap {
-    /// The name under which this host's documents stand; left out: its short host name.
+    /// Name under which this host's documents are stored. Defaults to the short host name of the machine.
     pub host: String,
-    /// Where told states are kept. Relative to the file.
+    /// Directory of the notification log and other persistent state. Relative paths start at the directory of the
+    /// file.
     pub state_dir: PathBuf,
-    /// Whether documents may name programs to run as sinks of kind `exec`, beside those in this file:
-    /// whoever can write the store can then run programs on this host.
+    /// Permits documents to name programs for sinks of kind `exec`, in addition to those in this file. Anyone with
+    /// write access to the store can then run programs on this host.
     pub allow_exec: bool,
-    /// Where the documents are.
+    /// Store from which the agent reads its documents: an etcd cluster or a directory.
     pub store: StoreConfig,
-    /// Receivers of alarms, until the documents name others, and for faults of the configuration.
+    /// Receivers of all alarms until the documents name others; afterwards they receive configuration faults only.
     pub sink: Vec<SinkConfig>,
-    /// The status page.
+    /// Address and access token of the web status page.
     pub web: WebConfig,
-    /// The local clock.
+    /// Accuracy of the local wall clock.
     pub clock: ClockConfig,
-    /// The log.
+    /// Level and format of the agent's log.
     pub log: LogConfig,
 }
 
-/// The local clock.
+/// Accuracy of the local wall clock, which limits how precisely one-way delays can be judged.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ClockConfig {
-    /// It is off by this at most: for a clock that is disciplined by something the kernel does not know
-    /// of, such as PTP or a hypervisor. Left out: what the kernel says.
+    /// Upper bound on the error of the wall clock. Set it for a clock that is disciplined by something unknown to the
+    /// kernel, such as PTP or a hypervisor. When omitted, the kernel's own estimate applies.
     #[serde(with = "duration::optional")]
     pub error: Option<Duration>,
 }
@@ -60,43 +63,44 @@ impl Default for Bootstrap {
     }
 }
 
-/// Where the documents are.
+/// Location of the documents and the parameters for reading them.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct StoreConfig {
-    /// What keeps them.
+    /// Kind of the store. Fields of the other kind are ignored.
     pub kind: StoreKind,
-    /// etcd: URLs of its members.
+    /// etcd: URLs of the cluster members. Any one of them can serve a request.
     pub endpoints: Vec<String>,
-    /// etcd: which API.
+    /// etcd: API version to use, or `auto` to detect the version that the server supports.
     pub api: Api,
-    /// etcd: what all keys start with.
+    /// etcd: prefix of all keys. It starts with a slash and ends without one.
     pub prefix: String,
-    /// etcd: how long an answer may take.
+    /// etcd: time to wait for the response to a request; at least 10 ms.
     #[serde(with = "duration")]
     pub request_timeout: Duration,
-    /// etcd: certificates for https.
+    /// etcd: certificates for connections over https.
     pub tls: StoreTls,
-    /// etcd: who asks.
+    /// etcd: user and password for authentication.
     pub auth: StoreAuth,
-    /// dir: the directory. Relative to the file.
+    /// dir: directory that holds the documents as files. Relative paths start at the directory of the bootstrap file.
     pub path: PathBuf,
 }
 
-/// Certificates for https, as PEM files. They are read again when they change. Relative to the file.
+/// Certificates for https, as PEM files. The agent reads them again when they change. Relative paths start at the
+/// directory of the bootstrap file.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct StoreTls {
-    /// Authorities to trust; left out: those that this host trusts.
+    /// Certificate authorities to trust. When omitted, the trust store of the system applies.
     pub ca_file: Option<PathBuf>,
-    /// This host's own certificate, for a server that asks for one.
+    /// Client certificate of this host, for a server that requires one. Requires `key_file`.
     pub cert_file: Option<PathBuf>,
-    /// The key of that certificate.
+    /// Private key of the client certificate in `cert_file`.
     pub key_file: Option<PathBuf>,
 }
 
 impl StoreTls {
-    /// The files of this host's certificate and of its key.
+    /// Returns the files of the client certificate and of its private key, when both are configured.
     pub fn identity(&self) -> Option<(&Path, &Path)> {
         Some((self.cert_file.as_deref()?, self.key_file.as_deref()?))
     }
@@ -106,20 +110,20 @@ impl StoreTls {
     }
 }
 
-/// Who asks.
+/// User and password with which the agent authenticates to etcd.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct StoreAuth {
-    /// The user; empty: nobody.
+    /// Name of the etcd user. An empty name disables authentication.
     pub user: String,
-    /// The file with the password. Relative to the file.
+    /// File that contains the password. Relative paths start at the directory of the bootstrap file.
     pub password_file: Option<PathBuf>,
-    /// The environment variable with it, instead.
+    /// Environment variable that contains the password. Ignored when `password_file` is set.
     pub password_env: Option<String>,
 }
 
 impl StoreAuth {
-    /// Where the password is.
+    /// Returns the source of the password, with the file taking precedence over the environment variable.
     pub fn password(&self) -> Option<SecretSource<'_>> {
         SecretSource::of(self.password_file.as_ref(), self.password_env.as_ref())
     }
@@ -140,18 +144,18 @@ impl Default for StoreConfig {
     }
 }
 
-/// Kinds of stores.
+/// Kinds of stores that the agent can read documents from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StoreKind {
-    /// etcd.
+    /// An etcd cluster, accessed through its v2 or v3 JSON API.
     Etcd,
-    /// A directory of files.
+    /// A local directory with a file for each document.
     Dir,
 }
 
 impl StoreKind {
-    /// As documents write it.
+    /// Returns the word for the kind as written in the bootstrap file.
     pub fn as_str(self) -> &'static str {
         match self {
             StoreKind::Etcd => "etcd",
@@ -160,26 +164,26 @@ impl StoreKind {
     }
 }
 
-/// etcd's APIs.
+/// Versions of the etcd API that the agent can use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Api {
-    /// Whichever the server speaks.
+    /// Detects the API version that the server supports.
     Auto,
-    /// The v3 API by its JSON gateway.
+    /// The v3 API, accessed through its JSON gateway over HTTP.
     V3,
-    /// The v2 JSON API.
+    /// The v2 API, which is JSON over HTTP.
     V2,
 }
 
-/// The status page.
+/// Address of the web status page and the token that protects changes through it.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct WebConfig {
-    /// Address and port; empty: none.
+    /// Address and port at which the page is served. An empty string disables the page.
     pub listen: String,
-    /// The token that whoever changes something has to show; left out: nobody can. Relative to the
-    /// file.
+    /// File with the token that a client must present to change anything. Without a token, changes are refused.
+    /// Relative paths start at the directory of the bootstrap file.
     pub token_file: Option<PathBuf>,
 }
 
@@ -190,7 +194,8 @@ impl Default for WebConfig {
 }
 
 impl WebConfig {
-    /// Where the page is, as seen from elsewhere: one that is served at every address is at `host`.
+    /// Returns the URL of the page as reached from other machines, or `None` when the page is disabled. A page that
+    /// is served at every local address gets the URL of `host`.
     pub fn url(&self, host: &str) -> Option<String> {
         let listen: std::net::SocketAddr = self.listen.parse().ok()?;
         Some(match listen.ip().is_unspecified() {
@@ -200,13 +205,13 @@ impl WebConfig {
     }
 }
 
-/// The log.
+/// Level and format of the agent's log.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LogConfig {
-    /// The least urgent level that is shown.
+    /// Least severe level that is still written to the log.
     pub level: LogLevel,
-    /// How lines are written.
+    /// Format of the log lines: text or JSON.
     pub format: LogFormat,
 }
 
@@ -216,51 +221,52 @@ impl Default for LogConfig {
     }
 }
 
-/// Levels of the log.
+/// Severity levels of log lines, from most to least severe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LogLevel {
-    /// A person is needed.
+    /// A problem that requires action by a person.
     Error,
-    /// It recovered by itself.
+    /// A problem from which the agent recovered by itself.
     Warn,
-    /// An operator did something, or a state changed.
+    /// An action of an operator, or a change of state.
     Info,
-    /// For developers.
+    /// Details that help developers to diagnose a problem.
     Debug,
-    /// For developers with patience.
+    /// The most detailed output, including frequent events; intended for developers only.
     Trace,
 }
 
-/// Formats of the log.
+/// Output formats of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LogFormat {
-    /// For people.
+    /// Human-readable text, a line for each event.
     Text,
-    /// One JSON object a line.
+    /// JSON, an object on each line, for log collectors.
     Json,
 }
 
-/// What the command line says over the file.
+/// Command-line options that take precedence over the bootstrap file.
 #[derive(Clone, Debug, Default)]
 pub struct Overrides {
-    /// `--local-name`.
+    /// Value of `--local-name`, which replaces `host`.
     pub local_name: Option<String>,
-    /// `--config-server`.
+    /// Value of `--config-server`: a comma-separated list of etcd members that replaces `store.endpoints`.
     pub config_server: Option<String>,
-    /// `--snmp-server`.
+    /// Value of `--snmp-server`: target of an additional SNMP sink that uses the legacy profile.
     pub snmp_server: Option<String>,
 }
 
-/// Less than this no store on a network can keep.
+/// Lower bound on `store.request_timeout`, because a store across a network cannot respond faster.
 const MIN_REQUEST_TIMEOUT: Duration = Duration::from_millis(10);
-/// The port that etcd's clients use.
+/// Default client port of etcd, used when `--config-server` omits the port.
 const ETCD_PORT: u16 = 2379;
 
 impl Bootstrap {
-    /// Reads the file's text. Paths in it become relative to `path`'s directory. `short_hostname`
-    /// is this host's name where neither the file nor the command line gives one.
+    /// Reads the text of the bootstrap file at `path` and applies `overrides`. Relative paths are resolved against
+    /// the directory of `path`. `short_hostname` becomes the host name when neither the file nor the command line
+    /// gives one.
     pub fn read(text: &str, path: &Path, overrides: &Overrides, short_hostname: &str, findings: &mut Findings) -> Self {
         let Some(value) = read::parse(text, Format::Toml, findings) else { return Bootstrap::default() };
         let mut bootstrap: Bootstrap = read::typed(value, Level::Error, findings);
@@ -375,7 +381,7 @@ impl Bootstrap {
     }
 }
 
-/// `http[s]://host[:port]`, with or without a slash behind it.
+/// Returns true if `text` has the form `http[s]://host[:port]`, with or without a trailing slash.
 fn is_http_url(text: &str) -> bool {
     let Some(rest) = text.strip_prefix("http://").or(text.strip_prefix("https://")) else { return false };
     let authority = rest.trim_end_matches('/');
@@ -386,7 +392,7 @@ fn is_http_url(text: &str) -> bool {
     })
 }
 
-/// Checks a list of sinks, their names among each other too.
+/// Checks every sink of a list, and that the names of the sinks are unique within the list.
 pub fn check_sinks(field: &str, sinks: &[SinkConfig], findings: &mut Findings) {
     for (n, sink) in sinks.iter().enumerate() {
         sink.check(&format!("{field}[{n}]"), findings);
@@ -397,7 +403,8 @@ pub fn check_sinks(field: &str, sinks: &[SinkConfig], findings: &mut Findings) {
     }
 }
 
-/// The original took `HOST[:PORT]`.
+/// Converts an entry of `--config-server` to a URL. The original program accepted `HOST[:PORT]`, so that form stays
+/// valid.
 fn etcd_url(server: &str) -> String {
     let server = server.trim();
     if server.contains("://") {
@@ -419,9 +426,9 @@ mod tests {
         (bootstrap, findings.into_vec().iter().map(ToString::to_string).collect())
     }
 
-    /// The shipped example says the defaults, so that it can be trusted as documentation.
+    /// The shipped example contains the defaults, so that users can rely on it as documentation.
     #[test]
-    fn the_example_equals_the_defaults() {
+    fn shipped_example_equals_the_defaults() {
         let (bootstrap, findings) = read(include_str!("../../config-examples/peerpair.toml"), &Overrides::default());
         assert_eq!(findings, [""; 0]);
         let sinks = vec![SinkConfig { name: "console".into(), ..SinkConfig::default() }];
@@ -430,7 +437,7 @@ mod tests {
     }
 
     #[test]
-    fn all_findings_at_once() {
+    fn all_errors_of_a_bootstrap_file_are_reported_at_once() {
         let (_, findings) = read(
             "hots = \"a\"\nweb.listen = \"here\"\n[store]\nkind = \"etcd\"\nendpoints = [\"etcd1:2379\"]\nrequest_timeout = 3\nprefix = \"peerpair/\"\n\
              [[sink]]\nkind = \"snpm\"\nrate = 0\n[[sink]]\nname = \"x\"\nkind = \"snmp\"\n[[sink]]\nname = \"x\"\n",
@@ -440,7 +447,7 @@ mod tests {
     }
 
     #[test]
-    fn the_command_line_goes_over_the_file() {
+    fn command_line_takes_precedence_over_the_file() {
         let overrides = Overrides {
             local_name: Some("b".into()),
             config_server: Some("etcd1,etcd2:4001".into()),

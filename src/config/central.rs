@@ -1,4 +1,6 @@
-//! The documents: `config`, `hosts/<host>` and `tests/<host>/<id>`.
+//! Typed forms of the documents in the store: [`Global`] for `config`, [`HostDocument`] for `hosts/<host>` and
+//! [`TestDocument`] for `tests/<host>/<id>`. The settings that a test, its host and the fleet share are merged by
+//! [`AlarmSettings::or`] and [`TestDefaults::or`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -12,49 +14,49 @@ use super::secret::Secret;
 use super::settings::{define_defaults, define_document, with_test_settings};
 use super::sinks::SinkConfig;
 
-/// `config`: for the whole fleet.
+/// The document `config`, which applies to the whole fleet.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Global {
-    /// The version of these documents' form; an agent that knows only older ones changes nothing.
+    /// Schema version of the documents. An agent that supports only older versions keeps its current configuration.
     pub schema: u64,
-    /// False: no agent tests anything.
+    /// Master switch of the fleet. When false, agents run no tests at all.
     pub enabled: bool,
-    /// The document's own version; the original's probes carry it.
+    /// Version of this document, maintained by its author. Probes of the original's format carry it.
     pub version: i64,
-    /// A delay beyond this is a wrong clock, not a slow path.
+    /// Delay above which a measurement is attributed to a wrong clock rather than to a slow path.
     #[serde(with = "duration")]
     pub egregious_latency: Duration,
-    /// What tests do that say nothing else.
+    /// Settings for tests that do not set them in their own document.
     pub defaults: TestDefaults,
-    /// When alarms are raised, cleared and told.
+    /// Conditions under which alarms are raised, cleared and notified.
     pub alarm: AlarmSettings,
-    /// When no alarms are raised.
+    /// Maintenance windows of the fleet, during which matching alarms are suppressed.
     pub maintenance: Vec<MaintenanceDocument>,
-    /// Receivers of alarms, beside those in the host's own document.
+    /// Receivers of alarms for every host, in addition to those in the host's own document.
     pub sinks: Vec<SinkConfig>,
-    /// What probes can be signed with. Every agent takes all of them.
+    /// Keys for signing probes. Agents accept probes that are signed with any of them.
     pub keys: Vec<KeyDocument>,
-    /// The id of the one that tests with `keyed` are signed with.
+    /// Id of the key in `keys` that signs the probes of tests with `keyed = true`.
     pub active_key: Option<u8>,
 }
 
-/// A key that probes can be signed with: 32 octets in hex or base64.
+/// Key for signing probes: 32 octets in hex or base64, in a file or in the document itself.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct KeyDocument {
-    /// From 1 to 255; probes carry it.
+    /// Identifier from 1 to 255, carried in each probe so that the receiver can select the key.
     pub id: u8,
-    /// The file that holds it, on every host; others must not be able to read it.
+    /// File that contains the key, at this path on every host. It must not be readable by other users.
     pub secret_file: Option<PathBuf>,
-    /// The key itself, for those who trust whoever can read the store.
+    /// The key itself. Anyone with read access to the store can then sign probes.
     pub secret: Option<Secret>,
 }
 
-/// The form of documents that this agent knows.
+/// Schema version of the documents that this agent supports.
 pub const SCHEMA: u64 = 1;
 
-/// No path takes that long.
+/// Default for `egregious_latency`: a delay that a working network path does not reach.
 const EGREGIOUS_LATENCY: Duration = Duration::from_secs(10);
 
 impl Default for Global {
@@ -75,78 +77,82 @@ impl Default for Global {
 }
 
 with_test_settings! { define_defaults! {
-    /// How tests are run and judged that say nothing else.
+    /// Settings for tests that do not set them in their own document.
     pub struct TestDefaults;
 } }
 
-/// When alarms are raised, cleared and told. What is left out comes from the level above: test,
-/// host, global, built-in.
+/// Conditions under which alarms are raised, cleared and notified. An omitted setting is taken from the next level:
+/// test, host, global document, built-in default.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AlarmSettings {
-    /// So many bad samples raise.
+    /// Number of bad samples that raises an alarm.
     pub raise_after: Option<u32>,
-    /// Out of so many; left out: as many, in a row.
+    /// Number of most recent samples among which `raise_after` bad ones are counted. When omitted, the bad samples
+    /// must be consecutive.
     pub raise_out_of: Option<u32>,
-    /// So many good samples clear.
+    /// Number of good samples that clears an alarm.
     pub clear_after: Option<u32>,
-    /// Out of so many; left out: as many, in a row.
+    /// Number of most recent samples among which `clear_after` good ones are counted. When omitted, the good samples
+    /// must be consecutive.
     pub clear_out_of: Option<u32>,
-    /// After a test begins, its silence is forgiven for so long.
+    /// Time after the start of a test during which missing probes do not raise an alarm.
     #[serde(with = "duration::optional")]
     pub startup_grace: Option<Duration>,
-    /// The silence of a sender that announced its stop is forgiven for so long.
+    /// Time for which missing probes are tolerated after the sender announced that it stops.
     #[serde(with = "duration::optional")]
     pub max_pause: Option<Duration>,
-    /// After a telling, the alarm is left alone for so long.
+    /// Time after a notification of an alarm during which further changes of that alarm are not notified.
     #[serde(with = "duration::optional")]
     pub hold_down: Option<Duration>,
-    /// While it keeps changing, `hold_down` doubles up to this.
+    /// Upper bound for the hold-down time, which doubles from `hold_down` while the alarm keeps changing.
     #[serde(with = "duration::optional")]
     pub hold_down_max: Option<Duration>,
-    /// So many changes within `flap_window` are told as flapping; 0: never.
+    /// Number of changes within `flap_window` from which an alarm is reported as flapping. 0 disables flap detection.
     pub flap_high: Option<u32>,
-    /// It is calm again once there are no more than so many.
+    /// Number of changes within `flap_window` at or below which a flapping alarm is stable again.
     pub flap_low: Option<u32>,
-    /// The time in which changes are counted.
+    /// Length of the sliding window in which the changes of an alarm are counted.
     #[serde(with = "duration::optional")]
     pub flap_window: Option<Duration>,
-    /// Tests that share something are waited for so long. This and what follows is for a host or
-    /// the fleet, not for single tests.
+    /// Time to wait for further alarms of tests with a common host or tag before a group is formed. This setting and
+    /// the following ones apply to a host or the fleet, not to single tests.
     #[serde(with = "duration::optional")]
     pub group_wait: Option<Duration>,
-    /// So many of them make one alarm; 0: never.
+    /// Least number of related tests with an alarm that forms a group. 0 disables grouping.
     pub group_min: Option<u32>,
-    /// If they are this share of all that share it.
+    /// Least share of the related tests that must have an alarm to form a group, above 0 and up to 1.
     pub group_ratio: Option<f64>,
-    /// More alarms that wait to be told are a storm; 0: never.
+    /// Number of pending notifications above which a storm is declared. 0 disables storm detection.
     pub storm_on: Option<u32>,
-    /// Fewer changes a minute are calm.
+    /// Number of changes per minute below which a storm can end.
     #[serde(deserialize_with = "per_minute")]
     pub storm_calm: Option<u32>,
-    /// A storm is summed up this often.
+    /// Interval between the summary notifications during a storm.
     #[serde(with = "duration::optional")]
     pub summary_interval: Option<Duration>,
-    /// Single alarms wait for its end no longer than this.
+    /// Longest time for which single alarms are held back until the storm ends.
     #[serde(with = "duration::optional")]
     pub storm_hold_max: Option<Duration>,
-    /// An alarm that stands is told again this often; 0s: never.
+    /// Interval at which a raised alarm is notified again. 0 s disables repetition.
     #[serde(with = "duration::optional")]
     pub renotify: Option<Duration>,
-    /// The config store may be away for so long before that is an alarm.
+    /// Time for which the config store may be unreachable before an alarm is raised.
     #[serde(with = "duration::optional")]
     pub store_patience: Option<Duration>,
-    /// A plain trap is sent again so long after; an empty list: never.
+    /// Times after the first notification at which a plain trap or syslog message, which is not acknowledged, is sent
+    /// again; in growing order. An empty list disables repetition.
     #[serde(with = "duration::list")]
     pub trap_repeat: Option<Vec<Duration>>,
 }
 
 impl AlarmSettings {
-    /// These settings, and those of `above` where these say nothing.
+    /// Returns these settings, with unset ones taken from `above`.
     pub fn or(self, above: &AlarmSettings) -> AlarmSettings {
         AlarmSettings {
             raise_after: self.raise_after.or(above.raise_after),
-            // How many out of how many belong together.
+            // A threshold and its sample count belong together: a level that sets the threshold does not inherit the
+            // count.
             raise_out_of: self.raise_out_of.or(above.raise_out_of.filter(|_| self.raise_after.is_none())),
             clear_after: self.clear_after.or(above.clear_after),
             clear_out_of: self.clear_out_of.or(above.clear_out_of.filter(|_| self.clear_after.is_none())),
@@ -171,7 +177,7 @@ impl AlarmSettings {
     }
 }
 
-/// `30` or `"30/min"`.
+/// Deserializes a rate in changes per minute, written as `30` or `"30/min"`.
 fn per_minute<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
     struct Visitor;
     impl serde::de::Visitor<'_> for Visitor {
@@ -200,32 +206,33 @@ fn per_minute<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Optio
     Ok(number.map(|number| number.0))
 }
 
-/// A window in which no alarms are raised. What was told before, and ends meanwhile, is told.
+/// Time window in which matching alarms are suppressed. An alarm that was notified before the window and clears
+/// during it is still notified as cleared.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct MaintenanceDocument {
-    /// For people.
+    /// Human-readable name of the window, shown where alarms are suppressed by it.
     pub comment: String,
-    /// Only alarms about these hosts; `*` stands for anything, also in `tags` and `tests`. Lists
-    /// that are left out match everything.
+    /// Host names to which the window is limited; `*` matches any text, also in `tags` and `tests`. An empty list
+    /// matches everything.
     pub hosts: Vec<String>,
-    /// Only tests with one of these tags.
+    /// Tags to which the window is limited: a test needs at least one of them.
     pub tags: Vec<String>,
-    /// Only tests with one of these ids or descriptions.
+    /// Ids or descriptions of the tests to which the window is limited.
     pub tests: Vec<String>,
-    /// Only tests of these sets.
+    /// Names of the sets to whose tests the window is limited.
     pub sets: Vec<String>,
-    /// Its begin: a date and time, or a time of day if it recurs.
+    /// Begin of the window: a date and time, or a time of day for a recurring window.
     pub from: String,
-    /// Its end, likewise.
+    /// End of the window, in the same form as `from`.
     pub to: String,
-    /// In which time zone, such as `Europe/Berlin`; left out: UTC.
+    /// IANA time zone of the window, such as `Europe/Berlin`. Defaults to UTC.
     pub time_zone: String,
-    /// It recurs: on these days of the week, by their begin; left out: every day.
+    /// Weekdays on which a recurring window begins. An empty list means every day.
     pub days: Vec<Day>,
 }
 
-/// Days of the week.
+/// Days of the week, in the abbreviations that documents use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[expect(missing_docs, reason = "days of the week")]
@@ -239,27 +246,29 @@ pub enum Day {
     Sun,
 }
 
-/// `hosts/<host>`: for one host.
+/// The document `hosts/<host>`, which applies to a single host.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct HostDocument {
-    /// False: this host tests nothing.
+    /// Switch of the host. When false, its agent runs no tests.
     pub enabled: bool,
-    /// Its addresses by names of the fleet's choice; sets take `default`.
+    /// IP addresses of the host by names that the fleet chooses. Sets use the name `default` unless they state
+    /// another one.
     pub addresses: BTreeMap<String, IpAddr>,
-    /// What sets can select it by.
+    /// Groups by which the ends of a set select the host.
     pub groups: BTreeSet<String>,
-    /// True: nothing about this host is an alarm, here and at the other ends of its tests.
+    /// Suppresses alarms about this host, both on its own agent and on the agents at the other ends of its tests.
     pub drained: bool,
-    /// For all tests of this host.
+    /// Alarm settings for every test of this host.
     pub alarm: AlarmSettings,
-    /// When nothing about this host is an alarm, here and at the other ends of its tests.
+    /// Windows that suppress alarms about this host, both on its own agent and on the agents at the other ends of its
+    /// tests.
     pub maintenance: Vec<MaintenanceDocument>,
-    /// Receivers of this host's alarms.
+    /// Receivers of the alarms of this host.
     pub sinks: Vec<SinkConfig>,
-    /// `address:port` of a time server that this host's clock is held against every few minutes.
+    /// Time server in the form `address:port`, against which the agent compares the wall clock every few minutes.
     pub ntp_server: String,
-    /// True: its listeners answer STAMP and TWAMP-light senders that are no agents.
+    /// Lets listeners of this host answer STAMP and TWAMP-Light senders that are not peerpair agents.
     pub reflect_foreign: bool,
 }
 
@@ -280,54 +289,54 @@ impl Default for HostDocument {
 }
 
 with_test_settings! { define_document! {
-    /// `tests/<host>/<id>`: one test, under both of its hosts.
+    /// The document `tests/<host>/<id>`, stored under both hosts of the test.
     pub struct TestDocument {
-        /// A UUID, the same under both hosts.
+        /// UUID of the test. Both hosts must have the same one.
         pub id: String = String::new(),
-        /// For people.
+        /// Human-readable description, shown in alarms and on the status page.
         pub description: String = String::new(),
-        /// What this test has in common with others.
+        /// Properties that this test shares with others. Alarms of tests with a common tag can form a group.
         pub tags: BTreeSet<String> = BTreeSet::new(),
-        /// False: not run.
+        /// Switch of the test. When false, neither end runs it.
         pub enabled: bool = true,
-        /// The host that sends.
+        /// Name of the host that sends the probes.
         pub from_host: String = String::new(),
-        /// The address and port that it sends from; port 0 or nothing: any.
+        /// Address and port that probes are sent from. Port 0 or an empty string leaves the choice to the system.
         pub from: String = String::new(),
-        /// The host that receives and judges.
+        /// Name of the host that receives the probes and judges them.
         pub to_host: String = String::new(),
-        /// The address and port that it sends to.
+        /// Address and port that probes are sent to.
         pub to: String = String::new(),
-        /// Where the receiver binds, if that is not `to`.
+        /// Address and port that the receiver binds. Defaults to `to`.
         pub listen: String = String::new(),
-        /// What the receiver does if that address is not on it now.
+        /// Behavior of the receiver while the address to bind is not configured on its host.
         pub when_absent: WhenAbsent = WhenAbsent::Alarm,
-        /// The set that it was expanded from.
+        /// Name of the set from which the test was expanded. `None` for a test with its own document.
         #[serde(skip)]
         pub set: Option<String> = None,
-        /// `udp`.
+        /// Transport protocol of the probes, which is always `udp`.
         pub protocol: Protocol = Protocol::Udp,
     }
 } }
 
-/// What a receiver does if the address where it should listen is not on it now.
+/// Behavior of a receiver while the address it should bind is not configured on its host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WhenAbsent {
-    /// It expects nothing until the address comes: a floating one is elsewhere now.
+    /// Waits without an alarm until the address appears, because a floating address is currently on another host.
     Standby,
-    /// It says so.
+    /// Raises an alarm about the missing address.
     Alarm,
 }
 
-/// Transport protocols.
+/// Transport protocols that probes can use; UDP is the single one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
-    /// UDP.
+    /// UDP, the transport of STAMP (RFC 8762).
     Udp,
 }
 
-/// In any case, as people write it.
+/// Accepts the name of the protocol in upper and lower case.
 impl<'de> Deserialize<'de> for Protocol {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let name = String::deserialize(deserializer)?;

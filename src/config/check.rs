@@ -1,4 +1,5 @@
-//! The dry run: what is wrong, and what this host would do.
+//! The dry run behind `check-config`. [`Report`] lists the findings of the documents and the listeners, senders and
+//! receivers that a host would run. It can be compared with the report of a running agent.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
@@ -17,79 +18,79 @@ use crate::pure::ledger::Scope;
 use crate::pure::test::TestFacts;
 use crate::pure::test::Wire;
 
-/// What `check-config` shows.
+/// Result of `check-config` for a single host, printed as text or as JSON.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
-    /// The host it is about.
+    /// Name of the host that the report describes.
     pub host: String,
-    /// Where the documents came from.
+    /// Human-readable location of the store that the documents came from.
     pub store: String,
-    /// At which revision.
+    /// Revision of the store. `None` when the documents could not be loaded or planned.
     pub revision: Option<u64>,
-    /// Everything that is wrong, errors first.
+    /// Problems in the documents, with errors before warnings.
     pub findings: Vec<Finding>,
-    /// False: the documents switch this host off, or it could not be planned.
+    /// Result of the `enabled` switches. False also when the host could not be planned.
     pub enabled: bool,
-    /// Addresses it would listen at.
+    /// Local addresses that the host would bind to receive probes.
     pub listeners: Vec<Listener>,
-    /// Tests it would send.
+    /// Tests that the host would send probes for.
     pub senders: Vec<Sender>,
-    /// Tests that wait for their floating address to come to this host.
+    /// Tests whose floating address is currently not on this host.
     pub standby: Vec<TestFacts>,
-    /// Receivers it would tell.
+    /// Alarm receivers that the host would notify.
     pub sinks: Vec<Sink>,
-    /// Hosts about which nothing is raised.
+    /// Names of drained hosts, about which alarms are suppressed.
     pub drained: Vec<String>,
-    /// Windows in which nothing is raised, in words.
+    /// Human-readable descriptions of the maintenance windows, in which alarms are suppressed.
     pub maintenance: Vec<String>,
-    /// Probes per second that it would take in.
+    /// Rate of probes that the host would receive, in packets per second.
     pub packets_per_second_in: f64,
-    /// Probes per second that it would send.
+    /// Rate of probes that the host would send, in packets per second.
     pub packets_per_second_out: f64,
-    /// The same in bits, with the headers of IP and UDP.
+    /// Incoming bandwidth in bits per second, including the IP and UDP headers.
     pub bits_per_second_in: f64,
-    /// Likewise.
+    /// Outgoing bandwidth in bits per second, including the IP and UDP headers.
     pub bits_per_second_out: f64,
-    /// What would change against something else.
+    /// Differences from another plan, when a comparison was requested.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub against: Option<Against>,
 }
 
-/// What would change against something else.
+/// Differences between this plan and another one, such as that of a running agent.
 #[derive(Clone, Debug, Serialize)]
 pub struct Against {
-    /// What that is.
+    /// Human-readable source of the other plan.
     pub place: String,
-    /// The differences.
+    /// Changes that lead from the other plan to this one.
     pub differences: Vec<Difference>,
 }
 
-/// An address that would be bound.
+/// Local address that the host would bind, with the tests that arrive there.
 #[derive(Clone, Debug, Serialize)]
 pub struct Listener {
-    /// Address and port.
+    /// Address and port of the listener in text form.
     pub address: String,
-    /// What the documents call it.
+    /// Spellings of the address in the documents, as names or wildcards.
     pub names: Vec<String>,
-    /// The tests that end there.
+    /// Tests whose probes arrive at this address.
     pub tests: Vec<Received>,
 }
 
-/// A test that would end here.
+/// Test whose probes this host would receive.
 #[derive(Clone, Debug, Serialize)]
 pub struct Received {
-    /// The test.
+    /// Identity and ends of the test.
     #[serde(flatten)]
     pub test: TestFacts,
-    /// At least one probe in each such time, in seconds.
+    /// Timeout in seconds: at least a probe is expected within each such period.
     pub expect_every: f64,
-    /// A delay beyond this is an alarm, in seconds.
+    /// Delay in seconds above which an alarm is raised.
     pub max_latency: Option<f64>,
-    /// So many bad samples raise.
+    /// Number of bad samples that raises an alarm.
     pub raise_after: u32,
-    /// So many good ones clear.
+    /// Number of good samples that clears an alarm.
     pub clear_after: u32,
-    /// Silence forgiven at the start, in seconds.
+    /// Time in seconds after the start during which missing probes are tolerated.
     pub startup_grace: f64,
 }
 
@@ -106,42 +107,42 @@ impl Received {
     }
 }
 
-/// A test that would start here.
+/// Test whose probes this host would send.
 #[derive(Clone, Debug, Serialize)]
 pub struct Sender {
-    /// The test.
+    /// Identity and ends of the test.
     #[serde(flatten)]
     pub test: TestFacts,
-    /// The local address and port of the socket it would share.
+    /// Local address and port of the socket that the sender would use, possibly together with other senders.
     pub socket: String,
-    /// Where its probes would go.
+    /// Address and port to which the probes would be sent.
     pub destination: String,
-    /// How often, in seconds.
+    /// Interval between two probes, in seconds.
     pub send_every: f64,
-    /// Which probe.
+    /// Packet format of the probes: STAMP (RFC 8762) or the JSON of the original program.
     pub wire: Wire,
 }
 
-/// A receiver that would be told.
+/// Alarm receiver that the host would notify.
 #[derive(Clone, Debug, Serialize)]
 pub struct Sink {
-    /// Its name.
+    /// Name of the sink in the documents.
     pub name: String,
-    /// What and where it is.
+    /// Kind and target of the sink in human-readable form.
     pub target: String,
-    /// The SNMPv3 engine id that its receiver has to know.
+    /// SNMPv3 engine id of the sender, which the receiver must be configured with.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub engine_id: Option<String>,
-    /// Which alarms it would be told.
+    /// Alarms that the sink would receive.
     pub scope: Scope,
-    /// Messages per second.
+    /// Sustained rate of messages per second.
     pub rate: f64,
-    /// Messages at once.
+    /// Number of messages that may be sent in a burst.
     pub burst: u32,
 }
 
 impl Report {
-    /// A report of findings only: nothing could be planned.
+    /// Creates a report that contains findings only, for a host that could not be planned.
     pub fn of_findings(host: &str, store: String, findings: Vec<Finding>) -> Self {
         let mut report = Report {
             host: host.to_owned(),
@@ -165,7 +166,7 @@ impl Report {
         report
     }
 
-    /// Adds what a loaded and planned host would do.
+    /// Adds the documents' findings and the listeners, senders and receivers of the plan.
     #[must_use]
     pub fn with_plan(mut self, revision: u64, loaded: &Loaded, names: &Names, plan: &Plan) -> Self {
         self.revision = Some(revision);
@@ -222,7 +223,8 @@ impl Report {
         self
     }
 
-    /// What would change against `before`, which is the plan of `place` as [`Report::parts`] tells it.
+    /// Adds the differences from `before`, which holds the parts of the plan at `place` as returned by
+    /// [`Report::parts`].
     #[must_use]
     pub fn against(mut self, place: String, before: &BTreeMap<String, Value>) -> Self {
         let differences = compare::differences(before, &self.parts());
@@ -230,12 +232,12 @@ impl Report {
         self
     }
 
-    /// The plan by its parts, for comparing one with another.
+    /// Returns the plan as named parts, so that two plans can be compared part by part.
     pub fn parts(&self) -> BTreeMap<String, Value> {
         parts(&serde_json::to_value(self).unwrap_or_default())
     }
 
-    /// Adds what receivers have to know of the machine that this host is on.
+    /// Adds the SNMPv3 engine ids, which depend on `machine`, the id of the machine that the host runs on.
     #[must_use]
     pub fn on_machine(mut self, sinks: &[SinkConfig], machine: &str) -> Self {
         for sink in &mut self.sinks {
@@ -245,7 +247,7 @@ impl Report {
         self
     }
 
-    /// Adds what else was found.
+    /// Adds findings from other checks and sorts the list again.
     #[must_use]
     pub fn with_findings(mut self, found: Vec<Finding>) -> Self {
         self.findings.extend(found);
@@ -253,13 +255,13 @@ impl Report {
         self
     }
 
-    /// How many findings of this level there are.
+    /// Returns the number of findings of the given level.
     pub fn count(&self, level: Level) -> usize {
         self.findings.iter().filter(|finding| finding.level == level).count()
     }
 }
 
-/// For a tired engineer: first what is wrong, then what would be done.
+/// Prints the findings first, followed by the actions that the host would take.
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}, documents from {}", self.host, self.store)?;
@@ -327,7 +329,7 @@ impl fmt::Display for Report {
     }
 }
 
-/// The parts of a report that is told as JSON, as a running agent does.
+/// Splits a report in JSON, such as that of a running agent, into named parts.
 pub fn parts(report: &Value) -> BTreeMap<String, Value> {
     let mut parts = BTreeMap::new();
     let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
@@ -349,7 +351,7 @@ pub fn parts(report: &Value) -> BTreeMap<String, Value> {
         parts.insert(format!("standby for {}", named(&test)), test);
     }
     for mut sink in list(&report["sinks"]) {
-        // Engine ids depend on the machine and not on documents.
+        // Engine ids depend on the machine and not on the documents.
         if let Some(sink) = sink.as_object_mut() {
             sink.remove("engine_id");
         }
@@ -364,7 +366,7 @@ pub fn parts(report: &Value) -> BTreeMap<String, Value> {
     parts
 }
 
-/// Bits per second, for people.
+/// Formats a bandwidth in bits per second in a human-readable unit.
 pub fn bandwidth(bits: f64) -> String {
     match bits {
         _ if bits >= 1e9 => format!("{:.1} Gbit/s", bits / 1e9),
@@ -373,7 +375,7 @@ pub fn bandwidth(bits: f64) -> String {
     }
 }
 
-/// A number of things.
+/// Formats a count with its noun in the singular or plural.
 pub fn counted(count: usize, noun: &str) -> String {
     let plural = match noun {
         _ if count == 1 => "",

@@ -1,4 +1,5 @@
-//! What differs between two documents, or between two plans, field by field.
+//! Compares two documents or two plans field by field. [`differences`] returns the parts that were created, changed
+//! or removed, with secrets masked.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -6,27 +7,27 @@ use std::fmt;
 use serde::Serialize;
 use serde_json::Value;
 
-/// One difference.
+/// Difference between the old and the new version of a part.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Difference {
-    /// What is done.
+    /// Kind of the change: creation, modification or removal.
     pub change: Change,
-    /// To what.
+    /// Name of the part that differs.
     pub what: String,
-    /// The fields that change.
+    /// Fields with different values. Empty when the part was created or removed.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub fields: Vec<FieldChange>,
 }
 
-/// What is done to something.
+/// Kinds of changes between two versions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Change {
-    /// It is there on the new side only.
+    /// The part exists on the new side only.
     Create,
-    /// It is there on both sides, and differs.
+    /// The part exists on both sides, with different contents.
     Change,
-    /// It is there on the old side only.
+    /// The part exists on the old side only.
     Remove,
 }
 
@@ -40,14 +41,14 @@ impl fmt::Display for Change {
     }
 }
 
-/// A field that changes; nothing on a side: it is not there.
+/// Field whose value differs. `None` on a side means that the field is absent there.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct FieldChange {
-    /// Its path, as `from.groups[0]`.
+    /// Path of the field within its part, such as `from.groups[0]`.
     pub field: String,
-    /// As it was.
+    /// Value of the field on the old side, with secrets masked.
     pub before: Option<Value>,
-    /// As it will be.
+    /// Value of the field on the new side, with secrets masked.
     pub after: Option<Value>,
 }
 
@@ -58,7 +59,7 @@ impl fmt::Display for FieldChange {
     }
 }
 
-/// What makes `after` of `before`, each by its name.
+/// Returns the changes that lead from `before` to `after`. Parts are matched by their names.
 pub fn differences(before: &BTreeMap<String, Value>, after: &BTreeMap<String, Value>) -> Vec<Difference> {
     let names: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
     let difference = |name: &String| {
@@ -99,7 +100,7 @@ fn compare(path: &str, before: Option<&Value>, after: Option<&Value>, found: &mu
     }
 }
 
-/// A value as people may see it: secrets that a document holds itself, such as a community, are not shown.
+/// Returns the value with embedded secrets, such as an SNMP community, replaced by `***`.
 fn without_secrets(name: &str, value: &Value) -> Value {
     const SECRETS: [&str; 4] = ["community", "password", "secret", "token"];
     let last = name.rsplit('.').next().unwrap_or_default().to_ascii_lowercase();
@@ -116,7 +117,7 @@ fn without_secrets(name: &str, value: &Value) -> Value {
     }
 }
 
-/// Differences as lines, for people.
+/// Writes the differences as human-readable lines.
 pub fn write_differences(f: &mut impl fmt::Write, differences: &[Difference]) -> fmt::Result {
     for difference in differences {
         writeln!(f, "  {:6}  {}", difference.change, difference.what)?;
@@ -133,7 +134,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn secrets_are_not_shown() {
+    fn secrets_are_masked_in_differences() {
         let document = |sinks: Value| BTreeMap::from([("config".to_owned(), json!({"sinks": sinks}))]);
         let sink = |word: &str| json!({"name": "noc", "community": word, "auth_password_file": "/etc/x"});
         for (before, after) in [
@@ -147,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn every_field_that_differs() {
+    fn differences_list_every_field_that_differs() {
         let before = BTreeMap::from([
             ("a".to_owned(), json!({"x": 1, "list": [1, {"y": 2}]})),
             ("b".to_owned(), json!({})),

@@ -1,5 +1,5 @@
-//! Hosts whose document was removed: they stay for a while, since a rename or a rewrite removes first
-//! and writes then.
+//! Keeps hosts whose document was removed for a grace period of 30 s, because a rename or rewrite removes the old
+//! document before it writes the new one. [`Departed`] compares each listing of the store with the previous one.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,19 +8,20 @@ use std::time::Duration;
 use super::load::{Documents, HOSTS_PREFIX, RawDocument};
 use crate::pure::time::Moment;
 
-/// So long.
+/// Time for which a removed host document stays in force.
 pub const GRACE: Duration = Duration::from_secs(30);
 
-/// The hosts that are there, and those that were removed lately.
+/// Host documents of the latest listing, and those that were removed recently.
 #[derive(Clone, Debug, Default)]
 pub struct Departed {
     listed: BTreeMap<String, Arc<RawDocument>>,
-    /// Until when they stay.
+    /// Removed documents by key, each with the time at which its removal takes effect.
     staying: BTreeMap<String, (Arc<RawDocument>, Moment)>,
 }
 
 impl Departed {
-    /// These were listed: adds those that stay. Tells until when the first of them does.
+    /// Adds recently removed host documents to a listing of the store. Returns the time at which the first of them
+    /// expires, so that the caller can load again.
     pub fn on_listed(&mut self, documents: &mut Documents, now: Moment) -> Option<Moment> {
         let of_hosts = documents.range(HOSTS_PREFIX.to_owned()..).take_while(|(key, _)| key.starts_with(HOSTS_PREFIX));
         let listed = of_hosts.map(|(key, document)| (key.clone(), document.clone())).collect();
@@ -38,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_host_that_was_removed_stays_for_its_grace() {
+    fn removed_host_stays_for_the_grace_period() {
         let raw = |key: &str| (key.to_owned(), Arc::new(RawDocument::of_store(key, Ok("{}".to_owned()), 1)));
         let (both, one) = (Documents::from([raw("hosts/a"), raw("hosts/b")]), Documents::from([raw("hosts/a")]));
         let mut departed = Departed::default();
@@ -54,7 +55,7 @@ mod tests {
         assert_eq!(listed(&one, 40), (1, None));
         assert_eq!(listed(&both, 50), (2, None));
         assert_eq!(listed(&one, 60), (2, Some(90)));
-        // It is back.
+        // The document was written again within the grace period.
         assert_eq!(listed(&both, 70), (2, None));
         assert_eq!(listed(&one, 80), (2, Some(110)));
     }

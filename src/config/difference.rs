@@ -1,4 +1,5 @@
-//! The difference between two plans: what has to be done to get from one to the other.
+//! The difference between two plans, as the ordered steps that lead from one to the other. [`difference`] leaves
+//! listeners and senders that are equal in both plans running.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -8,34 +9,35 @@ use crate::pure::expectation::Expected;
 use crate::pure::sending::SenderPlan;
 use crate::pure::test::TestId;
 
-/// One step from one plan to the next.
+/// Step that leads from the old plan towards the new one.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Change {
-    /// A test no longer starts here.
+    /// Stops the sender of a test that is no longer sent from this host.
     StopSender(TestId),
-    /// A test no longer ends at this address.
+    /// Removes a test whose probes are no longer received at this address.
     Forget(SocketAddr, TestId),
-    /// No test ends at this address any more.
+    /// Closes an address at which tests are no longer received.
     StopListener(SocketAddr),
-    /// Tests end at an address where none did.
+    /// Binds an address at which tests are received for the first time.
     StartListener(SocketAddr),
-    /// A test ends at this address, new or with other parameters.
+    /// Adds a test to a listener, or replaces its parameters.
     Expect(SocketAddr, Expected),
-    /// A test starts here that did not.
+    /// Starts the sender of a test that was not sent from this host before.
     StartSender(Arc<SenderPlan>),
-    /// A test that starts here has other parameters.
+    /// Replaces the parameters of a running sender.
     AlterSender(Arc<SenderPlan>),
 }
 
 impl Change {
-    /// Whether this ends something that may be in the way of what begins.
+    /// Returns true for a step that releases a socket or an entry. These steps must precede those that start
+    /// something, because they may occupy the same address.
     pub fn stops(&self) -> bool {
         matches!(self, Change::StopSender(_) | Change::StopListener(_) | Change::Forget(..))
     }
 }
 
-/// What has to be done to get from `old` to `new`: first what stops, so that addresses are free
-/// for what starts. What is in both and equal is not touched.
+/// Returns the steps that lead from `old` to `new`. Steps that stop something come first, so that their addresses are
+/// free. Equal parts stay untouched.
 pub fn difference(old: &Plan, new: &Plan) -> Vec<Change> {
     let mut changes = Vec::new();
     changes.extend(old.senders.keys().filter(|id| !new.senders.contains_key(id)).map(|id| Change::StopSender(*id)));

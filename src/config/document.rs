@@ -1,4 +1,5 @@
-//! One document: what its text says, and everything that is wrong with that.
+//! Reads a single document: parses its text, converts it to its type and collects every finding. [`read()`] is the
+//! entry point and selects the kind of document by its key.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
@@ -24,21 +25,21 @@ use super::test::{check_intervals, check_settings, intervals};
 use crate::pure::condition::MOST_SAMPLES;
 use crate::pure::key::read_key;
 
-/// A document by its kind.
+/// Parsed document of any kind.
 #[derive(Clone, Debug)]
 pub enum Document {
-    /// `config`
+    /// The document `config`, which applies to the fleet.
     Global(Arc<Global>),
-    /// `hosts/<host>`
+    /// A document `hosts/<host>`, which applies to a host.
     Host(Arc<HostDocument>),
-    /// `sets/<name>`
+    /// A document `sets/<name>`, from which tests are expanded.
     Set(Arc<SetDocument>),
-    /// `tests/<host>/<name>`
+    /// A document `tests/<host>/<name>`, which defines a single test.
     Test(Arc<TestDocument>),
 }
 
-/// Reads a document: what of it can be used, even if not all can, and what is wrong. Its key says
-/// of which kind it is; nothing if of none.
+/// Reads the document at `key`. Returns the usable parts, even when others have errors, and every finding. The
+/// document is `None` when its text is unreadable or its key belongs to no known kind.
 pub fn read(key: &str, raw: &RawDocument) -> (Option<Document>, Vec<Finding>) {
     let mut findings = Findings::about(&raw.place);
     let value = match &raw.unreadable {
@@ -113,8 +114,8 @@ fn read_host(value: Value, directory: Option<&Path>, findings: &mut Findings) ->
     host
 }
 
-/// The other hosts go by a document too that has errors: a window that is half understood could be
-/// about everything.
+/// Removes maintenance windows with errors. Other hosts use the document even when it has errors, and a partly
+/// understood window could suppress alarms about everything.
 fn drop_bad_windows(host: &mut HostDocument, findings: &mut Findings) {
     maintenance::windows(&host.maintenance, "", None, findings);
     let mut n = 0;
@@ -132,14 +133,14 @@ fn read_set(name: &str, value: Value, findings: &mut Findings) -> SetDocument {
     }
     check_alarm("", &set.template().alarm(), findings);
     maintenance::windows(&set.maintenance, "", None, findings);
-    // What is left of a set that cannot be read would be blamed for what is missing.
+    // After a parse error the remainder is incomplete, and checking it would report misleading findings.
     if !findings.has_errors() {
         expansion::check(&set, findings);
     }
     set
 }
 
-/// Documents that are named by a UUID are about the test of that id.
+/// Reads a test document. A name that is a UUID takes precedence over the field `id`.
 fn read_test(name: &str, value: Value, findings: &mut Findings) -> TestDocument {
     let mut document: TestDocument = if legacy::is_test(&value) {
         legacy::test(value, findings)
@@ -157,16 +158,17 @@ fn read_test(name: &str, value: Value, findings: &mut Findings) -> TestDocument 
     document
 }
 
-/// More often is a storm of its own.
+/// Lower bound for `renotify`. More frequent repetition would itself flood the receivers.
 const SHORTEST_RENOTIFY: Duration = Duration::from_secs(60);
 const SHORTEST_SUMMARY: Duration = Duration::from_secs(1);
 const MOST_REPEATS: usize = 10;
-/// What is told in sum is not told one by one in the same breath.
+/// Lower bound for `storm_hold_max`, so that alarms reported in a storm summary are not also sent singly right
+/// afterwards.
 const SHORTEST_STORM: Duration = Duration::from_secs(10);
-/// Each flapping alarm remembers so many changes at each receiver.
+/// Upper bound for `flap_high`, because the time of each change is stored per alarm and receiver.
 const MOST_FLAPS: u32 = 1000;
 
-/// A secret that a file holds has to be readable by the agent only; that is looked at when it is read.
+/// Checks the keys for signing probes. The permissions of a `secret_file` are checked later, when the agent reads it.
 fn check_keys(keys: &mut [KeyDocument], active: Option<u8>, directory: Option<&Path>, findings: &mut Findings) {
     let ids: Vec<u8> = keys.iter().map(|key| key.id).collect();
     for (n, key) in keys.iter_mut().enumerate() {

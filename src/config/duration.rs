@@ -1,17 +1,18 @@
-//! Durations in documents: humantime's words, within bounds that no arithmetic leaves.
+//! Deserializes durations in the notation of humantime, such as `1h 30m`. Values above one year are rejected, so that
+//! later arithmetic cannot overflow.
 
 use std::time::Duration;
 
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, IntoDeserializer};
 
-/// Nothing here is meant to take longer.
+/// Upper bound for every duration in a document: a leap year.
 pub const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
-/// humantime itself overflows on numbers that are much longer.
+/// Upper bound on digits in a number. The humantime crate itself overflows on much longer numbers.
 const LONGEST_NUMBER: usize = 9;
 const LONGEST_TEXT: usize = 64;
 
-/// For `#[serde(with = "duration")]`.
+/// Deserializes a mandatory duration. For use with `#[serde(with = "duration")]`.
 pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let text = Text::deserialize(deserializer)?.0;
     parse(&text)
@@ -30,7 +31,7 @@ fn parse<E: Error>(text: &str) -> Result<Duration, E> {
     Ok(duration)
 }
 
-/// A text where a duration is expected: the error for anything else says so.
+/// Text in place of a duration. Any other type gives an error that mentions a duration.
 struct Text(String);
 
 impl<'de> Deserialize<'de> for Text {
@@ -49,22 +50,22 @@ impl<'de> Deserialize<'de> for Text {
     }
 }
 
-/// For `#[serde(with = "duration::optional")]`.
+/// Deserializes an optional duration. For use with `#[serde(with = "duration::optional")]`.
 pub mod optional {
     use super::{Deserialize, Deserializer, Duration, Text, parse};
 
-    /// Left out, or null: nothing.
+    /// Returns `None` for an omitted or null field.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
         let text: Option<Text> = Option::deserialize(deserializer)?;
         text.map(|text| parse(&text.0)).transpose()
     }
 }
 
-/// For `#[serde(with = "duration::list")]`.
+/// Deserializes an optional list of durations. For use with `#[serde(with = "duration::list")]`.
 pub mod list {
     use super::{Deserialize, Deserializer, Duration, Text, parse};
 
-    /// Left out, or null: nothing.
+    /// Returns `None` for an omitted or null field.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<Duration>>, D::Error> {
         let texts: Option<Vec<Text>> = Option::deserialize(deserializer)?;
         texts.map(|texts| texts.iter().map(|text| parse(&text.0)).collect()).transpose()
@@ -81,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn humantime_within_a_year() {
+    fn durations_up_to_a_year_are_accepted() {
         assert_eq!(read("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(read("1h 30m"), Ok(Duration::from_secs(5400)));
         for text in ["2 years", "300000000000 years", "18446744073709551615s 1000ms", "999999999 years 999999999 years"]
@@ -92,7 +93,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_read_without_panic(text in "[0-9a-z ]{0,80}") {
+        fn arbitrary_text_does_not_panic(text in "[0-9a-z ]{0,80}") {
             let _ = read(&text);
         }
     }

@@ -1,34 +1,35 @@
-//! `address:port`, as documents write it.
+//! Endpoints in the notation `address:port`. [`Endpoint`] accepts an IP address, a host name or a wildcard, and
+//! resolves nothing itself.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
-/// An address and a port; the address may be a name.
+/// Address and port of an end of a test. The address may be a host name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Endpoint {
-    /// Where.
+    /// Address, host name or wildcard in front of the port.
     pub host: EndpointHost,
-    /// 0: any.
+    /// UDP port. 0 leaves the choice to the system.
     pub port: u16,
 }
 
-/// The address of an endpoint.
+/// Address part of an endpoint.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum EndpointHost {
-    /// Not said: any local address of the family that fits.
+    /// Unspecified: any local address of the appropriate family.
     Any,
-    /// An address; it may be a wildcard.
+    /// IP address, which may be a wildcard such as `0.0.0.0`.
     Ip(IpAddr),
-    /// To be resolved.
+    /// Host name in lower case that has to be resolved.
     Name(String),
 }
 
 impl Endpoint {
-    /// An endpoint that says nothing.
+    /// Endpoint without an address or a port, parsed from an empty text.
     pub const ANY: Endpoint = Endpoint { host: EndpointHost::Any, port: 0 };
 
-    /// The name to resolve, if there is one.
+    /// Returns the host name that has to be resolved, or `None` for an address or wildcard.
     pub fn name(&self) -> Option<&str> {
         match &self.host {
             EndpointHost::Name(name) => Some(name),
@@ -36,7 +37,7 @@ impl Endpoint {
         }
     }
 
-    /// Whether it stands for every local address.
+    /// Returns true if the endpoint stands for every local address.
     pub fn is_wildcard(&self) -> bool {
         match &self.host {
             EndpointHost::Any => true,
@@ -46,19 +47,19 @@ impl Endpoint {
     }
 }
 
-/// Why a text is no endpoint.
+/// Errors from parsing the text of an endpoint.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EndpointError {
-    /// No colon with a number behind it.
+    /// The text has no colon followed by a port.
     #[error("`{0}` has no port")]
     NoPort(String),
-    /// An IPv6 address that cannot be told from its port.
+    /// The text is an IPv6 address without brackets, so that its end cannot be separated from a port.
     #[error("`{0}` is an IPv6 address without brackets; write [{0}]:PORT")]
     NoBrackets(String),
-    /// The port is no number up to 65535.
+    /// The port is not a number from 0 to 65535.
     #[error("`{0}` is no port")]
     BadPort(String),
-    /// Not an IPv6 address in brackets, an IPv4 address or a host name.
+    /// The address is neither an IPv6 address in brackets, an IPv4 address nor a host name.
     #[error("`{0}` is neither an address nor a name")]
     BadHost(String),
 }
@@ -101,7 +102,7 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// RFC 1123 host names, with the underscores that people use.
+/// Checks a host name against RFC 1123, with underscores accepted in addition because they are in common use.
 fn is_host_name(name: &str) -> bool {
     let label = |label: &str| {
         !label.is_empty()
@@ -109,12 +110,12 @@ fn is_host_name(name: &str) -> bool {
             && label.bytes().all(|octet| octet.is_ascii_alphanumeric() || octet == b'-' || octet == b'_')
             && !label.starts_with('-')
     };
-    // What looks like an IPv4 address but is none is a slip, not a name.
+    // A name of digits and dots that is not a valid IPv4 address is a typing error, not a host name.
     let numeric = name.bytes().all(|octet| octet.is_ascii_digit() || octet == b'.');
     name.len() <= 253 && !numeric && name.strip_suffix('.').unwrap_or(name).split('.').all(label)
 }
 
-/// The wildcard of an address's family.
+/// Returns the wildcard address of the family of `addr`.
 pub fn wildcard_of(addr: IpAddr) -> IpAddr {
     match addr {
         IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
@@ -127,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn forms() {
+    fn accepted_and_rejected_endpoint_notations() {
         let parse = |text: &str| text.parse::<Endpoint>().map(|endpoint| endpoint.to_string());
         assert_eq!(parse("127.0.0.1:8620").unwrap(), "127.0.0.1:8620");
         assert_eq!(parse("[::1]:8620").unwrap(), "[::1]:8620");

@@ -1,5 +1,5 @@
-//! From a set to its tests. Every agent expands alike: what is decided here follows from the set and
-//! the hosts' documents alone.
+//! Expands a set into its tests. The result depends only on the set and the hosts' documents, so that all agents
+//! compute the same tests independently. [`Expansion`] holds a set together with the hosts that it selects.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
@@ -13,32 +13,33 @@ use super::findings::Findings;
 use super::set::{Direction, Expect, Hosts, SetDocument, SetEnd, Topology};
 use crate::pure::test::TestId;
 
-/// Where receivers are, if neither end names a port.
+/// Default port of receivers, used when the receiving end of a set names none.
 pub const PORT: u16 = 8620;
-/// Hosts that a finding or a description lists by name.
+/// Number of hosts that a finding or a description lists by name before it abbreviates.
 const LISTED: usize = 5;
 
-/// A test of a set.
+/// Test that was expanded from a set.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Expanded {
-    /// As if it were written one by one.
+    /// Equivalent test document, as an author would write it by hand.
     pub document: TestDocument,
-    /// The ids that probes carry of which any is enough; nothing: the test's own.
+    /// Ids of acceptable probes, any of which satisfies the test. `None` when only probes with the test's own id
+    /// count.
     pub any_of: Option<BTreeSet<TestId>>,
 }
 
-/// A set among the hosts that there are.
+/// A set together with the hosts of the fleet.
 pub struct Expansion<'a> {
     name: &'a str,
     set: &'a SetDocument,
     hosts: &'a Hosts,
     from: BTreeSet<&'a str>,
     to: BTreeSet<&'a str>,
-    /// For the choice of samples.
+    /// Hashes of the host names, computed only for a set with `sample`.
     hashes: HashMap<&'a str, u64>,
 }
 
-/// Probes from one host to another.
+/// Probes from a host to another one, with the ends of the set that they belong to.
 #[derive(Clone, Copy)]
 struct Flow<'a> {
     sender: &'a str,
@@ -48,11 +49,11 @@ struct Flow<'a> {
 }
 
 impl<'a> Expansion<'a> {
-    /// The set `sets/<name>` among these hosts.
+    /// Creates the expansion of the set `sets/<name>` for the given hosts.
     pub fn new(name: &'a str, set: &'a SetDocument, hosts: &'a Hosts) -> Self {
         let mut from = select(&set.from, hosts);
         if !set.to.at.is_empty() {
-            // Whoever has the address would send to itself.
+            // A host that may hold the floating address would send probes to itself.
             let receivers = select(&set.to, hosts);
             from.retain(|host| !receivers.contains(host));
         }
@@ -68,7 +69,7 @@ impl<'a> Expansion<'a> {
         Expansion { name, set, hosts, from, to, hashes }
     }
 
-    /// The tests that start or end at `own`.
+    /// Returns the tests that start or end at the host `own`.
     pub fn tests_of(&self, own: &str) -> Vec<Expanded> {
         let flows = self.flows(own);
         let mut tests: BTreeMap<TestId, Expanded> = BTreeMap::new();
@@ -89,7 +90,7 @@ impl<'a> Expansion<'a> {
         tests.into_values().collect()
     }
 
-    /// How many tests the whole fleet has of it.
+    /// Returns the number of tests in the whole fleet that the set expands to.
     pub fn count(&self) -> usize {
         let has = |end: &SetEnd, host: &str| self.hosts[host].addresses.contains_key(&end.address);
         let to_end = if self.set.topology == Topology::Mesh { &self.set.from } else { &self.set.to };
@@ -107,7 +108,7 @@ impl<'a> Expansion<'a> {
         if self.set.direction == Direction::Both { pairs * 2 } else { pairs }
     }
 
-    /// What is wrong with the set among these hosts.
+    /// Adds findings that depend on the hosts, such as names and groups that do not exist.
     pub fn check(&self, findings: &mut Findings) {
         for (field, end, selected) in [("from", &self.set.from, &self.from), ("to", &self.set.to, &self.to)] {
             if self.set.topology == Topology::Mesh && field == "to" || self.set.topology == Topology::List {
@@ -211,7 +212,7 @@ impl<'a> Expansion<'a> {
         }
     }
 
-    /// The hosts that `own` tests.
+    /// Returns the hosts to which `own` is paired as the `from` end, limited to `sample`.
     fn peers(&self, own: &str) -> Vec<&'a str> {
         let mut others: Vec<&'a str> = self.to.iter().copied().filter(|host| *host != own).collect();
         if let Some(sample) = self.set.sample {
@@ -221,8 +222,8 @@ impl<'a> Expansion<'a> {
         others
     }
 
-    /// Whether `host` is one that tests `peer`: few peers weigh more for it (rendezvous hashing), so
-    /// that a host that joins or leaves changes the choice of few others.
+    /// Returns true if `host` selects `peer` as one of its `sample` peers. The peers with the highest weights win
+    /// (rendezvous hashing), so that a joining or leaving host changes few selections.
     fn chooses(&self, host: &str, peer: &str) -> bool {
         let Some(sample) = self.set.sample else { return true };
         let weight = (self.weight(host, peer), peer);
@@ -235,12 +236,12 @@ impl<'a> Expansion<'a> {
         mixed(mixed(known(host)) ^ known(peer))
     }
 
-    /// As `own` has it; nothing if an end has no address.
+    /// Builds the test for a flow as the host `own` sees it. Returns `None` when an end has no address.
     fn test(&self, flow: &Flow<'_>, own: &str) -> Option<(TestId, TestDocument)> {
         let at = &flow.receives.at;
         let (id, to_host) = match at.is_empty() {
             true => (TestId::of_set(self.name, flow.sender, flow.receiver), flow.receiver.to_owned()),
-            // Who of them it is that the address leads to, a sender cannot know.
+            // A sender cannot determine which of the receivers currently holds the address.
             false if flow.sender == own => {
                 let receivers: Vec<&str> = self.to.iter().copied().filter(|host| *host != own).collect();
                 let listed = if receivers.is_empty() { flow.receiver.to_owned() } else { listed(&receivers) };
@@ -259,7 +260,8 @@ impl<'a> Expansion<'a> {
         Some((id, document))
     }
 
-    /// What a receiver has that wants the probes of any of these.
+    /// Builds the test of a receiver that accepts the probes of any of the senders in `flows`. Returns `None` when
+    /// the receiver or every sender lacks an address.
     fn any_of(&self, flows: &[Flow<'_>]) -> Option<(TestId, Expanded)> {
         let first = flows.first()?;
         let at = &first.receives.at;
@@ -309,7 +311,7 @@ impl<'a> Expansion<'a> {
     }
 }
 
-/// What is wrong with a set whoever the hosts are.
+/// Checks a set for errors that do not depend on the hosts.
 pub fn check(set: &SetDocument, findings: &mut Findings) {
     let selects = |end: &SetEnd| !end.hosts.is_empty() || !end.groups.is_empty();
     let way_out = "write hosts or groups, such as \"groups\": [\"db\"], or \"hosts\": [\"*\"]";
@@ -386,7 +388,7 @@ fn select<'a>(end: &SetEnd, hosts: &'a Hosts) -> BTreeSet<&'a str> {
     selected.map(|(name, _)| name.as_str()).collect()
 }
 
-/// The first host of an end: the first that is named and selected, else the first in order.
+/// Returns the hub of a star: the first host that is both named and selected, otherwise the first in name order.
 fn hub<'a>(end: &SetEnd, hosts: &'a Hosts) -> Option<&'a str> {
     let selected = select(end, hosts);
     let named = end.hosts.iter().find_map(|name| selected.get(name.as_str()).copied());
@@ -405,7 +407,7 @@ fn hash(name: &str) -> u64 {
     digest.iter().take(8).fold(0, |hash, octet| hash << 8 | u64::from(*octet))
 }
 
-/// The finalizer of SplitMix64: each bit of the outcome depends on all bits.
+/// Finalizer of SplitMix64. Every output bit depends on all input bits.
 fn mixed(x: u64) -> u64 {
     let x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let x = (x ^ x >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -1,16 +1,17 @@
-//! What is wrong, where, and the way out.
+//! Findings about documents: the problem, its location and the recommended fix. [`Findings`] collects them for a
+//! document, so that all problems are reported at once.
 
 use std::fmt;
 
 use serde::Serialize;
 
-/// Whether a finding keeps something from being in force.
+/// Severity of a finding: an error disables the affected part, a warning does not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Level {
-    /// What it is about is not in force.
+    /// The affected part is not in force.
     Error,
-    /// It is in force, and probably not what was meant.
+    /// The affected part is in force but probably not intended.
     Warning,
 }
 
@@ -23,16 +24,16 @@ impl fmt::Display for Level {
     }
 }
 
-/// One thing that is wrong.
+/// Problem in a document, with location and recommended fix.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Finding {
-    /// How bad.
+    /// Severity of the problem: error or warning.
     pub level: Level,
-    /// The document and the field: `tests/host-a/db.json: send_every`.
+    /// Location: the document and the field, such as `tests/host-a/db.json: send_every`.
     pub place: String,
-    /// What is wrong.
+    /// Description of the problem, without its location.
     pub problem: String,
-    /// What to do.
+    /// Recommended fix, phrased as an instruction such as `write "1m" or more`.
     pub way_out: String,
 }
 
@@ -43,14 +44,14 @@ impl fmt::Display for Finding {
 }
 
 impl Finding {
-    /// For people, in two lines.
+    /// Writes the finding in two human-readable lines: the problem and the recommended fix.
     pub fn write_long(&self, f: &mut impl fmt::Write) -> fmt::Result {
         writeln!(f, "{:7}  {}: {}", self.level, self.place, self.problem)?;
         writeln!(f, "{:7}  → {}", "", self.way_out)
     }
 }
 
-/// Collects findings about one document.
+/// Collector of the findings about a single document.
 #[derive(Debug)]
 pub struct Findings {
     place: String,
@@ -58,38 +59,39 @@ pub struct Findings {
 }
 
 impl Findings {
-    /// About the document at `place`.
+    /// Creates a collector for the document at `place`, which prefixes the location of each finding.
     pub fn about(place: impl Into<String>) -> Self {
         Findings { place: place.into(), found: Vec::new() }
     }
 
-    /// Something at `field` (empty: the document as a whole) keeps it from being in force.
+    /// Adds an error at `field`, which keeps the document from being in force. An empty `field` means the whole
+    /// document.
     pub fn error(&mut self, field: &str, problem: impl Into<String>, way_out: impl Into<String>) {
         self.add(Level::Error, field, problem.into(), way_out.into());
     }
 
-    /// Something at `field` is probably not what was meant.
+    /// Adds a warning at `field`, for a value that is valid but probably not intended.
     pub fn warning(&mut self, field: &str, problem: impl Into<String>, way_out: impl Into<String>) {
         self.add(Level::Warning, field, problem.into(), way_out.into());
     }
 
-    /// Adds a finding of either level.
+    /// Adds a finding of the given level at `field`.
     pub fn add(&mut self, level: Level, field: &str, problem: String, way_out: String) {
         let place = if field.is_empty() { self.place.clone() } else { format!("{}: {field}", self.place) };
         self.found.push(Finding { level, place, problem, way_out });
     }
 
-    /// Whether anything keeps the document from being in force.
+    /// Returns true if any error was added.
     pub fn has_errors(&self) -> bool {
         self.found.iter().any(|finding| finding.level == Level::Error)
     }
 
-    /// Everything that keeps the document from being in force, as one text each.
+    /// Returns the findings that are errors, in the order in which they were added.
     pub fn errors(&self) -> impl Iterator<Item = &Finding> {
         self.found.iter().filter(|finding| finding.level == Level::Error)
     }
 
-    /// All of them.
+    /// Returns the findings, consuming the collector.
     pub fn into_vec(self) -> Vec<Finding> {
         self.found
     }

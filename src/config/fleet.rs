@@ -1,4 +1,5 @@
-//! The whole fleet's documents from one place: what each host would do, and what does not fit together.
+//! Checks the documents of the whole fleet. [`report`] plans every host and lists its load; [`misfits`] finds
+//! documents that contradict each other, such as a test with only one end.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write as _};
@@ -18,36 +19,36 @@ use crate::pure::flows::Flows;
 use crate::pure::probe;
 use crate::pure::test::{Mode, Wire};
 
-/// Octets of IPv4's and UDP's headers, and how many more IPv6's has.
+/// Octets of the IPv4 and UDP headers; the IPv6 header has 20 more than the IPv4 header.
 const HEADERS: usize = 28;
 const MORE_IN_IPV6: usize = 20;
-/// Octets of one of the original's probes, about.
+/// Approximate size in octets of a probe in the original's JSON format.
 const JSON_V1: usize = 200;
-/// More tests than this in one set are probably not meant.
+/// Number of tests in a set above which a warning is given, because it is probably unintended.
 const MANY: usize = 100_000;
-/// More probes per second than this on one host are probably not meant.
+/// Probes per second on a host above which a warning is given, because they are probably unintended.
 const BUSY: f64 = 2_000.0;
 
-/// What a host's probes amount to.
+/// Packet rate and bandwidth of the probes of a host.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Load {
-    /// Probes per second that arrive.
+    /// Received probes per second.
     pub packets_in: f64,
-    /// Probes per second that leave.
+    /// Sent probes per second, including answers to probes of two-way tests.
     pub packets_out: f64,
-    /// Bits per second that arrive, with the headers of IP and UDP.
+    /// Received bits per second, including the IP and UDP headers.
     pub bits_in: f64,
-    /// Bits per second that leave, likewise.
+    /// Sent bits per second, including the IP and UDP headers.
     pub bits_out: f64,
 }
 
 impl Load {
-    /// Of a host with this plan.
+    /// Computes the load of a host from its documents and its plan.
     pub fn of(loaded: &Loaded, plan: &Plan) -> Self {
         let mut load = Load::default();
         for (address, listener) in &plan.listeners {
             for test in listener.tests.keys().filter_map(|id| loaded.tests.get(id)) {
-                // Of many senders any is enough, but all of them send.
+                // A test with `any_of` needs the probes of a single sender, but every sender transmits.
                 let senders = test.any_of.as_ref().map_or(1.0, |any_of| any_of.len() as f64);
                 let turns = senders / test.send_every.as_secs_f64();
                 let (packets, bits) = turn(test.wire, &test.flows, test.keys.is_some(), *address);
@@ -71,7 +72,7 @@ impl Load {
     }
 }
 
-/// Packets and bits of one turn of a test: a probe of each flow.
+/// Returns the packets and bits of one round of a test, in which each flow carries one probe.
 fn turn(wire: Wire, flows: &Flows, keyed: bool, address: SocketAddr) -> (f64, f64) {
     let least = match (wire, keyed) {
         (Wire::Stamp, false) => probe::PROBE_LEN,
@@ -84,47 +85,47 @@ fn turn(wire: Wire, flows: &Flows, keyed: bool, address: SocketAddr) -> (f64, f6
     (flows.count() as f64, 8.0 * octets as f64)
 }
 
-/// What `check-config --all-hosts` shows.
+/// Result of `check-config --all-hosts`, printed as text or as JSON.
 #[derive(Clone, Debug, Serialize)]
 pub struct FleetReport {
-    /// Where the documents came from.
+    /// Human-readable location of the store that the documents came from.
     pub store: String,
-    /// At which revision.
+    /// Revision of the store at which the documents were read.
     pub revision: u64,
-    /// Everything that is wrong, errors first.
+    /// Problems in the documents, with errors before warnings.
     pub findings: Vec<Finding>,
-    /// What each host would do.
+    /// Tests and load of each host.
     pub hosts: Vec<HostLine>,
-    /// What each set comes to.
+    /// Number of tests of each set.
     pub sets: Vec<SetLine>,
 }
 
-/// What a host would do.
+/// Tests and load of a host.
 #[derive(Clone, Debug, Serialize)]
 pub struct HostLine {
-    /// Its name.
+    /// Name of the host, as in its key `hosts/<host>`.
     pub host: String,
-    /// False: it tests nothing.
+    /// Result of the `enabled` switches. When false, the host runs no tests.
     pub enabled: bool,
-    /// Tests that end there.
+    /// Number of tests whose probes the host receives.
     pub receives: usize,
-    /// Tests that start there.
+    /// Number of tests whose probes the host sends.
     pub sends: usize,
-    /// What they amount to.
+    /// Packet rate and bandwidth of these tests.
     #[serde(flatten)]
     pub load: Load,
 }
 
-/// What a set comes to.
+/// Size of a set in the whole fleet.
 #[derive(Clone, Debug, Serialize)]
 pub struct SetLine {
-    /// Its name.
+    /// Name of the set, as in its key `sets/<name>`.
     pub set: String,
-    /// Its tests in the whole fleet.
+    /// Number of tests that the set expands to across all hosts.
     pub tests: usize,
 }
 
-/// All hosts that documents speak of.
+/// Returns the names of hosts with a document of their own or with a test.
 pub fn hosts(loader: &Loader) -> BTreeSet<String> {
     let mut hosts: BTreeSet<String> = loader.hosts().into_keys().collect();
     for (key, document) in loader.documents() {
@@ -136,7 +137,8 @@ pub fn hosts(loader: &Loader) -> BTreeSet<String> {
     hosts
 }
 
-/// What every host of the fleet would do. `names` are those of all hosts' tests.
+/// Plans every host and reports its tests, its load and the problems found. `names` must contain the resolved names
+/// of all hosts' tests.
 pub fn report(loader: &mut Loader, store: String, revision: u64, names: &Names) -> FleetReport {
     let mut findings: BTreeSet<Finding> = misfits(loader).into_iter().collect();
     let mut lines = Vec::new();
@@ -148,7 +150,8 @@ pub fn report(loader: &mut Loader, store: String, revision: u64, names: &Names) 
         findings.extend(loaded.findings.iter().cloned());
         findings.extend(plan::remarks(&loaded, names, &host));
         for address in plan.listeners.keys().filter(|addr| !anywhere(addr.ip())) {
-            // An address that sets send to, and that no document says is the host's own, moves between hosts.
+            // An address of sets or standby tests that the host does not list as its own is a floating address, which
+            // several hosts may plan to bind.
             let own =
                 documents.get(&host).is_some_and(|host| host.addresses.values().any(|addr| *addr == address.ip()));
             let tests = plan.listeners[address].tests.keys().filter_map(|id| loaded.tests.get(id));
@@ -184,7 +187,7 @@ fn set_lines(loader: &Loader) -> Vec<SetLine> {
     loader.sets().map(line).collect()
 }
 
-/// Sets that come to more tests than is probably meant.
+/// Returns a warning for each set with more tests than `MANY`.
 fn many(sets: &[SetLine]) -> Vec<Finding> {
     let many = sets.iter().filter(|set| set.tests > MANY);
     many.flat_map(|set| {
@@ -196,8 +199,8 @@ fn many(sets: &[SetLine]) -> Vec<Finding> {
     .collect()
 }
 
-/// What does not fit together: tests with one end only or two different ones, addresses that two
-/// hosts have.
+/// Returns contradictions between documents: tests with a single end or with two different ends, and addresses
+/// claimed by two hosts. Oversized sets are reported too.
 pub fn misfits(loader: &Loader) -> Vec<Finding> {
     let mut found = Vec::new();
     let mut tests: BTreeMap<(&str, &str), (&str, &TestDocument)> = BTreeMap::new();
@@ -251,12 +254,12 @@ pub fn misfits(loader: &Loader) -> Vec<Finding> {
     found
 }
 
-/// Addresses that every host has.
+/// Returns true if an address exists on every host: a wildcard or a localhost address.
 fn anywhere(addr: IpAddr) -> bool {
     addr.is_unspecified() || addr == IpAddr::V4(Ipv4Addr::LOCALHOST) || addr == IpAddr::V6(Ipv6Addr::LOCALHOST)
 }
 
-/// The fields in which the two ends of a test must not differ.
+/// Returns the fields that must be equal at both ends of a test but differ.
 fn differing(one: &TestDocument, other: &TestDocument) -> Vec<&'static str> {
     let fields = [
         ("from_host", one.from_host != other.from_host),
@@ -275,7 +278,8 @@ fn differing(one: &TestDocument, other: &TestDocument) -> Vec<&'static str> {
     fields.into_iter().filter(|(_, differs)| *differs).map(|(field, _)| field).collect()
 }
 
-/// Limits that this host's clock cannot decide.
+/// Returns a warning for each `max_latency` below the error of this host's clock, because such a limit cannot be
+/// judged.
 pub fn undecidable(loaded: &Loaded, host: &str, clock_error: Duration) -> Vec<Finding> {
     let mut found = Vec::new();
     for test in loaded.tests.values().filter(|test| test.facts.to_host == host && test.facts.from_host != host) {
@@ -294,13 +298,13 @@ fn rounded(duration: Duration) -> Duration {
 }
 
 impl FleetReport {
-    /// How many findings of this level there are.
+    /// Returns the number of findings of the given level.
     pub fn count(&self, level: Level) -> usize {
         self.findings.iter().filter(|finding| finding.level == level).count()
     }
 }
 
-/// First what is wrong, then the hosts, then what it all comes to.
+/// Prints the findings first, followed by a table of the hosts, the sets and the totals.
 impl fmt::Display for FleetReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "all hosts, documents from {}, revision {}\n", self.store, self.revision)?;

@@ -1,6 +1,7 @@
-//! The documents of the original of 2017, as its users have them in etcd.
+//! Reads the documents of the original program of 2017, as its users have them in etcd. Each document is recognized
+//! by its field names and converted to the current type.
 //!
-//! The original was written in Go, which matches field names without regard to case.
+//! The original was written in Go, which matches field names case-insensitively.
 
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use super::secret::Secret;
 use super::sinks::{SinkConfig, SinkKind, SnmpProfile};
 use crate::pure::test::Wire;
 
-/// The name of the sink that a host document's `SNMPServer` becomes.
+/// Name of the sink that is created from `SNMPServer` in a host document of the original.
 pub const SNMP_SERVER_SINK: &str = "snmp-server";
 
 const GLOBAL_FIELDS: [&str; 3] = ["Version", "Enabled", "FailureLatencyEgregiousMicros"];
@@ -46,7 +47,7 @@ const TEST_FIELDS: [&str; 13] = [
     "FailureLatencyMicros",
 ];
 
-/// `config`.
+/// The original's `config` document.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]
 struct LegacyGlobal {
@@ -55,7 +56,7 @@ struct LegacyGlobal {
     failure_latency_egregious_micros: u64,
 }
 
-/// `hosts/<host>`.
+/// The original's `hosts/<host>` document.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]
 struct LegacyHost {
@@ -69,10 +70,10 @@ struct LegacyHost {
     ntp_server: String,
 }
 
-/// Where time servers listen.
+/// UDP port of NTP servers, used when `NTPServer` omits the port.
 const NTP_PORT: u16 = 123;
 
-/// `tests/<host>/<anything>`.
+/// The original's `tests/<host>/<anything>` document.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]
 struct LegacyTest {
@@ -87,27 +88,28 @@ struct LegacyTest {
     freq_seconds: u64,
     failure_conn_report_min: u32,
     failure_latency_micros: u64,
-    /// Not the original's: it ignored what it did not know, so a test may carry it.
+    /// Extension of the original's format. The original ignored unknown fields, so its test documents may carry this
+    /// one.
     #[serde(rename = "wire")]
     wire: Option<Wire>,
 }
 
-/// Whether this is the original's `config`.
+/// Returns true if the document is a `config` of the original.
 pub fn is_global(document: &Value) -> bool {
     is_legacy(document, &GLOBAL_FIELDS, &["version", "enabled"])
 }
 
-/// Whether this is the original's `hosts/<host>`.
+/// Returns true if the document is a `hosts/<host>` of the original.
 pub fn is_host(document: &Value) -> bool {
     is_legacy(document, &HOST_FIELDS, &["enabled"])
 }
 
-/// Whether this is the original's `tests/<host>/<anything>`.
+/// Returns true if the document is a `tests/<host>/<anything>` of the original.
 pub fn is_test(document: &Value) -> bool {
     is_legacy(document, &TEST_FIELDS, &["id", "description", "enabled", "from", "to", "protocol"])
 }
 
-/// Reads the original's `config`.
+/// Converts the original's `config`. A zero or missing latency limit takes the current default.
 pub fn global(document: Value, findings: &mut Findings) -> Global {
     let legacy: LegacyGlobal = read::typed(as_the_original_wrote(document, &GLOBAL_FIELDS), Level::Error, findings);
     let mut global = Global { enabled: legacy.enabled, version: legacy.version, ..Global::default() };
@@ -118,7 +120,7 @@ pub fn global(document: Value, findings: &mut Findings) -> Global {
     global
 }
 
-/// Reads the original's `hosts/<host>`.
+/// Converts the original's `hosts/<host>`. `SNMPServer` becomes a sink with the legacy profile.
 pub fn host(document: Value, findings: &mut Findings) -> HostDocument {
     let legacy: LegacyHost = read::typed(as_the_original_wrote(document, &HOST_FIELDS), Level::Error, findings);
     let mut host = HostDocument { enabled: legacy.enabled, ..HostDocument::default() };
@@ -149,7 +151,8 @@ pub fn host(document: Value, findings: &mut Findings) -> HostDocument {
     host
 }
 
-/// Reads the original's `tests/<host>/<anything>`. It sent twice as often as it expected.
+/// Converts the original's `tests/<host>/<anything>`. `FreqSeconds` is the receiver's timeout, and probes are sent
+/// twice as often, as the original did.
 pub fn test(document: Value, findings: &mut Findings) -> TestDocument {
     let legacy: LegacyTest = read::typed(as_the_original_wrote(document, &TEST_FIELDS), Level::Error, findings);
     if legacy.freq_seconds > duration::LONGEST.as_secs() {
@@ -181,8 +184,8 @@ pub fn test(document: Value, findings: &mut Findings) -> TestDocument {
     }
 }
 
-/// It is the original's if a field has a name that only the original has, in any case, or if one
-/// that both have is not in lower case.
+/// Recognizes a document of the original: a field has a name that only the original uses, in any case, or a shared
+/// name that is not in lower case.
 fn is_legacy(document: &Value, fields: &[&str], shared: &[&str]) -> bool {
     let Value::Object(given) = document else { return false };
     given.keys().any(|key| {
@@ -197,7 +200,7 @@ fn as_the_original_wrote(document: Value, fields: &[&str]) -> Value {
         Some(field) => (*field).to_owned(),
         None => key,
     };
-    // Go leaves a field alone where the document says null.
+    // Go leaves a field at its default when the document contains null.
     let said = given.into_iter().filter(|(_, value)| !value.is_null());
     Value::Object(said.map(|(key, value)| (canonical(key), value)).collect::<Map<_, _>>())
 }
@@ -208,7 +211,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn names_match_without_regard_to_case() {
+    fn field_names_match_case_insensitively() {
         for document in [
             json!({"Id":"x","Enabled":true,"FromHostId":"a","FreqSeconds":2,"FailureLatencyMicros":5000}),
             json!({"id":"x","enabled":true,"fromhostid":"a","FREQSECONDS":2,"failurelatencymicros":5000}),
@@ -224,21 +227,22 @@ mod tests {
     }
 
     #[test]
-    fn a_new_document_is_not_the_originals() {
+    fn current_documents_are_not_taken_for_legacy_ones() {
         assert!(!is_test(&json!({"id":"x","enabled":true,"from":"a:1","to":"b:2","protocol":"udp","from_host":"a"})));
         assert!(!is_global(&json!({"enabled":true,"version":3})));
         assert!(!is_host(&json!({"enabled":true})));
     }
 
-    /// The original's integer division made a flood of 1 s; ours is 500 ms.
+    /// The original's integer division turned a period of 1 s into an interval of 0 and a flood of probes; here the
+    /// interval is 500 ms.
     #[test]
-    fn one_second_is_sent_every_half() {
+    fn period_of_one_second_gives_a_send_interval_of_500_ms() {
         let test = test(json!({"Id":"x","FreqSeconds":1}), &mut Findings::about("t"));
         assert_eq!(test.send_every, Some(Duration::from_millis(500)));
     }
 
     #[test]
-    fn the_snmp_server_becomes_a_sink() {
+    fn snmp_server_of_a_host_becomes_a_legacy_sink() {
         let document =
             json!({"Enabled":true,"SNMPServer":"noc","SNMPCommunity":"c","MaxReportsPerSecond":5,"NTPServer":"x"});
         assert!(is_host(&document));

@@ -1,4 +1,6 @@
-//! From the documents of a store to what is in force: the one load path of `run` and `check-config`.
+//! Computes from the documents of a store what is in force on a host. `run` and `check-config` share this path.
+//! [`Loader`] keeps the last good version of each document, so that a bad edit does not disable anything; [`Loaded`]
+//! is the result.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -27,50 +29,51 @@ use crate::pure::shelf::Window;
 use crate::pure::status::RejectedDocument;
 use crate::pure::test::TestId;
 
-/// A store that restarts, or elects another leader, is back within this.
+/// Default for `store_patience`. A store that restarts, or elects another leader, is reachable again within this
+/// time.
 pub const STORE_PATIENCE: Duration = Duration::from_secs(60);
 
-/// The key of the global document.
+/// Key of the global document, relative to the store's prefix.
 pub const GLOBAL_KEY: &str = "config";
 
-/// The key of a host's document.
+/// Returns the key of a host's document, relative to the store's prefix.
 pub fn host_key(host: &str) -> String {
     format!("{HOSTS_PREFIX}{host}")
 }
 
-/// What the keys of all hosts' documents start with.
+/// Prefix of the keys of host documents.
 pub const HOSTS_PREFIX: &str = "hosts/";
 
-/// What the keys of sets start with.
+/// Prefix of the keys of set documents.
 pub const SETS_PREFIX: &str = "sets/";
 
-/// What the keys of all tests start with.
+/// Prefix of the keys of test documents.
 pub const TESTS_PREFIX: &str = "tests/";
 
-/// What the keys of a host's tests start with.
+/// Returns the prefix of the keys of the tests that are stored under a host.
 pub fn tests_prefix(host: &str) -> String {
     format!("{TESTS_PREFIX}{host}/")
 }
 
-/// A document as its store has it.
+/// Document as read from its store, before parsing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RawDocument {
-    /// Its text.
+    /// Text of the document. Empty when it could not be read.
     pub text: String,
-    /// In which language.
+    /// Language of the text: JSON or TOML.
     pub format: Format,
-    /// What to call it when something is wrong with it.
+    /// Location of the document as shown in findings.
     pub place: String,
-    /// Why its text cannot be had, if it cannot.
+    /// Reason why the text could not be read, or `None`.
     pub unreadable: Option<String>,
-    /// The directory that paths in it are relative to, if it is a file.
+    /// Directory against which relative paths in the document are resolved. `None` for a store without directories.
     pub directory: Option<PathBuf>,
-    /// What the store counts its changes by; 0 where it does not.
+    /// Version number that the store assigns with each change; 0 for a store without versions.
     pub version: u64,
 }
 
 impl RawDocument {
-    /// One of a store that has no directory.
+    /// Creates a document of a store without directories. Text that is not UTF-8 makes the document unreadable.
     pub fn of_store(key: &str, text: Result<String, FromUtf8Error>, version: u64) -> Self {
         let (text, unreadable) = match text {
             Ok(text) => (text, None),
@@ -80,70 +83,73 @@ impl RawDocument {
     }
 }
 
-/// Documents by their keys below the prefix. One that does not change stays the very same.
+/// Documents by their keys below the prefix. An unchanged document keeps its `Arc`, so that changes are found by
+/// comparing pointers.
 pub type Documents = BTreeMap<String, Arc<RawDocument>>;
 
-/// What is in force on a host.
+/// Configuration in force on a host, computed from the documents.
 #[derive(Clone, Debug)]
 pub struct Loaded {
-    /// The global document's own version.
+    /// Version of the global document, as maintained by its author.
     pub config_version: i64,
-    /// Whether anything is tested at all.
+    /// Result of the `enabled` switches of the global and the host document. When false, no tests run.
     pub enabled: bool,
-    /// Receivers that the documents name.
+    /// Receivers named by the host's and the global document.
     pub sinks: Vec<SinkConfig>,
-    /// For alarms that are not about one test.
+    /// Hold-down and flap settings for alarms that are not about a single test.
     pub damping: Damping,
-    /// When tests that share something make one alarm.
+    /// Conditions under which alarms of related tests form a group.
     pub group: GroupSettings,
-    /// How receivers are told.
+    /// Notification settings that the receivers share: repetition and storm handling.
     pub telling: Telling,
-    /// A store that is away for no longer than this is no alarm.
+    /// Time for which the store may be unreachable before an alarm is raised.
     pub store_patience: Duration,
-    /// Hosts that were added lately, while this agent ran.
+    /// Hosts that were added to the documents recently, while this agent was running.
     pub newcomers: BTreeSet<String>,
-    /// Windows of maintenance, of the fleet and of every host.
+    /// Maintenance windows of the fleet, of every host and of the sets.
     pub windows: Vec<Window>,
-    /// Hosts that are drained.
+    /// Names of the drained hosts, about which alarms are suppressed.
     pub drained: BTreeSet<String>,
-    /// What probes can be signed with.
+    /// Keys for signing probes and verifying signatures.
     pub keys: Vec<KeyDocument>,
-    /// The id of the key that signs.
+    /// Id of the key that signs probes by default.
     pub active_key: Option<u8>,
-    /// The time server that this host's clock is held against.
+    /// Time server against which the wall clock is compared.
     pub ntp_server: Option<Endpoint>,
-    /// Whether strangers' STAMP packets are answered.
+    /// Lets listeners answer STAMP packets of senders that are not peerpair agents.
     pub reflect_foreign: bool,
-    /// The enabled tests.
+    /// Enabled tests that start or end at the host.
     pub tests: BTreeMap<TestId, Arc<Test>>,
-    /// Everything that is wrong.
+    /// Problems found in the documents, both errors and warnings.
     pub findings: Vec<Finding>,
-    /// Documents of which an error keeps the newest version out of force.
+    /// Documents whose newest version is not in force because it has errors.
     pub rejected: Vec<RejectedDocument>,
 }
 
-/// Loads documents, and keeps the last good version of each.
+/// Reads documents incrementally and keeps the last good version of each, so that it can stay in force.
 #[derive(Clone, Debug)]
 pub struct Loader {
     host: String,
-    /// Whether this host runs programs that documents name.
+    /// Permission to run programs that documents name, from the bootstrap file.
     allow_exec: bool,
     known: BTreeMap<String, Known>,
-    /// What stands for documents that are not there.
+    /// Defaults that take the place of missing documents. They are shared, so that comparing pointers detects a
+    /// change.
     absent: (Arc<Global>, Arc<HostDocument>),
 }
 
-/// What is known of one document.
+/// State of a document: its newest version and the last good one.
 #[derive(Clone, Debug)]
 struct Known {
-    /// As its store has it.
+    /// Newest version as read from the store.
     newest: Arc<RawDocument>,
-    /// What can be read of that.
+    /// Parts of the newest version that could be read.
     document: Option<Document>,
     findings: Vec<Finding>,
-    /// The last version without an error.
+    /// Last version without errors, which stays in force while newer ones have errors.
     good: Option<(Arc<RawDocument>, Document)>,
-    /// What a host made of it, under these documents of the fleet and of the host.
+    /// Test computed from this document, with the global and the host document that it was computed from. Valid while
+    /// both are unchanged.
     filled: Option<(Arc<Global>, Arc<HostDocument>, Arc<Test>)>,
 }
 
@@ -156,24 +162,24 @@ impl Known {
 const GROUPS: GroupSettings = GroupSettings { group_wait: Duration::from_secs(5), group_min: 3, group_ratio: 0.8 };
 
 impl Loader {
-    /// For this host.
+    /// Creates a loader for the given host that does not run programs named by documents.
     pub fn new(host: impl Into<String>) -> Self {
         Loader { host: host.into(), allow_exec: false, known: BTreeMap::new(), absent: Default::default() }
     }
 
-    /// For the host of this bootstrap file.
+    /// Creates a loader with the host name and permissions of the bootstrap file.
     pub fn of(bootstrap: &Bootstrap) -> Self {
         Loader { allow_exec: bootstrap.allow_exec, ..Loader::new(bootstrap.host.clone()) }
     }
 
-    /// Loads the documents. One that is bad rejects itself: its last good version stays in force.
+    /// Loads the documents. A document with errors is rejected alone, and its last good version stays in force.
     pub fn load(&mut self, documents: &Documents) -> Loaded {
         self.read(documents);
         let host = self.host.clone();
         self.load_for(&host)
     }
 
-    /// Reads the documents: only those that changed.
+    /// Parses the documents that changed since the previous call and drops those that were removed.
     pub fn read(&mut self, documents: &Documents) {
         self.known.retain(|key, _| documents.contains_key(key));
         for (key, raw) in documents {
@@ -187,19 +193,20 @@ impl Loader {
         }
     }
 
-    /// The documents of which something is in force, as their store had them when that was written.
+    /// Returns the last good version of each document, as its store delivered it.
     pub fn in_force(&self) -> Documents {
         let good = self.known.iter().filter_map(|(key, known)| Some((key.clone(), known.good.as_ref()?.0.clone())));
         good.collect()
     }
 
-    /// What is in force on a host, of the documents that were read.
+    /// Computes the configuration in force on a host from the documents read before.
     pub fn load_for(&mut self, host_name: &str) -> Loaded {
         let mut run = Run { findings: Vec::new(), rejected: Vec::new() };
         let global = match self.settle(GLOBAL_KEY, Vec::new(), &mut run) {
             Outcome::Good(Document::Global(global)) => global,
             Outcome::Absent => self.absent.0.clone(),
-            // Nothing good is known: better no tests than tests with settings nobody wrote.
+            // The global document has errors and no good version is known: run no tests rather than tests with
+            // unintended settings.
             Outcome::Good(_) | Outcome::Bad => Arc::new(Global { enabled: false, ..Global::default() }),
         };
         let host = match self.settle(&host_key(host_name), Vec::new(), &mut run) {
@@ -211,7 +218,7 @@ impl Loader {
         let mut windows = maintenance::windows(&global.maintenance, GLOBAL_KEY, None, &mut Findings::about(""));
         let drained = self.shelving(host_name, &host, &mut windows);
         for test in self.tests_of_sets(&context, &mut windows, &mut run) {
-            // A document of its own goes before a set.
+            // A test document takes precedence over a set that expands to the same id.
             if !off.contains(&test.facts.id) {
                 tests.entry(test.facts.id).or_insert_with(|| Arc::new(test));
             }
@@ -245,7 +252,7 @@ impl Loader {
         }
     }
 
-    /// The tests with a document of their own, and the ids of those that are off.
+    /// Returns the tests defined by documents of their own, and the ids of disabled ones.
     fn tests(&mut self, context: &Context<'_>, run: &mut Run) -> (BTreeMap<TestId, Arc<Test>>, BTreeSet<TestId>) {
         let prefix = tests_prefix(context.host_name);
         let keys = self.known.range(prefix.clone()..).map(|(key, _)| key).take_while(|key| key.starts_with(&prefix));
@@ -278,7 +285,7 @@ impl Loader {
         (tests, off)
     }
 
-    /// A test's document, or its last good version, and what the host makes of it.
+    /// Returns the test document at `key`, or its last good version, with the test that results from it on this host.
     fn fill_in(
         &mut self,
         key: &str,
@@ -302,7 +309,7 @@ impl Loader {
                 Some((document.clone(), fill_in(document, &mut findings)))
             }
             Some(Document::Test(document)) => {
-                // Everything that is wrong is said at once.
+                // The result is discarded, but its findings are reported together with the others.
                 fill_in(document, &mut findings);
                 None
             }
@@ -320,7 +327,8 @@ impl Loader {
                 }
                 Some((document, test))
             }
-            // A last good version may not go with today's global document: its findings are its own.
+            // The last good version may conflict with the current global document. Findings about that old text are
+            // not reported.
             (Outcome::Good(Document::Test(document)), _) => {
                 let test = fill_in(&document, &mut Findings::about(""));
                 if let Some(rejected) = run.rejected.last_mut().filter(|_| test.is_none()) {
@@ -332,7 +340,8 @@ impl Loader {
         }
     }
 
-    /// The tests of sets that start or end here. The sets' windows of maintenance go to `windows`.
+    /// Returns the tests of sets that start or end at this host. Appends the maintenance windows of the sets to
+    /// `windows`.
     fn tests_of_sets(&mut self, context: &Context<'_>, windows: &mut Vec<Window>, run: &mut Run) -> Vec<Test> {
         let keys = self.known.range(SETS_PREFIX.to_owned()..).map(|(key, _)| key);
         let keys: Vec<String> = keys.take_while(|key| key.starts_with(SETS_PREFIX)).cloned().collect();
@@ -367,9 +376,10 @@ impl Loader {
         tests
     }
 
-    /// The hosts that sets can select: by the last good version of their documents, or what can be
-    /// read of a bad one. An agent that never saw a good version, here or on its disk, may see fewer
-    /// than the others until the document is mended: that is the price of testing on.
+    /// Returns the hosts that sets can select. A document with errors counts by its last good version or, failing
+    /// that, by its readable parts. An agent that never saw a good version, in the store or in its cache on disk, may
+    /// then select fewer hosts than other agents until the document is corrected. Continued testing is worth that
+    /// price.
     pub fn hosts(&self) -> Hosts {
         let hosts = self.known.range(HOSTS_PREFIX.to_owned()..).take_while(|(key, _)| key.starts_with(HOSTS_PREFIX));
         let document = |known: &Known| match (&known.good, &known.document) {
@@ -381,17 +391,17 @@ impl Loader {
         named.collect()
     }
 
-    /// All documents that can be read, with their keys.
+    /// Returns the documents that could be parsed, with their keys.
     pub fn documents(&self) -> impl Iterator<Item = (&str, &Document)> {
         self.known.iter().filter_map(|(key, known)| Some((key.as_str(), known.document.as_ref()?)))
     }
 
-    /// What to call a document when something is wrong with it.
+    /// Returns the location of a document as shown in findings.
     pub fn place(&self, key: &str) -> String {
         self.known.get(key).map_or_else(|| key.to_owned(), |known| known.newest.place.clone())
     }
 
-    /// All sets that are in force, by name.
+    /// Returns the enabled sets that are in force, by name.
     pub fn sets(&self) -> impl Iterator<Item = (&str, &Arc<SetDocument>)> {
         self.known.iter().filter_map(|(key, known)| match &known.good {
             Some((_, Document::Set(set))) if set.enabled => Some((key.strip_prefix(SETS_PREFIX)?, set)),
@@ -399,8 +409,8 @@ impl Loader {
         })
     }
 
-    /// What every host's document says of maintenance: the drained hosts, and more windows. What is
-    /// wrong with another host's document, that host says.
+    /// Returns the drained hosts and appends every host's maintenance windows. Errors in another host's document are
+    /// reported by that host.
     fn shelving(&mut self, host_name: &str, own: &HostDocument, windows: &mut Vec<Window>) -> BTreeSet<String> {
         let mut drained = BTreeSet::new();
         let mut take_in = |name: &str, host: &HostDocument| {
@@ -428,7 +438,7 @@ impl Loader {
         drained
     }
 
-    /// The host's own receivers, and the fleet's that it does not name itself.
+    /// Returns the receivers in force: those of the host, and those of the fleet whose names the host does not reuse.
     fn sinks(&self, global: &Global, host: &HostDocument, run: &mut Run) -> Vec<SinkConfig> {
         let mut sinks = host.sinks.clone();
         for sink in &global.sinks {
@@ -450,7 +460,7 @@ impl Loader {
         sinks
     }
 
-    /// The document, or its last good version if it has errors, of its own or `more`.
+    /// Returns the document, or its last good version when it has errors itself or `more` contains some.
     fn settle(&mut self, key: &str, more: Vec<Finding>, run: &mut Run) -> Outcome {
         let Some(known) = self.known.get_mut(key) else { return Outcome::Absent };
         let findings: Vec<Finding> = known.findings.iter().cloned().chain(more).collect();
@@ -469,8 +479,8 @@ impl Loader {
     }
 }
 
-/// The tests of a set on a host. A pair that cannot be is left out, and only that: its other end
-/// finds the same. If all are wrong it is the set.
+/// Expands a set into the tests of a host. A pair with errors is left out alone, and the agent at its other end finds
+/// the same errors. When all pairs are bad, the set itself has errors.
 fn expand(name: &str, set: &SetDocument, hosts: &Hosts, context: &Context<'_>, findings: &mut Findings) -> Vec<Test> {
     let expansion = Expansion::new(name, set, hosts);
     expansion.check(findings);
@@ -493,14 +503,14 @@ fn expand(name: &str, set: &SetDocument, hosts: &Hosts, context: &Context<'_>, f
     tests
 }
 
-/// The form that the documents have, if it is newer than what this agent knows.
+/// Returns the schema version of the documents when it is newer than this agent supports.
 pub fn newer_schema(documents: &Documents) -> Option<u64> {
     let raw = documents.get(GLOBAL_KEY)?;
     let value = read::parse(&raw.text, raw.format, &mut Findings::about(""))?;
     value.get("schema")?.as_u64().filter(|schema| *schema > SCHEMA)
 }
 
-/// What tells one set of documents from another.
+/// Returns a short hash of the documents, by which sets of documents can be distinguished.
 pub fn digest(documents: &Documents) -> String {
     let each = documents.iter().fold(Sha256::new(), |hash, (key, document)| {
         hash.chain_update(key).chain_update([0]).chain_update(&document.text).chain_update([0])

@@ -1,4 +1,5 @@
-//! Windows of maintenance, from their documents.
+//! Reads maintenance windows from their documents. [`windows`] resolves time zones and returns the valid windows;
+//! invalid ones become findings.
 
 use jiff::civil::{DateTime, Time, Weekday};
 use jiff::tz::TimeZone;
@@ -9,8 +10,8 @@ use super::findings::Findings;
 use crate::pure::shelf::{Hours, Matcher, Window};
 use crate::pure::time::WallTime;
 
-/// Reads the windows of a document at `place`. `host`: it is the document of this host, and its
-/// windows are about nothing else.
+/// Reads the maintenance windows of the document at `place`. A window of a host's document has that name in `host`
+/// and applies to alarms about that host only.
 pub fn windows(
     documents: &[MaintenanceDocument],
     place: &str,
@@ -92,17 +93,17 @@ fn hours(document: &MaintenanceDocument, field: &str, findings: &mut Findings) -
     Some(Hours::Once { from, to })
 }
 
-/// A date and time with an offset of its own, or in UTC.
+/// Parses a date and time with its own offset or, without one, in UTC.
 pub fn moment_in_utc(text: &str) -> Option<WallTime> {
     moment(text, &TimeZone::UTC)
 }
 
-/// With an offset of its own, or in the window's time zone.
+/// Parses a date and time with its own offset or, without one, in `time_zone`.
 fn moment(text: &str, time_zone: &TimeZone) -> Option<WallTime> {
     let timestamp = match (text.parse::<Zoned>(), text.parse::<Timestamp>(), text.parse::<DateTime>()) {
         (Ok(zoned), _, _) => zoned.timestamp(),
         (_, Ok(timestamp), _) => timestamp,
-        // A date alone is its first moment.
+        // A date without a time means the start of that day.
         (_, _, Ok(civil)) => civil.to_zoned(time_zone.clone()).ok()?.timestamp(),
         _ => return None,
     };
@@ -138,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn once_in_its_time_zone() {
+    fn one_time_window_is_open_in_its_time_zone() {
         let (windows, findings) = read(
             r#"[{"from":"2026-11-22T22:00","to":"2026-11-23T02:00","time_zone":"Europe/Berlin","hosts":["db*"]}]"#,
         );
@@ -149,9 +150,9 @@ mod tests {
         assert!(!is_open(&windows[0], "2026-11-23T01:00:00Z"));
     }
 
-    /// Saturday night, over midnight, in summer and in winter time.
+    /// A window from Saturday night to Sunday morning, in summer time and in winter time.
     #[test]
-    fn every_saturday_night() {
+    fn weekly_window_crosses_midnight_in_summer_and_winter_time() {
         let (windows, findings) = read(r#"[{"days":["sat"],"from":"23:00","to":"01:30","time_zone":"Europe/Berlin"}]"#);
         assert_eq!(findings, [""; 0]);
         for (at, open) in [
@@ -162,7 +163,7 @@ mod tests {
             ("2026-11-22T22:30:00Z", false),
             ("2026-07-18T21:00:00Z", true),
             ("2026-07-18T23:30:00Z", false),
-            // The night in which the clock is set back: 01:30 is before that.
+            // In this night the clock is set back at 03:00, after the end of the window at 01:30.
             ("2026-10-24T23:29:00Z", true),
             ("2026-10-24T23:30:00Z", false),
         ] {
@@ -170,7 +171,7 @@ mod tests {
         }
     }
 
-    /// In Berlin the clock goes from 02:00 to 03:00 on 29 March 2026: a window in that hour runs after it.
+    /// In Berlin the clock jumps from 02:00 to 03:00 on 29 March 2026. A window within that hour runs after the jump.
     #[test]
     fn window_in_the_hour_that_daylight_saving_skips_runs_after_the_gap() {
         for (from, to, begin, end) in [
@@ -201,14 +202,14 @@ mod tests {
     }
 
     #[test]
-    fn every_night_without_days() {
+    fn recurring_window_without_days_is_open_every_day() {
         let (windows, _) = read(r#"[{"from":"02:00","to":"04:00"}]"#);
         assert!(is_open(&windows[0], "2026-11-22T03:00:00Z"));
         assert!(!is_open(&windows[0], "2026-11-22T04:00:00Z"));
     }
 
     #[test]
-    fn what_is_wrong_is_said_with_its_place() {
+    fn invalid_windows_are_reported_with_their_location() {
         let (windows, findings) = read(
             r#"[{"from":"2026-11-22T22:00","to":"2026-11-22T21:00"},{"from":"soon","to":"later"},{"days":["mon"],"from":"25:00","to":"26:00"},
                 {"from":"22:00","to":"23:00","time_zone":"Berlin"},{}]"#,
@@ -219,7 +220,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_and_no_time_panics(from: String, to: String, zone: String, at: u64) {
+        fn arbitrary_text_and_time_do_not_panic(from: String, to: String, zone: String, at: u64) {
             let document = MaintenanceDocument { from, to, time_zone: zone, ..MaintenanceDocument::default() };
             for window in windows(&[document], "x", None, &mut Findings::about("x")) {
                 window.hours.is_open(WallTime::from_unix_nanos(at));

@@ -1,4 +1,6 @@
-//! From files and documents to a plan: parse, check, and say everything that is wrong at once.
+//! Configuration: the bootstrap file and the documents are parsed, checked and turned into a [`plan::Plan`]. Every
+//! problem becomes a finding with location and recommended fix, and all findings are reported at once. The `watcher`
+//! actor and the commands call these functions.
 
 pub mod arrivals;
 pub mod bootstrap;

@@ -1,5 +1,6 @@
-//! What this host does: which addresses it listens at, which tests it sends, whom it tells. And
-//! the difference between two such plans.
+//! The plan of a host: the addresses it listens at, the tests it sends and the receivers it notifies. [`plan`]
+//! computes a [`Plan`] from the loaded documents without side effects; [`difference`](super::difference) compares two
+//! plans.
 
 mod resolver;
 
@@ -27,61 +28,61 @@ use crate::pure::status::Role;
 use crate::pure::test::{Mode, TestFacts, TestId};
 use resolver::Resolver;
 
-/// What a plan depends on beside the documents.
+/// Inputs of a plan other than the documents.
 #[derive(Clone, Copy, Debug)]
 pub struct Surroundings<'a> {
-    /// What the names in the documents resolve to.
+    /// Addresses that the names in the documents resolve to.
     pub names: &'a Names,
-    /// The addresses that are on this host now; nothing: not known, as of another host.
+    /// Addresses currently configured on the host. `None` when unknown, as for a plan of another host.
     pub addresses: Option<&'a HashSet<IpAddr>>,
 }
 
 impl Surroundings<'_> {
-    /// Whether an address can be bound, as far as is known. All of 127.0.0.0/8 can.
+    /// Returns true if the address can presumably be bound. Addresses in 127.0.0.0/8 always can.
     fn has(&self, addr: IpAddr) -> bool {
         addr.is_unspecified() || addr.is_loopback() || self.addresses.is_none_or(|addresses| addresses.contains(&addr))
     }
 }
 
-/// What the names in the documents resolve to, or why they do not.
+/// Result of name resolution: the addresses of each name, or the reason of the failure.
 pub type Names = BTreeMap<String, Result<Vec<IpAddr>, String>>;
 
-/// What this host does.
+/// Listeners, senders and receivers that a host runs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
-    /// By the address that is bound.
+    /// Listeners by the address that is bound.
     pub listeners: BTreeMap<SocketAddr, ListenerPlan>,
-    /// By test.
+    /// Senders by the test that they belong to.
     pub senders: BTreeMap<TestId, Arc<SenderPlan>>,
-    /// Tests that wait for a name to resolve. What was said of them stands.
+    /// Tests with a name that is not resolved yet. Their alarms keep their current state.
     pub waiting: BTreeMap<TestId, Arc<TestFacts>>,
-    /// Tests that would end here if their floating address were on this host.
+    /// Tests that would be received here if their floating address were on this host.
     pub standby: BTreeMap<TestId, Arc<TestFacts>>,
-    /// Whom it tells what.
+    /// Receivers of alarms and rules for raising them.
     pub alarms: AlarmPlan,
-    /// What keeps parts of the documents from being carried out.
+    /// Faults that keep parts of the documents from being applied, raised as alarms.
     pub faults: BTreeMap<AlarmKey, Cause>,
 }
 
-/// One bound address.
+/// Address that is bound, with the tests that are received there.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ListenerPlan {
-    /// What the documents call it.
+    /// Spellings of the address in the documents, as names or wildcards.
     pub names: BTreeSet<String>,
-    /// The tests that end there.
+    /// Tests that are received at this address.
     pub tests: BTreeMap<TestId, Expected>,
 }
 
-/// Whom this host tells what.
+/// Receivers of alarms, and the rules of the alarm engine.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AlarmPlan {
-    /// The receivers.
+    /// Receivers with their notification policies: sinks of the documents first, then those of the bootstrap file.
     pub sinks: Vec<SinkPlan>,
-    /// What the documents say of alarms beside that.
+    /// Grouping, maintenance and hold-down rules from the documents.
     pub rules: Arc<Rules>,
 }
 
-/// The names that have to be resolved before these tests can be planned.
+/// Returns the names that must be resolved before the tests of `host` can be planned.
 pub fn names_to_resolve(loaded: &Loaded, host: &str) -> BTreeSet<String> {
     loaded
         .tests
@@ -92,7 +93,7 @@ pub fn names_to_resolve(loaded: &Loaded, host: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// Plans what `host` does.
+/// Computes the plan of `host` from the loaded documents and its surroundings.
 pub fn plan(loaded: &Loaded, around: Surroundings<'_>, host: &str, bootstrap_sinks: &[SinkConfig]) -> Plan {
     let mut plan = Plan {
         listeners: BTreeMap::new(),
@@ -203,13 +204,13 @@ pub fn plan(loaded: &Loaded, around: Surroundings<'_>, host: &str, bootstrap_sin
 }
 
 impl Plan {
-    /// Before any document is known: the bootstrap's sinks hear of everything.
+    /// Returns the plan before any document is loaded: the sinks of the bootstrap file receive every alarm.
     pub fn of_bootstrap(sinks: &[SinkConfig], host: &str) -> Self {
         let around = Surroundings { names: &Names::new(), addresses: None };
         plan(&Loader::new(host).load(&Documents::new()), around, host, sinks)
     }
 
-    /// Every alarm that can still be raised under this plan.
+    /// Returns the inventory: every alarm that can be raised under this plan. Reports of other alarms are discarded.
     pub fn possible_alarms(&self) -> Possible {
         let mut possible: BTreeSet<AlarmKey> = self.faults.keys().cloned().collect();
         if !self.listeners.is_empty() {
@@ -236,7 +237,7 @@ impl Plan {
         possible.into_iter().collect()
     }
 
-    /// Everyone who can say something of an alarm under this plan.
+    /// Returns the subjects whose components can report alarms under this plan.
     pub fn reporters(&self) -> BTreeSet<Subject> {
         let tests = self.listeners.values().flat_map(|listener| listener.tests.keys()).chain(self.senders.keys());
         let listeners = self.listeners.keys().map(|addr| Subject::Listener(addr.to_string()));
@@ -245,7 +246,7 @@ impl Plan {
         tests.chain(self.waiting.keys()).map(|id| Subject::Test(*id)).chain(listeners).chain(answers).collect()
     }
 
-    /// Whether this test or listener is part of this plan.
+    /// Returns true if reports of this test or listener belong to this plan. Subjects of other kinds always do.
     pub fn expects_from(&self, reporter: &Subject) -> bool {
         match reporter {
             Subject::Test(id) => {
@@ -268,7 +269,7 @@ impl Plan {
         }
     }
 
-    /// The host at the other end of each test, by who reports of it.
+    /// Returns the host at the other end of each test, by the subject that reports about it.
     pub fn peers(&self) -> BTreeMap<Subject, String> {
         let received = self.listeners.values().flat_map(|listener| &listener.tests);
         let received = received.map(|(id, expected)| (Subject::Test(*id), expected.peer().to_owned()));
@@ -279,7 +280,7 @@ impl Plan {
         received.chain(answered).collect()
     }
 
-    /// Whether any test here judges one-way delays by this host's clock.
+    /// Returns true if a test judges one-way delays, which depend on this host's wall clock.
     pub fn judges_by_clock(&self) -> bool {
         let mut received = self.listeners.values().flat_map(|listener| listener.tests.values());
         let mut sent = self.senders.values().filter_map(|sender| sender.answers.as_ref());
@@ -287,7 +288,7 @@ impl Plan {
             || sent.any(|expected| expected.max_each_way.is_some())
     }
 
-    /// Where probes leave from, and from how many ports of each.
+    /// Returns the sources that probes are sent from, with the number of ports that each of them needs.
     pub fn sources(&self) -> BTreeMap<Source, u8> {
         let mut sources = BTreeMap::new();
         for sender in self.senders.values() {
@@ -297,7 +298,7 @@ impl Plan {
         sources
     }
 
-    /// The sockets that this plan needs.
+    /// Returns the sockets of listeners and senders that must be open to carry out this plan.
     pub fn sockets(&self) -> BTreeSet<Binding> {
         let listeners = self.listeners.keys().map(|address| Binding::of_listener(*address));
         let sources = self.sources().into_iter();
@@ -307,7 +308,7 @@ impl Plan {
     }
 }
 
-/// What is worth saying of a plan that can be carried out.
+/// Returns findings that depend on name resolution or affect a plan that can nevertheless be carried out.
 pub fn remarks(loaded: &Loaded, names: &Names, host: &str) -> Vec<Finding> {
     let mut found = Vec::new();
     for test in loaded.tests.values() {
@@ -356,12 +357,13 @@ fn all_loopback(addresses: &[IpAddr]) -> bool {
     addresses.iter().all(IpAddr::is_loopback)
 }
 
-/// Settings that many tests share are kept once.
+/// Pool of criteria, which lets tests with equal settings share an allocation.
 #[derive(Default)]
 struct Manners(Vec<Arc<Manner>>);
 
 impl Manners {
-    /// Sets are expanded one after the other: what is alike was seen lately.
+    /// Number of recent entries to search. Sets are expanded one after the other, so equal settings occur close
+    /// together.
     const RECENT: usize = 8;
 
     fn share(&mut self, manner: Manner) -> Arc<Manner> {
@@ -374,7 +376,7 @@ impl Manners {
     }
 }
 
-/// What a sender expects to come back.
+/// Returns the criteria by which a sender judges the answers to its probes.
 fn answers(test: &Test, startup_grace: Duration, manners: &mut Manners) -> Expected {
     let limits = DelayLimits { max_latency: test.max_round_trip, clear_latency: Duration::MAX, ..test.limits };
     let max_each_way = test.limits.max_latency;
@@ -408,12 +410,12 @@ fn manner(test: &Test, startup_grace: Duration) -> Manner {
     }
 }
 
-/// What a test that is received at `addr`, or whose answers are judged here, shares with others.
+/// Returns the groups of a test that is received at `addr`, or whose answers are judged here when `addr` is `None`.
 fn membership(test: &Test, addr: Option<SocketAddr>) -> Membership {
     let peer = if addr.is_some() { &test.facts.from_host } else { &test.facts.to_host };
     let listener = addr.map(|addr| Subject::Listener(addr.to_string()));
     let ends = [Some(Subject::Host(peer.clone())), listener].into_iter().flatten();
-    // A slow test of a host that is back is not told down before it had the time to be good again.
+    // After a host recovers, its slow tests need this time to become good again before they are reported as down.
     let to_clear = test.thresholds.clear_out_of.saturating_add(1);
     Membership {
         shares: ends.chain(test.facts.tags.iter().cloned().map(Subject::Tag)).collect(),
@@ -423,7 +425,7 @@ fn membership(test: &Test, addr: Option<SocketAddr>) -> Membership {
     }
 }
 
-/// Returns the groups of a sending test: its `sender` alarm is grouped by the destination host.
+/// Returns the groups of a sent test: its `sender` alarm is grouped by the destination host.
 fn sent_membership(test: &Test) -> Membership {
     let (every, thresholds) = (test.send_every, test.thresholds);
     Membership {
@@ -434,31 +436,33 @@ fn sent_membership(test: &Test) -> Membership {
     }
 }
 
-/// A socket of this host.
+/// Socket of this host, identified by address, interface and source port.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Binding {
-    /// Where it is bound.
+    /// Local address and port to bind. Port 0 leaves the choice to the system.
     pub address: SocketAddr,
-    /// The network interface that it uses, whatever the routes say.
+    /// Network interface that the socket is bound to, regardless of the routing table.
     pub interface: Option<String>,
-    /// Which of the source ports of its tests.
+    /// Index among the source ports of its tests.
     pub port: u8,
 }
 
 impl Binding {
-    /// That of a listener, which senders may share.
+    /// Returns the socket of a listener. Senders with the same source address can use it too.
     pub fn of_listener(address: SocketAddr) -> Self {
         Binding { address, interface: None, port: 0 }
     }
 
-    /// That of a source: only the first has the port that the documents say.
+    /// Returns the socket for a source port of a source. Only port 0 uses the port that the documents state; the
+    /// system chooses the others.
     pub fn of(source: &Source, port: u8) -> Self {
         let address = if port == 0 { source.address } else { SocketAddr::new(source.address.ip(), 0) };
         Binding { address, interface: source.interface.clone(), port }
     }
 }
 
-/// A wildcard takes the packets of every address of its family at its port.
+/// Returns the address to bind for `addr`: the wildcard when it is bound at the same port, because it receives the
+/// packets of every address of its family.
 fn covering(addr: SocketAddr, bound: &BTreeSet<SocketAddr>) -> SocketAddr {
     let wildcard = SocketAddr::new(wildcard_of(addr.ip()), addr.port());
     if addr.port() != 0 && bound.contains(&wildcard) { wildcard } else { addr }

@@ -1,4 +1,5 @@
-//! From text to a typed document, with every finding rather than the first.
+//! Converts text to a typed document and reports every problem rather than the first. [`parse`] checks the syntax;
+//! [`typed`] checks fields and types, and leaves out the parts that are wrong.
 
 use std::fmt;
 
@@ -7,21 +8,22 @@ use serde_json::Value;
 
 use super::findings::{Findings, Level};
 
-/// The two languages of documents.
+/// Languages in which documents are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Format {
-    /// As in etcd.
+    /// JSON, the language of documents in etcd, also accepted for documents on disk.
     Json,
-    /// As on disk.
+    /// TOML, the language of the bootstrap file, also accepted for documents on disk.
     Toml,
 }
 
-/// A document with more faults than this is told the first so many.
+/// Upper bound on the findings about types and fields of a document.
 const MOST_FINDINGS: usize = 100;
-/// A name this close to a known one (1 is equal) is taken for a slip of it.
+/// Similarity above which an unknown name is taken for a misspelling of a known one; 1 means equal.
 const SIMILAR: f64 = 0.6;
 
-/// Parses a document into a tree. A syntax error is one finding: nothing more can be known.
+/// Parses a document into a tree. A syntax error gives a single finding, because the rest of the text cannot be
+/// interpreted.
 pub fn parse(text: &str, format: Format, findings: &mut Findings) -> Option<Value> {
     let parsed = match format {
         Format::Json => serde_json::from_str(text).map_err(|error| error.to_string()),
@@ -44,9 +46,8 @@ pub fn parse(text: &str, format: Format, findings: &mut Findings) -> Option<Valu
     }
 }
 
-/// Turns a tree into a typed document whose every field has a default. Whatever does not fit is a
-/// finding and is left out, so that the rest is still looked at. Unknown fields are findings of
-/// level `unknown`.
+/// Converts a tree to a typed document in which every field has a default. A value that does not fit becomes a
+/// finding and is left out, so that the rest is still checked. Unknown fields become findings of level `unknown`.
 pub fn typed<T: DeserializeOwned + Default>(mut value: Value, unknown: Level, findings: &mut Findings) -> T {
     for _ in 0..MOST_FINDINGS {
         let error = match serde_path_to_error::deserialize::<_, T>(value.clone()) {
@@ -55,7 +56,8 @@ pub fn typed<T: DeserializeOwned + Default>(mut value: Value, unknown: Level, fi
         };
         let problem = error.inner().to_string();
         let mut path: Vec<Step> = error.path().iter().filter_map(Step::from_segment).collect();
-        // The path of an unknown field ends at its parent or at itself; its name is in the message.
+        // The path of an unknown field ends at its parent or at the field itself, depending on the parser. The
+        // message contains the name.
         let is_unknown = problem.starts_with("unknown field");
         if let Some(name) = quoted(&problem).next().filter(|_| is_unknown) {
             let name = Step::Key(name.to_owned());
@@ -63,7 +65,8 @@ pub fn typed<T: DeserializeOwned + Default>(mut value: Value, unknown: Level, fi
                 path.push(name);
             }
         }
-        // A window whose matcher is misspelt would be about everything.
+        // Unknown fields of maintenance windows are errors: a window with a misspelled matcher would match
+        // everything.
         let muting = path.first() == Some(&Step::Key("maintenance".to_owned()));
         let level = if is_unknown && !muting { unknown } else { Level::Error };
         let way_out = way_out(&problem, level);
@@ -113,7 +116,7 @@ fn render(path: &[Step]) -> String {
     Path(path).to_string()
 }
 
-/// Takes out what `path` names, or the nearest thing above it that exists.
+/// Removes the value at `path`. Returns false when nothing can be removed there.
 fn remove(value: &mut Value, path: &[Step]) -> bool {
     let Some((last, above)) = path.split_last() else { return false };
     let mut parent = &mut *value;
@@ -128,7 +131,8 @@ fn remove(value: &mut Value, path: &[Step]) -> bool {
     match (parent, last) {
         (Value::Object(fields), Step::Key(key)) => fields.remove(key).is_some(),
         (Value::Array(items), Step::Index(index)) if *index < items.len() => {
-            // Not removed but emptied, so that the places of its neighbours stay right.
+            // The element is emptied, not removed, so that the indices of its neighbours stay valid in later
+            // findings.
             let emptied = Value::Object(serde_json::Map::new());
             std::mem::replace(&mut items[*index], emptied.clone()) != emptied
         }
@@ -176,7 +180,8 @@ fn way_out(problem: &str, level: Level) -> String {
     }
 }
 
-/// serde lists all that it expects behind the first comma; the way out says that better.
+/// Cuts the list of expected names that serde appends after the first comma. The recommended fix presents them
+/// better.
 fn first_words(problem: &str) -> String {
     match problem.split_once(", expected") {
         Some((first, _)) => first.to_owned(),
@@ -184,7 +189,7 @@ fn first_words(problem: &str) -> String {
     }
 }
 
-/// The words between backticks.
+/// Returns the words between backticks.
 fn quoted(text: &str) -> impl Iterator<Item = &str> {
     text.split('`').skip(1).step_by(2)
 }
@@ -225,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn all_findings_at_once_and_the_rest_still_read() {
+    fn all_findings_are_reported_and_valid_fields_are_read() {
         let (sample, findings) = read(
             r#"{"send_every":"5 parsecs","enabld":true,"port":70000,"inner":[{"count":1},{"count":"x","zzz":1},7],"enabled":true}"#,
         );
@@ -235,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn syntax_errors_name_the_place() {
+    fn syntax_errors_name_line_and_column() {
         let mut findings = Findings::about("x.toml");
         assert_eq!(parse("a = 1\nb = = 2", Format::Toml, &mut findings), None);
         assert_eq!(parse("{\"a\": }", Format::Json, &mut findings), None);
@@ -245,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn never_loops_on_what_cannot_be_mended() {
+    fn uncorrectable_value_ends_with_a_single_finding() {
         let (sample, findings) = read(r#"{"inner":{"not":"a list"}}"#);
         assert_eq!(sample, Sample::default());
         assert_eq!(findings.len(), 1);

@@ -1,4 +1,5 @@
-//! Whom this host tells of its alarms, and how each of them wants to be told.
+//! Selects the receivers that a host notifies, and the notification policy of each. [`choose`] merges the sinks of
+//! the documents with those of the bootstrap file; [`SinkPlan`] is the result for a receiver.
 
 use std::time::Duration;
 
@@ -6,31 +7,31 @@ use super::central::AlarmSettings;
 use super::sinks::{SinkConfig, SinkKind, SnmpMode, SnmpProfile};
 use crate::pure::ledger::{Assurance, Detail, FirstUp, Manner, Parting, Scope, StormSettings};
 
-/// One receiver.
+/// Receiver with its configuration and notification policy.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SinkPlan {
-    /// As configured.
+    /// Configuration of the sink, as written in the documents or the bootstrap file.
     pub config: SinkConfig,
-    /// How it is told, and what.
+    /// Notification policy: scope, rate, repetition and storm handling.
     pub manner: Manner,
-    /// What becomes of what it was told beyond that.
+    /// Treatment of alarms that the receiver was notified of, once they leave its scope.
     pub parting: Parting,
 }
 
-/// What the alarm settings say of telling.
+/// Notification settings shared by the receivers of a host.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Telling {
-    /// When plain traps are sent again.
+    /// Times after the first notification at which messages without acknowledgment are sent again.
     pub trap_repeat: Vec<Duration>,
-    /// What stands is told again this often; zero: never.
+    /// Interval at which raised alarms are notified again. Zero disables repetition.
     pub renotify: Duration,
-    /// When there is a storm.
+    /// Thresholds at which a storm begins and ends.
     pub storm: StormSettings,
 }
 
-/// A lost raise is made good within a minute, a lost repeat within five.
+/// Default repetition: a lost raise is replaced within a minute, and a lost repetition within five.
 const TRAP_REPEAT: [Duration; 2] = [Duration::from_secs(60), Duration::from_secs(300)];
-/// Nobody forgets within a shift what still stands.
+/// Default for `renotify`: four hours, so that operators are reminded of a raised alarm within every shift.
 const RENOTIFY: Duration = Duration::from_secs(4 * 3600);
 const STORM: StormSettings = StormSettings {
     storm_on: 20,
@@ -38,16 +39,17 @@ const STORM: StormSettings = StormSettings {
     summary_interval: Duration::from_secs(60),
     storm_hold_max: Duration::from_secs(600),
 };
-/// As Prometheus does: an Alertmanager forgets after five minutes.
+/// Interval and duration of resending, equal to those of Prometheus: an Alertmanager lets alarms expire after five
+/// minutes.
 const REFRESH_EVERY: Duration = Duration::from_secs(60);
 const CLEARED_FOR: Duration = Duration::from_secs(300);
-/// Alarms in one request.
+/// Upper bound on the alarms in a request to an Alertmanager.
 const ALARMS_IN_A_REQUEST: usize = 100;
-/// Alarms in one mail.
+/// Upper bound on the alarms in a mail.
 const ALARMS_IN_A_MAIL: usize = 500;
 
 impl Telling {
-    /// Of these settings.
+    /// Completes the alarm settings with the built-in defaults.
     pub fn of(alarm: &AlarmSettings) -> Self {
         Telling {
             trap_repeat: alarm.trap_repeat.clone().unwrap_or_else(|| TRAP_REPEAT.to_vec()),
@@ -69,14 +71,16 @@ impl Default for Telling {
 }
 
 impl SinkPlan {
-    /// How a receiver of this kind is told.
+    /// Derives the notification policy of a receiver from its kind and the shared settings.
     pub fn new(config: SinkConfig, scope: Scope, parting: Parting, telling: &Telling) -> Self {
         let assurance = match (config.kind, config.mode) {
-            // That a stream took a line does not say that its reader did.
+            // A stream that accepts a line does not prove that its reader processed it, so syslog counts as
+            // unacknowledged.
             (SinkKind::Snmp, SnmpMode::Trap) | (SinkKind::Syslog, _) => {
                 Assurance::Repeated(telling.trap_repeat.clone())
             }
-            // A new log does not know what stood in the old one.
+            // A new log lacks the alarms that were raised in the previous one, so earlier lines do not count as
+            // acknowledged.
             (SinkKind::Log, _) => Assurance::Repeated(Vec::new()),
             (SinkKind::Alertmanager, _) => Assurance::Refreshed { every: REFRESH_EVERY, cleared_for: CLEARED_FOR },
             (SinkKind::Snmp | SinkKind::Webhook | SinkKind::Email | SinkKind::Exec, _) => Assurance::Acknowledged,
@@ -86,9 +90,9 @@ impl SinkPlan {
             SinkKind::Email => ALARMS_IN_A_MAIL,
             SinkKind::Log | SinkKind::Snmp | SinkKind::Webhook | SinkKind::Syslog | SinkKind::Exec => 1,
         };
-        // The original has no notification that speaks of more than one test.
+        // The original's MIB has no notification about several tests, so these receivers get each alarm alone.
         let legacy = config.kind == SinkKind::Snmp && config.profile == SnmpProfile::Legacy;
-        // A log is read backwards, and an Alertmanager reminds by itself.
+        // Earlier log lines remain readable, and an Alertmanager repeats notifications itself.
         let reminds = !matches!(config.kind, SinkKind::Log | SinkKind::Alertmanager) && !telling.renotify.is_zero();
         let (rate, burst) = config.pace();
         let manner = Manner {
@@ -106,11 +110,11 @@ impl SinkPlan {
     }
 }
 
-/// The sink that is there if no other sink writes to the log.
+/// Name of the log sink that is added when no sink of kind log is configured.
 const OWN_LOG: &str = "log";
 
-/// The documents' sinks hear of everything. The bootstrap's do where the documents name none;
-/// where they do, they hear of the configuration's faults only.
+/// Returns the receivers of a host. Sinks of the documents receive every alarm. Sinks of the bootstrap file receive
+/// every alarm while the documents name none, and configuration faults only afterwards.
 pub fn choose(documents: &[SinkConfig], bootstrap: &[SinkConfig], telling: &Telling) -> Vec<SinkPlan> {
     let scope = if documents.is_empty() { Scope::All } else { Scope::Config };
     let named = documents.iter().map(|config| SinkPlan::new(config.clone(), Scope::All, Parting::Clear, telling));
@@ -118,14 +122,15 @@ pub fn choose(documents: &[SinkConfig], bootstrap: &[SinkConfig], telling: &Tell
         .iter()
         .filter(|sink| documents.iter().all(|document| document.name != sink.name))
         .map(|config| SinkPlan::new(config.clone(), scope, parting(config, documents), telling));
-    // Whoever looks at this host looks into its log.
+    // The local log shows alarms to an operator who examines this host.
     let own = SinkConfig { name: OWN_LOG.to_owned(), ..SinkConfig::default() };
     let configured = documents.iter().chain(bootstrap).any(|sink| sink.kind == SinkKind::Log || sink.name == OWN_LOG);
     let own = SinkPlan::new(own, Scope::All, Parting::Clear, telling);
     named.chain(first).chain((!configured).then_some(own)).collect()
 }
 
-/// What becomes of what a sink has told when `others` tell instead.
+/// Returns the treatment of the alarms that `sink` was notified of when `others` notify instead: handover when one of
+/// them notifies the same receiver, clearing otherwise.
 pub fn parting<'a>(sink: &SinkConfig, others: impl IntoIterator<Item = &'a SinkConfig>) -> Parting {
     match others.into_iter().any(|other| other.tells_the_same_as(sink)) {
         true => Parting::HandOver,

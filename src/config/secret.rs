@@ -1,4 +1,5 @@
-//! Secrets: where they are kept, and how they never show themselves.
+//! Secrets in the configuration and the places they are kept. [`Secret`] hides its text in debug output;
+//! [`SecretSource`] names the file or environment variable that contains a secret.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -7,18 +8,18 @@ use serde::Deserialize;
 
 use super::findings::Findings;
 
-/// A secret: it never shows itself.
+/// Secret text. The `Debug` output is `***`, so that logs and findings never contain it.
 #[derive(Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
 pub struct Secret(String);
 
 impl Secret {
-    /// From a text.
+    /// Wraps a text as a secret, which hides it in debug output.
     pub fn new(text: impl Into<String>) -> Self {
         Secret(text.into())
     }
 
-    /// The secret itself, for the one place that needs it.
+    /// Returns the secret text. Call this only where the secret is used.
     pub fn reveal(&self) -> &str {
         &self.0
     }
@@ -30,17 +31,18 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Where a secret is kept.
+/// Place where a secret is kept outside of the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SecretSource<'a> {
-    /// In this file; blanks and newlines around it do not count.
+    /// File that contains the secret. Leading and trailing white space is ignored.
     File(&'a Path),
-    /// In this variable of the agent's environment.
+    /// Environment variable of the agent that contains the secret.
     Env(&'a str),
 }
 
 impl<'a> SecretSource<'a> {
-    /// The one of two fields that is set.
+    /// Returns the source from the fields of a configuration. The file takes precedence over the environment
+    /// variable.
     pub fn of(file: Option<&'a PathBuf>, env: Option<&'a String>) -> Option<Self> {
         match (file, env) {
             (Some(file), _) => Some(SecretSource::File(file)),
@@ -51,7 +53,8 @@ impl<'a> SecretSource<'a> {
 }
 
 impl SecretSource<'_> {
-    /// Whether it names a place, and is not the secret itself by mistake.
+    /// Returns true if the source has a valid name. An invalid variable name is probably the secret itself, written
+    /// there by mistake.
     pub fn is_named_well(self) -> bool {
         match self {
             SecretSource::File(_) => true,
@@ -73,8 +76,8 @@ impl fmt::Display for SecretSource<'_> {
     }
 }
 
-/// Makes a path that a document names relative to the document. One from a store that has no
-/// directory has to be absolute.
+/// Resolves a path in a document against `directory`. A document from a store without directories must use an
+/// absolute path; a relative one is a finding at `field`.
 pub fn place_path(path: &mut PathBuf, directory: Option<&Path>, field: &str, findings: &mut Findings) {
     match directory {
         Some(directory) => *path = directory.join(&path),
@@ -91,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_secret_never_shows_itself() {
+    fn debug_output_hides_the_secret() {
         assert_eq!(format!("{:?}", Secret::new("hidden")), "***");
     }
 }

@@ -1,4 +1,5 @@
-//! `sets/<name>`: one document for many tests.
+//! The document `sets/<name>`, which defines many tests at once. [`SetDocument`] selects hosts, pairs them by a
+//! topology and states the settings that their tests share; `expansion` derives the tests.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,39 +9,40 @@ use super::central::{MaintenanceDocument, TestDocument, WhenAbsent};
 use super::settings::{define_document, with_test_settings};
 
 with_test_settings! { define_document! {
-    /// `sets/<name>`: many tests, expanded the same way by every agent.
+    /// The document `sets/<name>`: many tests, expanded identically by every agent.
     pub struct SetDocument {
-        /// For people.
+        /// Human-readable description of the tests. Defaults to the name of the set.
         pub description: String = String::new(),
-        /// What its tests have in common with others.
+        /// Tags of the tests. Alarms of tests with a common tag can form a group.
         pub tags: BTreeSet<String> = BTreeSet::new(),
-        /// False: none of its tests is run.
+        /// Switch of the set. When false, none of its tests runs.
         pub enabled: bool = true,
-        /// Who tests whom.
+        /// Rule by which hosts are paired.
         pub topology: Topology = Topology::Disjoint,
-        /// Which way.
+        /// Direction in which probes are sent within a pair.
         pub direction: Direction = Direction::Forward,
-        /// One end, or all of a mesh.
+        /// Selection of the hosts at the first end, or of every host of a mesh.
         pub from: SetEnd = SetEnd::default(),
-        /// The other end.
+        /// Selection of the hosts at the second end. Unused in a mesh.
         pub to: SetEnd = SetEnd::default(),
-        /// The pairs of a `list`.
+        /// Pairs of host names, for the topology `list` only.
         pub pairs: Vec<[String; 2]> = Vec::new(),
-        /// Each host of `from` tests only so many others, chosen alike by all agents.
+        /// Number of peers that each host of `from` tests. Every agent selects the same peers. When omitted, hosts
+        /// test every peer.
         pub sample: Option<u32> = None,
-        /// Whose probes a receiver wants.
+        /// Senders whose probes a receiver expects.
         pub expect: Expect = Expect::Each,
-        /// Where receivers bind, if that is not where probes are sent to.
+        /// Address and port that receivers bind. Defaults to the destination of the probes.
         pub listen: String = String::new(),
-        /// What a receiver does whose address is not on it.
+        /// Behavior of a receiver while the address to bind is not configured on its host.
         pub when_absent: WhenAbsent = WhenAbsent::Alarm,
-        /// When nothing about its tests is an alarm.
+        /// Windows that suppress alarms about the tests of the set.
         pub maintenance: Vec<MaintenanceDocument> = Vec::new(),
     }
 } }
 
 impl SetDocument {
-    /// What all its tests have in common.
+    /// Returns a test document with the settings that the tests of the set share.
     pub fn template(&self) -> TestDocument {
         let document = TestDocument {
             description: self.description.clone(),
@@ -53,57 +55,58 @@ impl SetDocument {
     }
 }
 
-/// Who tests whom.
+/// Rules by which the hosts of a set are paired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Topology {
-    /// Every host of `from` every other of `from`.
+    /// Pairs every host of `from` with every other host of `from`.
     Mesh,
-    /// Every host of `from` every host of `to`.
+    /// Pairs every host of `from` with every host of `to`.
     Disjoint,
-    /// All of `from` the first host of `to`.
+    /// Pairs every host of `from` with the first host of `to`, the hub.
     Star,
-    /// The pairs that are given one by one.
+    /// Uses the pairs that the document lists.
     List,
 }
 
-/// Which way probes go.
+/// Direction in which probes are sent within a pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Direction {
-    /// From `from` to `to`.
+    /// Probes are sent from `from` to `to`.
     Forward,
-    /// From `to` to `from`.
+    /// Probes are sent from `to` to `from`.
     Backward,
-    /// Both ways.
+    /// Probes are sent in both directions, as two tests.
     Both,
 }
 
-/// Whose probes a receiver wants.
+/// Senders whose probes a receiver expects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Expect {
-    /// Those of each sender.
+    /// Probes of every sender are expected, and a missing one is an alarm.
     Each,
-    /// Those of any of them: the others may reach somebody else behind a load balancer.
+    /// Probes of any sender are sufficient, because a load balancer may deliver those of others to another receiver.
     Any,
 }
 
-/// One end of a set: some hosts, and where each of them is.
+/// Selection of hosts at an end of the set, with their addresses.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SetEnd {
-    /// Their names; `*` stands for anything.
+    /// Names of the hosts; `*` matches any text.
     pub hosts: Vec<String>,
-    /// The groups that they are in.
+    /// Groups whose hosts are selected.
     pub groups: Vec<String>,
-    /// But not these names; `*` stands for anything.
+    /// Names to exclude from the selection; `*` matches any text.
     pub except: Vec<String>,
-    /// Which of a host's `addresses`.
+    /// Name of the host address to use, from `addresses` in the host documents.
     pub address: String,
-    /// Where it receives, and what it sends from; left out: 8620 where it receives, any where it only sends.
+    /// Port to receive at and to send from. When omitted, an end that receives uses 8620 and an end that only sends
+    /// uses any port.
     pub port: Option<u16>,
-    /// Where senders send to, where that is not the receiver's own address: `address:port`.
+    /// Destination of the probes in the form `address:port`, when it is not an address of the receiver itself.
     pub at: String,
 }
 
@@ -120,5 +123,5 @@ impl Default for SetEnd {
     }
 }
 
-/// All hosts with a document, by their names.
+/// Host documents by host name, from which the ends of a set are selected.
 pub type Hosts = BTreeMap<String, std::sync::Arc<super::central::HostDocument>>;

@@ -1,62 +1,68 @@
-//! What a test, a set of tests and the fleet's defaults can all say of how a test is run and judged.
+//! Settings of a test that test documents, sets and the fleet's defaults have in common.
 //!
-//! They stand flat in each document, where serde has no way to share them that still names unknown
-//! fields: so they are listed once here, and each document is defined with that list.
+//! The settings are flat fields of each document, because serde cannot flatten a shared struct and still report
+//! unknown fields. They are listed once in `with_test_settings!`, and the document types are defined from that list.
 
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, Unexpected, Visitor};
 
-/// Hands the list on to a macro that defines something with it.
+/// Passes the list of settings on to the macro `$define`, which defines a type with them.
 macro_rules! with_test_settings {
     ($define:ident! { $($document:tt)* }) => {
         $define! {
             $($document)*
             settings {
-                /// The sender's interval; left out: half of `expect_every`.
+                /// Interval between two probes of the sender. Defaults to half of `expect_every`.
                 #[serde(with = "crate::config::duration::optional")]
                 send_every: Option<std::time::Duration>,
-                /// At least one probe in each such time; left out: twice `send_every`.
+                /// Timeout of the receiver: at least a probe is expected within each such period. Defaults to twice
+                /// `send_every`.
                 #[serde(with = "crate::config::duration::optional")]
                 expect_every: Option<std::time::Duration>,
-                /// A one-way delay beyond this is an alarm.
+                /// Limit of the one-way delay. A longer delay raises an alarm.
                 #[serde(with = "crate::config::duration::optional")]
                 max_latency: Option<std::time::Duration>,
-                /// Once it was, only a delay within this clears it; left out: `max_latency`.
+                /// Limit of the one-way delay for clearing. A raised latency alarm clears only at delays within it.
+                /// Defaults to `max_latency`.
                 #[serde(with = "crate::config::duration::optional")]
                 clear_latency: Option<std::time::Duration>,
-                /// A delay that is more than this above its own baseline is an alarm; needs no synchronised clocks.
+                /// Limit of the delay above its own baseline. A larger increase raises an alarm. Synchronized clocks
+                /// are not required.
                 #[serde(with = "crate::config::duration::optional")]
                 max_latency_above_baseline: Option<std::time::Duration>,
-                /// A round trip beyond this is an alarm, in mode `two_way`; left out: twice `max_latency`.
+                /// Limit of the round-trip delay in mode `two_way`. A longer one raises an alarm. Defaults to twice
+                /// `max_latency`.
                 #[serde(with = "crate::config::duration::optional")]
                 max_round_trip: Option<std::time::Duration>,
-                /// A larger share of lost probes is an alarm: `"2%"` or `0.02`.
+                /// Limit of the share of lost probes, written as `"2%"` or `0.02`. A larger share raises an alarm.
                 #[serde(deserialize_with = "crate::config::settings::share")]
                 max_loss: Option<f64>,
-                /// The time in which loss and delay variation are judged.
+                /// Length of the window in which loss and delay variation are judged.
                 #[serde(with = "crate::config::duration::optional")]
                 loss_window: Option<std::time::Duration>,
-                /// A larger delay variation from one probe to the next (RFC 3393) is an alarm, if more
-                /// than one in twenty exceeds it within `loss_window`.
+                /// Limit of the delay variation between consecutive probes (RFC 3393). An alarm is raised when more
+                /// than 5 % of the probes exceed it within `loss_window`.
                 #[serde(with = "crate::config::duration::optional")]
                 max_jitter: Option<std::time::Duration>,
-                /// Whether probes come back.
+                /// Direction of measurement: one-way, or two-way with answers from the reflector.
                 mode: Option<crate::pure::test::Mode>,
-                /// From so many source ports: equal paths are told apart by them.
+                /// Number of source ports to send from. Different ports exercise different equal-cost paths, which
+                /// are then judged separately.
                 flows: Option<u8>,
-                /// With these differentiated services code points, in turn.
+                /// Differentiated services code points of the probes. A probe is sent in each interval for every
+                /// combination of port, code point and size.
                 #[serde(deserialize_with = "crate::config::settings::one_or_many")]
                 dscp: Option<Vec<u8>>,
-                /// Also with probes of so many octets of UDP payload, which must not be fragmented.
+                /// UDP payload size in octets of additional large probes, which must not be fragmented.
                 size: Option<u16>,
-                /// The network interface that probes leave by, whatever the routes say.
+                /// Network interface that probes leave by, regardless of the routing table.
                 from_interface: Option<String>,
-                /// True: probes are signed with the fleet's `active_key`, and others are not taken.
+                /// Signs probes with the fleet's `active_key` and rejects unsigned probes.
                 keyed: Option<bool>,
-                /// Ids of keys instead of that: the first signs, all are taken.
+                /// Ids of keys to use instead of `active_key`. The first one signs; all are accepted.
                 #[serde(deserialize_with = "crate::config::settings::one_or_many")]
                 key: Option<Vec<u8>>,
-                /// Which probe is sent.
+                /// Packet format of the probes: STAMP (RFC 8762) or the JSON of the original program.
                 wire: Option<crate::pure::test::Wire>,
             }
             alarm {
@@ -81,7 +87,7 @@ macro_rules! with_test_settings {
     };
 }
 
-/// Defines a document of fields of its own and of these settings.
+/// Defines a document type with its own fields and the shared settings.
 macro_rules! define_document {
     (
         $(#[$meta:meta])* pub struct $name:ident {
@@ -97,7 +103,8 @@ macro_rules! define_document {
             $($(#[$own_meta])* pub $own: $own_type,)*
             $($(#[$setting_meta])* pub $setting: $setting_type,)*
             $(
-                /// See [`AlarmSettings`](crate::config::central::AlarmSettings).
+                /// Overrides the field of [`AlarmSettings`](crate::config::central::AlarmSettings) that has the same
+                /// name.
                 $(#[$alarm_meta])*
                 pub $alarm: $alarm_type,
             )*
@@ -110,17 +117,17 @@ macro_rules! define_document {
         }
 
         impl $name {
-            /// How its tests are run and judged.
+            /// Returns the settings by which tests are run and judged.
             pub fn settings(&self) -> crate::config::central::TestDefaults {
                 crate::config::central::TestDefaults { $($setting: self.$setting.clone(),)* }
             }
 
-            /// Its own alarm settings.
+            /// Returns the alarm settings of this document, without those of other levels.
             pub fn alarm(&self) -> crate::config::central::AlarmSettings {
                 crate::config::central::AlarmSettings { $($alarm: self.$alarm.clone(),)* ..Default::default() }
             }
 
-            /// With these settings.
+            /// Returns the document with its settings and alarm settings replaced.
             #[must_use]
             pub fn with(
                 self,
@@ -133,7 +140,7 @@ macro_rules! define_document {
     };
 }
 
-/// Defines the settings by themselves.
+/// Defines a type that contains the shared settings only.
 macro_rules! define_defaults {
     (
         $(#[$meta:meta])* pub struct $name:ident;
@@ -146,7 +153,7 @@ macro_rules! define_defaults {
         pub struct $name { $($(#[$setting_meta])* pub $setting: $setting_type,)* }
 
         impl $name {
-            /// These settings, and those of `above` where these say nothing.
+            /// Returns these settings, with unset ones taken from `above`.
             #[must_use]
             pub fn or(self, above: &$name) -> $name {
                 $name { $($setting: self.$setting.or_else(|| above.$setting.clone()),)* }
@@ -157,7 +164,7 @@ macro_rules! define_defaults {
 
 pub(super) use {define_defaults, define_document, with_test_settings};
 
-/// A share of a whole: `"2%"` or `0.02`.
+/// Deserializes a share of a whole, written as `"2%"` or `0.02`.
 pub fn share<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
     struct Share;
     impl Visitor<'_> for Share {
@@ -196,7 +203,7 @@ pub fn share<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, 
     Ok(share.map(|share| share.0))
 }
 
-/// `46` or `[0, 46]`.
+/// Deserializes a number or a list of numbers, such as `46` or `[0, 46]`.
 pub fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<u8>>, D::Error> {
     struct OneOrMany;
     impl<'de> Visitor<'de> for OneOrMany {
@@ -238,7 +245,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn shares_and_lists_as_people_write_them() {
+    fn shares_and_number_lists_accept_their_common_notations() {
         let read = |value: serde_json::Value| serde_json::from_value::<TestDefaults>(value);
         for (written, meant) in [(json!("2%"), 0.02), (json!("0.5 %"), 0.005), (json!(0.1), 0.1), (json!(0), 0.0)] {
             let loss = read(json!({"max_loss": written})).unwrap().max_loss.unwrap();

@@ -1,4 +1,6 @@
-//! A receiver of alarms, as the bootstrap file and the documents describe it.
+//! Configuration of alarm receivers, as written in the bootstrap file and the documents. [`SinkConfig`] has the
+//! fields of every kind of receiver, and resolves defaults, paths, ports and secrets. Its checks are in the submodule
+//! `check`.
 
 mod check;
 
@@ -15,106 +17,109 @@ use super::endpoint::{Endpoint, EndpointHost};
 use super::findings::Findings;
 use super::secret::{Secret, SecretSource, place_path};
 
-/// The port of SNMP notifications (RFC 3417).
+/// UDP port of SNMP notifications (RFC 3417).
 pub const SNMP_TRAP_PORT: u16 = 162;
-/// Ports of syslog, plain and with TLS (RFC 5426, RFC 5425).
+/// Default ports of syslog, without TLS (RFC 5426) and with it (RFC 5425).
 const SYSLOG_PORT: u16 = 514;
 const SYSLOG_TLS_PORT: u16 = 6514;
-/// Ports of mail, between servers, by users, and with TLS from the start.
+/// Default ports of mail: relay between servers, submission with STARTTLS and submission with implicit TLS.
 const SMTP_PORT: u16 = 25;
 const SUBMISSION_PORT: u16 = 587;
 const SUBMISSIONS_PORT: u16 = 465;
 
-/// A trap receiver of the usual kind takes this without loss.
+/// Default messages per second and burst, which a typical trap receiver accepts without loss.
 const RATE: (f64, u32) = (10.0, 50);
-/// A person does not read more mail than this.
+/// Default messages per second and burst for mail, limited by the amount that a person can read.
 const MAIL_RATE: (f64, u32) = (1.0 / 30.0, 10);
-/// An engine id of SNMP has 5 to 32 octets (RFC 3411 section 5).
+/// Valid lengths of an SNMP engine id in octets (RFC 3411 section 5).
 const ENGINE_ID_OCTETS: std::ops::RangeInclusive<usize> = 5..=32;
-/// Enterprise 50255 with the mark for "an enterprise's own", then "octets follow" (RFC 3411 section 5), and how many.
+/// First octets of a generated engine id (RFC 3411 section 5): enterprise 50255 with the high bit set, then format 5
+/// for octets. The second constant is the number of octets that follow.
 const ENGINE_ID_START: [u8; 5] = [0x80, 0x00, 0xc4, 0x4f, 5];
 const ENGINE_ID_OWN: usize = 12;
 
-/// One sink. Fields that its kind does not know must not be set.
+/// Configuration of a sink. Fields that do not apply to its kind must not be set.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SinkConfig {
-    /// What people and logs call it; unique on this host.
+    /// Name of the sink in logs and messages, unique on this host.
     pub name: String,
-    /// What it is.
+    /// Kind of the receiver, which determines the protocol and the valid fields.
     pub kind: SinkKind,
-    /// `host[:port]` of a receiver of SNMP, syslog or mail.
+    /// Address of an SNMP, syslog or mail receiver in the form `host[:port]`.
     pub target: String,
-    /// SNMP version.
+    /// Version of SNMP to use: v2c or v3.
     pub version: SnmpVersion,
-    /// SNMPv2c community.
+    /// Community string of SNMPv2c messages, which receivers check like a password.
     pub community: Secret,
-    /// Trap or inform.
+    /// SNMP message type: trap or inform.
     pub mode: SnmpMode,
-    /// Which notifications and varbinds.
+    /// MIB that SNMP notifications and varbinds are taken from.
     pub profile: SnmpProfile,
-    /// SNMPv3 user, or user of the mail server, the Alertmanager or the webhook.
+    /// User name for SNMPv3, or for the mail server, the Alertmanager or the webhook.
     pub user: String,
-    /// How SNMPv3 messages are signed.
+    /// SNMPv3 authentication protocol. `None` sends messages without authentication.
     pub auth_protocol: Option<AuthProtocol>,
-    /// The password that they are signed with.
+    /// File that contains the SNMPv3 authentication password.
     pub auth_password_file: Option<PathBuf>,
-    /// The same in the environment.
+    /// Environment variable that contains the SNMPv3 authentication password.
     pub auth_password_env: Option<String>,
-    /// How SNMPv3 messages are encrypted.
+    /// SNMPv3 privacy protocol. `None` sends messages without encryption.
     pub privacy_protocol: Option<PrivacyProtocol>,
-    /// The password that they are encrypted with.
+    /// File that contains the SNMPv3 privacy password.
     pub privacy_password_file: Option<PathBuf>,
-    /// The same in the environment.
+    /// Environment variable that contains the SNMPv3 privacy password.
     pub privacy_password_env: Option<String>,
-    /// The SNMPv3 engine id, in hex; left out: made of the host's name.
+    /// SNMPv3 engine id in hex. When omitted, it is derived from the machine id and the host name.
     pub engine_id: Option<String>,
-    /// The address of this host that the receiver sees; left out: as the routes say.
+    /// Source address of messages to the receiver. When omitted, the routing table determines it.
     pub source: Option<IpAddr>,
-    /// How long an answer may take.
+    /// Time to wait for the receiver's response.
     #[serde(with = "duration::optional")]
     pub timeout: Option<Duration>,
-    /// How often an inform is sent again that nobody answers.
+    /// Number of times an unacknowledged inform is sent again.
     pub retries: u32,
-    /// URL of an Alertmanager (its base) or of a webhook.
+    /// Base URL of an Alertmanager, or full URL of a webhook.
     pub url: String,
-    /// What webhooks are signed with.
+    /// File that contains the secret for signing webhook requests.
     pub secret_file: Option<PathBuf>,
-    /// The same in the environment.
+    /// Environment variable that contains the secret for signing webhook requests.
     pub secret_env: Option<String>,
-    /// Bearer token for an Alertmanager or a webhook.
+    /// File that contains the bearer token for an Alertmanager or a webhook.
     pub token_file: Option<PathBuf>,
-    /// The same in the environment.
+    /// Environment variable that contains the bearer token.
     pub token_env: Option<String>,
-    /// How syslog and mail travel.
+    /// Transport of syslog and mail messages. The default depends on the kind.
     pub transport: Option<Transport>,
-    /// File with the authority of a server's certificate, or that certificate itself; `None`: the system's trust store.
+    /// PEM file with the certificate authority of the server, or with the server's certificate itself. `None` selects
+    /// the system's trust store.
     pub ca_file: Option<PathBuf>,
-    /// The certificate that this host shows to a server, with those that lead to its signer.
+    /// PEM file with the client certificate of this host, followed by its intermediate certificates.
     pub cert_file: Option<PathBuf>,
-    /// The key of that certificate.
+    /// PEM file with the private key of the client certificate.
     pub key_file: Option<PathBuf>,
-    /// The URL of a proxy to the receiver; empty: none; left out: what the environment says.
+    /// URL of a proxy to the receiver. An empty string means no proxy; when omitted, the environment variables
+    /// decide.
     pub proxy: Option<String>,
-    /// How syslog messages are told apart in a stream.
+    /// Framing of syslog messages in a stream transport.
     pub framing: Option<Framing>,
-    /// Which part of this host syslog messages are from.
+    /// Facility that syslog messages carry in their priority field.
     pub facility: Option<Facility>,
-    /// Whom mail is from.
+    /// Sender address of mail, as shown in the header `From`.
     pub from: String,
-    /// Whom mail is for.
+    /// Recipient addresses of mail; at least an address is required.
     pub to: Vec<String>,
-    /// Password of that user.
+    /// File that contains the password of `user`.
     pub password_file: Option<PathBuf>,
-    /// The same in the environment.
+    /// Environment variable that contains the password of `user`.
     pub password_env: Option<String>,
-    /// A program and its arguments; there is no shell.
+    /// Absolute path of the program of an `exec` sink, followed by its arguments. No shell is involved.
     pub command: Vec<String>,
-    /// So many of it at once.
+    /// Number of processes of the `exec` program that may run at once.
     pub parallel: u32,
-    /// Messages per second.
+    /// Sustained rate in messages per second. The default depends on the kind.
     pub rate: Option<f64>,
-    /// Messages at once.
+    /// Number of messages that may be sent in a burst.
     pub burst: Option<u32>,
 }
 
@@ -172,7 +177,7 @@ macro_rules! words {
         }
 
         impl $name {
-            /// As documents write it.
+            /// Returns the word for the value as written in documents.
             pub fn as_str(self) -> &'static str {
                 match self { $($name::$variant => $word),+ }
             }
@@ -187,83 +192,83 @@ macro_rules! words {
 }
 
 words! {
-    /// Kinds of sinks.
+    /// Kinds of sinks, by the protocol through which alarms are delivered.
     SinkKind {
-        /// This agent's own log.
+        /// The agent's own log, read by operators on the host.
         Log = "log",
-        /// SNMP notifications.
+        /// SNMP notifications (traps or informs) to a network management system.
         Snmp = "snmp",
-        /// Prometheus' Alertmanager, its API v2.
+        /// Alertmanager of Prometheus, through its API v2.
         Alertmanager = "alertmanager",
-        /// HTTP POST in the JSON of Alertmanager's webhooks, version 4.
+        /// HTTP POST with the JSON body of Alertmanager webhooks, version 4.
         Webhook = "webhook",
-        /// RFC 5424, with the alarm element of RFC 5674.
+        /// Syslog messages (RFC 5424) with the structured alarm element of RFC 5674.
         Syslog = "syslog",
-        /// Mail.
+        /// Mail, submitted to a server by SMTP.
         Email = "email",
-        /// A program that is given JSON.
+        /// Local program that receives the alarm as JSON.
         Exec = "exec",
     }
 }
 
 words! {
-    /// SNMP versions.
+    /// Versions of SNMP for notifications.
     SnmpVersion {
-        /// SNMPv2c, RFC 1901.
+        /// Community-based SNMPv2c (RFC 1901).
         V2c = "v2c",
-        /// SNMPv3 with USM, RFC 3414.
+        /// SNMPv3 with the User-based Security Model (RFC 3414).
         V3 = "v3",
     }
 }
 
 words! {
-    /// How SNMP notifications are sent.
+    /// Message types of SNMP notifications.
     SnmpMode {
-        /// Not acknowledged.
+        /// Unacknowledged trap, which may be lost without notice.
         Trap = "trap",
-        /// Acknowledged.
+        /// Acknowledged inform, which is sent again up to `retries` times without a response.
         Inform = "inform",
     }
 }
 
 words! {
-    /// Which notifications and varbinds are sent.
+    /// Sets of notifications and varbinds that SNMP messages can carry.
     SnmpProfile {
-        /// Those of PEERPAIR-MIB.
+        /// Notifications and varbinds of PEERPAIR-MIB.
         Standard = "standard",
-        /// Those of the original of 2017.
+        /// Notification and varbinds of the original program of 2017.
         Legacy = "legacy",
-        /// The original's notification and varbinds, followed by PEERPAIR-MIB's varbinds.
+        /// Notification and varbinds of the original, followed by the varbinds of PEERPAIR-MIB.
         Both = "both",
     }
 }
 
 words! {
-    /// How SNMPv3 messages are signed (RFC 3414, RFC 7860).
+    /// SNMPv3 authentication protocols (RFC 3414, RFC 7860).
     AuthProtocol {
-        /// HMAC-SHA-1-96.
+        /// HMAC-SHA-1-96 (RFC 3414).
         Sha1 = "sha1",
-        /// HMAC-192-SHA-256.
+        /// HMAC-192-SHA-256 (RFC 7860).
         Sha256 = "sha256",
-        /// HMAC-384-SHA-512.
+        /// HMAC-384-SHA-512 (RFC 7860).
         Sha512 = "sha512",
     }
 }
 
 words! {
-    /// How SNMPv3 messages are encrypted (RFC 3826).
+    /// SNMPv3 privacy protocols (RFC 3826).
     PrivacyProtocol {
-        /// AES-128 in CFB.
+        /// AES-128 in cipher feedback mode.
         Aes128 = "aes128",
-        /// AES-256 in CFB, with the usual key extension where the hash is short.
+        /// AES-256 in cipher feedback mode. A short hash is lengthened by the common key extension.
         Aes256 = "aes256",
     }
 }
 
 words! {
-    /// How syslog messages are told apart in a stream (RFC 6587).
+    /// Methods of framing syslog messages in a stream (RFC 6587).
     Framing {
-        /// The length of each stands before it, as TLS wants it.
+        /// The length of each message precedes it. TLS requires this method.
         OctetCounting = "octet-counting",
         /// A line feed ends each message (non-transparent framing).
         Lf = "lf",
@@ -273,25 +278,25 @@ words! {
 words! {
     /// Facilities of syslog (RFC 5424 section 6.2.1).
     Facility {
-        /// System daemons.
+        /// System daemons, facility 3.
         Daemon = "daemon",
-        /// User-level messages.
+        /// User-level messages, facility 1.
         User = "user",
-        /// The first of those that a site uses as it pleases.
+        /// Local use 0, facility 16, with a meaning defined by the site.
         Local0 = "local0",
-        /// The second.
+        /// Local use 1, facility 17.
         Local1 = "local1",
-        /// The third.
+        /// Local use 2, facility 18.
         Local2 = "local2",
-        /// The fourth.
+        /// Local use 3, facility 19.
         Local3 = "local3",
-        /// The fifth.
+        /// Local use 4, facility 20.
         Local4 = "local4",
-        /// The sixth.
+        /// Local use 5, facility 21.
         Local5 = "local5",
-        /// The seventh.
+        /// Local use 6, facility 22.
         Local6 = "local6",
-        /// The eighth.
+        /// Local use 7, facility 23.
         Local7 = "local7",
     }
 }
@@ -315,33 +320,33 @@ impl Facility {
 }
 
 words! {
-    /// How syslog and mail travel.
+    /// Transports of syslog and mail messages, with or without encryption.
     Transport {
-        /// In datagrams; syslog only.
+        /// UDP datagrams; for syslog only.
         Udp = "udp",
-        /// In a stream.
+        /// TCP stream without encryption.
         Tcp = "tcp",
-        /// In a stream that is made secure after a word; mail only.
+        /// TCP stream upgraded to TLS by the STARTTLS command; for mail only.
         Starttls = "starttls",
-        /// In a secure stream.
+        /// TLS from the start of the connection.
         Tls = "tls",
     }
 }
 
 impl SinkConfig {
-    /// Messages per second, and at once.
+    /// Returns the rate in messages per second and the burst size, with the defaults of the kind.
     pub fn pace(&self) -> (f64, u32) {
         let (rate, burst) = if self.kind == SinkKind::Email { MAIL_RATE } else { RATE };
         (self.rate.unwrap_or(rate), self.burst.unwrap_or(burst))
     }
 
-    /// How long an answer may take.
+    /// Returns the time to wait for a response: `timeout`, or 2 s for SNMP and 10 s for other kinds.
     pub fn answer_within(&self) -> Duration {
         let (inform, others) = (Duration::from_secs(2), Duration::from_secs(10));
         self.timeout.unwrap_or(if self.kind == SinkKind::Snmp { inform } else { others })
     }
 
-    /// How syslog or mail travels.
+    /// Returns the transport, with STARTTLS as default for mail and UDP for syslog.
     pub fn transport(&self) -> Transport {
         match (self.transport, self.kind) {
             (Some(transport), _) => transport,
@@ -350,7 +355,8 @@ impl SinkConfig {
         }
     }
 
-    /// Makes the paths in it relative to the directory of the document that it stands in.
+    /// Resolves the relative paths of the sink against the directory of its document. Paths that cannot be resolved
+    /// become findings at `field`.
     pub fn place_paths(&mut self, field: &str, directory: Option<&Path>, findings: &mut Findings) {
         let paths = [
             ("auth_password_file", &mut self.auth_password_file),
@@ -369,60 +375,62 @@ impl SinkConfig {
         }
     }
 
-    /// The password that SNMPv3 messages are signed with.
+    /// Returns the source of the SNMPv3 authentication password.
     pub fn auth_password(&self) -> Option<SecretSource<'_>> {
         SecretSource::of(self.auth_password_file.as_ref(), self.auth_password_env.as_ref())
     }
 
-    /// The password that SNMPv3 messages are encrypted with.
+    /// Returns the source of the SNMPv3 privacy password.
     pub fn privacy_password(&self) -> Option<SecretSource<'_>> {
         SecretSource::of(self.privacy_password_file.as_ref(), self.privacy_password_env.as_ref())
     }
 
-    /// What webhooks are signed with.
+    /// Returns the source of the secret that signs webhook requests.
     pub fn secret(&self) -> Option<SecretSource<'_>> {
         SecretSource::of(self.secret_file.as_ref(), self.secret_env.as_ref())
     }
 
-    /// The bearer token.
+    /// Returns the source of the bearer token for an Alertmanager or a webhook.
     pub fn token(&self) -> Option<SecretSource<'_>> {
         SecretSource::of(self.token_file.as_ref(), self.token_env.as_ref())
     }
 
-    /// The files of the certificate that this host shows, and of its key.
+    /// Returns the files of the client certificate and of its private key, when both are configured.
     pub fn client_certificate(&self) -> Option<(&Path, &Path)> {
         self.cert_file.as_deref().zip(self.key_file.as_deref())
     }
 
-    /// The password of the user at a mail server, an Alertmanager or a webhook.
+    /// Returns the source of the password for a mail server, an Alertmanager or a webhook.
     pub fn password(&self) -> Option<SecretSource<'_>> {
         SecretSource::of(self.password_file.as_ref(), self.password_env.as_ref())
     }
 
-    /// All the secrets that it needs.
+    /// Returns the sources of every secret that the sink is configured with.
     pub fn secrets(&self) -> impl Iterator<Item = SecretSource<'_>> {
         let all = [self.auth_password(), self.privacy_password(), self.secret(), self.token(), self.password()];
         all.into_iter().flatten()
     }
 
-    /// The same in hex, if the receiver has to know it: an inform goes by the receiver's own.
+    /// Returns the engine id in hex when the receiver must be configured with it, as for SNMPv3 traps. Informs use
+    /// the engine id of the receiver instead.
     pub fn shown_engine_id(&self, host: &str, machine: &str) -> Option<String> {
         let shown = self.kind == SinkKind::Snmp && self.version == SnmpVersion::V3 && self.mode == SnmpMode::Trap;
         let octets = shown.then(|| self.engine_id(host, machine))?;
         Some(octets.iter().map(|octet| format!("{octet:02x}")).collect())
     }
 
-    /// The SNMPv3 engine id of traps from this host.
+    /// Returns the SNMPv3 engine id of traps from this host, configured or derived from `machine` and `host`.
     pub fn engine_id(&self, host: &str, machine: &str) -> Vec<u8> {
         let own = self.engine_id.as_ref().and_then(|engine_id| hex(engine_id));
         own.unwrap_or_else(|| {
-            // Two hosts of one name would be one engine to a receiver, and mute each other.
+            // Two hosts with the same name must not share an engine id: a receiver would take them for one engine and
+            // discard messages of either.
             let digest = Sha256::digest(format!("{machine}/{host}"));
             ENGINE_ID_START.iter().chain(digest.iter().take(ENGINE_ID_OWN)).copied().collect()
         })
     }
 
-    /// The receiver's address; the port may be left out.
+    /// Returns the receiver's address, with the default port of the kind when `target` omits it.
     pub fn endpoint(&self) -> Result<Endpoint, String> {
         target_with_port(&self.target, self.port())
     }
@@ -438,8 +446,8 @@ impl SinkConfig {
         }
     }
 
-    /// Describes the sink and its target for people. `host` is the agent's name; `machine` is the id of its machine, if
-    /// known, from which the engine id of SNMPv3 traps is made.
+    /// Describes the sink and its target in human-readable form. `host` is the agent's name; `machine` is the id of
+    /// its machine, if known, from which the engine id of SNMPv3 traps is derived.
     pub fn describe(&self, host: &str, machine: Option<&str>) -> String {
         let place = self.place();
         match self.kind {
@@ -469,7 +477,7 @@ impl SinkConfig {
         }
     }
 
-    /// Where it is.
+    /// Returns the address, URL or program of the sink, without any secrets.
     pub fn place(&self) -> String {
         match self.kind {
             SinkKind::Log => "log".to_owned(),
@@ -481,23 +489,24 @@ impl SinkConfig {
         }
     }
 
-    /// Who is told: sinks with the same one have told the same.
+    /// Returns an identifier of the receiver under which the notification log is kept. Sinks with equal identifiers
+    /// share their history.
     pub fn receiver(&self) -> String {
         format!("{} {} {} {}{}", self.name, self.kind, self.place(), self.profile, self.further())
     }
 
-    /// Whether both speak to the same receiver in the same terms.
+    /// Returns true if both sinks notify the same receiver in the same format, even under different names.
     pub fn tells_the_same_as(&self, other: &SinkConfig) -> bool {
         (self.kind, self.place(), self.profile, self.further())
             == (other.kind, other.place(), other.profile, other.further())
     }
 
-    /// Who is meant behind the place.
+    /// Returns the part of the receiver's identity that `place` does not contain, such as mail recipients.
     fn further(&self) -> String {
         match self.kind {
             SinkKind::Email => format!(" {}", self.to.join(",")),
             SinkKind::Exec => format!(" {}", self.command.join(" ")),
-            // The place does not show all of it.
+            // The location omits the path and query of the URL, so a hash of the whole URL distinguishes them.
             SinkKind::Alertmanager | SinkKind::Webhook => {
                 let digest = Sha256::digest(&self.url);
                 format!(" {}", digest.iter().take(8).map(|octet| format!("{octet:02x}")).collect::<String>())
@@ -507,7 +516,7 @@ impl SinkConfig {
     }
 }
 
-/// A URL may carry a password, or a token in its path or behind it.
+/// Reduces a URL to scheme, host and port, because user information, path and query may contain secrets.
 fn without_secrets(url: &str) -> String {
     let Ok(url) = reqwest::Url::parse(url) else { return "a URL that cannot be read".to_owned() };
     let place = url.authority().rsplit('@').next().unwrap_or_default();
@@ -537,7 +546,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_port_may_be_left_out() {
+    fn target_without_port_gets_the_default_port() {
         let target = |text: &str| target_with_port(text, 162).map(|endpoint| endpoint.to_string());
         assert_eq!(target("noc").unwrap(), "noc:162");
         assert_eq!(target("10.0.0.1").unwrap(), "10.0.0.1:162");
@@ -548,7 +557,7 @@ mod tests {
     }
 
     #[test]
-    fn engine_id_tells_two_hosts_of_one_name_apart() {
+    fn engine_ids_of_hosts_with_the_same_name_differ() {
         let sink = SinkConfig::default();
         let hex = |octets: Vec<u8>| octets.iter().map(|octet| format!("{octet:02x}")).collect::<String>();
         let (one, other) = (hex(sink.engine_id("host-b", "m1")), hex(sink.engine_id("host-b", "m2")));
@@ -560,7 +569,7 @@ mod tests {
     }
 
     #[test]
-    fn a_url_shows_no_credentials() {
+    fn location_of_a_url_contains_no_credentials() {
         let place =
             |url: &str| SinkConfig { kind: SinkKind::Webhook, url: url.into(), ..SinkConfig::default() }.place();
         assert_eq!(place("https://me:hidden@hook.example:9/a/b?token=hidden"), "https://hook.example:9/…");
@@ -569,7 +578,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_kind_does_not_know_must_not_be_set() {
+    fn fields_of_other_kinds_are_rejected() {
         let sink: SinkConfig = toml::from_str(
             "name = \"x\"\nkind = \"webhook\"\nurl = \"ftp://x\"\ntarget = \"noc\"\nparallel = 3\nprivacy_password_env = \"P\"\n",
         )
@@ -580,7 +589,7 @@ mod tests {
     }
 
     #[test]
-    fn security_levels_of_v3() {
+    fn snmpv3_security_settings_must_be_complete() {
         let check = |text: &str| {
             let text = format!("name = \"x\"\nkind = \"snmp\"\ntarget = \"noc\"\nversion = \"v3\"\n{text}");
             let sink: SinkConfig = toml::from_str(&text).unwrap();

@@ -1,4 +1,5 @@
-//! One test with everything filled in that its document leaves to the host, the fleet or the defaults.
+//! Merges a test document with the settings of its host, the fleet and the built-in defaults. [`Context::fill_in`]
+//! checks the document and returns a complete [`Test`].
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -18,58 +19,59 @@ use crate::pure::loss_window::LossLimits;
 use crate::pure::probe::PADDED_LEN;
 use crate::pure::test::{Mode, TestFacts, TestId, Wire};
 
-/// One test with everything filled in.
+/// Test in which every setting of its document, host, fleet or built-in default is resolved.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Test {
-    /// Who and where, as the document says it.
+    /// Identity, description and ends of the test, as written in the document.
     pub facts: Arc<TestFacts>,
-    /// Where it is written.
+    /// Location of the document that defines the test, as shown in findings.
     pub place: String,
-    /// Where probes leave.
+    /// Address and port that probes are sent from.
     pub from: Endpoint,
-    /// Where they go.
+    /// Address and port that probes are sent to.
     pub to: Endpoint,
-    /// Where the receiver binds.
+    /// Address and port that the receiver binds.
     pub listen: Endpoint,
-    /// The sender's interval.
+    /// Interval between two probes of the sender.
     pub send_every: Duration,
-    /// The receiver's expectation.
+    /// Timeout of the receiver: at least a probe is expected within each such period.
     pub expect_every: Duration,
-    /// Samples that decide.
+    /// Numbers of bad and good samples that raise and clear alarms.
     pub thresholds: Thresholds,
-    /// What is asked of delays.
+    /// Limits of the one-way delay for raising and clearing latency alarms.
     pub limits: DelayLimits,
-    /// And of the round trip.
+    /// Limit of the round-trip delay, for two-way tests.
     pub max_round_trip: Option<Duration>,
-    /// A delay further above the test's own usual one is too much.
+    /// Limit of the delay above the test's own baseline.
     pub max_above_baseline: Option<Duration>,
-    /// What is asked of loss and delay variation.
+    /// Limits of loss and delay variation.
     pub loss: LossLimits,
-    /// Whether probes come back.
+    /// Direction of measurement: one-way, or two-way with answers from the reflector.
     pub mode: Mode,
-    /// In which kinds probes are sent.
+    /// Combinations of source port, code point and size in which probes are sent.
     pub flows: Flows,
-    /// The network interface that they leave by.
+    /// Network interface that probes leave by. `None` leaves the choice to the routing table.
     pub from_interface: Option<String>,
-    /// The keys that they are signed with, if they are.
+    /// Keys that sign the probes, or `None` for unsigned probes.
     pub keys: Option<KeyChoice>,
-    /// Silence forgiven at the start.
+    /// Time after the start during which missing probes are tolerated.
     pub startup_grace: Duration,
-    /// No document says how long that is.
+    /// Marks a `startup_grace` that no document sets, which may be extended for a new host.
     pub is_grace_default: bool,
-    /// Silence forgiven after the sender announced its stop.
+    /// Time for which missing probes are tolerated after the sender announced that it stops.
     pub max_pause: Duration,
-    /// How its alarms are damped.
+    /// Hold-down and flap settings of the test's alarms.
     pub damping: Damping,
-    /// Which probe is sent.
+    /// Packet format of the probes: STAMP (RFC 8762) or the JSON of the original program.
     pub wire: Wire,
-    /// What the receiver does if `listen` is not on it now.
+    /// Behavior of the receiver while the address in `listen` is not configured on its host.
     pub when_absent: WhenAbsent,
-    /// The ids of probes of which any is enough; nothing: its own.
+    /// Ids of acceptable probes, any of which satisfies the test. `None` when only probes with the test's own id
+    /// count.
     pub any_of: Option<Arc<BTreeSet<TestId>>>,
 }
 
-/// Probes faster than this are a flood.
+/// Lower bound on the interval between probes, because faster probes are a flood.
 const MIN_SEND_EVERY: Duration = Duration::from_millis(1);
 const SEND_EVERY: Duration = Duration::from_secs(1);
 const RAISE_AFTER: u32 = 3;
@@ -79,26 +81,26 @@ const HOLD_DOWN_MAX: Duration = Duration::from_secs(600);
 const FLAPS: FlapSettings = FlapSettings { flap_high: 6, flap_low: 2, flap_window: Duration::from_secs(600) };
 const LOSS_WINDOW: Duration = Duration::from_secs(60);
 const MAX_PAUSE: Duration = Duration::from_secs(300);
-/// The least grace; a slow test has three of its intervals.
+/// Lower bound on the default grace. A slow test gets three periods of `expect_every`.
 const STARTUP_GRACE: Duration = Duration::from_secs(30);
 
-/// What a test's document is read against.
+/// Documents by which a test document is completed on a host.
 pub struct Context<'a> {
-    /// The host that reads it.
+    /// Name of the host on which the document is read.
     pub host_name: &'a str,
-    /// The fleet's document.
+    /// Global document of the fleet, with the settings that apply to every host.
     pub global: &'a Arc<Global>,
-    /// The host's document.
+    /// Document of the host, whose alarm settings take precedence over the fleet's.
     pub host: &'a Arc<HostDocument>,
 }
 
 impl Context<'_> {
-    /// The alarm settings of something that has these of its own.
+    /// Returns the alarm settings of an item with settings of its own, completed by those of the host and the fleet.
     pub fn alarm(&self, own: AlarmSettings) -> AlarmSettings {
         own.or(&self.host.alarm).or(&self.global.alarm)
     }
 
-    /// Fills in what the document leaves to others; nothing if it has errors.
+    /// Returns the test with every omitted setting filled in, or `None` when the document has errors.
     pub fn fill_in(&self, document: &TestDocument, findings: &mut Findings) -> Option<Test> {
         let defaults = &self.global.defaults;
         let id = parse_id(document, findings);
@@ -168,7 +170,7 @@ impl Context<'_> {
                 clear_latency: settings.clear_latency.unwrap_or(Duration::MAX),
                 egregious_latency: self.global.egregious_latency,
             },
-            // A longer round trip proves that one of its ways took longer than it may.
+            // A round trip above twice the limit proves that at least one direction exceeded it.
             max_round_trip: settings.max_round_trip.or(max_latency.map(|limit| limit * 2)),
             max_above_baseline: settings.max_latency_above_baseline,
             loss: LossLimits {
@@ -200,15 +202,16 @@ impl Context<'_> {
 }
 
 impl Test {
-    /// How long silence, and what the path says, are forgiven after the test begins at `host`. An agent that was added
-    /// to the documents lately may start later than they say.
+    /// Returns the time after the start at `host` during which missing probes and errors from the path are tolerated.
+    /// The time is extended when the peer was added to the documents recently, because its agent may start later.
     pub fn grace(&self, host: &str, newcomers: &BTreeSet<String>) -> Duration {
         let is_new = self.is_grace_default && newcomers.contains(self.facts.peer_of(host));
         if is_new { self.startup_grace.max(arrivals::WITHIN) } else { self.startup_grace }
     }
 }
 
-/// What is said, or half or twice the other if only that is said, or the default.
+/// Returns the intervals of sending and expecting. Explicit values take precedence; a missing value is half or twice
+/// the other, and the defaults apply when both are missing.
 pub fn intervals(send: Option<Duration>, expect: Option<Duration>, defaults: &TestDefaults) -> (Duration, Duration) {
     match (send, expect) {
         (Some(send), Some(expect)) => (send, expect),
@@ -221,8 +224,8 @@ pub fn intervals(send: Option<Duration>, expect: Option<Duration>, defaults: &Te
     }
 }
 
-/// What no test can live with. `said` is the document's own `send_every`, from which the intervals
-/// come if it is there.
+/// Checks intervals for values that no test can use. `said` is the document's own `send_every`, from which both
+/// intervals derive when it is set.
 pub fn check_intervals(
     field: &str,
     said: Option<Duration>,
@@ -245,7 +248,7 @@ pub fn check_intervals(
     }
 }
 
-/// What is wrong with a setting by itself.
+/// Checks each setting by itself and adds a finding at `field` for each invalid value.
 pub fn check_settings(field: &str, settings: &TestDefaults, findings: &mut Findings) {
     let limits = [
         ("max_latency", settings.max_latency),
@@ -286,7 +289,7 @@ pub fn check_settings(field: &str, settings: &TestDefaults, findings: &mut Findi
 }
 
 impl Context<'_> {
-    /// What is wrong with settings in view of each other, and of the fleet's keys.
+    /// Checks settings in combination, and against the keys of the fleet.
     fn check_together(&self, settings: &TestDefaults, send_every: Duration, findings: &mut Findings) {
         let dscp = settings.dscp.as_ref().map_or(1, Vec::len);
         let sizes = if settings.size.is_some() { 2 } else { 1 };
@@ -324,10 +327,10 @@ impl Context<'_> {
 const SHORTEST_LOSS_WINDOW: Duration = Duration::from_secs(1);
 const MOST_PORTS: u8 = 128;
 const HIGHEST_DSCP: u8 = 63;
-/// IFNAMSIZ without the closing zero.
+/// Upper bound on the length of an interface name: IFNAMSIZ without the terminating zero.
 const LONGEST_INTERFACE: usize = 15;
 
-/// How alarms under these settings are damped.
+/// Returns the hold-down and flap settings for alarms under the given settings.
 pub fn damping(alarm: &AlarmSettings) -> Damping {
     let hold_down = alarm.hold_down.unwrap_or(HOLD_DOWN);
     let flap_high = alarm.flap_high.unwrap_or(FLAPS.flap_high);

@@ -1,4 +1,6 @@
-//! The addresses of this host, and word of their coming and going.
+//! Addresses of this host's interfaces, and notifications from the kernel when they change.
+//!
+//! [`local_addresses`] returns the current set, and [`changes`] is a stream that yields after every change.
 
 use std::collections::HashSet;
 use std::fs;
@@ -10,12 +12,12 @@ use futures_util::stream::{self, Stream};
 use nix::sys::socket::{AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket};
 use tokio::io::unix::AsyncFd;
 
-/// Groups of rtnetlink(7): an address of either family came or went.
+/// Multicast groups of rtnetlink(7) that report added and removed addresses, one for each address family.
 const RTMGRP_IPV4_IFADDR: u32 = 0x10;
 const RTMGRP_IPV6_IFADDR: u32 = 0x100;
 
-/// The addresses of this host's interfaces that can be used. One that duplicate address detection still examines, or
-/// found to be another host's, cannot.
+/// Returns the usable addresses of this host's interfaces. An address is left out while duplicate address detection
+/// examines it, or when another host was found to use it.
 pub fn local_addresses() -> io::Result<HashSet<IpAddr>> {
     let unusable = fs::read_to_string("/proc/net/if_inet6").map(|text| unusable(&text)).unwrap_or_default();
     let addresses = nix::ifaddrs::getifaddrs()?
@@ -29,13 +31,13 @@ pub fn local_addresses() -> io::Result<HashSet<IpAddr>> {
     Ok(addresses)
 }
 
-/// Flags of an address in `/proc/net/if_inet6`, as in if_addr.h.
+/// Flags of an address in `/proc/net/if_inet6`, with the values of the kernel's `if_addr.h`.
 const DAD_FAILED: u8 = 0x08;
 const OPTIMISTIC: u8 = 0x04;
 const TENTATIVE: u8 = 0x40;
 
-/// The addresses in the text of `/proc/net/if_inet6` that cannot be bound: address, index, prefix, scope, flags and
-/// name of the interface in each line.
+/// Returns the addresses in the text of `/proc/net/if_inet6` that cannot be bound. Each line holds the address,
+/// interface index, prefix length, scope, flags and interface name.
 fn unusable(text: &str) -> HashSet<IpAddr> {
     let of_line = |line: &str| {
         let mut fields = line.split_whitespace();
@@ -47,12 +49,13 @@ fn unusable(text: &str) -> HashSet<IpAddr> {
     text.lines().filter_map(of_line).collect()
 }
 
-/// Yields whenever an address may have come or gone.
+/// Returns a stream that yields an item whenever an address may have been added or removed.
 pub fn changes() -> io::Result<impl Stream<Item = AddressesChanged>> {
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     let netlink = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkRoute)?;
     bind(netlink.as_raw_fd(), &NetlinkAddr::new(0, RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR))?;
-    // SAFETY: the descriptor is owned by what registers it, and nobody closes or exchanges it before.
+    // SAFETY: the `AsyncFd` owns the descriptor, and no other code closes or replaces it before the `AsyncFd` is
+    // dropped.
     #[expect(unsafe_code, reason = "tokio cannot know that the descriptor stays the same")]
     let netlink = unsafe { AsyncFd::register(netlink)? };
     Ok(stream::unfold(netlink, |netlink| async move {
@@ -64,11 +67,12 @@ pub fn changes() -> io::Result<impl Stream<Item = AddressesChanged>> {
     }))
 }
 
-/// An address came or went.
+/// Event that an address of this host was added or removed; the new set is read with [`local_addresses`].
 #[derive(Clone, Copy, Debug)]
 pub struct AddressesChanged;
 
-/// What it was is asked anew: a message may have been lost.
+/// Reads and discards all queued netlink messages. The set of addresses is read again instead, because the kernel may
+/// have dropped messages.
 fn drain(netlink: &OwnedFd) {
     let mut buffer = [0; 8192];
     while recv(netlink.as_raw_fd(), &mut buffer, MsgFlags::empty()).is_ok_and(|octets| octets > 0) {}

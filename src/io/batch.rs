@@ -1,7 +1,8 @@
-//! Datagrams that one system call takes in, with what the kernel says of each.
+//! Receives a batch of datagrams with one system call, with the metadata that the kernel attaches to each.
 //!
-//! `recvmmsg` is called as the kernel has it: nix's and others' wrappers allocate its headers for every
-//! call and copy them for every datagram, which costs as much as the kernel itself does.
+//! The main type is [`Batch`], a reusable receive buffer. `recvmmsg` is called directly: the wrappers of nix and other
+//! crates allocate its headers for every call and copy them for every datagram, which costs as much as the kernel's
+//! own work.
 
 use std::fmt;
 use std::io;
@@ -13,22 +14,22 @@ use std::ptr;
 use crate::pure::probe::PADDED_LEN;
 use crate::pure::time::WallTime;
 
-/// Datagrams per system call.
+/// Largest number of datagrams that one system call receives.
 const BATCH: usize = 64;
-/// Longer datagrams are cut; no probe is.
+/// Receive buffer size in octets for each datagram. Longer datagrams are truncated; valid probes always fit.
 pub(super) const LONGEST: usize = *PADDED_LEN.end() + 1;
-/// Errors that one call may meet before it gives up until the next wake-up.
+/// Largest number of pending socket errors that one call skips before it stops until the next wake-up.
 pub(super) const MOST_ERRORS: usize = 64;
-/// Octets of a `sockaddr_in6`, the longest address.
+/// Size in octets of `sockaddr_in6`, the longest address.
 const NAME: usize = 28;
-/// Octets of all control messages that a socket of ours is asked for, with room to spare.
+/// Room in octets for all control messages that the agent's sockets enable, with a margin.
 const CONTROL: usize = 192;
-/// The kernel's `cmsghdr`: a length that counts this header too, a level and a type.
+/// Size of the kernel's `cmsghdr`: a length that includes this header, a level and a type.
 const HEADER: usize = size_of::<usize>() + 2 * size_of::<i32>();
-/// Code points stand in the upper six bits of the octet that was "type of service" once.
+/// Number of bits below the code point in the former "type of service" octet; the DSCP is its upper six bits.
 pub(super) const DSCP_SHIFT: u32 = 2;
 
-/// What one call took in; used again for the next. One that was never used takes no room.
+/// Receive buffers and the result of the last call, reused by the next one. Memory is allocated at the first call.
 #[derive(Default)]
 pub struct Batch {
     octets: Box<[u8]>,
@@ -36,7 +37,7 @@ pub struct Batch {
     taken: usize,
 }
 
-/// What the kernel writes of a datagram beside its octets.
+/// Metadata that the kernel writes for one datagram, beside the payload.
 #[derive(Clone, Copy)]
 #[repr(C, align(8))]
 struct Slot {
@@ -46,30 +47,30 @@ struct Slot {
     len: usize,
 }
 
-/// A datagram as the kernel took it in.
+/// Datagram as received from the kernel, with the metadata of its control messages.
 #[derive(Debug)]
 pub struct Datagram<'a> {
-    /// Its payload.
+    /// Payload, truncated to the length of the receive buffer.
     pub octets: &'a [u8],
-    /// Who sent it.
+    /// Address and port from which the datagram was sent.
     pub source: SocketAddr,
-    /// When the kernel took it in.
+    /// Wall-clock time at which the kernel received the datagram.
     pub received: Option<WallTime>,
-    /// How many datagrams the kernel had dropped at this socket by then.
+    /// Total number of datagrams that the kernel had dropped at this socket by then, because its buffer was full.
     pub drops: Option<u32>,
-    /// The time-to-live that it came with.
+    /// Time-to-live (IPv4) or hop limit (IPv6) with which the datagram arrived.
     pub ttl: Option<u8>,
-    /// The differentiated services code point that it came with.
+    /// Differentiated services code point (DSCP) with which the datagram arrived.
     pub dscp: Option<u8>,
-    /// The address that it was sent to, where the socket's own is a wildcard.
+    /// Destination address of the datagram, present where the socket is bound to a wildcard address.
     pub sent_to: Option<IpAddr>,
 }
 
 impl Batch {
-    /// Takes in what there is, and gives how many that are; zero if there is nothing.
+    /// Receives the queued datagrams and returns their number; returns zero if none is queued.
     ///
-    /// The kernel reports a path's error here once, before the datagrams that wait behind it; the
-    /// error itself is in the error queue too, with its probe.
+    /// The kernel reports an error of the path here once, before the datagrams queued behind it. Such errors are
+    /// skipped, because the error queue holds each of them too, together with its probe.
     pub fn take_in(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
         self.taken = 0;
         if self.slots.is_empty() {
@@ -88,13 +89,13 @@ impl Batch {
         Ok(self.taken)
     }
 
-    /// The octets of each.
+    /// Iterates over the payloads of the last batch.
     pub fn octets(&self) -> impl Iterator<Item = &[u8]> {
         let whole = self.octets.chunks_exact(LONGEST).zip(&*self.slots);
         whole.take(self.taken).map(|(octets, slot)| &octets[..slot.len.min(LONGEST)])
     }
 
-    /// Each with what the kernel says of it.
+    /// Iterates over the datagrams of the last batch with their metadata.
     pub fn datagrams(&self) -> impl Iterator<Item = Datagram<'_>> {
         self.octets().zip(&*self.slots).filter_map(|(octets, slot)| slot.datagram(octets))
     }
@@ -102,7 +103,7 @@ impl Batch {
     #[expect(unsafe_code, reason = "see the module")]
     #[expect(clippy::unnecessary_cast, reason = "the C libraries differ in the widths of lengths and flags")]
     fn receive(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
-        // SAFETY: both are plain old data, for which zeros are valid.
+        // SAFETY: `iovec` and `mmsghdr` are plain C structs, for which all zeros is a valid value.
         let (mut vectors, mut headers): ([libc::iovec; BATCH], [libc::mmsghdr; BATCH]) = unsafe { zeroed() };
         let room = self.slots.iter_mut().zip(self.octets.chunks_exact_mut(LONGEST));
         for ((header, vector), (slot, octets)) in headers.iter_mut().zip(&mut vectors).zip(room) {
@@ -113,7 +114,7 @@ impl Batch {
             (header.msg_control, header.msg_controllen) = (slot.control.as_mut_ptr().cast(), CONTROL as _);
         }
         let (fd, flags) = (socket.as_raw_fd(), libc::MSG_DONTWAIT);
-        // SAFETY: there are `BATCH` headers; what they point to is as long as they say and outlives the call.
+        // SAFETY: there are `BATCH` headers; the buffers they point to have the stated lengths and outlive the call.
         let taken = unsafe { libc::recvmmsg(fd, headers.as_mut_ptr(), BATCH as _, flags as _, ptr::null_mut()) };
         let taken = usize::try_from(taken).map_err(|_| io::Error::last_os_error())?;
         for (slot, header) in self.slots.iter_mut().zip(&headers).take(taken) {
@@ -140,7 +141,7 @@ impl Slot {
     }
 }
 
-/// Level, type and value of the first control message, and what comes behind it.
+/// Splits off the first control message. Returns its level, type and value, and the octets that follow it.
 fn next_control(octets: &[u8]) -> Option<(i32, i32, &[u8], &[u8])> {
     let (header, _) = octets.split_at_checked(HEADER)?;
     let (len, kinds) = header.split_at(size_of::<usize>());
@@ -151,7 +152,7 @@ fn next_control(octets: &[u8]) -> Option<(i32, i32, &[u8], &[u8])> {
     Some((int(level)?, int(kind)?, value, behind))
 }
 
-/// What a control message says of its datagram.
+/// Stores the value of one control message in the matching field of `datagram`; unknown messages are ignored.
 fn note(level: i32, kind: i32, value: &[u8], datagram: &mut Datagram<'_>) {
     match (level, kind) {
         (libc::SOL_SOCKET, libc::SCM_TIMESTAMPNS) => datagram.received = wall_time(value),
@@ -163,7 +164,7 @@ fn note(level: i32, kind: i32, value: &[u8], datagram: &mut Datagram<'_>) {
         (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => {
             datagram.dscp = int(value).and_then(|class| u8::try_from(class >> DSCP_SHIFT).ok());
         }
-        // `in_pktinfo`: an interface, the local address, and the destination of the header.
+        // `in_pktinfo` holds the interface index, the local address, and the destination address of the header.
         (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
             datagram.sent_to = value.get(8..).and_then(<[u8]>::first_chunk::<4>).map(|addr| IpAddr::from(*addr));
         }
@@ -178,7 +179,7 @@ fn int(value: &[u8]) -> Option<i32> {
     value.first_chunk().map(|octets| i32::from_ne_bytes(*octets))
 }
 
-/// A `timespec`, of twice 32 or twice 64 bits.
+/// Decodes a `timespec` of two 32-bit or two 64-bit numbers, whichever the platform uses.
 fn wall_time(value: &[u8]) -> Option<WallTime> {
     let (seconds, nanos) = value.split_at(value.len() / 2);
     let number = |octets: &[u8]| match octets.len() {
@@ -188,7 +189,7 @@ fn wall_time(value: &[u8]) -> Option<WallTime> {
     Some(WallTime::from_unix_nanos(number(seconds)?.checked_mul(1_000_000_000)?.checked_add(number(nanos)?)?))
 }
 
-/// A `sockaddr_in` or a `sockaddr_in6`. The scope of a link-local address stays with it.
+/// Decodes a `sockaddr_in` or `sockaddr_in6`, with the scope id that a link-local address needs.
 fn source(name: &[u8; NAME]) -> Option<SocketAddr> {
     let family = i32::from(u16::from_ne_bytes([name[0], name[1]]));
     let port = u16::from_be_bytes([name[2], name[3]]);

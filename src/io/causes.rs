@@ -1,6 +1,9 @@
-//! Errors with what caused them, for people.
+//! Formats errors with their causes as human-readable text.
+//!
+//! [`describe`] is used where an error leaves the process: in the log, on the status page and in alarms.
 
-/// An error with all its causes: often the last is the one that matters.
+/// Formats an error followed by all its causes, because the last one is often the most useful. A cause whose text is
+/// already included is left out.
 pub fn describe(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

@@ -1,4 +1,6 @@
-//! This agent as an SNMPv3 engine: how often it began.
+//! SNMPv3 engine of this agent (RFC 3414): its identity on this machine, and the count of its starts.
+//!
+//! The main type is [`Engine`], which keeps `snmpEngineBoots` in the state directory.
 
 use std::fs;
 use std::path::Path;
@@ -15,29 +17,30 @@ use super::state_file::{StateFile, recall};
 use super::time;
 use crate::pure::time::{Now, WallTime};
 
-/// Minutes are counted from 2020-01-01, so that an agent that lost its state begins above where it
-/// was: receivers silently drop what comes from an engine that began less often than they know.
+/// Time from the Unix epoch to 2020-01-01. The boots counter is at least the number of minutes since then, so that an
+/// agent that lost its state starts above its previous value: receivers silently drop messages whose engine boots are
+/// lower than the last ones they saw.
 const COUNTED_FROM: Duration = Duration::from_secs(1_577_836_800);
-/// `snmpEngineBoots` ends here (RFC 3414 section 2.2.2).
+/// Largest value of `snmpEngineBoots` (RFC 3414 section 2.2.2).
 const MOST_BOOTS: u32 = i32::MAX as u32;
 
 /// File of the machine id, as systemd and others write it.
 const MACHINE_ID: &str = "/etc/machine-id";
 
-/// Returns an id that distinguishes this machine from others of the same name: its machine id, or, without one (as in a
-/// container), a random id that is kept in the state directory.
+/// Returns an id that distinguishes this machine from others of the same name: its machine id, or, without one (as in
+/// a container), a random id that is kept in the state directory.
 pub fn machine(state_dir: &Path) -> String {
     known_machine(state_dir).unwrap_or_else(|| {
         let made = format!("{:032x}", fastrand::u128(..));
         match machine_file(state_dir).save(&[&made]) {
             Ok(()) => made,
-            // The host's name alone is used where no random id can be kept.
+            // The host's name alone is used where no random id can be stored.
             Err(_) => String::new(),
         }
     })
 }
 
-/// The same, if it was decided already.
+/// Returns the id that [`machine`] would return if it already exists; unlike [`machine`], never creates one.
 pub fn known_machine(state_dir: &Path) -> Option<String> {
     let id = fs::read_to_string(MACHINE_ID).unwrap_or_default().trim().to_owned();
     if !id.is_empty() && id != "uninitialized" {
@@ -51,7 +54,7 @@ fn machine_file(state_dir: &Path) -> StateFile {
     StateFile::new(state_dir, "machine", "")
 }
 
-/// Counts the agent's beginnings, on disk, when it is first asked.
+/// Handle to this agent's SNMPv3 engine; counts the agent's starts on disk when its clock is first read.
 #[derive(Clone, Debug)]
 pub struct Engine {
     file: StateFile,
@@ -59,18 +62,18 @@ pub struct Engine {
     boots: Arc<OnceLock<u32>>,
 }
 
-/// Who speaks as this engine.
+/// Process on whose behalf messages are sent as this engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// The agent: each of its starts is a beginning.
+    /// The agent itself: each start of the process increments engine boots.
     Agent,
-    /// A command beside it, which must not seem later or earlier than the agent: a receiver drops
-    /// what is older than the newest it has seen.
+    /// A command that runs beside the agent. Its engine time must be neither behind nor ahead of the agent's, because
+    /// a receiver drops messages older than the newest it has seen.
     Guest,
 }
 
-/// As it is kept. The time is that of the clock which nobody sets, and which begins with each start
-/// of the machine.
+/// State as stored on disk. `at` is the start of the agent on the monotonic clock, which is never set and starts at
+/// zero with each boot of the machine.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Begun {
     boots: u32,
@@ -78,7 +81,7 @@ struct Begun {
     machine_start: String,
 }
 
-/// Differs for each start of the machine.
+/// Returns the kernel's boot id, which differs for each boot of the machine.
 fn machine_start() -> String {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
 }
@@ -88,18 +91,19 @@ fn since_machine_start() -> Duration {
 }
 
 impl Engine {
-    /// Of this agent.
+    /// Creates the engine of the agent named `agent`; reads nothing from disk yet.
     pub fn new(state_dir: &Path, agent: &str, role: Role) -> Self {
         Engine { file: StateFile::new(state_dir, "engine", agent), role, boots: Arc::default() }
     }
 
-    /// Its clock. The first call reads and writes the disk.
+    /// Returns engine boots and engine time. The first call reads and writes the disk.
     pub fn clock(&self) -> EngineClock {
         let now = time::now();
         if self.role == Role::Guest
             && let Some(begun) = self.kept()
         {
-            // An agent that ran before the machine was started has no time any more: this is later.
+            // After a boot of the machine, the agent's engine time is unknown: use the next boots value, which sorts
+            // later.
             let since = match begun.machine_start == machine_start() {
                 true => since_machine_start().saturating_sub(begun.at),
                 false => since_machine_start(),
@@ -118,7 +122,7 @@ impl Engine {
 
     fn begin(&self, now: Now) -> u32 {
         let boots = next_boots(self.kept().map(|begun| begun.boots), now.wall);
-        // The engine's time counts from the start of the process.
+        // Engine time counts from the start of the process, not from this call.
         let at = since_machine_start().saturating_sub(now.moment.after_start());
         if let Err(error) = self.file.save(&vec![Begun { boots, at, machine_start: machine_start() }]) {
             let loss = "SNMPv3 receivers may drop traps silently after the next start";
@@ -144,18 +148,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn boots_only_grow() {
+    fn engine_boots_never_decrease_when_the_wall_clock_is_set_back() {
         let at = |minutes: u64| WallTime::from_unix_nanos((1_577_836_800 + minutes * 60) * 1_000_000_000);
         assert_eq!(next_boots(None, at(0)), 1);
         assert_eq!(next_boots(None, at(3_600_000)), 3_600_000);
         assert_eq!(next_boots(Some(3_600_000), at(3_600_000)), 3_600_001);
-        // A clock that was set back, and one that is a century off.
+        // The wall clock was set back, or is off by a century.
         assert_eq!(next_boots(Some(3_600_000), at(5)), 3_600_001);
         assert_eq!(next_boots(Some(MOST_BOOTS), at(5)), MOST_BOOTS);
     }
 
     #[test]
-    fn each_start_counts_once() {
+    fn agent_start_increments_engine_boots_and_guest_does_not() {
         let directory = tempfile::tempdir().unwrap();
         let boots = |role| {
             let engine = Engine::new(directory.path(), "a", role);

@@ -1,5 +1,7 @@
-//! The names that this host's agent had before, by its bootstrap file: what it told under another name has to be
-//! cleared under that name. Containers often have a new name with each start.
+//! Former names of this host's agent, recorded for each bootstrap file.
+//!
+//! Alarms that were notified under a former name have to be cleared under that name. Containers often have a new name
+//! with each start.
 
 use std::path::Path;
 
@@ -8,11 +10,11 @@ use tracing::warn;
 use super::causes::describe;
 use super::state_file::{StateFile, lock, recall};
 
-/// More names than this are not remembered.
+/// Largest number of names that are kept; the oldest are dropped first.
 const MOST: usize = 32;
 
-/// Notes the name under which the agent of this bootstrap file runs now. Gives those that it had before, unless an
-/// agent of such a name runs here, too.
+/// Records the current name of the agent with this bootstrap file, and returns its former names. Names under which
+/// another agent runs on this machine now are left out.
 pub fn note(state_dir: &Path, bootstrap: &Path, host: &str) -> Vec<String> {
     let whole = bootstrap.canonicalize().unwrap_or_else(|_| bootstrap.to_owned());
     let file = StateFile::new(state_dir, "names", &whole.to_string_lossy());
@@ -34,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn former_names_of_one_bootstrap_file_are_known_and_those_of_running_agents_left_out() {
+    fn former_names_are_returned_per_bootstrap_file_without_running_agents() {
         let directory = tempfile::tempdir().unwrap();
         let (state, file, other) = (directory.path(), directory.path().join("a.toml"), directory.path().join("b.toml"));
         assert_eq!(note(state, &file, "one"), [""; 0]);

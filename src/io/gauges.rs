@@ -1,4 +1,6 @@
-//! Readings that one actor writes and many read on every packet, where a message each would be too dear.
+//! Shared state that one actor writes and many read for every packet, where a message per read would cost too much.
+//!
+//! The main type is [`Gauges`], a cheap handle; nearly all values are atomics.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -12,7 +14,8 @@ use crate::pure::key::KeyRing;
 use crate::pure::sending::Readings;
 use crate::pure::time::{Now, WallTime};
 
-/// Shared by all actors of an agent; each reading has one writer.
+/// Handle to the shared state, cloned into all actors of an agent. Each value has one writing actor, except for clock
+/// readings, epochs and the anti-replay state.
 #[derive(Clone, Debug, Default)]
 pub struct Gauges(Arc<Values>);
 
@@ -25,7 +28,7 @@ struct Values {
     sleeps: AtomicU32,
     /// Detector of clock steps; `None` until the wall clock was first read.
     detector: Mutex<Option<StepDetector>>,
-    /// All steps together since the clock actor took them, in nanoseconds.
+    /// Sum of all clock steps since the clock actor last took them, in nanoseconds.
     stepped: AtomicI64,
     addresses_changed: AtomicU32,
     last_epoch: AtomicU64,
@@ -36,22 +39,23 @@ struct Values {
 }
 
 impl Gauges {
-    /// Gauges that know nothing yet.
+    /// Creates shared state with an unsynchronised clock, no keys and no addresses.
     pub fn new() -> Self {
         let gauges = Gauges::default();
         gauges.set_clock(ClockQuality::UNKNOWN);
         gauges
     }
 
-    /// Written by the clock actor.
+    /// Sets the quality of the local clock. Called by the clock actor, and by [`Gauges::observe`] after a step.
     pub fn set_clock(&self, quality: ClockQuality) {
         let nanos = u64::try_from(quality.error.as_nanos()).unwrap_or(u64::MAX);
         self.0.clock_error_nanos.store(nanos, Ordering::Relaxed);
         self.0.error_estimate.store(ErrorEstimate::encode(quality).0, Ordering::Relaxed);
     }
 
-    /// Holds the wall clock against the monotonic one. Called with every batch of datagrams: after a step the error of
-    /// the clock is unknown at once, and not only when the kernel is asked again.
+    /// Compares the wall clock with the monotonic clock and records steps and suspensions. Called with every batch of
+    /// datagrams, so that the clock's error is unknown immediately after a step, and not only after the next reading
+    /// of the kernel.
     pub fn observe(&self, now: Now, slept: Duration) {
         let mut detector = self.0.detector.lock().unwrap_or_else(PoisonError::into_inner);
         let detector = detector.get_or_insert_with(|| StepDetector::new(now, slept));
@@ -69,22 +73,23 @@ impl Gauges {
         self.set_clock(ClockQuality::UNKNOWN);
     }
 
-    /// By how much the wall clock was set since this was asked before, in nanoseconds.
+    /// Returns the sum of the wall clock's steps since the previous call, in nanoseconds, and resets it; `None` if
+    /// zero.
     pub fn take_step(&self) -> Option<i64> {
         Some(self.0.stepped.swap(0, Ordering::Relaxed)).filter(|step| *step != 0)
     }
 
-    /// How often this machine slept.
+    /// Returns the number of suspensions of this machine since the agent started.
     pub fn sleeps(&self) -> u32 {
         self.0.sleeps.load(Ordering::Relaxed)
     }
 
-    /// How often the wall's clock stepped.
+    /// Returns the number of discontinuities of the wall clock since the agent started: steps and suspensions.
     pub fn steps(&self) -> u32 {
         self.0.steps.load(Ordering::Relaxed)
     }
 
-    /// What probes say of this host.
+    /// Returns the values that probes carry about this host: clock quality, error estimate, config version and steps.
     pub fn readings(&self) -> Readings {
         let error_estimate = self.error_estimate();
         let synchronised = error_estimate.decode().is_some_and(|quality| quality.synchronised);
@@ -96,54 +101,54 @@ impl Gauges {
         }
     }
 
-    /// Written by the watcher.
+    /// Replaces the key ring with which probes are signed and verified; called by the watcher.
     pub fn set_keys(&self, keys: Arc<KeyRing>) {
         *self.0.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
     }
 
-    /// What probes are signed with.
+    /// Returns the key ring with which probes are signed and verified.
     pub fn keys(&self) -> Arc<KeyRing> {
         self.0.keys.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// No epoch is earlier than this or equal to it: an earlier run of this agent had it.
+    /// Raises the last epoch to at least `epoch`, which an earlier run of this agent used; later epochs are greater.
     pub fn set_last_epoch(&self, epoch: u64) {
         self.0.last_epoch.fetch_max(epoch, Ordering::Relaxed);
     }
 
-    /// The epoch that a sender had last, here or in an earlier run.
+    /// Returns the latest epoch of any sender, from this run or an earlier one.
     pub fn last_epoch(&self) -> u64 {
         self.0.last_epoch.load(Ordering::Relaxed)
     }
 
-    /// The epoch of a sender that begins now: growing, even if the wall's clock is set back.
+    /// Returns the epoch for a sender that starts now. Epochs increase strictly, even if the wall clock is set back.
     pub fn next_epoch(&self, now: WallTime) -> u64 {
         let next = |last: u64| Some(now.unix_micros().max(last + 1));
         let last = self.0.last_epoch.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
         next(last.unwrap_or_default()).unwrap_or_default()
     }
 
-    /// Written by the watcher: whether strangers' STAMP packets are answered.
+    /// Sets whether STAMP packets of unknown senders are reflected; called by the watcher.
     pub fn set_reflects_foreign(&self, reflects: bool) {
         self.0.reflects_foreign.store(reflects, Ordering::Relaxed);
     }
 
-    /// Whether strangers' STAMP packets are answered.
+    /// Returns whether STAMP packets of unknown senders are reflected.
     pub fn reflects_foreign(&self) -> bool {
         self.0.reflects_foreign.load(Ordering::Relaxed)
     }
 
-    /// What signed probes were taken; written by listeners.
+    /// Returns the anti-replay state of signed probes, which listeners update.
     pub fn replays(&self) -> &Replays {
         &self.0.replays
     }
 
-    /// How far the local clock may be off.
+    /// Returns the bound on the local clock's error.
     pub fn clock_error(&self) -> Duration {
         Duration::from_nanos(self.0.clock_error_nanos.load(Ordering::Relaxed))
     }
 
-    /// The same, as probes carry it.
+    /// Returns the clock's error in the encoding that probes carry, the STAMP error estimate (RFC 8762).
     pub fn error_estimate(&self) -> ErrorEstimate {
         ErrorEstimate(self.0.error_estimate.load(Ordering::Relaxed))
     }
@@ -153,14 +158,14 @@ impl Gauges {
         self.0.config_version.store(version, Ordering::Relaxed);
     }
 
-    /// The global document's version.
+    /// Returns the version of the global document.
     pub fn config_version(&self) -> i64 {
         self.0.config_version.load(Ordering::Relaxed)
     }
 
-    /// Written by the watcher.
+    /// Replaces the set of this host's addresses, and counts the change if they differ; called by the watcher.
     pub fn set_local_addresses(&self, addresses: HashSet<IpAddr>) {
-        // A poisoned lock still holds a whole set: writers only replace it.
+        // A poisoned lock still holds a complete set: writers only replace it.
         let mut known = self.0.local_addresses.write().unwrap_or_else(PoisonError::into_inner);
         if *known != addresses {
             *known = addresses;
@@ -168,12 +173,12 @@ impl Gauges {
         }
     }
 
-    /// How often they changed.
+    /// Returns how many times the set of local addresses changed since the agent started.
     pub fn addresses_changed(&self) -> u32 {
         self.0.addresses_changed.load(Ordering::Relaxed)
     }
 
-    /// Whether the address is on this host.
+    /// Returns whether the address is a loopback address or belongs to this host.
     pub fn is_local(&self, addr: IpAddr) -> bool {
         let addresses = self.0.local_addresses.read().unwrap_or_else(PoisonError::into_inner);
         addr.is_loopback() || addresses.contains(&addr)

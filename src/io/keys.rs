@@ -1,4 +1,6 @@
-//! Reads the fleet's keys from where its documents say they are.
+//! Reads the fleet's signing keys from the files or values that the key documents name.
+//!
+//! [`read`] returns the keys as a ring, with a problem for each key that cannot be used.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -9,11 +11,11 @@ use crate::config::central::KeyDocument;
 use crate::config::secret::{Secret, SecretSource};
 use crate::pure::key::{Key, KeyRing, read_key};
 
-/// Others than the owner may do nothing with it.
+/// Permission bits of group and others, all of which must be clear on a key file.
 const OTHERS: u32 = 0o077;
 
-/// All keys that can be had, and what is wrong with each of the others, by its id. One that could be had
-/// `before` is used on: a file that is being replaced stops no test.
+/// Reads all keys. Returns the ring of those that could be read, and a problem by id for each of the others. A key
+/// that cannot be read is taken from `before` if present, so that a file that is being replaced stops no test.
 pub fn read(documents: &[KeyDocument], active: Option<u8>, before: &KeyRing) -> (KeyRing, Vec<(u8, String)>) {
     let (mut keys, mut problems) = (Vec::new(), Vec::new());
     for document in documents {
@@ -47,7 +49,7 @@ fn read_file(path: &Path) -> Result<Secret, String> {
     secret::read(SecretSource::File(path))
 }
 
-/// The key in a file.
+/// Reads one key from a file, with the same checks as for the keys of documents.
 pub fn read_key_file(id: u8, path: &Path) -> Result<Key, String> {
     read_one(&KeyDocument { id, secret_file: Some(path.to_owned()), secret: None })
 }
@@ -58,7 +60,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     #[test]
-    fn a_file_that_others_can_read_is_no_secret() {
+    fn key_file_is_refused_when_others_can_read_it_or_its_length_is_wrong() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("key");
         fs::write(&path, "ab".repeat(32)).unwrap();

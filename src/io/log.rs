@@ -1,4 +1,6 @@
-//! The log: to standard error, as text or as JSON.
+//! The agent's log, written to standard error as text or JSON.
+//!
+//! [`init`] starts it for the agent, and [`to_stderr`] for commands.
 
 use std::io::IsTerminal;
 
@@ -6,7 +8,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::bootstrap::{LogConfig, LogFormat, LogLevel};
 
-/// Starts it. Libraries speak from `warn` on.
+/// Starts logging at the configured level; messages of libraries are logged from `warn` on.
 pub fn init(config: &LogConfig) {
     let level = match config.level {
         LogLevel::Error => "error",
@@ -16,17 +18,18 @@ pub fn init(config: &LogConfig) {
         LogLevel::Trace => "trace",
     };
     let filter = EnvFilter::new(format!("warn,peerpair={level}"));
-    // A log that cannot be written (a full disk, a pipe that nobody reads) must not end the agent.
+    // A log that cannot be written (a full disk, a pipe without a reader) must not end the agent.
     let builder =
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).log_internal_errors(false);
-    // A second call in one process (tests do that) keeps the first log.
+    // A second call in one process, as in tests, keeps the first subscriber.
     let _already_set = match config.format {
         LogFormat::Text => builder.with_target(false).with_ansi(std::io::stderr().is_terminal()).try_init(),
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
     };
 }
 
-/// For a command that has something to say before its end: to standard error, for people.
+/// Starts logging to standard error with the default settings, for commands that log progress or warnings while they
+/// run.
 pub fn to_stderr() {
     init(&LogConfig::default());
 }

@@ -1,4 +1,6 @@
-//! Sockets, files, clocks and the network: everything that can fail for reasons outside.
+//! Sockets, files, clocks and the network: operations that can fail for external reasons.
+//!
+//! Code in this module calls the operating system; decisions belong in `pure`.
 
 pub mod addresses;
 pub mod adjtimex;

@@ -1,4 +1,6 @@
-//! A second opinion on the local clock, from a time server (SNTP, RFC 4330).
+//! SNTP client (RFC 4330) that gives a second opinion on the local clock.
+//!
+//! The clock actor calls [`ask`] at intervals and compares the answer with the kernel's report.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -9,10 +11,11 @@ use super::resolve::resolve;
 use crate::config::endpoint::{Endpoint, EndpointHost};
 use crate::pure::local_clock::Opinion;
 
-/// A server that takes longer says little.
+/// Timeout for an answer. The offset's error bound is half the round-trip time, so that a slower answer is of little
+/// use.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
-/// Asks once.
+/// Requests the time from the server once, and returns the local clock's offset with its error bound.
 pub async fn ask(server: &Endpoint) -> Result<Opinion, String> {
     let failed = |problem: String| format!("time server {server}: {problem}");
     let addr = match &server.host {

@@ -1,4 +1,6 @@
-//! From a test's state to probes on the wire.
+//! Transmits the probes of a test: from its session sender state to its source sockets.
+//!
+//! [`Line`] holds the state of one test, which its sender and its pacer share; [`Post`] transmits the probes.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -14,41 +16,41 @@ use crate::pure::sending::{Readings, Room, Sending};
 use crate::pure::test::TestId;
 use crate::pure::time::{Moment, Now};
 
-/// The sockets of one source, one for each of its ports.
+/// Sockets of one source address, one for each of its source ports.
 pub type Outlet = Arc<[Arc<Socket>]>;
 
-/// One test's state, shared by its sender and the pacer of its source.
+/// State of one test, shared by its sender and the pacer of its source.
 #[derive(Debug)]
 #[repr(C)]
 pub struct Line {
-    /// The test.
+    /// Id of the test that this state belongs to.
     pub id: TestId,
     state: Mutex<Sending>,
 }
 
 impl Line {
-    /// Has fetched what a turn needs.
+    /// Prefetches the part of the state that a turn reads, so that it is in the cache when the turn begins.
     pub fn prefetch(&self) {
         prefetch(self, std::mem::offset_of!(Line, state) + size_of::<Mutex<()>>() + Sending::HOT);
     }
 
-    /// A line of this state.
+    /// Creates a shared cell that holds the given state.
     pub fn new(id: TestId, state: Sending) -> Arc<Self> {
         Arc::new(Line { id, state: Mutex::new(state) })
     }
 
-    /// The state; nothing if somebody panicked over it.
+    /// Locks the state; returns `None` if a thread panicked while it held the lock.
     pub fn sound(&self) -> Option<MutexGuard<'_, Sending>> {
         self.state.lock().ok()
     }
 
-    /// The state, as it is.
+    /// Locks the state, also after a panic of a thread that held the lock.
     pub fn state(&self) -> MutexGuard<'_, Sending> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What every probe needs, read once for many.
+/// Transmitter of probes; holds copies of the readings and keys that all probes of a batch use.
 pub struct Post {
     gauges: Gauges,
     readings: Readings,
@@ -57,40 +59,41 @@ pub struct Post {
 }
 
 impl Post {
-    /// With readings of now.
+    /// Creates a transmitter with the current readings and keys.
     pub fn new(gauges: Gauges) -> Self {
         let (readings, keys) = (gauges.readings(), gauges.keys());
         Post { gauges, readings, keys, room: Box::new([0; *PADDED_LEN.end()]) }
     }
 
-    /// Compares the clocks of this host.
+    /// Compares the wall clock with the monotonic clock, and records a step or a suspension in the shared state.
     pub fn observe(&self, now: Now) {
         self.gauges.observe(now, time::slept());
     }
 
-    /// Reads anew what probes say of this host.
+    /// Reads the host's readings and the keys again from the shared state.
     pub fn refresh(&mut self) {
         self.readings = self.gauges.readings();
         self.keys = self.gauges.keys();
     }
 
-    /// What probes say of this host, and what they are signed with.
+    /// Returns the readings that probes carry and the keys with which they are signed.
     pub fn known(&self) -> (&Readings, &Arc<KeyRing>) {
         (&self.readings, &self.keys)
     }
 
-    /// One turn of a test: a probe of each of its flows. Gives when the last of them had left.
+    /// Sends one turn of a test, which is one probe on each of its flows. Returns the time at which the last one left.
     pub fn send_turn(&mut self, sending: &mut Sending, outlet: &Outlet, flags: u8, now: Now) -> Moment {
         let flows = sending.form().flows.count();
         let mut left = now.moment;
         for flow in 0..flows {
-            // A probe leaves when the one before it has left: one reading of the clock serves both.
+            // The time at which the previous probe left is the send time of the next one, which saves one reading of
+            // the clock.
             left = self.send(sending, outlet, flow, flags, now.advanced_to(left));
         }
         left
     }
 
-    /// Sends a probe of one flow. Returns when it had left.
+    /// Sends a probe of one flow. Returns the time at which it left.
     fn send(&mut self, sending: &mut Sending, outlet: &Outlet, index: usize, flags: u8, now: Now) -> Moment {
         let Some(len) = sending.write(index, flags, now, &self.readings, &self.keys, &mut self.room) else {
             sending

@@ -1,4 +1,7 @@
-//! The way out to one receiver of alarms.
+//! Delivery of notifications to one alarm receiver: log, SNMP, Alertmanager, webhook, syslog, mail or program.
+//!
+//! The main type is [`Outlet`], one variant for each kind of receiver; [`Outlet::deliver`] returns an [`Outcome`] for
+//! each message.
 
 mod alertmanager;
 mod datagrams;
@@ -30,31 +33,31 @@ use crate::config::bootstrap::Bootstrap;
 use crate::config::sinks::{SinkConfig, SinkKind};
 use crate::pure::ledger::Due;
 
-/// A disk that takes longer hangs.
+/// Timeout for reading files; a disk that takes longer is considered hung.
 const DISK_WITHIN: Duration = Duration::from_secs(5);
 
-/// A connection that takes longer is none.
+/// Timeout for the TCP connection of a reachability check.
 const REACHED_WITHIN: Duration = Duration::from_secs(5);
 
-/// Who speaks to receivers.
+/// Identity of this agent, as receivers see it.
 #[derive(Clone, Debug)]
 pub struct Identity {
-    /// This host.
+    /// Name of this agent's host.
     pub agent: Arc<str>,
-    /// Where the documents come from; the original named it in two of its notifications.
+    /// Address of the config store; the original program named it in two of its SNMP notifications.
     pub config_server: Arc<str>,
-    /// Where this agent's status page is.
+    /// URL of this agent's status page; empty if the web server is disabled.
     pub page: Arc<str>,
-    /// The names that it had before.
+    /// Former names of this agent, under which alarms may still be raised at receivers.
     pub former: Arc<[String]>,
-    /// The id of this machine, which distinguishes hosts of the same name.
+    /// Id of this machine, which distinguishes hosts of the same name.
     pub machine: Arc<str>,
-    /// This agent as an SNMPv3 engine.
+    /// Identity and clock of this agent as an SNMPv3 engine.
     pub engine: Engine,
 }
 
 impl Identity {
-    /// Of an agent that starts from this file.
+    /// Creates the identity of an agent with this bootstrap file.
     pub fn of(bootstrap: &Bootstrap, role: Role) -> Self {
         let page =
             if bootstrap.web.listen.is_empty() { String::new() } else { format!("http://{}/", bootstrap.web.listen) };
@@ -69,63 +72,64 @@ impl Identity {
     }
 }
 
-/// One kind of sink, with what it needs to deliver.
+/// Connection to one receiver, by its kind, with the state needed to deliver to it.
 pub enum Outlet {
-    /// This agent's own log.
+    /// Log of this agent, to which every alarm is written as one line.
     Log,
-    /// SNMP notifications.
+    /// SNMP receiver of traps or informs.
     Snmp(Box<Snmp>),
-    /// An Alertmanager.
+    /// Alertmanager of Prometheus.
     Alertmanager(Box<Alertmanager>),
-    /// A webhook.
+    /// HTTP endpoint that takes the JSON of Alertmanager's webhooks.
     Webhook(Box<Webhook>),
-    /// Syslog.
+    /// Syslog server, by UDP, TCP or TLS.
     Syslog(Box<Syslog>),
-    /// Mail.
+    /// Mail server and recipients.
     Email(Box<Email>),
-    /// A program.
+    /// Local program that is started for each notification.
     Exec(Box<Exec>),
 }
 
-/// What became of messages.
+/// Results of delivering a batch of messages.
 #[derive(Debug, Default)]
 pub struct Delivered {
-    /// Of each.
+    /// Result of each message; the order may differ from that of the batch.
     pub outcomes: Vec<(Due, Outcome)>,
-    /// The receiver asks not to be asked again before.
+    /// Time for which the receiver asks not to be contacted again, from `Retry-After`.
     pub retry_after: Option<Duration>,
 }
 
-/// What became of a message.
+/// Result of delivering one message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The receiver has it, as far as its protocol can tell.
+    /// The receiver has accepted the message, as far as its protocol reports that.
     Delivered,
-    /// There are no words for it: nothing was sent.
+    /// The receiver's format has no notification for this message, so that nothing was sent.
     Nothing,
-    /// The receiver is there and does not take this one; others may fare better.
+    /// The receiver is reachable and rejects this message; it may accept others.
     Refused(String),
-    /// The message did not arrive, as far as is known: the receiver is away, or fails on this message.
+    /// The message did not arrive, as far as is known: the receiver is unreachable, or fails on this message.
     Unreachable(String),
     /// The message was not sent, because one before it failed and each attempt costs a timeout.
     NotTried,
 }
 
 impl Delivered {
-    /// All of them fared alike.
+    /// Creates a result in which all messages of the batch have the same outcome.
     fn all(batch: Vec<Due>, outcome: &Outcome) -> Self {
         let mut delivered = Delivered::default();
         delivered.add(batch, outcome);
         delivered
     }
 
-    /// These fared so.
+    /// Adds messages that have the same outcome.
     fn add(&mut self, batch: Vec<Due>, outcome: &Outcome) {
         self.outcomes.extend(batch.into_iter().map(|due| (due, outcome.clone())));
     }
 }
 
-/// Work that may wait for a disk, or take milliseconds of hashing: not on the actors' thread.
+/// Runs work on a blocking thread: it may block on a disk or spend milliseconds on hashing, and must not stall the
+/// actors' thread.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, String> + Send + 'static) -> Result<T, String> {
     match timeout(DISK_WITHIN, tokio::task::spawn_blocking(work)).await {
         Ok(Ok(done)) => done,
@@ -135,7 +139,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, String> + 
 }
 
 impl Outlet {
-    /// The way out that `config` describes.
+    /// Creates the connection to the receiver that `config` describes; connects to it later, at the first delivery.
     pub fn new(config: &SinkConfig, identity: &Identity) -> Self {
         match config.kind {
             SinkKind::Log => Outlet::Log,
@@ -148,7 +152,7 @@ impl Outlet {
         }
     }
 
-    /// Tries to deliver all of these, and says of each what became of it.
+    /// Attempts to deliver all messages of the batch, and returns the outcome of each.
     pub async fn deliver(&mut self, batch: Vec<Due>) -> Delivered {
         if batch.is_empty() {
             return Delivered::default();
@@ -168,7 +172,8 @@ impl Outlet {
     }
 }
 
-/// What this host lacks to use a sink: secrets, certificates, the program. For a dry run.
+/// Returns the problems that prevent this host from using a receiver: missing secrets, certificates or the program.
+/// Used by a dry run.
 pub fn lacking(config: &SinkConfig) -> Vec<String> {
     let mut lacking: Vec<String> = config.secrets().filter_map(|source| super::secret::read(source).err()).collect();
     if config.ca_file.is_some() || config.cert_file.is_some() {
@@ -185,7 +190,7 @@ pub fn lacking(config: &SinkConfig) -> Vec<String> {
     lacking
 }
 
-/// Whether the way to a receiver is open, as far as that can be seen without telling it anything.
+/// Checks that a receiver can be reached, as far as possible without sending it a message.
 pub async fn reach(config: &SinkConfig) -> Result<(), String> {
     let target = match config.kind {
         SinkKind::Log | SinkKind::Exec => return Ok(()),

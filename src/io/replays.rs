@@ -1,5 +1,7 @@
-//! What signed probes were taken, so that they are not taken again after a restart; and the last epoch
-//! of this host's own senders, so that the next one is later whatever the clock says.
+//! Anti-replay state: which signed probes were accepted, so that none is accepted again after a restart.
+//!
+//! [`Replays`] holds the state in memory, and [`ReplayFile`] stores it. The file also holds the last epoch of this
+//! host's own senders, so that the next epoch is later regardless of the wall clock.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -11,7 +13,7 @@ use tracing::{error, warn};
 use super::state_file::{Found, StateError, StateFile};
 use crate::pure::test::TestId;
 
-/// The epoch and the newest sequence number that were taken of each signed test.
+/// Newest accepted position of each signed test: the epoch and the sequence number.
 #[derive(Debug, Default)]
 pub struct Replays(Mutex<Taken>);
 
@@ -21,22 +23,22 @@ struct Taken {
     is_changed: bool,
 }
 
-/// What is kept on disk.
+/// State as stored on disk.
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Kept {
-    /// No sender begins with this epoch or an earlier one.
+    /// Last epoch that a sender of this host used; every later sender starts with a greater one.
     pub last_epoch: u64,
-    /// The epoch and the newest sequence number that were taken of each signed test.
+    /// Newest accepted epoch and sequence number of each signed test.
     pub newest: HashMap<TestId, (u64, u32)>,
 }
 
 impl Replays {
-    /// What was taken of a test before this process began, or by a listener before.
+    /// Returns the newest accepted epoch and sequence number of a test, from an earlier listener or an earlier run.
     pub fn get(&self, id: TestId) -> Option<(u64, u32)> {
         self.taken().newest.get(&id).copied()
     }
 
-    /// This was taken.
+    /// Records the newest accepted epoch and sequence number of a test.
     pub fn set(&self, id: TestId, newest: (u64, u32)) {
         let mut taken = self.taken();
         if taken.newest.insert(id, newest) != Some(newest) {
@@ -44,7 +46,7 @@ impl Replays {
         }
     }
 
-    /// Only these tests are signed and end here still.
+    /// Removes the tests for which `keyed` is false: they are no longer signed, or no longer end at this host.
     pub fn retain(&self, keyed: impl Fn(TestId) -> bool) {
         let mut taken = self.taken();
         let before = taken.newest.len();
@@ -52,40 +54,40 @@ impl Replays {
         taken.is_changed |= taken.newest.len() != before;
     }
 
-    /// All of it, if it changed since it was asked for last.
+    /// Returns a copy of the whole state if it changed since the previous call.
     pub fn news(&self) -> Option<HashMap<TestId, (u64, u32)>> {
         let mut taken = self.taken();
         std::mem::take(&mut taken.is_changed).then(|| taken.newest.clone())
     }
 
-    /// All of it.
+    /// Returns a copy of the whole state.
     pub fn all(&self) -> HashMap<TestId, (u64, u32)> {
         self.taken().newest.clone()
     }
 
-    /// What an earlier run took.
+    /// Replaces the state with the one that an earlier run stored.
     pub fn remember(&self, newest: HashMap<TestId, (u64, u32)>) {
         self.taken().newest = newest;
     }
 
     fn taken(&self) -> MutexGuard<'_, Taken> {
-        // A poisoned lock still holds whole entries.
+        // A poisoned lock still holds complete entries.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Where it is kept.
-/// Written by one at a time, whoever else began to.
+/// Handle to the file that stores the anti-replay state. Clones share a lock, so that one of them writes at a time.
 #[derive(Clone, Debug)]
 pub struct ReplayFile(Arc<Mutex<StateFile>>);
 
 impl ReplayFile {
-    /// For this host.
+    /// Creates the handle for the agent of this host; reads nothing yet.
     pub fn new(state_dir: &Path, host: &str) -> Self {
         ReplayFile(Arc::new(Mutex::new(StateFile::new(state_dir, "replays", host))))
     }
 
-    /// What an earlier run kept.
+    /// Reads the state that an earlier run stored. Falls back to the previous copy, or to the empty state, and logs a
+    /// problem.
     pub fn load(&self) -> Kept {
         match self.file().load() {
             Ok(Found::State(kept)) => kept,
@@ -101,7 +103,7 @@ impl ReplayFile {
         }
     }
 
-    /// Keeps it.
+    /// Writes the state atomically.
     pub fn save(&self, kept: &Kept) -> Result<(), StateError> {
         self.file().save(kept)
     }

@@ -1,4 +1,6 @@
-//! From names to addresses.
+//! Resolves host names to addresses.
+//!
+//! Lookups use the resolver of the operating system, with a timeout.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -9,10 +11,10 @@ use futures_util::future::join_all;
 use crate::config::endpoint::{Endpoint, EndpointHost};
 use crate::config::plan::Names;
 
-/// A name service that takes longer is away.
+/// Timeout for one lookup, after which the name service counts as unreachable.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Asks for all of them at once. Addresses come sorted.
+/// Resolves all names concurrently. The addresses of each name are sorted.
 pub async fn resolve(names: BTreeSet<String>) -> Names {
     let lookups = names.into_iter().map(|name| async {
         let addresses = lookup(&name).await;
@@ -32,7 +34,7 @@ async fn lookup(name: &str) -> Result<Vec<IpAddr>, String> {
     }
 }
 
-/// Where an endpoint is; of several addresses the lowest, IPv4 before IPv6.
+/// Resolves an endpoint to a socket address. Of several addresses the lowest is used, IPv4 before IPv6.
 pub async fn resolve_endpoint(target: &Endpoint) -> Result<SocketAddr, String> {
     let addresses = match &target.host {
         EndpointHost::Ip(addr) => vec![*addr],

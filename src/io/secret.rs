@@ -1,11 +1,13 @@
-//! Reads secrets from where they are kept.
+//! Reads secrets from files and environment variables.
+//!
+//! Secrets are read when they are needed, so that a replaced file takes effect without a restart.
 
 use std::env;
 use std::fs;
 
 use crate::config::secret::{Secret, SecretSource};
 
-/// Reads it; blanks and newlines around it do not count. The error names the place, never the secret.
+/// Reads a secret and removes surrounding white space. The error names the source, never the secret.
 pub fn read(source: SecretSource<'_>) -> Result<Secret, String> {
     let failed = |problem: String| format!("secret in {source}: {problem}");
     let text = match source {
@@ -23,7 +25,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn blanks_around_it_do_not_count_and_nothing_is_no_secret() {
+    fn secret_is_trimmed_and_an_empty_or_missing_one_is_an_error() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("secret");
         fs::write(&path, " word \n").unwrap();

@@ -1,4 +1,6 @@
-//! SNMP notifications: what they carry, and the SNMPv2c message around it (RFC 3416).
+//! SNMP notifications: their object identifiers and varbinds, and the SNMPv2c message around them (RFC 3416).
+//!
+//! The main type is [`Renderer`], which turns an outbound message into varbinds; [`usm`] builds SNMPv3 messages.
 
 pub mod ber;
 pub mod usm;
@@ -15,46 +17,46 @@ use crate::pure::ledger::{Due, Occasion};
 use crate::pure::notification::{AlarmState, Notification, Tally};
 use crate::pure::time::{Moment, WallTime};
 
-/// `enterprises.50255.1`: the original's notifications, each with its varbinds below it.
+/// Object identifier `enterprises.50255.1`, below which the original program's notifications and their varbinds are.
 const LEGACY: [u32; 8] = [1, 3, 6, 1, 4, 1, 50255, 1];
-/// `PEERPAIR-MIB::peerpairNotifications`.
+/// Object identifier of `PEERPAIR-MIB::peerpairNotifications`.
 const NOTIFICATIONS: [u32; 9] = [1, 3, 6, 1, 4, 1, 50255, 2, 0];
-/// `PEERPAIR-MIB::peerpairObjects`.
+/// Object identifier of `PEERPAIR-MIB::peerpairObjects`.
 const OBJECTS: [u32; 9] = [1, 3, 6, 1, 4, 1, 50255, 2, 1];
-/// `SNMPv2-MIB::sysUpTime.0`.
+/// Object identifier of `SNMPv2-MIB::sysUpTime.0`.
 const SYS_UP_TIME: [u32; 9] = [1, 3, 6, 1, 2, 1, 1, 3, 0];
-/// `SNMPv2-MIB::snmpTrapOID.0`.
+/// Object identifier of `SNMPv2-MIB::snmpTrapOID.0`.
 const SNMP_TRAP_OID: [u32; 11] = [1, 3, 6, 1, 6, 3, 1, 1, 4, 1, 0];
-/// `SNMPv2-MIB::coldStart`.
+/// Object identifier of `SNMPv2-MIB::coldStart`.
 const COLD_START: [u32; 10] = [1, 3, 6, 1, 6, 3, 1, 1, 5, 1];
 
-/// `SnmpAdminString` and the original's strings hold so many octets.
+/// Largest size in octets of `SnmpAdminString` and of the original program's strings.
 const LONGEST_TEXT: usize = 255;
 
-/// An SNMPv2c trap without community, request id and varbinds, for snmp2 to begin from: it has no
-/// call that makes one.
+/// SNMPv2c trap with empty community and varbinds and request id 0, used as a template because snmp2 has no
+/// constructor for one.
 const EMPTY_TRAP: [u8; 20] = [
     0x30, 0x12, 0x02, 0x01, 0x01, 0x04, 0x00, 0xa7, 0x0b, 0x02, 0x01, 0x00, 0x02, 0x01, 0x00, 0x02, 0x01, 0x00, 0x30,
     0x00,
 ];
 
-/// How one receiver wants its notifications.
+/// Renders notifications in the profile of one receiver.
 #[derive(Clone, Debug)]
 pub struct Renderer {
-    /// Which notifications and varbinds.
+    /// Profile that determines which notifications and varbinds are sent.
     pub profile: SnmpProfile,
-    /// This agent's host.
+    /// Name of this agent's host.
     pub agent: String,
-    /// The store that the documents come from; the original named it in two of its notifications.
+    /// Address of the config store; the original program named it in two of its notifications.
     pub config_server: String,
 }
 
-/// Why a notification could not be written.
+/// Error of encoding a notification as an SNMP message.
 #[derive(Debug, thiserror::Error)]
 #[error("write an SNMP message: {0}")]
 pub struct RenderError(snmp2::Error);
 
-/// A notification's identity and what it carries.
+/// Notification with its object identifier and its varbinds.
 #[derive(Clone, Debug, PartialEq)]
 struct Trap {
     oid: Vec<u32>,
@@ -62,8 +64,8 @@ struct Trap {
 }
 
 impl Renderer {
-    /// The varbinds that tell `due`, in BER; nothing if this profile has no notification for it.
-    /// `now` is the agent's uptime.
+    /// Returns the varbinds for `due` in BER, or `None` if this profile has no notification for it. `now` is the
+    /// agent's uptime.
     pub fn varbinds(&self, due: &Due, now: Moment) -> Option<Vec<u8>> {
         let trap = self.trap(due)?;
         let head = [
@@ -102,8 +104,8 @@ impl Renderer {
         }
     }
 
-    /// The original's notification. It had none for clocks, for senders, and for the end of unknown
-    /// packets; latency was a connection that is down.
+    /// Returns the original program's notification. The original had none for clocks, senders and clears of unknown
+    /// packets; it reported high latency as a connection that is down.
     fn legacy_trap(&self, notification: &Notification) -> Option<Trap> {
         let failure = notification.legacy_text.as_str();
         match (notification.key.kind, &notification.test, notification.is_raised()) {
@@ -123,7 +125,7 @@ impl Renderer {
                 Some(self.legacy(5, &[notification.source.as_deref().unwrap_or_default(), failure]))
             }
             (Kind::Test, _, _) => Some(self.legacy(2, &["", "", "", "", &notification.text])),
-            // Groups and storms are not summed up for it.
+            // The legacy profile has no notification for groups and storms.
             (Kind::Connection | Kind::Latency, None, _)
             | (Kind::UnknownPacket, _, false)
             | (
@@ -134,7 +136,7 @@ impl Renderer {
         }
     }
 
-    /// Notification `n` of the original: its host name first, then texts.
+    /// Builds notification `n` of the original program: its varbinds are the host name followed by the texts.
     fn legacy(&self, n: u32, texts: &[&str]) -> Trap {
         let oid = [&LEGACY[..], &[n]].concat();
         let all = std::iter::once(self.agent.as_str()).chain(texts.iter().copied());
@@ -142,7 +144,8 @@ impl Renderer {
         Trap { oid, varbinds }
     }
 
-    /// PEERPAIR-MIB: notifications come in pairs, raised and cleared; a storm has a third in between.
+    /// Builds a notification of PEERPAIR-MIB. Notifications come in pairs, raised and cleared; a storm has a third for
+    /// its repetition.
     fn standard_trap(&self, notification: &Notification, occasion: Occasion) -> Trap {
         let raised = notification.is_raised();
         let of_pair = |first: u32| if raised { first } else { first + 1 };
@@ -219,7 +222,7 @@ impl Renderer {
     }
 }
 
-/// The SNMPv2c message of these varbinds.
+/// Encodes the varbinds as an SNMPv2c trap or inform with the given request id.
 pub fn community_message(mode: SnmpMode, community: &Secret, id: i32, varbinds: &[u8]) -> Result<Vec<u8>, RenderError> {
     let mut pdu = Pdu::from_bytes(&EMPTY_TRAP).map_err(RenderError)?;
     pdu.message_type = match mode {
@@ -232,16 +235,16 @@ pub fn community_message(mode: SnmpMode, community: &Secret, id: i32, varbinds: 
     pdu.to_bytes().map_err(RenderError)
 }
 
-/// What a receiver says of an inform.
+/// Response of a receiver to an inform.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Acknowledgement {
-    /// It has it.
+    /// The receiver has accepted the inform.
     Good,
-    /// It refuses it, with this error-status (RFC 3416 section 3).
+    /// The receiver rejects the inform with this error-status (RFC 3416 section 3).
     Refused(u32),
 }
 
-/// The answer to the SNMPv2c inform `id`; nothing if this datagram is none.
+/// Decodes the response to the SNMPv2c inform `id`; returns `None` if the datagram is not that response.
 pub fn community_answer(datagram: &[u8], community: &Secret, id: i32) -> Option<Acknowledgement> {
     let pdu = Pdu::from_bytes(datagram).ok()?;
     let answers = pdu.version().ok()? == Version::V2C
@@ -254,7 +257,7 @@ pub fn community_answer(datagram: &[u8], community: &Secret, id: i32) -> Option<
     })
 }
 
-/// TimeTicks wrap after 497 days (RFC 2578 section 7.1.8).
+/// Converts the uptime to TimeTicks, which wrap after 497 days (RFC 2578 section 7.1.8).
 fn centiseconds(uptime: Duration) -> u32 {
     (uptime.as_millis() / 10) as u32
 }
@@ -267,20 +270,20 @@ fn text(value: &str) -> Value {
     Value::Text(cut(value).to_owned())
 }
 
-/// At most 255 octets, cut between characters.
+/// Truncates text to at most 255 octets at a character boundary.
 fn cut(value: &str) -> &str {
     &value[..value.floor_char_boundary(LONGEST_TEXT)]
 }
 
-/// `address:port`, either of which may be missing.
+/// Splits `address:port` into its parts, either of which may be missing.
 fn split_port(endpoint: &str) -> (&str, &str) {
     let (addr, port) = endpoint.rsplit_once(':').unwrap_or((endpoint, ""));
     (addr.trim_matches(['[', ']']), port)
 }
 
-/// `DateAndTime` (RFC 2579) in UTC, 11 octets.
+/// Encodes a time as `DateAndTime` (RFC 2579) in UTC, 11 octets.
 fn date_and_time(at: WallTime) -> Vec<u8> {
-    // `2017-07-13T01:02:03.456Z`
+    // Format of the text: `2017-07-13T01:02:03.456Z`.
     let stamp = at.to_string();
     let number = |range: std::ops::Range<usize>| stamp.get(range).and_then(|digits| digits.parse::<u16>().ok());
     let field = |range| number(range).unwrap_or(0) as u8;

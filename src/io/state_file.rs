@@ -1,4 +1,7 @@
-//! State that survives a restart: written atomically, checked on reading, with the copy before.
+//! State that survives a restart: written atomically, verified when read, with the previous copy beside it.
+//!
+//! The main type is [`StateFile`]; [`recall`] reads a list and logs problems, and [`lock`] prevents two agents from
+//! using the same state.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -15,53 +18,53 @@ use tracing::warn;
 use super::causes::describe;
 use crate::pure::time::WallTime;
 
-/// The first line of each file, followed by the SHA-256 of the rest in hex.
+/// Start of the first line of each file; the SHA-256 of the remaining lines in hex follows it.
 const HEADER: &str = "peerpair-state-1 ";
 
-/// One file in the state directory.
+/// Handle to one file in the state directory.
 #[derive(Clone, Debug)]
 pub struct StateFile {
     path: PathBuf,
-    /// One writer at a time.
+    /// Lock that permits one writer at a time.
     writing: Arc<Mutex<()>>,
 }
 
-/// Why state could not be kept or had again.
+/// Error of writing or reading state.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
-    /// The file system refused.
+    /// An operation of the file system failed.
     #[error("{action} {path}")]
     Io {
-        /// What was tried.
+        /// Operation that failed, as a verb for the message.
         action: &'static str,
-        /// With what.
+        /// Path on which the operation was tried.
         path: PathBuf,
-        /// Why not.
+        /// Error of the operating system.
         #[source]
         source: io::Error,
     },
-    /// It is still being written by somebody.
+    /// Another thread is still writing the file.
     #[error("{0} is still being written")]
     Busy(PathBuf),
-    /// The state cannot be written as JSON.
+    /// The state cannot be encoded as JSON.
     #[error("write state as JSON")]
     Encode(#[from] serde_json::Error),
 }
 
-/// What was found on reading.
+/// Result of reading a state file.
 #[derive(Debug, PartialEq)]
 pub enum Found<T> {
-    /// The state.
+    /// The state was read and its checksum is right.
     State(T),
-    /// The newest copy is damaged and was set aside at this path; this is the copy before it.
+    /// The newest copy is damaged and was moved to this path; the first value is the previous copy, if intact.
     Previous(Option<T>, PathBuf),
-    /// There is none yet.
+    /// Neither the file nor an intact previous copy exists.
     Nothing,
 }
 
 impl StateFile {
-    /// What is kept of `kind` for `owner`, in `directory`. The name is readable as far as a file's
-    /// name can be, and different for different owners.
+    /// Creates the handle for the state of `kind` that belongs to `owner`, in `directory`. The file name contains the
+    /// owner as far as file names permit, and a hash that distinguishes similar owners.
     pub fn new(directory: &Path, kind: &str, owner: &str) -> Self {
         const READABLE: usize = 60;
         const DISTINCT: usize = 8;
@@ -70,8 +73,9 @@ impl StateFile {
         StateFile { path: directory.join(name), writing: Arc::default() }
     }
 
-    /// Writes the state: a temporary file, made durable, takes the place of the one before, which
-    /// is kept beside it. Nobody waits for an earlier writer that hangs: what he writes is older.
+    /// Writes the state to a temporary file, syncs it, and renames it over the current file, which is kept as the
+    /// previous copy. If another writer is still at work, for example on a hung disk, the call fails with
+    /// `StateError::Busy` instead of waiting.
     pub fn save<T: Serialize>(&self, state: &T) -> Result<(), StateError> {
         let body = serde_json::to_vec(state)?;
         let _alone = match self.writing.try_lock() {
@@ -87,7 +91,7 @@ impl StateFile {
         if let Some(directory) = self.path.parent() {
             fs::create_dir_all(directory).map_err(failed("create", directory))?;
         }
-        // What is kept names communities and receivers: nobody else's business.
+        // The state contains communities and names of receivers, so that only the owner may read it.
         let mut options = File::options();
         options.write(true).create(true).truncate(true).mode(0o600);
         let mut file = options.open(&temporary).map_err(failed("create", &temporary))?;
@@ -102,18 +106,18 @@ impl StateFile {
         }
         fs::rename(&temporary, &self.path).map_err(failed("replace", &self.path))?;
         if let Some(directory) = self.path.parent() {
-            // Makes the renames durable. Some file systems cannot; the state is in place all the same.
+            // Makes the renames durable. Some file systems do not support it; the state is in place in any case.
             let _best_effort = File::open(directory).and_then(|directory| directory.sync_all());
         }
         Ok(())
     }
 
-    /// Reads the state. A damaged file is set aside, never fatal.
+    /// Reads the state. A damaged file is moved aside and the previous copy returned; it is never a fatal error.
     pub fn load<T: DeserializeOwned>(&self) -> Result<Found<T>, StateError> {
         match read(&self.path)? {
             Content::Good(state) => return Ok(Found::State(state)),
             Content::Damaged => {}
-            // Between the two renames of `save` only the copy before exists.
+            // Between the two renames of `save`, only the previous copy exists.
             Content::Absent => {
                 return Ok(match read(&self.beside("previous"))? {
                     Content::Good(state) => Found::State(state),
@@ -134,7 +138,7 @@ impl StateFile {
         Ok(Found::Previous(previous, aside))
     }
 
-    /// Removes it, with the copies beside it.
+    /// Removes the file and its previous and temporary copies.
     pub fn remove(&self) {
         for path in [self.path.clone(), self.beside("previous"), self.beside("tmp")] {
             // A file that does not exist counts as removed.
@@ -142,7 +146,7 @@ impl StateFile {
         }
     }
 
-    /// Returns whether the file exists.
+    /// Returns whether the file or its previous copy exists.
     pub fn exists(&self) -> bool {
         self.path.exists() || self.beside("previous").exists()
     }
@@ -155,12 +159,12 @@ impl StateFile {
         Some(WallTime::from_unix_nanos(seconds.saturating_mul(1_000_000_000).saturating_add(nanos)))
     }
 
-    /// Where it is.
+    /// Returns the path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The files of this kind in `directory` whose owner begins so, beside those that are `known`.
+    /// Returns the files of this kind in `directory` whose owner starts with `owner`, except those in `known`.
     pub fn others(directory: &Path, kind: &str, owner: &str, known: &BTreeSet<PathBuf>) -> Vec<StateFile> {
         let start = format!("{kind}-{}", owner.chars().map(plain).collect::<String>());
         let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
@@ -184,14 +188,14 @@ impl StateFile {
 /// Whether the copy that was read is the newest that was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Newest {
-    /// The newest.
+    /// The newest copy was read.
     Yes,
-    /// The newest was damaged, or nothing could be read.
+    /// The newest copy was damaged, or no copy could be read.
     No,
 }
 
-/// Reads a list that was kept; an empty one where there is none. Damage is logged: `what` names the list, `loss` what
-/// follows if it is lost.
+/// Reads a stored list, and logs a warning if it is damaged or unreadable. `what` names the list in the log, and
+/// `loss` is the consequence of losing it.
 pub fn recall<T: DeserializeOwned>(file: &StateFile, what: &str, loss: &str) -> Vec<T> {
     recall_newest(file, what, loss).0.unwrap_or_default()
 }
@@ -219,20 +223,19 @@ pub fn recall_newest<T: DeserializeOwned>(file: &StateFile, what: &str, loss: &s
     }
 }
 
-/// Whether state can be kept in `directory`.
+/// Checks that files can be written and removed in `directory`.
 pub fn examine(directory: &Path) -> io::Result<()> {
     let path = directory.join(format!("examined-{}", std::process::id()));
     File::create(&path).and_then(|file| file.sync_all())?;
     fs::remove_file(path)
 }
 
-/// What a file's name can bear.
+/// Replaces a character that is unsuitable for file names with an underscore.
 fn plain(c: char) -> char {
     if c.is_ascii_alphanumeric() || "-.".contains(c) { c } else { '_' }
 }
 
-/// Marks `directory` as in use by `owner` while the file is open. Nothing if another process has
-/// marked it already.
+/// Locks `directory` for `owner` while the returned file is open. Returns `None` if another process holds the lock.
 pub fn lock(directory: &Path, owner: &str) -> io::Result<Option<File>> {
     fs::create_dir_all(directory)?;
     let name = format!("lock-{}", owner.chars().map(plain).collect::<String>());
@@ -282,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn comes_back() {
+    fn last_saved_state_is_loaded() {
         let (_directory, file) = file();
         assert_eq!(file.load::<u32>().unwrap(), Found::Nothing);
         file.save(&1u32).unwrap();
@@ -291,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn every_damage_is_found_and_set_aside() {
+    fn damage_at_any_octet_is_detected_and_the_file_set_aside() {
         let (_directory, file) = file();
         file.save(&vec![1u32]).unwrap();
         file.save(&vec![2u32]).unwrap();
@@ -308,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_owner_is_left_for_is_found() {
+    fn others_returns_files_of_unknown_owners() {
         let directory = tempfile::tempdir().unwrap();
         let file = |owner: &str| StateFile::new(directory.path(), "told", owner);
         for owner in ["a noc", "a old", "b noc"] {
@@ -321,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn one_owner_at_a_time() {
+    fn lock_is_refused_while_another_holds_it() {
         let directory = tempfile::tempdir().unwrap();
         let first = lock(directory.path(), "a").unwrap();
         assert!(first.is_some());
@@ -332,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn a_crash_between_the_renames_loses_nothing() {
+    fn state_is_loaded_after_a_crash_between_the_renames() {
         let (_directory, file) = file();
         file.save(&1u32).unwrap();
         fs::rename(&file.path, file.beside("previous")).unwrap();

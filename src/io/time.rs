@@ -1,4 +1,6 @@
-//! The one place where the clocks are read.
+//! Reads the monotonic clock and the wall clock, and converts the runtime's instants to [`Moment`] and back.
+//!
+//! Pure code takes the time as an argument; actors and I/O code call [`now`].
 
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
@@ -10,37 +12,37 @@ use crate::pure::time::{Moment, Now, WallTime};
 
 static START: OnceLock<Instant> = OnceLock::new();
 
-/// When the process began, for all practical purposes. Called in `run` before the runtime begins.
+/// Returns the start of the process, from which every [`Moment`] counts. Called in `run` before the runtime starts.
 pub fn start() -> Instant {
     *START.get_or_init(Instant::now)
 }
 
-/// Both clocks, now.
+/// Returns the current readings of both clocks.
 pub fn now() -> Now {
     Now { moment: moment(Instant::now()), wall: WallTime::from(SystemTime::now()) }
 }
 
-/// How long this machine has slept since it was started: the monotonic clock stands still meanwhile.
+/// Returns the time for which this machine was suspended since its boot; the monotonic clock does not advance then.
 pub fn slept() -> Duration {
     let read = |clock| clock_gettime(clock).map_or(Duration::ZERO, Duration::from);
-    // In this order the difference is never too small by the time between the two readings.
+    // With this order of readings, the time between them can only increase the difference.
     let monotonic = read(ClockId::CLOCK_MONOTONIC);
     read(ClockId::CLOCK_BOOTTIME).saturating_sub(monotonic)
 }
 
-/// The monotonic clock's reading in this process's terms.
+/// Converts an instant of the runtime to a [`Moment`], which counts from the start of the process.
 pub fn moment(instant: Instant) -> Moment {
     Moment::new(instant.saturating_duration_since(start()))
 }
 
-/// How long it is until the next whole multiple of a duration since the process began: whoever keeps to multiples of
-/// `pace::LONGEST` is woken together with others.
+/// Returns the time until the next multiple of `every` since the start of the process. Timers at multiples of
+/// `pace::LONGEST` expire together, which saves wake-ups.
 pub fn until_next(every: Duration) -> Duration {
     let now = now().moment;
     now.next_multiple_of(every).since(now)
 }
 
-/// A deadline as the timers want it.
+/// Converts a deadline to an instant, as the runtime's timers take it.
 pub fn instant(moment: Moment) -> Instant {
     start() + moment.after_start()
 }

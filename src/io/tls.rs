@@ -1,4 +1,6 @@
-//! Whom this host trusts when it speaks TLS.
+//! TLS client configurations: which certificates of servers this host trusts, and which it presents itself.
+//!
+//! The HTTP and syslog receivers, the etcd store and the API client use these configurations.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,7 +17,8 @@ use x509_cert::der::Decode as _;
 
 use crate::pure::time::WallTime;
 
-/// For requests to this URL: one without TLS needs no certificates, and a host may have none.
+/// Returns the configuration for requests to this URL. A URL without TLS needs no root certificates, and a host may
+/// have none installed.
 pub fn for_url(url: &str, ca_file: Option<&Path>, identity: Option<(&Path, &Path)>) -> Result<ClientConfig, String> {
     if url.starts_with("https:") {
         return client_with(ca_file, identity);
@@ -23,12 +26,13 @@ pub fn for_url(url: &str, ca_file: Option<&Path>, identity: Option<(&Path, &Path
     Ok(builder()?.with_root_certificates(RootCertStore::empty()).with_no_client_auth())
 }
 
-/// A client that trusts the certificates in `ca_file`, or whom this host trusts.
+/// Returns a configuration that trusts the certificates in `ca_file`, or by default those that this host trusts.
 pub fn client(ca_file: Option<&Path>) -> Result<ClientConfig, String> {
     Ok(trusting(ca_file)?.with_no_client_auth())
 }
 
-/// The same, that shows a certificate of its own: the files of its chain and of its key.
+/// Returns a configuration like [`client`] that also presents a client certificate; `identity` names the files of its
+/// chain and its key.
 pub fn client_with(ca_file: Option<&Path>, identity: Option<(&Path, &Path)>) -> Result<ClientConfig, String> {
     let Some((cert_file, key_file)) = identity else { return client(ca_file) };
     let certificate = |problem: String| format!("cert_file {}: {problem}", cert_file.display());
@@ -44,7 +48,7 @@ pub fn client_with(ca_file: Option<&Path>, identity: Option<(&Path, &Path)>) -> 
         .map_err(|error| format!("cert_file {} and key_file {}: {error}", cert_file.display(), key_file.display()))
 }
 
-/// When the first of the certificates in a file ends.
+/// Returns the time at which the first of the certificates in a file expires.
 pub fn valid_until(path: &Path) -> Result<WallTime, String> {
     let certificates = CertificateDer::pem_file_iter(path).map_err(|error| error.to_string())?;
     let mut first: Option<WallTime> = None;
@@ -78,8 +82,9 @@ fn trusting(ca_file: Option<&Path>) -> Result<ConfigBuilder<ClientConfig, WantsC
     Ok(builder()?.dangerous().with_custom_certificate_verifier(Arc::new(Named { chains, named })))
 }
 
-/// Trusts the servers whose certificates the named ones have signed, and the named ones themselves: the self-signed
-/// certificate of a server is often one of a certificate authority, which as such no server may show.
+/// Verifier that trusts certificates signed by those in `ca_file`, and the listed certificates themselves. The
+/// self-signed certificate of a server is often marked as a CA certificate, which the standard verifier rejects as a
+/// server's own.
 #[derive(Debug)]
 struct Named {
     chains: Arc<WebPkiServerVerifier>,
@@ -87,7 +92,8 @@ struct Named {
 }
 
 impl Named {
-    /// Returns whether this certificate itself is listed in `ca_file`, matches the server's name and has not expired.
+    /// Returns whether this certificate itself is listed in `ca_file`, matches the server's name and is valid at
+    /// `now`.
     fn is_named(&self, certificate: &CertificateDer<'_>, server: &ServerName<'_>, now: UnixTime) -> bool {
         let is_of_server = || {
             let parsed = ParsedCertificate::try_from(certificate)?;

@@ -1,4 +1,6 @@
-//! UDP sockets for probes: kernel receive times, batched reads, and the errors that the path sends back.
+//! UDP sockets for probes: kernel receive timestamps, batched reads, and ICMP errors of the path.
+//!
+//! The main type is [`Socket`]; [`Readiness`] waits for it.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
@@ -25,10 +27,10 @@ use crate::pure::probe::Probe;
 use crate::pure::probe_v1::ProbeV1;
 use crate::pure::test::TestId;
 
-/// A burst of 3,000 probes fits even if nobody reads for a while. Without CAP_NET_ADMIN the kernel
-/// grants `net.core.rmem_max` at most.
+/// Size in octets of the receive buffer, enough for a burst of 3,000 probes while nothing is read. Without
+/// CAP_NET_ADMIN the kernel grants at most `net.core.rmem_max`.
 const RECEIVE_BUFFER: usize = 4 << 20;
-/// A bound socket. Senders and a listener may share one.
+/// UDP socket bound to a local address; senders and a listener may share one.
 #[derive(Debug)]
 pub struct Socket {
     inner: std::net::UdpSocket,
@@ -47,38 +49,38 @@ impl AsFd for Socket {
     }
 }
 
-/// How a datagram is to be sent.
+/// Destination and header fields of a datagram to send.
 #[derive(Clone, Copy, Debug)]
 pub struct Envelope {
-    /// Where it goes.
+    /// Address and port to which the datagram is sent.
     pub destination: SocketAddr,
-    /// Goes over the socket's own address where that is a wildcard.
+    /// Source address, which replaces the socket's own where that is a wildcard.
     pub source: Option<IpAddr>,
-    /// Its differentiated services code point.
+    /// Differentiated services code point (DSCP) of the datagram.
     pub dscp: u8,
 }
 
-/// An error that came back for a probe.
+/// Error that the network reported for a probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PathError {
-    /// The test whose probe met it.
+    /// Test whose probe the error refers to.
     pub test_id: TestId,
-    /// What happened and who says so.
+    /// Description of the error, with the host that reported it.
     pub cause: String,
 }
 
 impl Socket {
-    /// Opens and binds, to an interface if one is named.
+    /// Opens a socket, binds it to `local`, and restricts it to an interface if one is named.
     pub fn open(local: SocketAddr, interface: Option<&str>) -> io::Result<Socket> {
         let socket = socket2::Socket::new(Domain::for_address(local), Type::DGRAM, Some(Protocol::UDP))?;
         socket.set_nonblocking(true)?;
         if local.is_ipv6() {
-            // A wildcard covers its own family only, as the documents say it.
+            // A wildcard address covers its own family only, as the documents define it.
             socket.set_only_v6(true)?;
             setsockopt(&socket, Ipv6RecvErr, &true)?;
             setsockopt(&socket, Ipv6RecvHopLimit, &true)?;
             socket.set_recv_tclass_v6(true)?;
-            // Long probes find what is too long for the path; nothing on the way may cut them.
+            // Long probes detect a path whose MTU is too small, so that no router may fragment them.
             sockopt::set_ipv6_mtu_discover(&socket, Ipv6PathMtuDiscovery::PROBE)?;
             if local.ip().is_unspecified() {
                 setsockopt(&socket, Ipv6RecvPacketInfo, &true)?;
@@ -106,15 +108,15 @@ impl Socket {
         Ok(Socket { inner, local })
     }
 
-    /// The bound address, with the port that the kernel chose where 0 was asked for.
+    /// Returns the bound address, with the port that the kernel chose if port 0 was requested.
     pub fn local(&self) -> SocketAddr {
         self.local
     }
 
     /// Sends one datagram.
     ///
-    /// An earlier probe's error, which may be another peer's, is reported by the kernel once on the
-    /// next send: that send is tried again.
+    /// The kernel reports the error of an earlier probe, possibly to another peer, once at the next send. A failed
+    /// send is therefore tried again.
     pub fn send(&self, octets: &[u8], envelope: &Envelope) -> io::Result<()> {
         self.send_once(octets, envelope).or_else(|_| self.send_once(octets, envelope)).map_err(io::Error::from)
     }
@@ -155,7 +157,8 @@ impl Socket {
         sendmsg(fd, &[IoSlice::new(octets)], &messages, MsgFlags::empty(), Some(&destination)).map(|_| ())
     }
 
-    /// Takes what the path sent back out of the error queue.
+    /// Removes the errors that the network reported from the socket's error queue, and returns those that belong to a
+    /// test.
     pub fn take_path_errors(&self) -> Vec<PathError> {
         let mut found = Vec::new();
         for _ in 0..MOST_ERRORS {
@@ -170,7 +173,7 @@ impl Socket {
     fn take_path_error(&self) -> io::Result<Option<PathError>> {
         let mut octets = [0; LONGEST];
         let mut slices = [IoSliceMut::new(&mut octets)];
-        // Whatever the socket says of a datagram, it says of one that came back, too.
+        // The error queue delivers the same control messages as a normal receive, plus the error itself.
         let mut space =
             cmsg_space!(TimeSpec, u32, i32, i32, libc::in6_pktinfo, libc::sock_extended_err, libc::sockaddr_in6);
         let flags = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
@@ -191,32 +194,32 @@ impl Socket {
     }
 }
 
-/// Waits for a socket to have something to read. Registered with the runtime only while it waits: a
-/// busy socket that is looked at every now and then anyway wakes nobody.
+/// Waits for a socket to become readable. A socket is registered with the runtime only while this exists, so that a
+/// busy socket, which is polled at intervals anyway, causes no wake-ups.
 #[derive(Debug)]
 pub struct Readiness(AsyncFd<Arc<Socket>>);
 
 impl Readiness {
-    /// Must be called within the runtime; one for each socket.
+    /// Registers the socket. Must be called within the runtime, at most once at a time for each socket.
     #[expect(unsafe_code, reason = "tokio wants it said that the descriptor stays open")]
     pub fn of(socket: Arc<Socket>) -> io::Result<Self> {
-        // SAFETY: a `Socket` never closes or replaces its descriptor, and lives as long as it is held.
+        // SAFETY: a `Socket` never closes or replaces its descriptor, and lives as long as its registration.
         let registered = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) };
         registered.map(Readiness).map_err(Into::into)
     }
 
-    /// The same as `readable`, for whoever hands it over meanwhile.
+    /// Waits like [`Readiness::readable`], but takes and returns the registration, for a task that must own it.
     pub async fn wait(self) -> io::Result<Self> {
         self.readable().await.map(|()| self)
     }
 
-    /// Waits until there may be something to read. Whoever reads has to read all.
+    /// Waits until the socket may be readable. The caller must then read until the socket is empty.
     pub async fn readable(&self) -> io::Result<()> {
         self.0.readable().await.map(|mut ready| ready.clear_ready())
     }
 }
 
-/// Says what an error of a system call means for a probe.
+/// Describes an error of sending a probe, with its likely meaning.
 pub fn describe_send_error(error: &io::Error, destination: SocketAddr) -> String {
     let meaning = match error.raw_os_error() {
         Some(libc::EPERM) => "a local firewall refuses it (EPERM)",
@@ -234,7 +237,7 @@ pub fn describe_send_error(error: &io::Error, destination: SocketAddr) -> String
     format!("send to {destination}: {meaning}")
 }
 
-/// ICMP destination unreachable codes (RFC 792, RFC 1812, RFC 4443).
+/// Describes an error from the error queue, by the ICMP destination unreachable codes (RFC 792, RFC 1812, RFC 4443).
 fn describe(error: &libc::sock_extended_err, destination: Option<SocketAddr>, offender: Option<IpAddr>) -> String {
     const ICMP_UNREACHABLE: u8 = 3;
     const ICMP6_UNREACHABLE: u8 = 1;
@@ -265,20 +268,20 @@ fn std_address(address: &SockaddrStorage) -> Option<SocketAddr> {
     v4.or_else(|| address.as_sockaddr_in6().map(|addr| SocketAddr::from((addr.ip(), addr.port()))))
 }
 
-/// What this host's sockets can do.
+/// Capabilities of this host's sockets, as `doctor` reports them.
 #[derive(Clone, Copy, Debug)]
 pub struct Examined {
-    /// Whether the kernel says when a datagram came.
+    /// True if the kernel reports the receive time of datagrams.
     pub kernel_stamps: bool,
-    /// The receive buffer that is had, in octets.
+    /// Size of the receive buffer that the kernel granted, in octets.
     pub receive_buffer: usize,
-    /// And that is wanted.
+    /// Size of the receive buffer that was requested, in octets.
     pub wanted_buffer: usize,
-    /// Whether ports below 1024 can be bound.
+    /// True if ports below 1024 can be bound.
     pub low_ports: bool,
 }
 
-/// Sends a datagram to itself, over loopback.
+/// Examines this host's sockets by sending a datagram over loopback to the sending socket itself.
 pub async fn examine() -> io::Result<Examined> {
     const ARRIVES_WITHIN: Duration = Duration::from_secs(2);
     let socket = Arc::new(Socket::open(SocketAddr::from(([127, 0, 0, 1], 0)), None)?);
@@ -293,9 +296,9 @@ pub async fn examine() -> io::Result<Examined> {
     };
     tokio::time::timeout(ARRIVES_WITHIN, received).await??;
     let kernel_stamps = batch.datagrams().any(|datagram| datagram.received.is_some());
-    // The kernel doubles what it is asked for, for its own bookkeeping.
+    // The kernel doubles the requested size for its own bookkeeping.
     let receive_buffer = getsockopt(&socket.inner, RcvBuf)? / 2;
-    // Nobody listens at this port over TCP or UDP on a usual host.
+    // Port 1 is unused on a usual host, so that binding to it shows the privilege alone.
     let low = std::net::UdpSocket::bind(("127.0.0.1", 1));
     let low_ports = !low.is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied);
     Ok(Examined { kernel_stamps, receive_buffer, wanted_buffer: RECEIVE_BUFFER, low_ports })

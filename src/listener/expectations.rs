@@ -1,5 +1,7 @@
-//! The expectations of a listener, and the order in which they are looked at for silence. Very many of them are
-//! found quickly: what is looked through is small, and what follows is fetched ahead of its use.
+//! Receive sessions of a listener, and the schedule by which they are checked for timeouts.
+//!
+//! The main type is [`Expectations`], made for very many tests: a lookup searches a small table, and the memory of the
+//! sessions that it finds is prefetched.
 
 use std::hash::BuildHasher;
 use std::mem::offset_of;
@@ -17,39 +19,41 @@ use crate::pure::pace;
 use crate::pure::test::TestId;
 use crate::pure::time::{Moment, saturating_nanos};
 
-/// Silence is judged no later than this part of its interval, so that many tests share a wake-up.
+/// A timeout is judged late by at most this fraction of the test's interval, so that many tests share a wake-up.
 const AGENDA_PARTS: u64 = 10;
-/// Expectations whose memory is fetched together; more would drive each other out of the cache.
+/// Number of receive sessions whose memory is prefetched together; more would evict each other from the cache.
 pub(super) const TOGETHER: usize = 16;
 
-/// Found in one step, as long as the test is there; another may have its place later.
+/// Index of a receive session in `rows`. A lookup by it takes one step; after the test is removed, another may get the
+/// same index.
 pub(super) type Place = u32;
 
-/// See the module.
+/// Collection of receive sessions with a hash table for lookup and a calendar queue of their deadlines.
 #[derive(Default)]
 pub(super) struct Expectations {
     entries: HashTable<Entry>,
     rows: Slab<Row>,
-    /// When to look at whom. A test's turn may have moved on; it is asked when it is called up.
+    /// Times at which sessions are to be checked. A session's deadline may have moved later since; the check then
+    /// enters the new one.
     agenda: Calendar<Place>,
 }
 
-/// What is looked through. Nearly always the tag alone tells whether a test is the wanted one.
+/// Entry of the hash table. The tag alone nearly always identifies the wanted test, without access to its row.
 struct Entry {
     tag: u32,
     place: Place,
 }
 
-/// All that is needed of an expectation while no probe comes and no silence is due.
+/// Data of a receive session that is needed while no probe arrives and no timeout is due.
 struct Row {
-    /// When it is called up next. Calls at other times are of the past.
+    /// Time of the session's valid entry in the agenda; entries at other times are obsolete.
     called: Moment,
-    /// When it has its turn: a call before that only makes the next one.
+    /// Time at which the session is to be judged. An agenda entry that is due earlier only enters this time again.
     turn: Moment,
     watched: Box<Watched>,
 }
 
-/// An expectation, with what it is found by before it.
+/// Receive session, preceded by the id by which it is found.
 #[repr(C)]
 pub(super) struct Watched {
     id: TestId,
@@ -75,7 +79,7 @@ impl Expectations {
         let (id, turn) = (expectation.expected().test.id, turn(&expectation));
         let watched = Box::new(Watched { id, source: None, expectation });
         let (hash_of, rows) = (hash(id), &mut self.rows);
-        // More than fit into memory would be needed for this not to fit.
+        // An index beyond the range of `Place` would need more sessions than fit into memory.
         let place = rows.insert(Row { called: turn, turn, watched }) as Place;
         let entry = Entry { tag: tag(hash_of), place };
         self.entries.insert_unique(hash_of, entry, |entry| hash(rows[entry.place as usize].watched.id));
@@ -94,20 +98,20 @@ impl Expectations {
         self.entries.find(hash, is_it).map(|entry| entry.place)
     }
 
-    /// Where tests are if they are there, without a look at them.
+    /// Returns the probable places of tests by their tags alone, without access to the sessions.
     pub fn presume(&self, ids: impl Iterator<Item = Option<TestId>>) -> Vec<Option<Place>> {
-        // By themselves first, so that the table is waited for once for many of them.
+        // Compute all hashes first, so that the memory accesses of the table overlap for many tests.
         let hashes: Vec<Option<u64>> = ids.map(|id| id.map(hash)).collect();
         let presumed = |hash| self.entries.find(hash, |entry| entry.tag == tag(hash)).map(|entry| entry.place);
         hashes.into_iter().map(|hash| presumed(hash?)).collect()
     }
 
-    /// The same as `find`, for a test that is presumed to be there.
+    /// Returns the same as `find`, but faster if the presumed place is right.
     pub fn find_at(&self, presumed: Option<Place>, id: TestId) -> Option<Place> {
         presumed.filter(|place| self.holds(*place, id)).or_else(|| self.find(id))
     }
 
-    /// What is at a place, if anything is there by now. Whoever changes its deadline calls `reschedule`.
+    /// Returns the session at a place, if there is one. A caller that changes its deadline calls `reschedule`.
     pub fn at(&mut self, place: Place) -> Option<(Place, &mut Watched)> {
         self.rows.get_mut(place as usize).map(|row| (place, row.watched.as_mut()))
     }
@@ -116,19 +120,19 @@ impl Expectations {
         self.rows.iter().map(|(_, row)| &row.watched.expectation)
     }
 
-    /// The tests of which probes came lately, and where those come from.
+    /// Returns the tests that accepted a probe within their `expect_every`, and the source address of each.
     pub fn heard_lately(&self, now: Moment) -> impl Iterator<Item = (Expected, SocketAddr)> {
         let lately = move |watched: &&Watched| !watched.expectation.is_silent(now);
         let all = self.rows.iter().map(|(_, row)| row.watched.as_ref()).filter(lately);
         all.filter_map(|watched| Some((watched.expectation.expected().clone(), watched.source?.0)))
     }
 
-    /// What is done to them only moves deadlines on.
+    /// Returns all sessions for changes that move deadlines only later, so that none needs `reschedule`.
     pub fn values_mut(&mut self) -> impl Iterator<Item = &mut Watched> {
         self.rows.iter_mut().map(|(_, row)| row.watched.as_mut())
     }
 
-    /// The deadline of what is at a place may have changed.
+    /// Updates the agenda after the deadline of the session at a place may have changed.
     pub fn reschedule(&mut self, place: Place) {
         let Some(row) = self.rows.get_mut(place as usize) else { return };
         row.turn = turn(&row.watched.expectation);
@@ -138,23 +142,24 @@ impl Expectations {
         }
     }
 
-    /// When anything is called up next.
+    /// Returns the time of the next agenda entry.
     pub fn next_call(&self) -> Option<Moment> {
         self.agenda.next()
     }
 
-    /// Whose turn it is. Each is at its place again by now; whoever looks at it calls `reschedule`.
+    /// Returns the sessions that are due. None has an agenda entry afterwards: the caller judges each and calls
+    /// `reschedule`.
     pub fn have_their_turn(&mut self, now: Moment) -> Vec<Place> {
         let mut all = Vec::new();
         while let Some(called) = self.agenda.due(now) {
             for place in called {
                 let Some(row) = self.rows.get_mut(place as usize).filter(|row| row.called <= now) else { continue };
                 if row.turn <= now {
-                    // Until it is rescheduled.
+                    // The session has no valid agenda entry until it is rescheduled.
                     row.called = Moment::MAX;
                     all.push(place);
                 } else {
-                    // For most, a probe came meanwhile.
+                    // A probe has usually arrived meanwhile and moved the deadline.
                     row.called = row.turn;
                     self.agenda.enter(row.turn, place);
                 }
@@ -163,15 +168,16 @@ impl Expectations {
         all
     }
 
-    /// Has fetched what probes of these tests need.
+    /// Prefetches the memory that judging a probe of these tests reads.
     pub fn prefetch_for_probes(&self, places: &[Option<Place>]) {
         const FOR_PROBE: usize = offset_of!(Watched, expectation) + Expectation::HOT;
         self.of(places).for_each(|watched| prefetch(watched, FOR_PROBE));
     }
 
-    /// Has fetched what their delays are counted in, once the rest has come.
+    /// Prefetches the histograms that count the delays of these tests; call when the sessions themselves are in the
+    /// cache.
     pub fn prefetch_histograms(&self, places: &[Option<Place>]) {
-        /// Of most tests.
+        /// Size in octets of the histograms of most tests.
         const OCTETS: usize = 256;
         let elsewhere = self.of(places).filter_map(|watched| watched.expectation.elsewhere());
         elsewhere.for_each(|counts| prefetch(counts, OCTETS));
@@ -186,7 +192,7 @@ impl Expectations {
     }
 }
 
-/// When it is asked for silence: when that is due, or a little later together with others.
+/// Returns the time at which a timeout is judged: the deadline, rounded up so that several tests share a wake-up.
 fn turn(expectation: &Expectation) -> Moment {
     let part = Duration::from_nanos(saturating_nanos(expectation.expected().expect_every) / AGENDA_PARTS);
     expectation.next_deadline().rounded_up(part.min(pace::LONGEST))
@@ -196,7 +202,7 @@ fn hash(id: TestId) -> u64 {
     FxBuildHasher.hash_one(id.as_u128())
 }
 
-/// Bits of a hash that are not those by which a table is ordered.
+/// Returns bits of a hash other than those by which the hash table chooses a slot.
 fn tag(hash: u64) -> u32 {
     (hash >> 24) as u32
 }
@@ -264,9 +270,9 @@ mod tests {
     }
 
     proptest! {
-        /// Against a walk over all of them.
+        /// Compares the sessions that are due with a walk over all sessions.
         #[test]
-        fn all_have_their_turn_and_no_others(steps in prop::collection::vec((0u64..400, 0u8..8, any::<bool>()), 0..300)) {
+        fn exactly_the_due_sessions_are_returned(steps in prop::collection::vec((0u64..400, 0u8..8, any::<bool>()), 0..300)) {
             let (mut expectations, mut now, mut changes) = (Expectations::default(), Now::default(), Vec::new());
             for (millis, n, is_probe) in steps {
                 now = now.advanced_to(now.moment + Duration::from_millis(millis));
@@ -286,7 +292,7 @@ mod tests {
                 let mut found = BTreeSet::new();
                 for place in expectations.have_their_turn(now.moment) {
                     let (_, watched) = expectations.at(place).unwrap();
-                    // One whose deadline moved on unnoticed is asked once more, and has nothing to say.
+                    // A session whose deadline moved later without `reschedule` is returned once more, and is not due.
                     if due(turn(&watched.expectation)) {
                         prop_assert!(found.insert(watched.id));
                     }
@@ -297,9 +303,9 @@ mod tests {
             }
         }
 
-        /// Against a plain set, while places are given away again.
+        /// Compares lookups with a plain set, while places are reused.
         #[test]
-        fn what_is_there_is_found(steps in prop::collection::vec((0u8..20, any::<bool>()), 0..200)) {
+        fn lookup_finds_exactly_the_inserted_sessions(steps in prop::collection::vec((0u8..20, any::<bool>()), 0..200)) {
             let (mut expectations, mut known) = (Expectations::default(), BTreeSet::new());
             for (n, inserts) in steps {
                 match inserts {

@@ -1,4 +1,7 @@
-//! Answering probes, as a STAMP Session-Reflector (RFC 8762) does: never longer than they came, and at a rate.
+//! Reflects probes as a STAMP Session-Reflector (RFC 8762) and announces the stop of this receiver.
+//!
+//! A reflected packet is as long as the packet received, except that a TWAMP packet too short for a reply is answered
+//! with the shortest reply; the rate of reflections is limited.
 
 use std::net::SocketAddr;
 
@@ -16,8 +19,8 @@ use crate::pure::reflection::{Reflector, Signature, reflect, reflect_short, sign
 use crate::pure::time::Now;
 
 impl Listener {
-    /// A probe of no test that is known here, as `peerpair ping` sends them: it is answered if it is
-    /// signed with one of the fleet's keys, or if strangers are answered.
+    /// Handles a probe of a test that is not configured here, as `peerpair ping` sends them. It is reflected if it is
+    /// signed with one of the fleet's keys, or if unknown senders are answered.
     pub(super) fn on_visitor(
         &mut self,
         datagram: &Datagram<'_>,
@@ -39,8 +42,8 @@ impl Listener {
         Ok(())
     }
 
-    /// Announces to the senders of the tests that end here that they are not listened to from now on: a closed port is
-    /// no fault then. Twice, since one datagram may get lost.
+    /// Announces to the senders of the tests that end here that this receiver stops, so that they do not report a
+    /// closed port as a fault. The announcement is sent twice, because a datagram may be lost.
     pub(super) fn say_farewell(&mut self) {
         let now = time::now();
         let mut octets = [0; SIGNED_LEN];
@@ -79,7 +82,8 @@ impl Listener {
         }
     }
 
-    /// The receiver of a test that starts here stops; its word came to this socket, which a sender shares.
+    /// Handles the announcement that the receiver of a test stops. The test starts here, and its sender shares this
+    /// socket.
     pub(super) fn on_farewell(&mut self, datagram: &Datagram<'_>, probe: &Probe, received: Now) {
         if self.answers_to_strangers.take(received.moment).is_err() {
             return;
@@ -90,7 +94,7 @@ impl Listener {
         self.parent.do_send(ListenerFact::ReceiverStops(farewell));
     }
 
-    /// A packet of a sender of another origin, where those are answered.
+    /// Handles a packet of a STAMP sender that is no agent, when such senders are answered.
     pub(super) fn on_foreign_sender(&mut self, datagram: &Datagram<'_>, received: Now) {
         if self.answers_to_strangers.take(received.moment).is_ok() {
             let keys = self.keys.clone();
@@ -98,8 +102,8 @@ impl Listener {
         }
     }
 
-    /// Sends a packet back to where it came from, as long as it was. One of TWAMP that is shorter than an answer can be
-    /// is the exception.
+    /// Reflects a packet to its source, with the length of the packet received. A TWAMP packet that is shorter than
+    /// the shortest reply is the exception.
     pub(super) fn answer(&mut self, datagram: &Datagram<'_>, received: Now, signature: Signature<'_>) {
         let by = Reflector {
             received: received.wall,
@@ -123,7 +127,7 @@ impl Listener {
     }
 }
 
-/// Whether a probe asks for an answer.
+/// Returns whether a probe requests a reflection.
 pub(super) fn wants_answer(probe: &AnyProbe) -> bool {
     matches!(probe, AnyProbe::Stamp(probe) if probe.flags & flag::REFLECT != 0)
 }

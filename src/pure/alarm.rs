@@ -1,4 +1,7 @@
-//! What an alarm is about, and the facts that make one.
+//! Identity of an alarm (kind and subject) and the condition changes that raise and clear it.
+//!
+//! An [`AlarmKey`] identifies one alarm of this agent. Actors that find a fault send a [`ConditionChange`] to the alarm
+//! actor, which combines the reports of all reporters of the same key into one alarm.
 
 mod cause;
 
@@ -12,38 +15,38 @@ use super::time::Now;
 
 pub use cause::{ANNOUNCED_STOP, Cause, Direction, Shared, Silence};
 
-/// What is wrong.
+/// Kind of fault that an alarm reports; together with the subject it identifies the alarm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
-    /// No probe came.
+    /// Expected probes have not arrived for `raise_after` periods of `expect_every`.
     Connection,
-    /// Probes came too late.
+    /// Probes arrive, but their delay exceeds the configured latency limit.
     Latency,
-    /// Too many probes did not come.
+    /// Share of lost probes within the loss window exceeds `max_loss`.
     Loss,
-    /// Delay varies too much.
+    /// Delay varies between consecutive probes by more than `max_jitter` too often.
     Jitter,
-    /// Some flows of a test are dead while others carry on.
+    /// Dead flows: some of a test's flows carry no probes while its others still do.
     Path,
-    /// Probes could not be sent, or the path answered with an error.
+    /// Probes could not be sent, or the path answered them with an ICMP error.
     Sender,
-    /// A clock is wrong.
+    /// Measured delays prove that the clock of this host or of its peer is wrong.
     Clock,
-    /// A document, an address or the store is not as it should be.
+    /// Configuration fault: a document, an address, a name or the store is not usable as configured.
     Config,
-    /// Datagrams came that belong to no test.
+    /// Datagrams arrive that belong to no configured test of this host.
     UnknownPacket,
-    /// No test of this agent gets through.
+    /// Isolation: every test that ends on this agent is down at the same time.
     Isolated,
-    /// So many alarms change that a receiver is told of them in sum.
+    /// Alarm storm: alarms change so fast that a receiver gets a summary instead of single notifications.
     Storm,
-    /// Nothing is wrong: somebody tries whether notifications arrive.
+    /// Test notification that an operator sends to verify that notifications arrive; reports no fault.
     Test,
 }
 
 impl Kind {
-    /// Every kind, most urgent first.
+    /// Kinds of alarms without exception, the most urgent first.
     pub const ALL: [Kind; 12] = [
         Kind::Isolated,
         Kind::Connection,
@@ -59,7 +62,7 @@ impl Kind {
         Kind::Test,
     ];
 
-    /// As in JSON, texts and varbinds.
+    /// Returns the name that JSON, notification texts and SNMP varbinds use for this kind.
     pub fn as_str(self) -> &'static str {
         match self {
             Kind::Connection => "connection",
@@ -77,7 +80,7 @@ impl Kind {
         }
     }
 
-    /// How bad a raised alarm of this kind is.
+    /// Returns the perceived severity of a raised alarm of this kind; cleared alarms have none.
     pub fn severity(self) -> Severity {
         match self {
             Kind::Connection | Kind::Isolated => Severity::Critical,
@@ -94,22 +97,22 @@ impl fmt::Display for Kind {
     }
 }
 
-/// Perceived severity (ITU-T X.733), worst first.
+/// Perceived severity of a raised alarm (ITU-T X.733), ordered with the most severe first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Severity {
-    /// Service is lost.
+    /// Service is lost: a test, or the whole agent, is out of contact.
     Critical,
-    /// Service is hurt.
+    /// Service is degraded, or a fault prevents the agent from measuring it.
     Major,
-    /// Service may be hurt.
+    /// Service may be degraded, or measurements may be less accurate than they appear.
     Minor,
-    /// Worth a look.
+    /// Condition that does not affect service but should be examined by an operator.
     Warning,
 }
 
 impl Severity {
-    /// As in JSON and labels.
+    /// Returns the name that JSON and metric labels use for this severity.
     pub fn as_str(self) -> &'static str {
         match self {
             Severity::Critical => "critical",
@@ -120,33 +123,33 @@ impl Severity {
     }
 }
 
-/// Whom an alarm is about, or who reports it.
+/// Entity that an alarm concerns. The same type identifies the reporter of a condition.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Subject {
-    /// This agent as a whole.
+    /// Agent as a whole, independent of any single test or document.
     Agent,
-    /// The config store.
+    /// Config store from which this agent reads its documents.
     Store,
-    /// One test.
+    /// Test, identified by its id, at the host that judges or sends it.
     Test(TestId),
-    /// Another host.
+    /// Another host, by name, for example one whose clock is wrong.
     Host(String),
-    /// A local address and port that probes are expected at.
+    /// Local address and port on which probes are expected to arrive.
     Listener(String),
-    /// A local address and port that probes leave from.
+    /// Local address and port from which this host sends probes.
     Source(String),
-    /// A name that should resolve to an address.
+    /// Configured host name that should resolve to an address but may fail to.
     Name(String),
-    /// A document in the store, by its key, or the bootstrap file.
+    /// Document in the store, identified by its key, or the bootstrap file.
     Document(String),
-    /// The status page's address.
+    /// Listening address of the status page's web server.
     Web(String),
-    /// All tests that carry this tag.
+    /// Group of the tests that carry this tag.
     Tag(String),
-    /// What comes back of a test, as its sender sees it. Reports; no alarm is about it.
+    /// Replies to a test's probes, judged at its sender. Identifies a reporter only: no alarm has this subject.
     Answers(TestId),
-    /// The configuration as a whole: many of its documents, names or addresses have faults at once.
+    /// Configuration as a whole, used when many documents, names or addresses have faults at once.
     Configuration,
 }
 
@@ -169,22 +172,22 @@ impl fmt::Display for Subject {
     }
 }
 
-/// Which alarm of this agent.
+/// Identity of an alarm within this agent; at most one alarm exists per key.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct AlarmKey {
-    /// What is wrong.
+    /// Kind of fault that the alarm reports.
     pub kind: Kind,
-    /// With what.
+    /// Entity that the alarm concerns, such as a test or a host.
     pub subject: Subject,
 }
 
 impl AlarmKey {
-    /// A key.
+    /// Creates the key of the alarm of this kind about this subject.
     pub fn new(kind: Kind, subject: Subject) -> Self {
         AlarmKey { kind, subject }
     }
 
-    /// The first key in their order.
+    /// Lower bound of all keys in their sort order, used to start a range scan.
     pub const FIRST: AlarmKey = AlarmKey { kind: Kind::Connection, subject: Subject::Agent };
 
     /// Returns whether the alarm is about a single test, document, name or address. Many such alarms can be raised at
@@ -208,7 +211,7 @@ impl AlarmKey {
         }
     }
 
-    /// The test that this is about, if it is about one.
+    /// Returns the id of the test that the alarm concerns; `None` if its subject is not a test.
     pub fn test(&self) -> Option<TestId> {
         match self.subject {
             Subject::Test(id) => Some(id),
@@ -233,35 +236,35 @@ impl fmt::Display for AlarmKey {
     }
 }
 
-/// A condition went down or came up: the fact that travels from its finder to the alarm actor.
+/// Change of one condition, sent by the actor that found it to the alarm actor.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ConditionChange {
-    /// Which alarm this is about.
+    /// Key of the alarm that this change raises, updates or clears.
     pub key: AlarmKey,
-    /// Who says so. An alarm stands while at least one reporter says so.
+    /// Reporter of the condition. An alarm stays raised while at least one reporter reports it as violated.
     pub reporter: Subject,
-    /// When it was found.
+    /// Time of the change, on the monotonic clock and the wall clock.
     pub at: Now,
-    /// Down and why, or up.
+    /// New verdict on the condition, with the cause if it is violated.
     pub verdict: Verdict,
-    /// The test, if the alarm is about one.
+    /// Facts about the test; `None` if the alarm does not concern a test.
     pub test: Option<Arc<TestFacts>>,
 }
 
-/// Which way a condition changed.
+/// Verdict on a condition after a change, as reported to the alarm actor.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Verdict {
-    /// Down. Said again while it is down: the cause is another one now.
+    /// Condition is down, for this cause. Reported again while it is down when the cause has changed.
     Violated(Cause),
-    /// A probe is overdue: the test no longer counts as up, and not yet as down.
+    /// Connection is suspect: a probe is overdue, so the test no longer counts as up but is not down yet.
     Overdue,
-    /// Up.
+    /// Condition is up; an alarm that this reporter raised can be cleared.
     Cleared,
-    /// Down until now; whether it still is can no longer be decided.
+    /// Condition was down, and no measurement can decide any more whether it still is. The alarm ends.
     Undecidable,
 }
 
-/// A condition outside any test (a document, an address, a stranger's datagrams).
+/// Builds a change of a condition that belongs to no test, such as a document, an address or unknown packets.
 pub fn condition_change(key: AlarmKey, reporter: Subject, at: Now, verdict: Verdict) -> ConditionChange {
     ConditionChange { key, reporter, at, verdict, test: None }
 }

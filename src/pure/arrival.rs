@@ -1,4 +1,7 @@
-//! What a datagram is, and what it says of its test.
+//! Decodes received datagrams into probes and combines a probe with its receive metadata into a probe sample.
+//!
+//! [`read`] recognises the protocol of a datagram, and [`AnyProbe::incoming`] makes the `Incoming` that a receive
+//! session evaluates. The module is stateless.
 
 use std::time::Duration;
 
@@ -10,28 +13,30 @@ use super::probe_v1::ProbeV1;
 use super::test::TestId;
 use super::time::{Now, WallTime};
 
-/// A probe of either kind.
+/// Decoded probe of either supported protocol.
 #[derive(Clone, Debug, PartialEq)]
 pub enum AnyProbe {
-    /// STAMP with our extension.
+    /// STAMP packet (RFC 8762) that carries the private-use TLV of this project.
     Stamp(Probe),
-    /// The original's.
+    /// JSON packet of the original agent of 2017, protocol version 1.
     V1(ProbeV1),
 }
 
-/// How the receiver's clock relates to the sender's.
+/// Relation between the clock of the receiver and the clock of the sender of a probe.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Clocks {
-    /// The sender runs on this host: one clock gives both stamps.
+    /// Sender and receiver run on this host, so one clock gives both timestamps and the delay has no uncertainty.
     Same,
-    /// Two clocks; the local one may be off by this.
+    /// Sender and receiver have separate clocks; the value is the error bound of the local one.
     Two(Duration),
 }
 
-/// `clock_error` holds nanoseconds up to here; beyond it the STAMP error estimate says more.
+/// Largest value of `clock_error` in nanoseconds; a field with this value is saturated, and the STAMP error estimate
+/// is used instead.
 const SATURATED: u32 = u32::MAX;
 
-/// Tells what a datagram is: ours by its TLV, else the original's JSON, else a stranger's.
+/// Decodes a datagram: as STAMP if it carries the private-use TLV, otherwise as JSON of the original agent. Returns
+/// the reason to count it as an unknown packet when neither fits.
 pub fn read(octets: &[u8]) -> Result<AnyProbe, Reason> {
     match Probe::decode(octets) {
         Ok(probe) => Ok(AnyProbe::Stamp(probe)),
@@ -43,7 +48,7 @@ pub fn read(octets: &[u8]) -> Result<AnyProbe, Reason> {
 }
 
 impl AnyProbe {
-    /// Which test it belongs to.
+    /// Returns the id of the test that the probe belongs to.
     pub fn test_id(&self) -> TestId {
         match self {
             AnyProbe::Stamp(probe) => probe.test_id,
@@ -51,8 +56,8 @@ impl AnyProbe {
         }
     }
 
-    /// Converts the arrival for its test's expectation. `ends` gives the hosts of the test, sender first; `None` if the
-    /// test is one of a set of which any probe is enough.
+    /// Converts the probe into the sample that its receive session evaluates. `ends` returns the two hosts of the
+    /// test, sender first, or `None` for a test of a set that accepts the probes of any of its tests.
     pub fn incoming<'a>(
         &self,
         ends: impl FnOnce() -> Option<[&'a str; 2]>,
@@ -88,17 +93,19 @@ impl AnyProbe {
                 order: Some((probe.epoch, probe.sequence)),
                 unsent: probe.unsent,
                 send_every: probe.send_every,
-                // An unsigned stranger must not pause a test.
+                // Pausing a test requires a trusted probe: a forged, unsigned one must not suppress its alarms.
                 stops: probe.flags & flag::STOPS != 0 && landed.is_trusted,
                 stepped: probe.flags & flag::CLOCK_STEPPED != 0,
                 ..incoming(probe.sent, sender_error(probe))
             }),
-            // The original names its sender; towards the original, ours name the receiver.
+            // A probe of the original agent carries its sender's host; one sent by this agent to an original agent
+            // carries the receiver's host.
             AnyProbe::V1(probe) if ends().is_some_and(|ends| !ends.contains(&probe.host_id.as_str())) => {
                 Err(Reason::WrongHost)
             }
             AnyProbe::V1(probe) => {
-                // The original says nothing of its clock; it is taken to be as good as ours.
+                // The original protocol has no clock error field: the remote clock is assumed to be as good as the
+                // local one.
                 let theirs = match local {
                     Clocks::Same => Duration::ZERO,
                     Clocks::Two(ours) => ours,
@@ -109,24 +116,24 @@ impl AnyProbe {
     }
 }
 
-/// How a datagram came in.
+/// Receive metadata of one datagram, as reported by the kernel and the listener.
 #[derive(Clone, Copy, Debug)]
 pub struct Landed {
-    /// When the kernel took it in.
+    /// Time at which the kernel received the datagram, on both clocks.
     pub received: Now,
-    /// How its sender's clock relates to ours.
+    /// Relation between the sender's clock and the clock of this host.
     pub clocks: Clocks,
-    /// The time-to-live that it came with.
+    /// IP time-to-live (or hop limit) of the received packet, if the kernel reported it.
     pub ttl: Option<u8>,
-    /// The differentiated services code point that it came with.
+    /// Differentiated services code point of the received packet, if the kernel reported it.
     pub dscp: Option<u8>,
-    /// Datagrams that the kernel had dropped at this socket by then.
+    /// Total number of datagrams that the kernel had dropped at this socket by the time of reception.
     pub dropped: u64,
-    /// The port that it came from.
+    /// UDP source port of the datagram.
     pub source_port: u16,
-    /// The probe is signed, or comes from the address that the test's probes come from.
+    /// True if the probe is signed or comes from the address from which probes of its test are expected.
     pub is_trusted: bool,
-    /// The clock of this host was set while it was under way.
+    /// True if the wall clock of this host was set while the datagram was in transit or queued in the socket.
     pub clock_was_set: bool,
 }
 

@@ -1,40 +1,42 @@
-//! A test's own usual delay. It needs no synchronised clocks: an offset is part of the baseline, and
-//! a clock that runs too fast or too slow tilts it.
+//! Baseline of a test's delay, learnt from the test itself, without synchronised clocks.
+//!
+//! A [`Baseline`] keeps the least delay of each of the last 20 slices of 30 s. A constant clock offset becomes part of
+//! the baseline, and a clock that runs too fast or too slow only tilts it.
 
 use std::time::Duration;
 
 use super::time::Moment;
 
-/// The baseline is what the least delays of so many slices say.
+/// Number of slices whose least delays are kept to form the baseline.
 const SLICES: usize = 20;
 const SLICE: Duration = Duration::from_secs(30);
-/// Before so many slices there is no baseline.
+/// Minimum number of finished slices before a baseline exists.
 const LEAST_SLICES: usize = 8;
-/// No clock is slewed by more, in nanoseconds per second.
+/// Maximum rate at which two clocks can drift apart, in nanoseconds per second; steeper slopes are clamped to it.
 const MOST_SKEW: f64 = 500_000.0;
 
-/// Learns the least delay of each slice of time, and the line below all of them.
+/// Learns the least delay of each slice of time and the line that runs below them.
 #[derive(Clone, Debug)]
 pub struct Baseline {
-    /// The least delay of each slice and when it was, in nanoseconds; the oldest first.
+    /// Least delay of each slice in nanoseconds, with the moment at which it was measured; the oldest slice first.
     least: Vec<(Moment, i64)>,
     slice_ends: Moment,
-    /// When the last delay came.
+    /// Moment of the last delay, to detect a gap in the measurements.
     last: Moment,
 }
 
-/// The time that a baseline is learnt from. After a longer gap nothing is known of the clocks and the path any more:
-/// going on with the line of before would make noise into a slope.
+/// Time span that a baseline is learnt from. After a longer gap, clocks and path may have changed in any way, and
+/// extending the previous line across it would turn noise into a slope.
 const WINDOW: Duration = Duration::from_secs(SLICES as u64 * SLICE.as_secs());
 
 impl Baseline {
-    /// Knows nothing yet.
+    /// Creates an empty baseline whose first slice begins now.
     pub fn new(now: Moment) -> Self {
         Baseline { least: Vec::new(), slice_ends: now + SLICE, last: now }
     }
 
-    /// A delay, in nanoseconds, of a test whose probes are expected this often. Gives how far it is above the
-    /// baseline, once there is one.
+    /// Records a delay in nanoseconds and returns its excess over the baseline; `None` until a baseline exists. `every`
+    /// is the interval at which probes are expected.
     pub fn on_delay(&mut self, nanos: i64, every: Duration, now: Moment) -> Option<i64> {
         if now.since(self.last) > WINDOW.max(every.saturating_mul(SLICES as u32)) {
             *self = Baseline::new(now);
@@ -53,16 +55,16 @@ impl Baseline {
         above
     }
 
-    /// A clock stepped: what was learnt is of no use.
+    /// Discards the baseline after a clock step, since earlier delays are no longer comparable.
     pub fn on_step(&mut self, now: Moment) {
         *self = Baseline::new(now);
     }
 
-    /// What a delay would usually be now: the least of what was seen lately, moved on as the clocks run
-    /// apart. A path that changes its length tilts the line for a while, as clocks would, but only in one
-    /// half of the slices.
+    /// Returns the usual delay at `now` in nanoseconds: the least of the recent delays, extrapolated by the clock skew.
+    /// A path that changes its length tilts the fitted line for a while, as clock skew would, but only in one half of
+    /// the slices; the half with the better fit is therefore used for the skew.
     pub fn at(&self, now: Moment) -> Option<i64> {
-        // The slice that runs is not yet fair to its least delay.
+        // Exclude the current slice: its least delay is not final yet.
         let settled = &self.least[..self.least.len().saturating_sub(1)];
         if settled.len() < LEAST_SLICES {
             return None;
@@ -76,9 +78,9 @@ impl Baseline {
     }
 }
 
-/// How fast delays grow, in nanoseconds per second: the slope of their lower hull under its middle (after
-/// Zhang, Liu and Xia, "Clock synchronization algorithms for network measurements", 2002). And how far they
-/// lie above that line on average.
+/// Returns the growth of the delays in nanoseconds per second, and their mean distance above the fitted line. The
+/// growth is the slope of the lower convex hull below the middle of the slices (after Zhang, Liu and Xia, "Clock
+/// synchronization algorithms for network measurements", 2002).
 fn fit(slices: &[(Moment, i64)]) -> (f64, f64) {
     let first = slices.first().map_or(Moment::ZERO, |(at, _)| *at);
     let points: Vec<(f64, f64)> =
@@ -115,10 +117,9 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the offset and the skew of the clocks, queueing noise stays near the baseline, and
-        /// what is added to it is found.
+        /// Queueing noise stays near the baseline and an added delay is found, for any offset and skew of the clocks.
         #[test]
-        fn neither_offset_nor_skew_matters(
+        fn excess_over_baseline_is_independent_of_clock_offset_and_skew(
             offset in -10_000_000_000i64..10_000_000_000,
             skew_ppm in -100i64..100,
             noise in prop::collection::vec(0i64..300_000, 1000),
@@ -138,9 +139,9 @@ mod tests {
     }
 
     proptest! {
-        /// A detour that ends is no latency.
+        /// A detour that ends makes the path shorter, and must not be reported as additional latency.
         #[test]
-        fn a_path_that_becomes_shorter_is_no_latency(
+        fn path_that_becomes_shorter_does_not_exceed_the_baseline(
             drop in 1_000_000i64..50_000_000,
             skew_ppm in -50i64..50,
             at_second in 200u64..1_500,
@@ -156,9 +157,9 @@ mod tests {
         }
     }
 
-    /// Queueing noise before and after eight hours of silence, with clocks that run apart by nothing at all.
+    /// Queueing noise before and after eight hours without probes, with clocks that do not drift apart at all.
     #[test]
-    fn baseline_is_forgotten_over_a_gap_that_is_longer_than_its_window() {
+    fn baseline_is_discarded_after_a_gap_longer_than_its_window() {
         for seed in 0..50u64 {
             let mut random = fastrand::Rng::with_seed(seed);
             let mut baseline = Baseline::new(at(0));
@@ -168,7 +169,7 @@ mod tests {
                 assert!(above < 1_000_000, "{above} at {second}, seed {seed}");
             }
         }
-        // A slow test has its baseline all the same.
+        // A slow test, with a probe every 900 s, gets a baseline nevertheless.
         let mut baseline = Baseline::new(at(0));
         let every = Duration::from_secs(900);
         let said = (0..20u64).filter(|n| baseline.on_delay(1_000, every, at(n * 900_000)).is_some()).count();
@@ -176,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_said_before_it_is_known() {
+    fn delay_has_no_excess_before_a_baseline_exists_or_after_a_step() {
         let mut baseline = Baseline::new(at(0));
         let said: Vec<u64> = (0..300).filter(|n| baseline.on_delay(1_000, SECOND, at(n * 1_000)).is_some()).collect();
         assert_eq!(said.first(), Some(&241));

@@ -1,10 +1,12 @@
-//! A token bucket: `burst` messages at once, `rate` per second after that.
+//! Token bucket rate limiter: permits `burst` messages at once and `rate` messages per second in the long run.
+//!
+//! [`Bucket`] is the main type; time is passed in by the caller.
 
 use std::time::Duration;
 
 use super::time::Moment;
 
-/// Tokens are real numbers, so that slow rates add up too.
+/// Token bucket. Tokens are fractional, so that rates below one token per call accumulate too.
 #[derive(Clone, Debug)]
 pub struct Bucket {
     rate: f64,
@@ -14,13 +16,13 @@ pub struct Bucket {
 }
 
 impl Bucket {
-    /// A full bucket. `rate` is in messages per second.
+    /// Creates a full bucket; `rate` is in messages per second, and a `burst` of zero counts as one.
     pub fn new(rate: f64, burst: u32, now: Moment) -> Self {
         let burst = f64::from(burst.max(1));
         Bucket { rate, burst, tokens: burst, filled: now }
     }
 
-    /// Takes one token, or tells when there will be one.
+    /// Takes one token, or returns the time at which the next one will be available.
     pub fn take(&mut self, now: Moment) -> Result<(), Moment> {
         self.fill(now);
         if self.tokens >= 1.0 {
@@ -28,7 +30,7 @@ impl Bucket {
             return Ok(());
         }
         let missing = (1.0 - self.tokens) / self.rate;
-        // A nanosecond is added for what rounding takes away: the token is there at that moment.
+        // Add one nanosecond against rounding, so that a token is available when the returned time is reached.
         Err(now + Duration::try_from_secs_f64(missing).unwrap_or(Duration::from_secs(3600)) + Duration::from_nanos(1))
     }
 
@@ -45,7 +47,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn burst_then_rate() {
+    fn bucket_permits_burst_at_once_and_then_rate() {
         let mut bucket = Bucket::new(10.0, 3, Moment::ZERO);
         assert!((0..3).all(|_| bucket.take(Moment::ZERO).is_ok()));
         let next = bucket.take(Moment::ZERO).unwrap_err();
@@ -57,7 +59,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn never_more_than_burst_plus_rate(rate in 0.1f64..1000.0, burst in 1u32..100, steps in prop::collection::vec(0u64..2_000, 1..200)) {
+        fn tokens_taken_never_exceed_burst_plus_rate(rate in 0.1f64..1000.0, burst in 1u32..100, steps in prop::collection::vec(0u64..2_000, 1..200)) {
             let mut bucket = Bucket::new(rate, burst, Moment::ZERO);
             let (mut now, mut taken) = (Moment::ZERO, 0u32);
             for step in steps {

@@ -1,5 +1,7 @@
-//! What is due when, for very many things that are due again and again: a millisecond is as fine as
-//! timers are, and what falls into the same one lies together.
+//! Calendar queue: a timer queue for a very large number of recurring entries.
+//!
+//! [`Calendar`] groups entries by ticks of one millisecond, which is the resolution of the timers, so that all
+//! entries of one tick are served by one wake-up.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -8,7 +10,7 @@ use super::time::Moment;
 
 const TICK_NANOS: u64 = 1_000_000;
 
-/// Entries by the tick in which they are due.
+/// Timer queue that maps each tick to the entries that are due in it.
 #[derive(Debug)]
 pub struct Calendar<T> {
     ticks: BTreeMap<u64, Vec<T>>,
@@ -21,18 +23,18 @@ impl<T> Default for Calendar<T> {
 }
 
 impl<T> Calendar<T> {
-    /// Due at the end of the tick that holds `at`, which is not before `at`.
+    /// Schedules an entry for the first tick boundary at or after `at`, so that it is never served early.
     pub fn enter(&mut self, at: Moment, entry: T) {
         self.ticks.entry(at.nanos().div_ceil(TICK_NANOS)).or_default().push(entry);
     }
 
-    /// When something is due next.
+    /// Returns the time of the earliest tick that has entries, or `None` if the queue is empty.
     pub fn next(&self) -> Option<Moment> {
         let (tick, _) = self.ticks.first_key_value()?;
         Some(Moment::ZERO + Duration::from_millis(*tick))
     }
 
-    /// The entries of the first tick, if it is due.
+    /// Removes and returns the entries of the earliest tick, if that tick is due at `now`.
     pub fn due(&mut self, now: Moment) -> Option<Vec<T>> {
         (self.next()? <= now).then(|| self.ticks.pop_first())?.map(|(_, entries)| entries)
     }
@@ -45,7 +47,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_is_early_or_more_than_a_tick_late(micros in prop::collection::vec(0u64..100_000, 0..200)) {
+        fn entries_are_never_early_and_at_most_one_tick_late(micros in prop::collection::vec(0u64..100_000, 0..200)) {
             let mut calendar = Calendar::default();
             for at in &micros {
                 calendar.enter(Moment::new(Duration::from_micros(*at)), *at);

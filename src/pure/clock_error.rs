@@ -1,4 +1,7 @@
-//! How far a clock may be off, and what a measured delay is worth in view of that.
+//! Clock quality, and the evaluation of measured delays in view of it.
+//!
+//! [`ClockQuality`] bounds the error of a clock, [`ErrorEstimate`] is its form in STAMP packets, [`Delay::judge`]
+//! compares a delay with its limits, and [`StepDetector`] finds steps of the local wall clock.
 
 use std::time::Duration;
 
@@ -6,25 +9,25 @@ use serde::Serialize;
 
 use super::time::{Now, seconds};
 
-/// The bound of a clock that is not known to be synchronised.
+/// Error bound that is assumed for a clock that is not known to be synchronised.
 pub const UNSYNCHRONISED_ERROR: Duration = Duration::from_secs(16);
 
-/// What the kernel says of the local clock.
+/// Quality of a clock, as reported by the kernel for the local clock or by a packet for a remote one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClockQuality {
-    /// Whether something disciplines it.
+    /// True if the clock is disciplined by a time source, such as NTP or PTP.
     pub synchronised: bool,
-    /// It is off by this at most.
+    /// Upper bound of the absolute error of the clock.
     pub error: Duration,
 }
 
 impl ClockQuality {
-    /// A clock that nothing is known of.
+    /// Quality of a clock about which no information is available.
     pub const UNKNOWN: ClockQuality = ClockQuality { synchronised: false, error: UNSYNCHRONISED_ERROR };
 }
 
-/// The STAMP error estimate (RFC 8762 section 4.2.1, RFC 4656 section 4.1.2):
-/// S, Z, a scale of 6 bits and a multiplier of 8; error = multiplier * 2^(scale - 32) s.
+/// STAMP error estimate (RFC 8762 section 4.2.1, RFC 4656 section 4.1.2): S bit, Z bit, 6 bits of scale, and 8 bits
+/// of multiplier. The error is multiplier * 2^(scale - 32) seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ErrorEstimate(pub u16);
 
@@ -37,7 +40,8 @@ impl ErrorEstimate {
         self.0 & Self::PTP != 0
     }
 
-    /// Rounded up, never zero (a multiplier of zero means a corrupt packet).
+    /// Encodes a clock quality. The error is rounded up and never zero, since a multiplier of zero denotes a corrupt
+    /// packet.
     pub fn encode(quality: ClockQuality) -> Self {
         let mut multiplier = (quality.error.as_nanos() << 32).div_ceil(1_000_000_000).max(1);
         let mut scale = 0u16;
@@ -49,12 +53,12 @@ impl ErrorEstimate {
         ErrorEstimate(flag | (scale << 8) | multiplier.min(255) as u16)
     }
 
-    /// Whether the field cannot be.
+    /// Returns whether the field is invalid, which is the case for a multiplier of zero.
     pub fn is_corrupt(self) -> bool {
         self.0 & 0xff == 0
     }
 
-    /// The bound, or nothing if the field is corrupt.
+    /// Decodes the clock quality, or returns `None` if the field is corrupt.
     pub fn decode(self) -> Option<ClockQuality> {
         if self.is_corrupt() {
             return None;
@@ -67,42 +71,44 @@ impl ErrorEstimate {
     }
 }
 
-/// A one-way delay as measured, with its uncertainty.
+/// Measured delay of a probe with its measurement uncertainty; one-way, or of the round trip.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Delay {
-    /// Receive time minus send time; negative where a clock is off. Nanoseconds.
+    /// Receive time minus send time in nanoseconds; negative if a clock is wrong by more than the real delay.
     pub nanos: i64,
-    /// Both clocks' error bounds together; zero if one clock gave both stamps.
+    /// Sum of the error bounds of both clocks; zero if one clock gave both timestamps.
     pub uncertainty: Duration,
 }
 
-/// What is asked of a delay.
+/// Limits that a delay is compared with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DelayLimits {
-    /// More than this is too late.
+    /// Longest acceptable delay, or `None` if the test has no latency limit.
     pub max_latency: Option<Duration>,
-    /// Once it was too late, only this or less is good again; more than `max_latency` means that.
+    /// Delay at or below which a raised latency alarm counts as good again. A value above `max_latency` has the
+    /// effect of `max_latency`. `Delay::judge` does not use this field.
     pub clear_latency: Duration,
-    /// More than this is no delay at all but a wrong clock.
+    /// Absolute delay above which the measurement is attributed to a wrong clock rather than to the path.
     pub egregious_latency: Duration,
 }
 
-/// What a delay says of the path or of the clocks.
+/// Result of comparing one delay with its limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DelayVerdict {
-    /// Within the limit even if the clocks erred in its favour, or no limit is set.
+    /// The delay is within the limit even under the worst clock error, or no limit is set.
     Good,
-    /// Beyond the limit even if the clocks erred against it.
+    /// The delay exceeds the limit even under the most favourable clock error.
     Exceeded,
-    /// The clocks are not good enough to tell.
+    /// The clock uncertainty is too large to decide on which side of the limit the delay lies.
     Undecidable,
-    /// A clock is provably wrong: a delay below zero, or beyond `egregious_latency`.
+    /// A clock is provably wrong: the delay is negative by more than its uncertainty, or its absolute value exceeds
+    /// `egregious_latency`.
     ClockWrong,
 }
 
 impl Delay {
-    /// Judges this delay.
+    /// Compares the delay with its limits, taking its uncertainty into account.
     pub fn judge(self, limits: DelayLimits) -> DelayVerdict {
         let (delay, uncertainty) = (i128::from(self.nanos), self.uncertainty.as_nanos() as i128);
         let egregious = limits.egregious_latency.as_nanos() as i128;
@@ -121,43 +127,45 @@ impl Delay {
         }
     }
 
-    /// In seconds.
+    /// Returns the delay in seconds, ignoring its uncertainty.
     pub fn seconds(self) -> f64 {
         seconds(self.nanos)
     }
 }
 
-/// Finds steps of the wall clock by comparing it with the monotonic one, which stands still while the machine sleeps.
+/// Detects steps of the wall clock by comparing it with the monotonic clock, which stops while the machine is
+/// suspended.
 #[derive(Clone, Debug)]
 pub struct StepDetector {
     last: Now,
-    /// How long the machine had slept by then.
+    /// Total time that the machine had spent in suspension at the last reading.
     slept: Duration,
 }
 
-/// Change of the wall clock since it was read before.
+/// Change of the wall clock between two consecutive readings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClockEvent {
-    /// The clock ran on normally.
+    /// The wall clock advanced normally, within the tolerance for slewing and reading.
     Steady,
-    /// The clock was set, by this number of nanoseconds.
+    /// The wall clock was set by this number of nanoseconds; negative if it was set back.
     Stepped(i64),
-    /// The machine slept for so long. Its clock was set by a hardware clock since, whose error nobody knows.
+    /// The machine was suspended for this duration. The wall clock has since been set from the hardware clock, whose
+    /// error is unknown.
     Slept(Duration),
 }
 
-/// A clock that is disciplined is slewed by this at most, in parts per million.
+/// Largest rate at which a disciplined clock is slewed, in parts per million.
 const SLEW_PPM: i128 = 500;
-/// Two readings of the clocks may be this far apart, in nanoseconds.
+/// Tolerance in nanoseconds for the interval between reading one clock and reading the other.
 const READING_SLACK: i128 = 1_000_000;
 
 impl StepDetector {
-    /// From now on; the machine has slept for so long by now.
+    /// Creates a detector with a first reading; `slept` is the total time that the machine has been suspended so far.
     pub fn new(now: Now, slept: Duration) -> Self {
         StepDetector { last: now, slept }
     }
 
-    /// The clocks were read again.
+    /// Compares a new reading of both clocks with the previous one and returns the change between them.
     pub fn on_reading(&mut self, now: Now, slept: Duration) -> ClockEvent {
         let monotonic = now.moment.since(self.last.moment).as_nanos() as i128;
         let wall = i128::from(now.wall.nanos_since(self.last.wall));
@@ -182,7 +190,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn a_step_is_told_from_a_slew() {
+    fn steps_are_distinguished_from_slew_and_suspension() {
         let at = |monotonic: u64, wall: u64| Now {
             moment: Moment::new(Duration::from_micros(monotonic)),
             wall: WallTime::from_unix_nanos(wall * 1_000),
@@ -193,7 +201,7 @@ mod tests {
         assert_eq!(detector.on_reading(at(2_000_000, 7_010_400), awake), ClockEvent::Stepped(10_000_000));
         assert_eq!(detector.on_reading(at(3_000_000, 7_010_400), awake), ClockEvent::Stepped(-1_000_000_000));
         assert_eq!(detector.on_reading(at(4_000_000, 8_010_400), awake), ClockEvent::Steady);
-        // A night in a closed laptop.
+        // A laptop was closed for eight hours.
         let night = Duration::from_secs(8 * 3600);
         let morning = at(4_100_000, 8_110_400 + 28_800_000_000);
         assert_eq!(detector.on_reading(morning, night), ClockEvent::Slept(night));
@@ -201,17 +209,17 @@ mod tests {
     }
 
     #[test]
-    fn unsynchronised_is_multiplier_128_scale_29() {
+    fn unknown_clock_is_encoded_as_multiplier_128_scale_29() {
         assert_eq!(ErrorEstimate::encode(ClockQuality::UNKNOWN), ErrorEstimate((29 << 8) | 128));
     }
 
     #[test]
-    fn a_zero_multiplier_is_corrupt() {
+    fn estimate_with_zero_multiplier_is_corrupt() {
         assert_eq!(ErrorEstimate(0x8000).decode(), None);
     }
 
     #[test]
-    fn verdicts() {
+    fn verdict_depends_on_delay_uncertainty_and_limits() {
         let ms = Duration::from_millis;
         let limits = DelayLimits {
             max_latency: Some(ms(5)),
@@ -231,7 +239,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_estimate_never_promises_more_than_is_known(nanos in 0u64..20_000_000_000) {
+        fn encoded_estimate_is_never_smaller_than_the_error(nanos in 0u64..20_000_000_000) {
             let error = Duration::from_nanos(nanos);
             let decoded = ErrorEstimate::encode(ClockQuality { synchronised: true, error }).decode().unwrap();
             prop_assert!(decoded.error >= error);
@@ -239,11 +247,11 @@ mod tests {
         }
 
         #[test]
-        fn any_estimate_decodes(raw: u16) { let _ = ErrorEstimate(raw).decode(); }
+        fn any_estimate_decodes_without_panic(raw: u16) { let _ = ErrorEstimate(raw).decode(); }
 
-        /// With true clock errors within the claimed bound, no verdict is ever wrong.
+        /// Property: while the true clock errors stay within the claimed bound, no verdict is wrong.
         #[test]
-        fn no_false_verdict(true_delay in 0i64..50_000_000, offset in -20_000_000i64..20_000_000, limit in 0u64..50) {
+        fn no_verdict_is_wrong_within_the_clock_error_bounds(true_delay in 0i64..50_000_000, offset in -20_000_000i64..20_000_000, limit in 0u64..50) {
             let delay = Delay { nanos: true_delay + offset, uncertainty: Duration::from_millis(20) };
             let max_latency = Duration::from_millis(limit);
             let limits = DelayLimits {

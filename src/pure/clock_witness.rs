@@ -1,5 +1,7 @@
-//! Whose clock is wrong: a test that meets an impossible delay only knows that one of two is. Who
-//! stands alone against most others is the one.
+//! Clock attribution: decides whose clock is wrong. A test that measures an impossible delay only proves that one of
+//! two clocks is wrong. If the clocks of most other hosts appear wrong, the clock of this host is the wrong one.
+//!
+//! [`ClockWitness`] holds the reports of all tests on this host and rewrites their clock alarms accordingly.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,19 +9,20 @@ use super::alarm::{AlarmKey, Cause, ConditionChange, Kind, Subject, Verdict, con
 use super::possible::Possible;
 use super::time::Now;
 
-/// Fewer than this cannot outvote this host.
+/// Minimum number of hosts with an apparently wrong clock before the local clock is blamed.
 const LEAST: usize = 2;
 
-/// Takes in what the tests say of other hosts' clocks, and says what that means.
+/// Collects the reports of tests on the clocks of other hosts, and attributes them to those hosts or to this one.
 #[derive(Clone, Debug, Default)]
 pub struct ClockWitness {
     hosts: BTreeMap<String, Words>,
-    /// How many of them somebody calls wrong. Counted along: a host can have very many reporters.
+    /// Number of hosts that at least one reporter considers wrong. Maintained incrementally, since a host can have a
+    /// very large number of reporters.
     wrong: usize,
     blames_self: bool,
 }
 
-/// The last words of all reporters on one host.
+/// Latest report of each reporter on one host.
 #[derive(Clone, Debug, Default)]
 struct Words {
     good: BTreeSet<Subject>,
@@ -27,7 +30,8 @@ struct Words {
 }
 
 impl ClockWitness {
-    /// A test says something of another host's clock.
+    /// Records a test's report on the clock of another host, and returns the changes that follow for the alarm
+    /// engine.
     pub fn on_change(&mut self, change: ConditionChange) -> Vec<ConditionChange> {
         let Subject::Host(host) = &change.key.subject else { return vec![change] };
         let now = change.at;
@@ -40,15 +44,15 @@ impl ClockWitness {
             (false, false) | (true, true) => {}
         }
         let mut said = self.turn(now);
-        // Good news is always news; bad news of others is none while this host is to blame.
+        // A cleared report is always forwarded; a violation of another host is suppressed while this host is blamed.
         if !is_violated(&change) || !self.blames_self {
             said.push(change);
         }
         said
     }
 
-    /// Only these alarms can still be, and only these tests still report: each of the clock of the host at its other end.
-    /// Retracts the reports that a test made about its former other end.
+    /// Drops the reports of removed tests and of alarms that are no longer in the inventory. Each test reports only
+    /// on the host in `peers`, and its report on a former peer is retracted. Returns the changes that follow.
     pub fn retain(
         &mut self,
         reporters: &BTreeSet<Subject>,
@@ -77,12 +81,12 @@ impl ClockWitness {
         said
     }
 
-    /// Says once more what it says of this host, for an alarm actor that has just begun.
+    /// Returns the current state of this host's clock condition, for an alarm actor that has just started.
     pub fn report(&self, now: Now) -> ConditionChange {
         self.of_self(now)
     }
 
-    /// Blames whom it has to now. What was said of others is taken back, or said after all.
+    /// Decides again whether this host is blamed. On a change, reports on other hosts are retracted, or issued again.
     fn turn(&mut self, now: Now) -> Vec<ConditionChange> {
         let blames = self.wrong >= LEAST && self.wrong * 2 > self.hosts.len();
         if blames == self.blames_self {
@@ -132,7 +136,7 @@ fn is_violated(change: &ConditionChange) -> bool {
     matches!(change.verdict, Verdict::Violated(_))
 }
 
-/// What reports on this host's clock in the others' name.
+/// Name of the reporter of this host's clock condition, which is derived from reports on other hosts.
 const WITNESS: &str = "the clocks of other hosts";
 
 #[cfg(test)]
@@ -152,7 +156,7 @@ mod tests {
         condition_change(AlarmKey::new(Kind::Clock, Subject::Host(host.to_owned())), reporter, Now::default(), verdict)
     }
 
-    /// Whom the words so far blame.
+    /// Returns the subjects that are blamed after these reports.
     fn blamed(words: &[ConditionChange]) -> BTreeSet<String> {
         let mut witness = ClockWitness::default();
         let mut blamed = BTreeSet::new();
@@ -167,9 +171,9 @@ mod tests {
         blamed
     }
 
-    /// A test that got another host at its other end, while another test of the first host goes on.
+    /// A test moves from host `a` to host `c` while its reporter continues to exist.
     #[test]
-    fn clock_alarm_ends_when_its_test_has_another_peer() {
+    fn clock_alarm_is_cleared_when_its_test_gets_another_peer() {
         let mut witness = ClockWitness::default();
         witness.on_change(word("a", true));
         let reporter = word("a", true).reporter;
@@ -184,14 +188,14 @@ mod tests {
     }
 
     #[test]
-    fn one_of_many_is_wrong_itself_and_all_of_many_are_not() {
+    fn agent_is_blamed_when_most_hosts_appear_wrong_and_one_host_otherwise() {
         let good = |hosts: &[&str]| hosts.iter().map(|host| word(host, false)).collect::<Vec<_>>();
         let bad = |hosts: &[&str]| hosts.iter().map(|host| word(host, true)).collect::<Vec<_>>();
         assert_eq!(blamed(&bad(&["a"])), ["host a".to_owned()].into());
         assert_eq!(blamed(&[good(&["a", "b", "c"]), bad(&["b"])].concat()), ["host b".to_owned()].into());
         assert_eq!(blamed(&[good(&["a", "b", "c"]), bad(&["b", "c"])].concat()), ["agent".to_owned()].into());
         assert_eq!(blamed(&bad(&["a", "b", "c"])), ["agent".to_owned()].into());
-        // It is mended, all but for one that was wrong beside it.
+        // The local clock is repaired; host `b` was wrong independently of it.
         let all = [bad(&["a", "b", "c"]), good(&["a", "c"])].concat();
         assert_eq!(blamed(&all), ["host b".to_owned()].into());
         assert_eq!(blamed(&[all, good(&["b"])].concat()), BTreeSet::new());

@@ -1,5 +1,7 @@
-//! From samples to a condition: `unknown → up ⇄ suspect → down ⇄ recovering`. What is up may be
-//! `paused`, if its sender announced that it stops.
+//! State machine that turns good and bad samples into a condition: `unknown → up ⇄ suspect → down ⇄ recovering`.
+//!
+//! A [`Condition`] changes state when N of the last M samples contradict it (see [`Thresholds`]). A condition that is
+//! up becomes `paused` when the sender announces that it stops.
 
 use std::fmt;
 
@@ -7,24 +9,24 @@ use serde::{Deserialize, Serialize};
 
 use super::time::{Moment, Now, WallTime};
 
-/// Where a condition stands. `suspect` and `recovering` still count as what they come from.
+/// State of a condition. `suspect` still counts as up, and `recovering` still counts as down.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
-    /// Nothing was decided yet.
+    /// Undecided: too few samples have been taken since the condition began.
     #[default]
     Unknown,
-    /// Good.
+    /// Condition is good, and recent samples confirm it.
     Up,
-    /// Good until now, with bad samples lately.
+    /// Condition still counts as up, although recent samples were bad.
     Suspect,
-    /// Bad.
+    /// Condition is bad: enough recent samples were bad to raise an alarm.
     Down,
-    /// Bad until now, with good samples lately.
+    /// Condition still counts as down, although recent samples were good.
     Recovering,
-    /// Good until its sender stopped on purpose.
+    /// Condition was up until its sender announced that it would stop on purpose.
     Paused,
-    /// Not judged here: its floating address is on another host.
+    /// Condition is not judged here, because the test's floating address is on another host.
     Standby,
 }
 
@@ -42,52 +44,52 @@ impl fmt::Display for State {
     }
 }
 
-/// One observation.
+/// Result of one observation of a condition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sample {
-    /// As it should be.
+    /// Observation is within its limits and supports the condition being up.
     Good,
-    /// Not as it should be.
+    /// Observation violates its limits and supports the condition being down.
     Bad,
 }
 
-/// How many samples decide: so many of the last so many.
+/// Thresholds of a condition: N of the last M samples decide, separately for raising and for clearing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Thresholds {
-    /// So many bad ones raise; at least 1.
+    /// Number of bad samples that raise the alarm; at least 1.
     pub raise_after: u32,
-    /// Of so many; as many as `raise_after` means: in a row.
+    /// Number of recent samples among which the `raise_after` bad ones must lie; if equal, they must be consecutive.
     pub raise_out_of: u32,
-    /// So many good ones clear; at least 1.
+    /// Number of good samples that clear the alarm; at least 1.
     pub clear_after: u32,
-    /// Of so many; as many as `clear_after` means: in a row.
+    /// Number of recent samples among which the `clear_after` good ones must lie; if equal, they must be consecutive.
     pub clear_out_of: u32,
 }
 
-/// A condition remembers so many samples.
+/// Maximum number of recent samples that a condition records; one bit is kept for each.
 pub const MOST_SAMPLES: u32 = u64::BITS;
 
 impl Thresholds {
-    /// So many in a row.
+    /// Returns thresholds that require this many consecutive bad or good samples.
     pub fn in_a_row(raise_after: u32, clear_after: u32) -> Self {
         Thresholds { raise_after, raise_out_of: raise_after, clear_after, clear_out_of: clear_after }
     }
 }
 
-/// What travels up: only these, never samples.
+/// Change of a condition that is reported upwards; single samples are never reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// Now down.
+    /// Condition went down, after enough bad samples.
     Raised,
-    /// Now up.
+    /// Condition came up, or an unknown condition was confirmed to be up.
     Cleared,
-    /// Up, with bad samples lately.
+    /// Condition is up, but the latest samples were bad.
     Suspected,
-    /// Up beyond doubt again, after bad samples that did not suffice.
+    /// Condition left the suspect state and is up, after bad samples that did not suffice to raise an alarm.
     Relieved,
 }
 
-/// What the samples that speak against a state are worth together.
+/// Combined weight of the recent samples that contradict the current state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Weight {
     Nothing,
@@ -95,7 +97,7 @@ enum Weight {
     Decides,
 }
 
-/// One condition of one subject.
+/// Condition of one subject, together with the recent samples that contradict it.
 #[derive(Clone, Debug, Default)]
 pub struct Condition {
     state: State,
@@ -103,13 +105,13 @@ pub struct Condition {
     /// from before a restart or a move of the test, which one good sample must not clear.
     settling: u16,
     since: Now,
-    /// The newest samples since it was settled, the last in the lowest bit: set if it speaks
-    /// against what was settled.
+    /// Most recent samples since the last decision, the newest in the lowest bit; a set bit contradicts the decided
+    /// state.
     against: u64,
 }
 
 impl Condition {
-    /// One that no sample was taken of.
+    /// Condition for which no sample has been taken yet.
     pub const UNKNOWN: Condition = Condition {
         state: State::Unknown,
         settling: 0,
@@ -117,27 +119,28 @@ impl Condition {
         against: 0,
     };
 
-    /// Where it stands.
+    /// Returns the current state of the condition.
     pub fn state(&self) -> State {
         self.state
     }
 
-    /// Since when it has stood there.
+    /// Returns the time at which the condition entered its current state.
     pub fn since(&self) -> Now {
         self.since
     }
 
-    /// Whether it counts as bad.
+    /// Returns whether the condition counts as bad, which includes `recovering`.
     pub fn is_down(&self) -> bool {
         matches!(self.state, State::Down | State::Recovering)
     }
 
-    /// Whether it is good beyond doubt: a good sample changes nothing.
+    /// Returns whether the condition is up without recent doubt, so that another good sample changes nothing.
     pub fn is_calm(&self) -> bool {
         self.state == State::Up && self.against == 0 && self.settling == 0
     }
 
-    /// Its sender announced that it stops. What is down stays down.
+    /// Pauses a condition that is up or suspect because its sender announced a stop. A condition that is down stays
+    /// down.
     pub fn on_pause(&mut self, now: Now) {
         if matches!(self.state, State::Up | State::Suspect) {
             self.go(State::Paused, now, None);
@@ -149,8 +152,8 @@ impl Condition {
         self.settling == 0
     }
 
-    /// Takes a sample. The first good one settles what is shown of an unknown condition; that it is good is said after
-    /// as many as clear an alarm.
+    /// Applies a sample and returns the change to report. The first good sample sets an unknown condition to `up` for
+    /// display; the change is reported only after as many good samples as clear an alarm.
     pub fn on_sample(&mut self, sample: Sample, thresholds: Thresholds, now: Now) -> Option<Change> {
         let to_clear = thresholds.clear_after.clamp(1, MOST_SAMPLES) as u16;
         match (self.state, sample) {
@@ -173,7 +176,7 @@ impl Condition {
             }
             (State::Unknown | State::Standby | State::Up | State::Suspect | State::Paused, sample) => {
                 if sample == Sample::Bad && self.settling > 0 && thresholds.clear_out_of <= thresholds.clear_after {
-                    // In a row means: from the start again.
+                    // Consecutive samples are required, so a bad one restarts the count.
                     self.settling = to_clear;
                 }
                 let (needed, of) = (thresholds.raise_after, thresholds.raise_out_of);
@@ -210,7 +213,7 @@ impl Condition {
         }
     }
 
-    /// Counts good samples of a condition that was not said to be good yet.
+    /// Counts good samples towards the first report of an unsettled condition; returns `Cleared` at the last of them.
     fn settle(&mut self, good: u16) -> Option<Change> {
         if self.settling == 0 {
             return None;
@@ -219,7 +222,7 @@ impl Condition {
         (self.settling == 0).then_some(Change::Cleared)
     }
 
-    /// Adds a sample that speaks against the state or for it.
+    /// Records a sample, which contradicts the current state if `against` is set, and weighs it with the recent ones.
     fn weigh(&mut self, against: bool, needed: u32, of: u32) -> Weight {
         let needed = needed.clamp(1, MOST_SAMPLES);
         let of = of.clamp(needed, MOST_SAMPLES);
@@ -228,7 +231,8 @@ impl Condition {
         if recent.count_ones() >= needed {
             Weight::Decides
         } else if recent.trailing_zeros() > of - needed {
-            // So many speak for the state since that no sample before them can still help to turn it.
+            // The latest samples support the state in such number that no earlier contradicting one can contribute any
+            // more.
             Weight::Nothing
         } else {
             Weight::Counts
@@ -255,9 +259,9 @@ mod tests {
 
     const THREE: Thresholds = Thresholds { raise_after: 3, raise_out_of: 3, clear_after: 3, clear_out_of: 3 };
 
-    /// Every state and sample with thresholds of 2: from, sample, to, change.
+    /// Transition table with thresholds of 2: every state and sample, with the new state and the reported change.
     #[test]
-    fn the_whole_table() {
+    fn every_state_and_sample_leads_to_the_expected_state_and_change() {
         use Sample::{Bad, Good};
         let two = Thresholds::in_a_row(2, 2);
         let reach = |path: &[Sample]| {
@@ -289,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn three_of_the_last_five() {
+    fn condition_goes_down_at_three_bad_samples_of_the_last_five() {
         use Sample::{Bad, Good};
         let thresholds = Thresholds { raise_after: 3, raise_out_of: 5, clear_after: 2, clear_out_of: 2 };
         let mut condition = Condition::default();
@@ -304,9 +308,9 @@ mod tests {
         assert_eq!(states[10..], [Suspect, Suspect, Suspect, Down]);
     }
 
-    /// A receiver may have been told down before a restart: the first good sample clears nothing.
+    /// A receiver may hold a raise from before a restart, so the first good sample must not clear it.
     #[test]
-    fn unknown_condition_is_said_to_be_good_after_as_many_samples_as_clear() {
+    fn unknown_condition_is_reported_up_after_clear_after_good_samples() {
         use Sample::{Bad, Good};
         let mut condition = Condition::default();
         let mut changes = Vec::new();
@@ -317,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pause_is_no_fault_and_hides_none() {
+    fn pause_reports_no_change_and_does_not_prevent_a_later_raise() {
         let mut condition = Condition::default();
         condition.on_sample(Sample::Good, THREE, Now::default());
         condition.on_pause(Now::default());
@@ -333,10 +337,9 @@ mod tests {
     }
 
     proptest! {
-        /// However many of however many decide: a raise needs that many bad ones among the last so
-        /// many, and comes as soon as they are there.
+        /// A raise needs N bad samples among the last M, and is reported as soon as they are there, for any N and M.
         #[test]
-        fn so_many_of_the_last_so_many(
+        fn raise_comes_exactly_when_n_of_the_last_m_samples_are_bad(
             samples in prop::collection::vec(any::<bool>(), 0..200),
             needed in 1u32..6,
             more in 0u32..6,
@@ -360,9 +363,9 @@ mod tests {
             }
         }
 
-        /// Raises and clears alternate, and each needs its number of samples in a row.
+        /// Raises and clears alternate, and each of them needs its number of consecutive samples.
         #[test]
-        fn changes_alternate(samples in prop::collection::vec(any::<bool>(), 0..300)) {
+        fn raises_and_clears_alternate_after_samples_in_a_row(samples in prop::collection::vec(any::<bool>(), 0..300)) {
             let mut condition = Condition::default();
             let (mut last, mut run, mut previous) = (None, 0, None);
             for good in samples {

@@ -1,4 +1,7 @@
-//! One test where it is judged: what is expected, what came, and what that means.
+//! Receive session: one test at the host that judges it, from the expected probes to changes of its conditions.
+//!
+//! An [`Expectation`] is a pure state machine. It is fed with probes (`on_probe`) and with the passage of time
+//! (`on_silence`), and appends condition changes for the alarm actor. Its owner calls it again at `next_deadline`.
 
 mod conditions;
 mod expected;
@@ -27,29 +30,29 @@ use conditions::{Calm, Conditions};
 pub use expected::{Acceptance, Counters, Expected, Incoming, Manner};
 use streams::{Place, Streams, Terms};
 
-/// The state of one test where it is judged. Of very many tests, each probe's is fetched from memory: what
-/// it changes lies together.
+/// State of one test at the host that judges it. With very many tests, every probe fetches this state from memory, so
+/// the fields that a probe changes lie together at the front.
 #[derive(Clone, Debug)]
 #[repr(C)]
 pub struct Expectation {
-    /// If nothing comes until then, that is a bad sample.
+    /// Moment at which the absence of a probe becomes a bad sample.
     silence_deadline: Moment,
-    /// What only few tests need.
+    /// State that only few tests need, allocated on demand.
     extra: Option<Box<Extra>>,
-    /// Silence before this proves nothing.
+    /// Moment until which a missing probe is no bad sample, because this process itself was suspended.
     forgiven_until: Moment,
-    /// Datagrams dropped at this socket when the last probe came.
+    /// Datagrams dropped at this socket, as of the last probe.
     dropped: u64,
     announced_stop: bool,
-    /// As the last probe came.
+    /// Time-to-live and code point of the last probe's IP packet.
     ttl: Option<u8>,
     dscp: Option<u8>,
-    /// What `conditions` says of itself.
+    /// Copy of the flags that `conditions` derives from itself, kept here with the other hot fields.
     calm: Calm,
     last_probe: Option<Now>,
     expected: Expected,
     previous: Previous,
-    /// The sender's interval in nanoseconds, as its last probe said it.
+    /// Sender's interval in nanoseconds, according to its last probe.
     send_every: Option<NonZeroU64>,
     last_delay: Option<LastDelay>,
     received: u64,
@@ -62,15 +65,15 @@ pub struct Expectation {
     started: Moment,
 }
 
-/// A probe's delay, for the next one's variation.
+/// Delay of a probe in nanoseconds, kept to compute the variation of the next one.
 #[derive(Clone, Copy, Debug, Default)]
 struct Previous {
-    /// Its number, if there was one.
+    /// Sequence number of the probe; `None` before the first probe and after a clock step.
     sequence: Option<u32>,
     delay: i64,
 }
 
-/// The last delay and what it was worth, in nanoseconds.
+/// Last measured delay with its uncertainty, both in nanoseconds, and the verdict on it.
 #[derive(Clone, Copy, Debug)]
 struct LastDelay {
     nanos: i64,
@@ -78,34 +81,37 @@ struct LastDelay {
     verdict: DelayVerdict,
 }
 
+/// State of a test that only a few criteria or circumstances require, kept apart from the hot fields.
 #[derive(Clone, Debug, Default)]
 struct Extra {
     loss: Option<LossWindow>,
     baseline: Option<Baseline>,
     flows: Option<FlowWatch>,
     offset: OffsetWatch,
-    /// Former, slower pace that is still accepted, and until when.
+    /// Former, longer interval that is still accepted, and the moment until which it is.
     slower_until: Option<(Moment, Duration)>,
-    /// The sender's probes said that it is slower than is expected here: that is forgiven once for each plan, since
-    /// the two ends of a test learn of a change one after the other.
+    /// True once the sender's probes have stated a longer interval than the expected one. That is tolerated once for
+    /// each plan, since the two ends of a test learn of a change one after the other.
     was_slower: bool,
-    /// Delays of the newest probes, while some are missing: one that was overtaken varies from its neighbours.
+    /// Delays of the newest probes, recorded while some are missing: a probe that was overtaken varies from its
+    /// neighbours.
     recent: Option<Recent>,
-    /// By kind: since when nothing decides whether what is down is good again, and when its cause was said last.
+    /// By alarm kind: the moment since which no measurement has decided on a condition that is down, and the moment at
+    /// which its cause was last reported.
     undecided: [Option<Moment>; conditions::JUDGED.len()],
     cause_said: [Moment; conditions::JUDGED.len()],
 }
 
-/// The newest probes of a test, by sequence number, with their delays.
+/// Newest probes of a test, each with its sequence number and its delay in nanoseconds.
 #[derive(Clone, Debug, Default)]
 struct Recent {
     probes: VecDeque<(u32, i64)>,
-    /// Probes until nothing that is missing can be filled in any more.
+    /// Number of further probes after which a missing one can no longer be filled in.
     left: u32,
 }
 
 impl Recent {
-    /// Probes that are remembered; one that is overtaken by more has no known neighbours.
+    /// Maximum number of recorded probes; a probe overtaken by more than these has no known neighbours.
     const MOST: usize = 32;
 
     fn add(&mut self, sequence: u32, delay: i64) {
@@ -121,19 +127,21 @@ impl Recent {
     }
 }
 
+/// Observation of the single flows of a test with more than one flow.
 #[derive(Clone, Debug)]
 struct FlowWatch {
     seen: Seen,
-    /// When the flows are looked at next.
+    /// Moment at which the flows are judged next.
     look: Moment,
+    /// Moment from which every flow is expected to carry probes.
     begun: Moment,
 }
 
 impl Expectation {
-    /// The first octets of the state, which is all that a probe needs as long as all is well.
+    /// Number of leading octets of the state, which are all that a probe needs while the test is healthy.
     pub const HOT: usize = std::mem::offset_of!(Expectation, statistics) + Statistics::HOT;
 
-    /// Begins to expect.
+    /// Starts a receive session for a test that is expected from now on.
     pub fn new(expected: Expected, now: Now) -> Self {
         let mut expectation = Expectation {
             started: now.moment,
@@ -163,17 +171,18 @@ impl Expectation {
         expectation
     }
 
-    /// What the next probe changes elsewhere in memory.
+    /// Returns the memory outside this structure that the next probe will change, so that it can be prefetched.
     pub fn elsewhere(&self) -> Option<&[Count]> {
         self.statistics.elsewhere()
     }
 
-    /// What is expected now.
+    /// Returns the current expectations on the test.
     pub fn expected(&self) -> &Expected {
         &self.expected
     }
 
-    /// Another expectation of the same test. What was seen and judged stays.
+    /// Replaces the expectations on the test and keeps its measurements and conditions. Alarms that the new criteria
+    /// can no longer raise are cleared.
     pub fn on_expected(&mut self, expected: Expected, now: Now, changes: &mut Vec<ConditionChange>) {
         let kept: Vec<Kind> = expected.kinds().collect();
         let same_peer = expected.peer() == self.expected.peer();
@@ -184,7 +193,7 @@ impl Expectation {
                 changes.push(self.change(kind, Verdict::Cleared, now));
             }
         }
-        // The measurement that raised the alarm is not made any more: nothing could ever clear it.
+        // The measurement that raised the alarm is no longer made, so no later sample could clear it.
         let measure = self.conditions.cause(Kind::Latency).and_then(judging::Measure::of);
         if measure.is_some_and(|measure| !measure.is_asked_of(&expected))
             && self.change_conditions(|conditions| conditions.forget(Kind::Latency))
@@ -194,7 +203,7 @@ impl Expectation {
         let before = self.expected.expect_every;
         let pace = |expected: &Expected| (expected.expect_every, expected.thresholds, expected.startup_grace);
         let same_pace = pace(&self.expected) == pace(&expected);
-        // The sender may have learnt of neither of two changes within the grace.
+        // Within the grace, the sender may have learnt of neither of two successive changes.
         let slower = self.slower_until().filter(|(until, _)| now.moment < *until).map_or(before, |(_, slower)| slower);
         let slower_until = match expected.expect_every < before {
             true => Some((now.moment + ROLL_OUT_GRACE, slower.max(before))),
@@ -208,7 +217,7 @@ impl Expectation {
         self.expected = expected;
         if !same_extra {
             self.extra = self.extra(now.moment);
-            // The sender may hear of its other flows later.
+            // The sender may learn of its additional flows later.
             if let Some(flows) = self.flow_watch() {
                 flows.begun = now.moment + ROLL_OUT_GRACE;
             }
@@ -220,7 +229,7 @@ impl Expectation {
             extra.was_slower = false;
         }
         self.streams.retain(self.expected.any_of.as_deref());
-        // What was counted stays counted; the interval that runs is the new one, from now.
+        // Counted samples remain counted; the current interval restarts now with the new length.
         if !same_pace {
             self.silence_deadline = match self.last_probe {
                 Some(_) if self.connection().state() == State::Paused => self.silence_deadline,
@@ -230,7 +239,8 @@ impl Expectation {
         }
     }
 
-    /// A probe of this test arrived.
+    /// Processes an arrived probe: first the intervals missed before it, then its sequence number, and, if it is
+    /// accepted, its delay.
     pub fn on_probe(&mut self, incoming: &Incoming, changes: &mut Vec<ConditionChange>) -> Acceptance {
         let now = incoming.received;
         self.on_silence(now, incoming.dropped, changes);
@@ -262,13 +272,13 @@ impl Expectation {
         self.send_every = NonZeroU64::new(saturating_nanos(incoming.send_every));
         let overtaken = self.count(incoming, place);
         let ttl_was = self.note_path(incoming);
-        // A probe that was overtaken by the goodbye does not take it back.
+        // A probe that was overtaken by the announcement of a stop does not revoke that.
         if matches!(place, Place::Behind(_)) && self.connection().state() == State::Paused {
             return Acceptance::Accepted(ttl_was);
         }
         let stops = incoming.stops && self.streams.all_stopped();
         if stops && self.connection().state() == State::Paused {
-            // Said once more: that makes the pause no longer.
+            // A repeated announcement must not extend the pause.
             return Acceptance::Accepted(ttl_was);
         }
         self.last_probe = Some(now);
@@ -287,7 +297,7 @@ impl Expectation {
         Acceptance::Accepted(ttl_was)
     }
 
-    /// The sender goes slower than is expected here. A change of the documents may have reached it first.
+    /// Tolerates a sender that is slower than expected, once: a change of the documents may have reached it first.
     #[cold]
     fn note_slower_pace(&mut self, send_every: Duration, now: Moment) {
         let extra = self.extra.get_or_insert_default();
@@ -296,12 +306,12 @@ impl Expectation {
         }
     }
 
-    /// Time has passed: each `expect_every` without a probe is a bad sample. `dropped` is what the
-    /// kernel dropped at this socket so far.
+    /// Processes the passage of time up to `now`: each `expect_every` without a probe is a bad sample. `dropped` is the
+    /// number of datagrams that the kernel has dropped at this socket so far.
     pub fn on_silence(&mut self, now: Now, dropped: u64, changes: &mut Vec<ConditionChange>) {
         let mut samples = 0;
         while self.silence_deadline <= now.moment {
-            // What lies beyond the threshold changes nothing; a long gap costs no more than a short one.
+            // Samples beyond the threshold change nothing, so a long gap costs no more than a short one.
             if samples > self.expected.thresholds.raise_after {
                 self.silence_deadline = self.deadline_after(now.moment);
                 break;
@@ -328,7 +338,8 @@ impl Expectation {
         self.end_undecidable(now, changes);
     }
 
-    /// This agent itself slept (stopped, or its machine was frozen): silence meanwhile proves nothing.
+    /// Records that this agent itself was suspended (stopped, or its machine was frozen), so that missing probes until
+    /// now prove nothing.
     pub fn on_own_stall(&mut self, now: Now) {
         self.forgiven_until = now.moment + self.expected.expect_every;
         self.silence_deadline = self.silence_deadline.max(self.forgiven_until);
@@ -338,7 +349,7 @@ impl Expectation {
         }
     }
 
-    /// The wall's clock here stepped: delays of before and after cannot be compared.
+    /// Records that the local wall clock stepped, after which earlier and later delays cannot be compared.
     pub fn on_own_step(&mut self, now: Now) {
         self.previous = Previous::default();
         if let Some(flows) = self.flow_watch() {
@@ -352,7 +363,8 @@ impl Expectation {
         }
     }
 
-    /// What was taken of which test before this process began: of a keyed one, it cannot be taken again.
+    /// Restores the newest sequence numbers that an earlier process accepted, so that signed probes cannot be replayed.
+    /// Unsigned tests ignore this.
     pub fn on_remembered(&mut self, newest: impl Fn(TestId) -> Option<(u64, u32)>, now: Now) {
         if self.expected.keys.is_some() {
             let (own, any_of) = (self.expected.test.id, self.expected.any_of.as_deref());
@@ -360,73 +372,73 @@ impl Expectation {
         }
     }
 
-    /// Of each sender's test, the epoch and the newest sequence number, for whoever has to remember them.
+    /// Returns the epoch and newest sequence number of each sender's test, to be stored for a later process.
     pub fn newest(&self) -> impl Iterator<Item = (TestId, (u64, u32))> {
         self.streams.newest(self.expected.test.id)
     }
 
-    /// When `on_silence` wants to be called next.
+    /// Returns the moment at which `on_silence` must be called next.
     pub fn next_deadline(&self) -> Moment {
         let flows = self.extra.as_ref().and_then(|extra| extra.flows.as_ref());
         flows.map_or(self.silence_deadline, |flows| flows.look.min(self.silence_deadline))
     }
 
-    /// Says everything that is decided once more, for an alarm actor that has just begun.
+    /// Returns all decided verdicts again, for an alarm actor that has just started.
     pub fn report(&self, now: Now) -> Vec<ConditionChange> {
         self.conditions.decided().map(|(kind, verdict)| self.change(kind, verdict, now)).collect()
     }
 
-    /// It is judged here no more: takes back what was said.
+    /// Returns the changes that clear this test's alarms when it is no longer judged here.
     pub fn retire(&self, now: Now) -> Vec<ConditionChange> {
         let said = self.conditions.decided().filter(|(_, verdict)| matches!(verdict, Verdict::Violated(_)));
         said.map(|(kind, _)| self.change(kind, Verdict::Cleared, now)).collect()
     }
 
-    /// The connection's condition.
+    /// Returns the condition of the connection.
     pub fn connection(&self) -> &Condition {
         self.conditions.of(Kind::Connection)
     }
 
-    /// The condition of a kind that is judged here.
+    /// Returns the condition of a kind that is judged here.
     pub fn condition(&self, kind: Kind) -> &Condition {
         self.conditions.of(kind)
     }
 
-    /// The condition that people should look at first: one that is down before one that is not, the
+    /// Returns the condition that an operator should examine first: one that is down before one that is not, and the
     /// connection before others.
     pub fn worst(&self) -> &Condition {
         let mut all = self.expected.kinds().map(|kind| self.conditions.of(kind));
         all.find(|condition| condition.is_down()).unwrap_or(self.connection())
     }
 
-    /// What came so far.
+    /// Returns the counters of probes since the receive session began.
     pub fn counters(&self) -> Counters {
         let (received, reordered, duplicates, stale) = (self.received, self.reordered, self.duplicates, self.stale);
         Counters { received, reordered, duplicates, stale }
     }
 
-    /// The same in numbers of three periods.
+    /// Returns statistics of loss and delay for three periods, each up to `now`.
     pub fn statistics(&self, now: Moment) -> Summaries {
         self.statistics.summaries(now)
     }
 
-    /// The delays since the expectation began.
+    /// Returns the histogram of all delays since the receive session began.
     pub fn histogram(&self) -> Histogram {
         self.statistics.histogram()
     }
 
-    /// What came of each flow, if there is more than one.
+    /// Returns the state of each flow; empty if the test has only one.
     pub fn flows(&self) -> Vec<FlowStatus> {
         let watch = self.extra.as_ref().and_then(|extra| extra.flows.as_ref());
         watch.map(|watch| watch.seen.status(&self.expected.flows)).unwrap_or_default()
     }
 
-    /// The time-to-live and the code point that the last probe came with.
+    /// Returns the time-to-live and the code point of the last probe's IP packet.
     pub fn path(&self) -> (Option<u8>, Option<u8>) {
         (self.ttl, self.dscp)
     }
 
-    /// The delay of the last accepted probe and what it was worth.
+    /// Returns the delay of the last accepted probe, with the verdict on it.
     pub fn last_delay(&self) -> Option<(Delay, DelayVerdict)> {
         let LastDelay { nanos, uncertainty, verdict } = self.last_delay?;
         Some((Delay { nanos, uncertainty: Duration::from_nanos(uncertainty) }, verdict))
@@ -437,7 +449,7 @@ impl Expectation {
         self.last_probe.is_none_or(|last| now.since(last.moment) > self.expected.expect_every)
     }
 
-    /// When the last accepted probe came.
+    /// Returns the time at which the last accepted probe arrived.
     pub fn last_probe(&self) -> Option<Now> {
         self.last_probe
     }
@@ -476,29 +488,31 @@ impl Expectation {
         self.extra.as_ref().and_then(|extra| extra.slower_until)
     }
 
-    /// The end of the interval that begins at `moment`.
+    /// Returns the end of the interval that begins at `moment`.
     fn deadline_after(&self, moment: Moment) -> Moment {
         let every = self.expected.expect_every.max(Duration::from_nanos(1));
         let every = match self.slower_until() {
-            // No longer than an interval beyond the roll-out.
+            // Tolerate the longer interval until at most one regular interval after the roll-out.
             Some((until, slower)) if moment < until => slower.min((until + every).since(moment)).max(every),
             Some(_) | None => every,
         };
         (moment + every).max(self.forgiven_until)
     }
 
-    /// The first bad samples are timed so that the raise falls at the end of the grace, not before.
+    /// Returns the first deadline of a session. The first bad samples are timed so that the raise falls at the end of
+    /// the startup grace, not before.
     fn first_deadline(&self, started: Moment) -> Moment {
         self.raising_at(started + self.expected.startup_grace).max(started + self.expected.expect_every)
     }
 
-    /// When the first of the bad samples must fall so that the last of them, which raises, falls at
-    /// `moment`.
+    /// Returns the moment at which the first bad sample must fall so that the last of them, which raises the alarm,
+    /// falls at `moment`.
     fn raising_at(&self, moment: Moment) -> Moment {
         moment - self.expected.expect_every.saturating_mul(self.expected.thresholds.raise_after.max(1) - 1)
     }
 
-    /// Counts what an accepted probe says of those before it. True if it was overtaken.
+    /// Counts an accepted probe and the preceding ones that it shows to be missing or late. Returns whether the probe
+    /// was overtaken.
     fn count(&mut self, incoming: &Incoming, place: Place) -> bool {
         let now = incoming.received.moment;
         let sequence = incoming.order.map_or(0, |(_, sequence)| sequence);
@@ -523,8 +537,8 @@ impl Expectation {
             Place::Behind(_) => self.statistics.on_filled(sequence, now),
             Place::Duplicate | Place::TooOld | Place::StaleEpoch => {}
         }
-        // Silence is the connection's business. What was lost while the test was down is no loss of its own, and what
-        // is only presumed to be lost may never have been sent.
+        // Missing probes while the test is down belong to the connection alarm, and probes that are only presumed lost
+        // may never have been sent. Neither counts as loss.
         let is_down = self.connection().is_down();
         let proved = match place {
             Place::Newer(missing) => i32::try_from(missing).unwrap_or(i32::MAX),
@@ -538,7 +552,7 @@ impl Expectation {
             }
         }
         let Place::Behind(by) = place else { return false };
-        // Given up means: by then, silence would have been a bad sample.
+        // A probe counts as late if, by the time it arrived, its absence would already have been a bad sample.
         let turns = by / self.flow_count();
         if incoming.send_every.saturating_mul(turns) > self.expected.expect_every {
             self.statistics.on_event(Event::Late, now);
@@ -546,7 +560,7 @@ impl Expectation {
         true
     }
 
-    /// Some probes are missing, and may have been overtaken: their neighbours' delays are kept for a while.
+    /// Starts to record delays because some probes are missing and may arrive later, overtaken by others.
     #[cold]
     fn remember_delays(&mut self) {
         let (previous, step) = (self.previous, self.flow_count());
@@ -557,10 +571,10 @@ impl Expectation {
         }
     }
 
-    /// The time-to-live of the probes before, if it was another.
+    /// Records the probe's time-to-live and code point. Returns the previous time-to-live if it has changed.
     fn note_path(&mut self, incoming: &Incoming) -> Option<u8> {
         self.dscp = incoming.dscp.or(self.dscp);
-        // Equal paths may differ in length: only one port's probes can tell of a change.
+        // Equal-cost paths may differ in length, so only probes of one source port can reveal a change of path.
         let index = incoming.order.map_or(0, |(_, sequence)| sequence % self.flow_count());
         if index != 0 || self.expected.any_of.is_some() {
             return None;
@@ -581,7 +595,8 @@ impl Expectation {
         self.statistics.on_silence(missing, now);
     }
 
-    /// The one way to change them: `calm` is what they say of themselves.
+    /// Applies a change to the conditions and updates `calm`. Every change must go through this function, because
+    /// `calm` is derived from the conditions.
     fn change_conditions<R>(&mut self, change: impl FnOnce(&mut Conditions) -> R) -> R {
         let changed = change(&mut self.conditions);
         self.calm = self.conditions.calm();
@@ -607,7 +622,7 @@ impl Expectation {
         }
     }
 
-    /// What was judged over some time already needs no second sample to be believed.
+    /// Applies a sample that was judged over some time already and needs no second one to decide.
     fn sample_once(&mut self, kind: Kind, sample: Sample, cause: Cause, now: Now, changes: &mut Vec<ConditionChange>) {
         let at_once = Thresholds::in_a_row(1, 1);
         if let Some(verdict) =
@@ -617,8 +632,8 @@ impl Expectation {
         }
     }
 
-    /// Updates the cause of a condition that is down. Figures that change with each sample are reported only now and
-    /// then, unless `at_once`.
+    /// Updates the cause of a condition that is down. Figures that change with each sample are reported only at
+    /// intervals, unless `at_once`.
     fn sample_cause(&mut self, kind: Kind, cause: Cause, at_once: bool, now: Now, changes: &mut Vec<ConditionChange>) {
         if !self.conditions.is_down(kind) || self.conditions.cause(kind) == Some(&cause) {
             return;
@@ -633,7 +648,7 @@ impl Expectation {
         changes.push(self.change(kind, Verdict::Violated(cause), now));
     }
 
-    /// Notes whether a sample decided on what is down.
+    /// Records whether a sample was able to decide on a condition that is down.
     fn note_decision(&mut self, kind: Kind, is_decided: bool, now: Moment) {
         let place = conditions::place(kind);
         if is_decided {
@@ -657,7 +672,7 @@ impl Expectation {
             extra.undecided = Default::default();
             return;
         }
-        // A window that was begun again needs its time.
+        // A loss window that was reset needs time to fill before it can decide.
         let patience = UNDECIDED_FOR.max(self.expected.loss.loss_window.saturating_mul(3));
         let over = |since: &Option<Moment>| since.is_some_and(|since| now.moment.since(since) >= patience);
         let ended: Vec<Kind> = conditions::JUDGED
@@ -676,7 +691,8 @@ impl Expectation {
         }
     }
 
-    /// A wrong clock is the other host's, whichever of its tests finds it.
+    /// Builds the change of one condition. A wrong clock is attributed to the peer host, whichever of its tests finds
+    /// it.
     fn change(&self, kind: Kind, verdict: Verdict, at: Now) -> ConditionChange {
         let test = &self.expected.test;
         let subject = match kind == Kind::Clock {
@@ -691,17 +707,18 @@ impl Expectation {
     }
 }
 
-/// By what the first half minute of a test's statistics is shorter, so that those of others end at other times.
+/// Returns the time by which the first half minute of a test's statistics is shortened, so that those of many tests end
+/// at different times.
 fn shortened(id: TestId) -> Duration {
     HALF_MINUTE.mul_f64(f64::from(id.as_u128() as u16) / f64::from(u16::MAX))
 }
 
-/// An alarm ends as no longer decidable when nothing of the kind that raised it decided for so long.
+/// Time without a deciding measurement after which an alarm ends as no longer decidable.
 const UNDECIDED_FOR: Duration = Duration::from_secs(300);
-/// The figures of a standing alarm are said anew this often, since they change with each sample.
+/// Interval at which the changing figures of a raised alarm are reported again.
 const CAUSE_SAID_EVERY: Duration = Duration::from_secs(30);
 
-/// More are not presumed lost at once, however long `expect_every` is.
+/// Maximum number of probes that are presumed lost at once, however long `expect_every` is.
 const MOST_PRESUMED: u32 = 1 << 24;
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
-//! Which alarm explains which other, so that one fault is told once.
+//! Relations between alarms in which one explains others, so that a single fault is notified once.
 //!
-//! Alarms about a test's loss, latency, jitter and flows are suppressed by the alarm about its connection, because a test
-//! that is down is not measured. Alarms about probes to a host are suppressed by a connection alarm about that host.
-//! When the explaining alarm is cleared, the explained one waits for fresh samples, so that a stale one is not sent.
+//! Alarms about a test's loss, latency, jitter and flows are suppressed by the alarm about its connection, because a
+//! test that is down is not measured. Alarms about probes to a host are suppressed by a connection alarm about that
+//! host. When the explaining alarm is cleared, the explained one waits for fresh samples, so that a stale one is not
+//! sent. [`Explanations`] records these relations.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,24 +11,24 @@ use super::alarm::{AlarmKey, Kind, Subject};
 use super::test::TestId;
 use super::time::Moment;
 
-/// The kinds of a test that yield to its connection.
+/// Alarm kinds of a test that are suppressed while its connection alarm is raised.
 pub const MEASURED: [Kind; 4] = [Kind::Loss, Kind::Latency, Kind::Jitter, Kind::Path];
 
 /// Relation between the alarms of an agent: which are explained by others, and which wait for fresh samples.
 #[derive(Debug, Default)]
 pub struct Explanations {
-    /// The tests whose connection is down, by the host at their other end.
+    /// Tests whose connection is down, by the name of the host at their other end.
     down: BTreeMap<String, BTreeSet<TestId>>,
-    /// The host at the other end of each test that is down.
+    /// Name of the host at the other end of each test that is down.
     peers: BTreeMap<TestId, String>,
-    /// Alarms that wait for fresh samples, and until when.
+    /// Alarms that wait for fresh samples, with the moment at which each wait ends.
     settling: BTreeMap<AlarmKey, Moment>,
     agenda: BTreeSet<(Moment, AlarmKey)>,
 }
 
 impl Explanations {
-    /// A test's connection is down, or no longer. Gives the host at its other end if that is the first or the last one
-    /// of that host.
+    /// Records the peer host of a test whose connection is down, or `None` for a test that is not down. Returns the
+    /// peer host if the test was the first to go down or the last to come up there.
     pub fn on_connection(&mut self, id: TestId, peer: Option<&str>) -> Option<String> {
         let before = match peer {
             Some(peer) => self.peers.insert(id, peer.to_owned()),
@@ -56,7 +57,7 @@ impl Explanations {
         turned
     }
 
-    /// The alarm that explains this one, which is about probes to `to_host` if it is about a sender.
+    /// Returns the alarm that explains `key`. For a sender alarm, `to_host` is the host that its probes are sent to.
     pub fn explained_by(&self, key: &AlarmKey, to_host: Option<&str>) -> Option<AlarmKey> {
         let test = match (key.kind, &key.subject) {
             (kind, Subject::Test(id)) if MEASURED.contains(&kind) => self.peers.contains_key(id).then_some(*id),
@@ -71,7 +72,7 @@ impl Explanations {
         self.down.contains_key(host)
     }
 
-    /// An alarm waits for fresh samples, or for what may explain it.
+    /// Makes an alarm wait until `until` for fresh samples, or for an alarm that may explain it.
     pub fn settle(&mut self, key: AlarmKey, until: Moment) {
         if let Some(before) = self.settling.insert(key.clone(), until) {
             self.agenda.remove(&(before, key.clone()));
@@ -79,19 +80,19 @@ impl Explanations {
         self.agenda.insert((until, key));
     }
 
-    /// Returns whether an alarm is withheld until fresh samples have come.
+    /// Returns whether an alarm is suppressed until fresh samples have arrived.
     pub fn is_settling(&self, key: &AlarmKey) -> bool {
         self.settling.contains_key(key)
     }
 
-    /// An alarm has cleared: there is nothing left to wait for.
+    /// Ends the wait of an alarm that has been cleared.
     pub fn forget(&mut self, key: &AlarmKey) {
         if let Some(until) = self.settling.remove(key) {
             self.agenda.remove(&(until, key.clone()));
         }
     }
 
-    /// The alarms that have waited long enough.
+    /// Ends the waits that are due at `now` and returns their alarms.
     pub fn on_time(&mut self, now: Moment) -> Vec<AlarmKey> {
         let mut over = Vec::new();
         while let Some((until, key)) = self.agenda.first().filter(|(until, _)| *until <= now).cloned() {
@@ -102,7 +103,7 @@ impl Explanations {
         over
     }
 
-    /// When `on_time` has something to do.
+    /// Returns the moment at which `on_time` must be called next; `None` if no alarm waits.
     pub fn next_deadline(&self) -> Option<Moment> {
         self.agenda.first().map(|(until, _)| *until)
     }

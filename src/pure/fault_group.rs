@@ -1,7 +1,8 @@
-//! Faults of the configuration that come at once: one alarm tells how many there are.
+//! Grouping of configuration faults that occur together: one alarm with a count replaces the individual alarms.
 //!
 //! A mistake in a document that many others depend on is a fault of each of them. Each fault waits for `group_wait` in
 //! case others follow; `group_min` of them are sent as one alarm, and each is sent by itself when fewer are left.
+//! [`FaultGroup`] holds the present faults of one agent.
 
 use std::collections::BTreeMap;
 
@@ -10,51 +11,52 @@ use super::groups::GroupSettings;
 use super::notification::Withheld;
 use super::time::Moment;
 
-/// The faults of one agent's configuration.
+/// Present faults of one agent's configuration, grouped when many occur together.
 #[derive(Debug)]
 pub struct FaultGroup {
     settings: GroupSettings,
-    /// Present faults, and until when each waits for others.
+    /// Present faults, each with the moment at which its wait for further faults ends; `None` when it does not wait.
     faults: BTreeMap<AlarmKey, Option<Moment>>,
     is_told: bool,
 }
 
 impl FaultGroup {
-    /// No faults.
+    /// Creates a group without faults.
     pub fn new(settings: GroupSettings) -> Self {
         FaultGroup { settings, faults: BTreeMap::new(), is_told: false }
     }
 
-    /// The alarm that is told instead of many.
+    /// Returns the key of the alarm that is notified in place of the individual faults.
     pub fn key() -> AlarmKey {
         AlarmKey::new(Kind::Config, Subject::Configuration)
     }
 
-    /// Other settings.
+    /// Replaces the settings; takes effect with the next fault or deadline.
     pub fn on_settings(&mut self, settings: GroupSettings) {
         self.settings = settings;
     }
 
-    /// A fault came. One that came before says nothing new.
+    /// Records a fault. A fault that is present already keeps its wait.
     pub fn on_raised(&mut self, key: &AlarmKey, now: Moment) {
         let waits = (!self.is_told && self.groups()).then(|| now + self.settings.group_wait);
         self.faults.entry(key.clone()).or_insert(waits);
     }
 
-    /// A fault is gone, or was shelved. Gives the faults that are told themselves from now on, or wait for that.
+    /// Removes a fault that is gone or was shelved. Returns the faults that leave the group and wait again before each
+    /// is notified by itself.
     pub fn on_gone(&mut self, key: &AlarmKey, now: Moment) -> Vec<AlarmKey> {
         self.faults.remove(key);
         if !self.is_told || self.faults.len() >= self.settings.group_min as usize {
             return Vec::new();
         }
         self.is_told = false;
-        // The others are usually mended together with the one: each waits once more before it is notified.
+        // The other faults are usually corrected together with this one, so each waits once more before it is notified.
         let until = now + self.settings.group_wait;
         self.faults.values_mut().for_each(|waits| *waits = Some(until));
         self.faults.keys().cloned().collect()
     }
 
-    /// Time has passed. Gives the faults that are told otherwise than before.
+    /// Ends the waits that are due at `now`. Returns the faults whose suppression has changed.
     pub fn on_time(&mut self, now: Moment) -> Vec<AlarmKey> {
         let over = |waits: &Option<Moment>| waits.is_some_and(|until| until <= now);
         if !self.faults.values().any(over) {
@@ -74,12 +76,12 @@ impl FaultGroup {
         .collect()
     }
 
-    /// When `on_time` has something to do.
+    /// Returns the moment at which `on_time` must be called next; `None` if no fault waits.
     pub fn next_deadline(&self) -> Option<Moment> {
         self.faults.values().flatten().min().copied()
     }
 
-    /// Returns the counts of the group while the faults are notified as one; else `None`.
+    /// Returns the counts of the group while the faults are notified as one; otherwise `None`.
     pub fn shared(&self) -> Option<Shared> {
         let example = self.faults.keys().next().map_or(String::new(), |key| key.subject.to_string());
         let down = self.faults.len() as u64;
@@ -94,7 +96,7 @@ impl FaultGroup {
         })
     }
 
-    /// Why a fault is not told itself.
+    /// Returns the reason for which a fault is suppressed; `None` if it is notified by itself.
     pub fn withheld(&self, key: &AlarmKey) -> Option<Withheld> {
         let waits = self.faults.get(key)?;
         match self.is_told {
@@ -125,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn forty_documents_with_one_mistake_are_one_alarm() {
+    fn simultaneous_faults_are_one_alarm_until_fewer_than_group_min_remain() {
         let mut group = FaultGroup::new(SETTINGS);
         (0..40).for_each(|n| group.on_raised(&fault(n), at(0)));
         assert_eq!(group.withheld(&fault(7)), Some(Withheld::Waiting));
@@ -134,7 +136,7 @@ mod tests {
         let shared = group.shared().unwrap().to_string();
         assert_eq!(shared, "40 faults of the configuration at once, among them document tests/a/0");
         assert!(matches!(group.withheld(&fault(7)), Some(Withheld::Group { .. })));
-        // A later fault joins the group.
+        // A later fault joins the group without a wait.
         group.on_raised(&fault(40), at(60));
         assert!(matches!(group.withheld(&fault(40)), Some(Withheld::Group { .. })));
         (0..38).for_each(|n| assert_eq!(group.on_gone(&fault(n), at(70)), []));
@@ -146,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn two_faults_are_told_themselves() {
+    fn fewer_faults_than_group_min_are_notified_individually() {
         let mut group = FaultGroup::new(SETTINGS);
         group.on_raised(&fault(1), at(0));
         group.on_raised(&fault(2), at(2));

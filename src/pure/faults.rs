@@ -1,4 +1,7 @@
-//! Faults that one actor finds, said by difference: each once when it comes, and once when it goes.
+//! Faults that one actor finds, compared with those reported before so that only differences are reported.
+//!
+//! [`Faults`] reports each fault once when it occurs, or when its cause changes, and once when it is gone. A fault that
+//! may resolve itself is reported only after it has lasted for its `patience`.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -6,11 +9,11 @@ use std::time::Duration;
 use super::alarm::{AlarmKey, Cause, ConditionChange, Verdict, condition_change};
 use super::time::{Moment, Now};
 
-/// Faults of the configuration that were reported, and those that wait for their patience to end.
+/// Configuration faults that were reported, and those that have not yet lasted long enough to be reported.
 #[derive(Debug, Default)]
 pub struct Faults {
     said: BTreeMap<AlarmKey, Cause>,
-    /// Faults that may go by themselves, and when they are said if they do not.
+    /// Faults that may resolve themselves, with the moment at which each is reported if it still persists.
     pending: BTreeMap<AlarmKey, Moment>,
 }
 
@@ -28,7 +31,7 @@ impl Faults {
         let mut said = BTreeMap::new();
         for (key, cause) in faults {
             match self.said.remove(&key) {
-                // A cause that is another one now is said, too: whoever reads it later reads the truth.
+                // Report a changed cause too, so that the alarm text shows the current cause.
                 Some(before) if before == cause => {}
                 Some(_) => changes.push(say(&key, Verdict::Violated(cause.clone()), now)),
                 None => {
@@ -47,12 +50,12 @@ impl Faults {
         changes
     }
 
-    /// When a fault that is still there is to be said.
+    /// Returns the moment at which the next pending fault becomes due for a report; `None` if none is pending.
     pub fn next_deadline(&self) -> Option<Moment> {
         self.pending.values().min().copied()
     }
 
-    /// One of them came, or went.
+    /// Sets or removes a single fault without delay, and returns the changes to report.
     pub fn on_fault(&mut self, key: AlarmKey, cause: Option<Cause>, now: Now) -> Vec<ConditionChange> {
         let mut faults = self.said.clone();
         match cause {
@@ -62,18 +65,18 @@ impl Faults {
         self.on_faults(faults, |_| Duration::ZERO, now)
     }
 
-    /// All of them once more, for an alarm actor that has just begun.
+    /// Returns all reported faults again, for an alarm actor that has just started and holds no state.
     pub fn report(&self, now: Now) -> Vec<ConditionChange> {
         self.said.iter().map(|(key, cause)| say(key, Verdict::Violated(cause.clone()), now)).collect()
     }
 
-    /// The alarms that stand for them.
+    /// Returns the keys of the alarms that correspond to the reported faults.
     pub fn keys(&self) -> impl Iterator<Item = &AlarmKey> {
         self.said.keys()
     }
 }
 
-/// A fault's subject reports itself.
+/// Builds the change of one fault, with the fault's subject as its own reporter.
 fn say(key: &AlarmKey, verdict: Verdict, now: Now) -> ConditionChange {
     condition_change(key.clone(), key.subject.clone(), now, verdict)
 }
@@ -92,9 +95,9 @@ mod tests {
         changes.iter().map(|change| (change.key.subject.to_string(), raised(change))).collect()
     }
 
-    /// An etcd that restarts within a second is no alarm; one that stays away is.
+    /// A store that is away for a second is not reported; one that stays away for its patience is.
     #[test]
-    fn fault_is_said_when_it_lasted_for_its_patience() {
+    fn fault_is_reported_after_it_has_lasted_for_its_patience() {
         let at = |seconds: u64| Now { moment: Moment::new(Duration::from_secs(seconds)), ..Now::default() };
         let minute = |_: &AlarmKey| Duration::from_secs(60);
         let away = || BTreeMap::from([fault("store")]);
@@ -111,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn each_is_said_once() {
+    fn only_differences_between_fault_sets_are_reported() {
         let mut faults = Faults::default();
         let both = BTreeMap::from([fault("a"), fault("b")]);
         let changes = faults.on_faults(both.clone(), |_| Duration::ZERO, Now::default());

@@ -1,5 +1,7 @@
-//! The flows of a test: its probes leave from several ports, in several classes of service and in
-//! two sizes, since a network may lose one kind and carry the others.
+//! Flows of a test. The probes of a test are sent from several source ports, with several DSCP values, and in up to
+//! two sizes, because a network may lose packets of one kind and carry the others.
+//!
+//! [`Flows`] defines the flows, [`Seen`] tracks the reception of each, and [`DeadFlows`] describes the lost ones.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -9,56 +11,57 @@ use serde::Serialize;
 
 use super::time::Moment;
 
-/// In which kinds a test's probes are sent. In each of its turns, one of each.
+/// Definition of the flows of a test: every combination of port, code point and size. Each turn of the test sends one
+/// probe per flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Flows {
-    /// Source ports; at least 1.
+    /// Number of UDP source ports; at least 1.
     pub ports: u8,
-    /// Differentiated services code points; at least one.
+    /// Differentiated services code points that probes are sent with; at least one.
     pub dscp: CodePoints,
-    /// Octets of UDP payload of probes that are sent beside the short ones.
+    /// UDP payload size in octets of the long probes; `None` if the test sends short probes only.
     pub size: Option<u16>,
 }
 
-/// A set of differentiated services code points, which are below 64.
+/// Set of differentiated services code points, each of which is below 64.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CodePoints(u64);
 
 impl CodePoints {
-    /// Of these; those that are none are left out.
+    /// Creates the set from a list of code points; values of 64 and above are ignored.
     pub fn of(codes: &[u8]) -> Self {
         CodePoints(codes.iter().filter(|code| **code < 64).fold(0, |bits, code| bits | 1 << code))
     }
 
-    /// How many.
+    /// Returns the number of code points in the set.
     pub fn count(self) -> usize {
         self.0.count_ones() as usize
     }
 
-    /// All of them, ascending.
+    /// Iterates over the code points in ascending order.
     pub fn iter(self) -> impl Iterator<Item = u8> {
         (0..64).filter(move |code| self.0 >> code & 1 == 1)
     }
 
-    /// The n-th of them.
+    /// Returns the n-th code point in ascending order, or 0 if the set has fewer.
     fn nth(self, n: usize) -> u8 {
         let rest = (0..n).fold(self.0, |bits, _| bits & bits.wrapping_sub(1));
         if rest == 0 { 0 } else { rest.trailing_zeros() as u8 }
     }
 }
 
-/// What tells one flow from another.
+/// Properties that distinguish one flow of a test from another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Flow {
-    /// Which of the source ports, from 0.
+    /// Index of the source port, from 0; the actual port number is chosen by the sender.
     pub port: u8,
-    /// Its differentiated services code point.
+    /// Differentiated services code point of the probes of this flow.
     pub dscp: u8,
-    /// Its probes have so many octets of UDP payload; nothing: no more than they need.
+    /// UDP payload size in octets that the probes are padded to; `None` if they are sent without padding.
     pub size: Option<u16>,
 }
 
-/// A probe's flow index is one octet.
+/// Maximum number of flows of a test, given by the one-octet flow index in a probe.
 pub const MOST_FLOWS: usize = 256;
 
 impl Default for Flows {
@@ -68,12 +71,12 @@ impl Default for Flows {
 }
 
 impl Flows {
-    /// How many there are.
+    /// Returns the number of flows.
     pub fn count(&self) -> usize {
         usize::from(self.ports) * self.dscp.count() * if self.size.is_some() { 2 } else { 1 }
     }
 
-    /// The flow of an index below `count`.
+    /// Returns the flow with the given index, which must be below `count`.
     pub fn get(&self, index: usize) -> Flow {
         let sizes = if self.size.is_some() { 2 } else { 1 };
         let (rest, size) = (index / sizes, index % sizes);
@@ -85,7 +88,8 @@ impl Flows {
         }
     }
 
-    /// Names what is common to the dead ones and to no other.
+    /// Describes the dead flows by the property that they share and no live flow has. `ports` holds the last source
+    /// port of each flow, if known.
     pub fn name(&self, dead: &[bool], ports: &[Option<u16>]) -> DeadFlows {
         let flows: Vec<(Flow, bool)> = dead.iter().enumerate().map(|(n, dead)| (self.get(n), *dead)).collect();
         let exactly = |of_kind: &dyn Fn(&Flow) -> bool| flows.iter().all(|(flow, dead)| of_kind(flow) == *dead);
@@ -104,37 +108,38 @@ impl Flows {
     }
 }
 
-/// Flows of a test that nothing comes from, while others do.
+/// Description of the flows from which no probes arrive while others are received.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct DeadFlows {
-    /// How many.
+    /// Number of dead flows.
     pub dead: usize,
-    /// Of how many.
+    /// Total number of flows of the test.
     pub of: usize,
-    /// What they have in common.
+    /// Property that the dead flows have in common.
     #[serde(skip)]
     pub what: Common,
-    /// The source ports that their probes came from, as far as any ever came: with them the path can be traced.
+    /// Source ports of the last probes of the dead flows, as far as any were received; with these ports the path can
+    /// be traced.
     pub ports: Vec<u16>,
 }
 
-/// More source ports than this are not named in a text.
+/// Maximum number of source ports that are listed in an alarm text.
 const PORTS_NAMED: usize = 16;
 
-/// What dead flows have in common.
+/// Property shared by the dead flows and by no other flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Common {
-    /// All long probes, and no others.
+    /// The long probes are lost and the short ones arrive; the value is the payload size of the long ones.
     Size(u16),
-    /// All short probes, and none of this size.
+    /// The short probes are lost and the long ones arrive; the value is the payload size of the long ones.
     Short(u16),
-    /// All of a class of service, and no others.
+    /// The probes with this differentiated services code point are lost, and all others arrive.
     Dscp(u8),
-    /// Nothing but that they are dead: one of several equal paths may be.
+    /// The dead flows share no property; one of several equal-cost paths may be broken.
     Some,
 }
 
-/// IPv4 and UDP headers before the payload.
+/// Octets of the IPv4 and UDP headers that precede the payload.
 const HEADERS: u16 = 28;
 
 impl fmt::Display for DeadFlows {
@@ -163,19 +168,19 @@ impl fmt::Display for DeadFlows {
     }
 }
 
-/// What came of each flow.
+/// Reception state of every flow of one test.
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
     flows: Vec<Track>,
 }
 
-/// One flow.
+/// Reception state of one flow.
 #[derive(Clone, Debug, Default)]
 struct Track {
-    /// The newest sequence number and its delay in nanoseconds.
+    /// Newest sequence number and the delay of that probe in nanoseconds.
     newest: Option<(u32, i64)>,
     last: Option<Moment>,
-    /// The source port of the newest.
+    /// UDP source port of the last received probe.
     source_port: Option<u16>,
     received: u32,
     lost: i64,
@@ -196,43 +201,43 @@ pub struct FlowProbe {
     pub source_port: u16,
 }
 
-/// One flow, as the snapshot shows it.
+/// Status of one flow, as published in the snapshot.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct FlowStatus {
-    /// Its index in probes.
+    /// Flow index, as carried in probes.
     pub flow: usize,
-    /// Which of the source ports, from 0.
+    /// Index of the source port, from 0.
     pub port: u8,
-    /// Source port of the newest probe of the flow.
+    /// Actual source port of the last received probe of the flow.
     pub source_port: Option<u16>,
-    /// Its differentiated services code point.
+    /// Differentiated services code point of the flow.
     pub dscp: u8,
-    /// Octets of UDP payload, if they are said.
+    /// UDP payload size in octets; `None` if the probes of the flow are not padded.
     pub size: Option<u16>,
-    /// Probes that came since the expectation began.
+    /// Number of probes received since the receive session started or the number of flows changed.
     pub received: u32,
-    /// Probes that did not.
+    /// Number of probes of this flow that are missing.
     pub lost: u64,
 }
 
-/// Where a probe stands in its flow.
+/// Position of a received probe within the sequence of its flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InFlow {
-    /// A later one of the same flow came before it.
+    /// True if a later probe of the same flow arrived before this one.
     pub overtaken: bool,
-    /// The delay of the one before it in nanoseconds, if that came.
+    /// Delay in nanoseconds of the preceding probe of the flow, if that probe was received.
     pub previous: Option<i64>,
 }
 
 impl Seen {
-    /// Another epoch, or other flows.
+    /// Starts a new epoch of sequence numbers. Counters and the times of reception are kept.
     pub fn begin(&mut self) {
         for track in &mut self.flows {
             track.newest = None;
         }
     }
 
-    /// Records a probe of one of `count` flows.
+    /// Records a received probe of one of `count` flows, and returns its position in its flow.
     pub fn on_probe(&mut self, probe: FlowProbe, count: usize, now: Moment) -> InFlow {
         let FlowProbe { sequence, unsent, delay, source_port } = probe;
         if self.flows.len() != count {
@@ -259,22 +264,23 @@ impl Seen {
         InFlow { overtaken: false, previous: (ahead as u32 == apart).then_some(previous) }
     }
 
-    /// Which flows nothing came from for so long.
+    /// Returns for each flow whether no probe has arrived for longer than `after`. A flow without any probe is
+    /// measured from `begun`.
     pub fn dead(&self, now: Moment, after: Duration, begun: Moment) -> Vec<bool> {
         self.flows.iter().map(|track| now.since(track.last.unwrap_or(begun)) > after).collect()
     }
 
-    /// The source port that each flow was last seen to come from.
+    /// Returns the last known source port of each flow.
     pub fn ports(&self) -> Vec<Option<u16>> {
         self.flows.iter().map(|track| track.source_port).collect()
     }
 
-    /// Of how many flows anything is known.
+    /// Returns the number of tracked flows; zero before the first probe.
     pub fn count(&self) -> usize {
         self.flows.len()
     }
 
-    /// For the snapshot.
+    /// Returns the status of every flow for the snapshot.
     pub fn status(&self, flows: &Flows) -> Vec<FlowStatus> {
         let status = |(n, track): (usize, &Track)| {
             let Flow { port, dscp, size } = flows.get(n);
@@ -294,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn every_index_is_another_flow() {
+    fn every_index_yields_a_distinct_flow() {
         let flows = flows();
         let all: Vec<Flow> = (0..flows.count()).map(|n| flows.get(n)).collect();
         assert_eq!(all.len(), 16);
@@ -304,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn what_dead_flows_have_in_common_is_named() {
+    fn dead_flows_are_described_by_their_common_property() {
         let flows = flows();
         let dead = |of_kind: &dyn Fn(Flow) -> bool| (0..16).map(|n| of_kind(flows.get(n))).collect::<Vec<bool>>();
         let ports: Vec<Option<u16>> = (0..16).map(|n| Some(40_000 + u16::from(flows.get(n).port))).collect();
@@ -321,18 +327,18 @@ mod tests {
     }
 
     #[test]
-    fn each_flow_has_an_order_of_its_own() {
+    fn reordering_between_flows_is_not_counted_as_reordering() {
         let mut seen = Seen::default();
         let probe = |sequence, delay| FlowProbe { sequence, unsent: 0, delay, source_port: 0 };
         let at = |millis| Moment::new(Duration::from_millis(millis));
-        // Two flows; the second's path is slower, so that its probes are behind the first's.
+        // Two flows; the path of the second is slower, so that its probes arrive after those of the first.
         for (n, sequence) in [0u32, 2, 1, 4, 3, 6, 5].into_iter().enumerate() {
             let delay = i64::from(sequence) * 10;
             let place = seen.on_probe(probe(sequence, delay), 2, at(n as u64));
             assert!(!place.overtaken);
             assert_eq!(place.previous, (sequence > 1).then(|| delay - 20));
         }
-        // 8 is lost, 10 comes before a late 8.
+        // Probe 8 is delayed: 10 arrives first, and the late 8 then reduces the loss count again.
         assert_eq!(seen.on_probe(probe(10, 0), 2, at(8)), InFlow { overtaken: false, previous: None });
         assert_eq!(seen.flows[0].lost, 1);
         assert!(seen.on_probe(probe(8, 0), 2, at(9)).overtaken);

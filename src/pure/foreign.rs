@@ -1,4 +1,7 @@
-//! Datagrams that belong to no test: counted per source, told once.
+//! Unknown packets: datagrams that belong to no test.
+//!
+//! [`ForeignTraffic`] counts them per source address and raises one alarm condition per listener, however many
+//! packets arrive.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -10,31 +13,33 @@ use serde::Serialize;
 use super::alarm::{AlarmKey, Cause, ConditionChange, Kind, Subject, Verdict, condition_change};
 use super::time::{Moment, Now};
 
-/// Sources beyond this many are counted together, so that forged ones cost no memory.
+/// Maximum number of source addresses that are counted individually. Packets from further sources are counted in the
+/// total only, so that forged addresses cannot exhaust memory.
 pub const MAX_SOURCES: usize = 256;
-/// The alarm clears after so long without any. A patient stranger makes one alarm, not one each time.
+/// Time without unknown packets after which the alarm is cleared. A source that sends rarely then causes one alarm,
+/// rather than one per packet.
 pub const QUIET: Duration = Duration::from_secs(4 * 3600);
-/// A change of the documents travels through the fleet within this. Until then, sound probes of a
-/// test that is not known here are normal, and so are probes at the pace of before.
+/// Time within which a configuration change reaches every host. Until it has passed, valid probes of a test that is
+/// unknown here are normal, and so are probes at the previous send interval.
 pub const ROLL_OUT_GRACE: Duration = Duration::from_secs(30);
 
-/// What was wrong with a datagram.
+/// Reason why a datagram was rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
-    /// Neither a probe of ours nor of the original.
+    /// The datagram is neither a STAMP packet nor a probe of the original agent.
     NotAProbe,
-    /// A probe of ours whose fields contradict each other.
+    /// The packet carries the private-use TLV of this project, but its fields contradict each other.
     Corrupt,
-    /// A probe in a version that this agent does not know.
+    /// The probe has a protocol version that this agent does not support.
     UnknownVersion,
-    /// A STAMP or TWAMP-Test packet without our extension.
+    /// The packet is a STAMP or TWAMP-Test packet without the private-use TLV of this project.
     PlainStamp,
-    /// A sound probe of a test that is not received here.
+    /// The probe is valid, but its test is not received on this host.
     UnknownTest,
-    /// An unsigned probe of a test whose probes are signed, or one whose signature is wrong.
+    /// The probe is unsigned although its test requires signatures, or its signature is wrong.
     BadSignature,
-    /// The original's probe, naming another host than the test's `from_host`.
+    /// The probe of the original agent names a host that is neither the sender nor the receiver of its test.
     WrongHost,
 }
 
@@ -52,16 +57,16 @@ impl fmt::Display for Reason {
     }
 }
 
-/// What came from one source address.
+/// Packet counter of one source address.
 #[derive(Clone, Debug, Serialize)]
 pub struct SourceCount {
-    /// Datagrams.
+    /// Number of datagrams received from this source.
     pub packets: u64,
-    /// What was wrong with the last one.
+    /// Reason for the rejection of the most recent datagram.
     pub last_reason: Reason,
 }
 
-/// The strangers at one listener.
+/// Counters and alarm condition for the unknown packets at one listener.
 #[derive(Clone, Debug)]
 pub struct ForeignTraffic {
     listener: Subject,
@@ -70,13 +75,13 @@ pub struct ForeignTraffic {
     unknown_tests_since: Option<Moment>,
     last: Moment,
     raised: Option<Cause>,
-    /// Whether anything was said yet. The first quiet time is said too: an earlier run of this agent
-    /// may have raised the alarm.
+    /// True once a state has been reported. The first quiet period is reported too, because a previous run of this
+    /// agent may have raised the alarm.
     settled: bool,
 }
 
 impl ForeignTraffic {
-    /// For the listener at this address.
+    /// Creates the state for the given listener, without any packets.
     pub fn new(listener: Subject, now: Now) -> Self {
         ForeignTraffic {
             listener,
@@ -89,7 +94,7 @@ impl ForeignTraffic {
         }
     }
 
-    /// A stranger's datagram.
+    /// Counts an unknown packet and returns a violation if this packet raises the alarm.
     pub fn on_foreign(&mut self, source: SocketAddr, reason: Reason, now: Now) -> Option<ConditionChange> {
         self.total += 1;
         if self.sources.len() < MAX_SOURCES || self.sources.contains_key(&source.ip()) {
@@ -118,7 +123,7 @@ impl ForeignTraffic {
         Some(self.change(Verdict::Violated(cause), now))
     }
 
-    /// Time has passed.
+    /// Clears the alarm if no unknown packet has arrived for [`QUIET`]. Call at `next_deadline`.
     pub fn on_quiet(&mut self, now: Now) -> Option<ConditionChange> {
         if self.next_deadline()? > now.moment {
             return None;
@@ -129,12 +134,13 @@ impl ForeignTraffic {
         Some(self.change(Verdict::Cleared, now))
     }
 
-    /// When `on_quiet` wants to be called, if at all.
+    /// Returns the time at which `on_quiet` has to be called, or `None` if the alarm is cleared and that has been
+    /// reported.
     pub fn next_deadline(&self) -> Option<Moment> {
         (self.raised.is_some() || !self.settled).then(|| self.last + QUIET)
     }
 
-    /// Says it once more, for an alarm actor that has just begun.
+    /// Returns the current state of the condition, for an alarm actor that has just started.
     pub fn report(&self, now: Now) -> Option<ConditionChange> {
         match &self.raised {
             Some(cause) => Some(self.change(Verdict::Violated(cause.clone()), now)),
@@ -143,12 +149,12 @@ impl ForeignTraffic {
         }
     }
 
-    /// Datagrams in all.
+    /// Returns the total number of unknown packets from all sources.
     pub fn total(&self) -> u64 {
         self.total
     }
 
-    /// By source address, the busiest first, `most` at most.
+    /// Returns at most `most` source addresses, in descending order of packets.
     pub fn busiest(&self, most: usize) -> Vec<(IpAddr, SourceCount)> {
         let mut sources: Vec<_> = self.sources.iter().map(|(source, count)| (*source, count.clone())).collect();
         sources.sort_by_key(|(source, count)| (std::cmp::Reverse(count.packets), *source));
@@ -174,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn ten_thousand_strangers_make_one_alarm_in_bounded_memory() {
+    fn ten_thousand_sources_cause_one_alarm_in_bounded_memory() {
         let mut traffic = ForeignTraffic::new(Subject::Listener("a".into()), at(0));
         let changes = (0..10_000).filter_map(|n| traffic.on_foreign(source(n), Reason::NotAProbe, at(1))).count();
         assert_eq!(changes, 1);
@@ -183,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn clears_once_after_quiet() {
+    fn alarm_is_cleared_once_after_the_quiet_period() {
         let mut traffic = ForeignTraffic::new(Subject::Listener("a".into()), at(0));
         traffic.on_foreign(source(1), Reason::NotAProbe, at(1));
         traffic.on_foreign(source(1), Reason::NotAProbe, at(100));
@@ -195,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quiet_start_is_said_once() {
+    fn quiet_start_is_reported_once() {
         let mut traffic = ForeignTraffic::new(Subject::Listener("a".into()), at(10));
         assert_eq!(traffic.next_deadline(), Some(at(14_410).moment));
         assert!(traffic.on_quiet(at(14_410)).is_some());
@@ -203,20 +209,20 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_test_is_strange_only_when_it_lasts() {
+    fn unknown_test_is_reported_only_after_the_roll_out_grace() {
         let mut traffic = ForeignTraffic::new(Subject::Listener("a".into()), at(0));
         for second in 100..130 {
             assert_eq!(traffic.on_foreign(source(1), Reason::UnknownTest, at(second)), None);
         }
         assert!(traffic.on_foreign(source(1), Reason::UnknownTest, at(130)).is_some());
-        // Much later, another roll-out has its own grace.
+        // A later configuration change has a grace period of its own.
         assert!(traffic.on_quiet(at(20_000)).is_some());
         assert_eq!(traffic.on_foreign(source(1), Reason::UnknownTest, at(20_001)), None);
     }
 
-    /// A stranger sends a packet each 301 s for a day.
+    /// A single source sends a packet every 301 s for a day.
     #[test]
-    fn patient_stranger_makes_one_alarm_a_day() {
+    fn source_that_sends_every_301_s_causes_one_alarm_a_day() {
         let mut traffic = ForeignTraffic::new(Subject::Listener("a".into()), at(0));
         let mut changes = 0;
         for second in 0..86_400 {

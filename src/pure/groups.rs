@@ -1,8 +1,9 @@
-//! Tests that share something and go down together: one alarm names what they share.
+//! Correlation of tests that go down together: one group alarm names the subject that they have in common.
 //!
-//! A test that goes down waits for `group_wait` whether others follow. Then the fewest groups that
-//! explain what went down are told, and their members are not. When a group is over, its members
-//! that are still down wait once more, so that each is seen again before it is told.
+//! A test that goes down waits for `group_wait` in case others follow. Then the fewest groups that explain the failed
+//! tests are notified, and their members are suppressed. When a group is cleared, its members that are still down wait
+//! once more, so that each is confirmed by fresh samples before it is notified. [`Groups`] is the state machine; each
+//! event returns an [`Outcome`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -12,75 +13,75 @@ use super::notification::Withheld;
 use super::test::TestId;
 use super::time::Moment;
 
-/// When a group is told instead of its members.
+/// Settings that decide when a group is notified in place of its members.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct GroupSettings {
-    /// Members are waited for so long.
+    /// Time to wait for further members after a test went down.
     pub group_wait: Duration,
-    /// So many of them at least; 0: never.
+    /// Minimum number of members of a group, and of waiting tests that it must explain; 0 disables grouping.
     pub group_min: u32,
-    /// This share of all at least.
+    /// Minimum share of a group's counted members that must be down, between 0 and 1.
     pub group_ratio: f64,
 }
 
-/// What a test shares with others.
+/// Subjects that a test has in common with others, and the time limits of its judgement.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Membership {
-    /// The sending host, the listener, the tags.
+    /// Subjects in common with other tests: the sending host, the listener, the tags.
     pub shares: Vec<Subject>,
-    /// In this time fresh samples are sure to have decided whether it is good again.
+    /// Time within which fresh samples are certain to have decided whether the test is up again.
     pub fresh_after: Duration,
-    /// In this time its failure is sure to have been found.
+    /// Time within which a failure of the test is certain to have been detected.
     pub found_after: Duration,
-    /// For people.
+    /// Human-readable description of the test, used as an example in the group's text.
     pub description: String,
 }
 
-/// A group began or ended to be told.
+/// Change of a group's state that must be reported as an alarm change.
 #[derive(Clone, Debug, PartialEq)]
 pub enum GroupChange {
-    /// Its members went down together.
+    /// Members of the group went down together; carries the group's key and counts.
     Raised(AlarmKey, Shared),
-    /// It is over, or was found to be no more than one of an earlier run.
+    /// Group is cleared; also reported for a group that at most an earlier run of the agent can have raised.
     Cleared(AlarmKey),
 }
 
-/// What became of an event: groups that changed, and tests that are kept back now or no longer.
+/// Result of an event: groups that changed, and tests whose suppression changed.
 #[derive(Debug, Default, PartialEq)]
 pub struct Outcome {
-    /// In order.
+    /// Changes of groups, in the order in which they must be reported.
     pub changes: Vec<GroupChange>,
-    /// Tests that are down and are kept back now, or no longer.
+    /// Tests that are down and became suppressed, or are no longer suppressed.
     pub affected: BTreeSet<TestId>,
 }
 
 impl Outcome {
-    /// What became of another event after this one.
+    /// Appends the result of a later event to this one.
     pub fn join(&mut self, later: Outcome) {
         self.changes.extend(later.changes);
         self.affected.extend(later.affected);
     }
 }
 
-/// All groups of an agent.
+/// Groups of one agent for one kind of alarm, with the state of each test in them.
 #[derive(Debug)]
 pub struct Groups {
-    /// The kind of alarms that are grouped: connections by what they come from and end at, senders by where they send.
+    /// Kind of the grouped alarms: `connection` is grouped by sending host, listener and tags, `sender` by destination.
     kind: Kind,
     settings: GroupSettings,
     tests: BTreeMap<TestId, Member>,
-    /// By number, since each test is in several and names are long.
+    /// Groups by index, since each test is in several groups and subjects are long.
     groups: Vec<Group>,
     down: BTreeMap<TestId, Down>,
     up: BTreeSet<TestId>,
-    /// When waiting ends, by test.
+    /// Ends of the waits, in order of time, with the test that waits.
     waits: BTreeSet<(Moment, TestId)>,
-    /// Tests that count neither way: they are in maintenance, silenced, or their host is drained. Whether they are up
-    /// is known all the same: it takes back what an earlier run told of their groups.
+    /// Excluded tests, which count neither as up nor as down: in maintenance, silenced, or with a drained host. The
+    /// value is true if the test is up, which still matters because it can clear a group that an earlier run notified.
     aside: BTreeMap<TestId, bool>,
 }
 
-/// A test, and the numbers of its groups.
+/// Test with the indices of the groups that it belongs to.
 #[derive(Debug)]
 struct Member {
     groups: Vec<usize>,
@@ -92,25 +93,26 @@ struct Member {
 struct Group {
     subject: Subject,
     members: Vec<TestId>,
-    /// How many of them are down, and how many are known to be up.
+    /// Number of members that are down, and number of members known to be up.
     down: usize,
     up: usize,
-    /// How many of them count neither way, and how many of those are known to be up.
+    /// Number of excluded members, and number of excluded members known to be up.
     aside: usize,
     up_aside: usize,
     told: bool,
-    /// It was said that it is not told, so that what an earlier run told can be taken back.
+    /// True once the group has been reported as cleared and not raised since. A group that this run never raised is
+    /// reported once too, to clear a raise that an earlier run notified.
     denied: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Down {
-    /// It waits for others until then.
+    /// Moment until which the test waits for others to go down; `None` if it does not wait.
     waits_until: Option<Moment>,
 }
 
 impl Groups {
-    /// No tests. Alarms of this kind are grouped.
+    /// Creates an empty set of groups for alarms of this kind.
     pub fn new(kind: Kind, settings: GroupSettings) -> Self {
         Groups {
             kind,
@@ -124,7 +126,7 @@ impl Groups {
         }
     }
 
-    /// Other settings, other tests. What was told stays told as far as it still can be.
+    /// Replaces the settings and the tests. A notified group stays notified as long as its members still justify that.
     pub fn on_tests(&mut self, settings: GroupSettings, tests: BTreeMap<TestId, Membership>, now: Moment) -> Outcome {
         self.settings = settings;
         let before = std::mem::take(&mut self.groups);
@@ -165,7 +167,7 @@ impl Groups {
                 None => {}
             }
             if earlier.told {
-                // Whoever is no member any more was never told himself.
+                // A test that has left the group was never notified by itself, so it must be confirmed first.
                 let number = numbers.get(&earlier.subject);
                 let left = |id: &TestId| {
                     let groups = self.tests.get(id).map(|test| &test.groups);
@@ -185,13 +187,14 @@ impl Groups {
         outcome
     }
 
-    /// A test went down.
+    /// Records that a test went down. The test waits for others if one of its groups could be notified. If every test
+    /// is down now, or `group_wait` is zero, the groups are decided at once.
     pub fn on_down(&mut self, id: TestId, now: Moment) -> Outcome {
         let mut outcome = Outcome::default();
         self.up_no_longer(id);
         let counts = self.tests.contains_key(&id) && !self.aside.contains_key(&id);
         self.note_aside(id, false);
-        // A test that is known to be down keeps the end of its waiting.
+        // A test that is already down keeps the end of its wait.
         if !counts || self.down.contains_key(&id) {
             return outcome;
         }
@@ -207,7 +210,8 @@ impl Groups {
         outcome
     }
 
-    /// A test came up.
+    /// Records that a test came up, and clears the groups that too few members are down for, including those that only
+    /// an earlier run can have raised.
     pub fn on_up(&mut self, id: TestId, now: Moment) -> Outcome {
         let mut outcome = Outcome::default();
         if !self.tests.contains_key(&id) {
@@ -239,20 +243,20 @@ impl Groups {
         outcome
     }
 
-    /// Nothing is known of a test any more.
+    /// Removes what is known about a test's state, as if it had come up and then become unknown.
     pub fn on_gone(&mut self, id: TestId, now: Moment) -> Outcome {
         let outcome = self.on_up(id, now);
         self.up_no_longer(id);
         outcome
     }
 
-    /// A probe of a test is overdue: it no longer counts as one that gets through, and not yet as down.
+    /// Records that a probe of a test is overdue: the test no longer counts as up but is not down yet.
     pub fn on_overdue(&mut self, id: TestId) {
         self.up_no_longer(id);
         self.note_aside(id, false);
     }
 
-    /// Notes how a test stands that counts neither way. False if it counts.
+    /// Records whether an excluded test is up. Returns false if the test is not excluded.
     fn note_aside(&mut self, id: TestId, is_up: bool) -> bool {
         let Some(was_up) = self.aside.get_mut(&id) else { return false };
         match (std::mem::replace(was_up, is_up), is_up) {
@@ -263,8 +267,8 @@ impl Groups {
         true
     }
 
-    /// A test is shelved, or no longer: meanwhile it counts neither way. One that is part of a group that is told
-    /// stays, since the end of that group would be a false one. Whoever takes a test back says how it stands.
+    /// Excludes a shelved test from the counts, or includes it again. A test that is part of a notified group is not
+    /// excluded, since that would clear the group falsely. After including a test, the caller must report its state.
     pub fn set_aside(&mut self, id: TestId, aside: bool) {
         if !self.tests.contains_key(&id) || self.aside.contains_key(&id) == aside {
             return;
@@ -295,12 +299,12 @@ impl Groups {
         Some(self.shared_by(group))
     }
 
-    /// The groups that are told and that a test is part of.
+    /// Returns the keys of the notified groups that a test is part of.
     pub fn told_with(&self, id: TestId) -> impl Iterator<Item = AlarmKey> {
         self.groups_of(id).filter(|group| group.told).map(|group| self.key(&group.subject))
     }
 
-    /// The tests of a group that are down.
+    /// Returns the members that are down of the group with this key.
     pub fn down_of(&self, of: &AlarmKey) -> impl Iterator<Item = TestId> {
         let group = self.groups.iter().find(|group| self.key(&group.subject) == *of);
         group.into_iter().flat_map(|group| &group.members).filter(|id| self.down.contains_key(id)).copied()
@@ -320,7 +324,7 @@ impl Groups {
         }
     }
 
-    /// Time has passed.
+    /// Processes the waits that are due at `now`, which may raise groups and release tests.
     pub fn on_time(&mut self, now: Moment) -> Outcome {
         let mut outcome = Outcome::default();
         if self.waits.first().is_some_and(|(until, _)| *until <= now) {
@@ -329,12 +333,12 @@ impl Groups {
         outcome
     }
 
-    /// When `on_time` has something to do.
+    /// Returns the moment at which `on_time` must be called next; `None` if no test waits.
     pub fn next_deadline(&self) -> Option<Moment> {
         self.waits.first().map(|(until, _)| *until)
     }
 
-    /// Why a test that is down is not told.
+    /// Returns the reason for which a test that is down is suppressed; `None` if it is not down or not suppressed.
     pub fn withheld(&self, id: TestId) -> Option<Withheld> {
         let down = self.down.get(&id)?;
         match self.told_for(id) {
@@ -343,7 +347,7 @@ impl Groups {
         }
     }
 
-    /// Of the other tests that come from the same host: how many get through, and how many there are.
+    /// Returns, among the other tests from the same host, the number that are up and the number that count.
     pub fn others_from_host(&self, id: TestId) -> Option<(usize, usize)> {
         let group = self.groups_of(id).find(|group| matches!(group.subject, Subject::Host(_)))?;
         let own = usize::from(self.up.contains(&id));
@@ -351,14 +355,14 @@ impl Groups {
         Some((group.up - own, group.counted() - counts))
     }
 
-    /// The alarms that groups can be.
+    /// Returns the keys of all group alarms that could be raised with the current tests and settings.
     pub fn keys(&self) -> impl Iterator<Item = AlarmKey> {
         self.groups.iter().filter(|group| self.is_candidate(group)).map(|group| self.key(&group.subject))
     }
 
-    /// Tells the fewest groups that explain what went down, and lets the others be told themselves.
+    /// Raises the fewest groups that explain the waiting tests, and releases the remaining tests whose wait is due.
     fn decide(&mut self, now: Moment, outcome: &mut Outcome) {
-        // Those that wait were not told; so were those that began to wait a moment later.
+        // Waiting tests are not notified yet, including those whose wait began later than the due one.
         let considered: BTreeSet<TestId> = self.waits.iter().map(|(_, id)| *id).collect();
         for number in self.explanation(&considered) {
             let group = &mut self.groups[number];
@@ -368,14 +372,14 @@ impl Groups {
             let shared = self.shared_by(&self.groups[number]);
             outcome.changes.push(GroupChange::Raised(self.key(&shared.what), shared));
             for id in members {
-                // One that waited is kept back as before.
+                // A member that was waiting stays suppressed, so its suppression does not change.
                 if self.down.get(&id).is_some_and(|down| down.waits_until.is_none()) {
                     outcome.affected.insert(id);
                 }
                 self.let_go(id);
             }
         }
-        // A group that an earlier run told may be explained by a wider one now.
+        // A narrower group from an earlier run may now be explained by a wider one, so clear it.
         for id in considered {
             self.numbers_of(id).into_iter().for_each(|number| self.deny(number, outcome));
         }
@@ -386,9 +390,10 @@ impl Groups {
         }
     }
 
-    /// Everything down, from more than one host, is this agent, whatever was told before. Else the
-    /// group that explains the most of what waits, and again of what is left; of two that explain
-    /// the same, the narrower in meaning: a host, a listener, a tag.
+    /// Returns the indices of the groups that explain the waiting tests. If all tests are down and they come from more
+    /// than one host, that is the agent group alone, regardless of the groups notified before. Otherwise the group that
+    /// explains most of the waiting tests is chosen first, then the one that explains most of the rest; among equals, a
+    /// host takes precedence over a listener, and a listener over a tag.
     fn explanation(&self, waiting: &BTreeSet<TestId>) -> Vec<usize> {
         let hosts = self.groups.iter().filter(|group| matches!(group.subject, Subject::Host(_))).take(2).count();
         let agent = self.groups.iter().position(|group| group.subject == Subject::Agent);
@@ -410,7 +415,7 @@ impl Groups {
             | Subject::Web(_) => 0,
         };
         let mut left = waiting.clone();
-        // How many of those that are left each group would explain.
+        // Number of the remaining tests that each group would explain.
         let mut explains: BTreeMap<usize, usize> = BTreeMap::new();
         for id in waiting {
             for number in self.numbers_of(*id) {
@@ -444,7 +449,7 @@ impl Groups {
         group.subject != Subject::Agent && self.is_candidate(group) && !group.told && enough
     }
 
-    /// A told group is over. Its members that are down are to be seen again before they are told.
+    /// Clears a notified group. Its members that are down must be confirmed before they are notified.
     fn end(&mut self, number: usize, now: Moment, outcome: &mut Outcome) {
         let group = &mut self.groups[number];
         group.told = false;
@@ -454,14 +459,14 @@ impl Groups {
         let members: Vec<TestId> = group.members.iter().filter(|id| self.down.contains_key(id)).copied().collect();
         for id in members {
             self.look_again(id, now);
-            // One that waits from now on is kept back as before.
+            // A member that begins to wait now remains suppressed, so its suppression does not change.
             if self.withheld(id).is_none() {
                 outcome.affected.insert(id);
             }
         }
     }
 
-    /// A test that was down as one of a group is to be seen again before it is told itself.
+    /// Makes a former group member that is down wait for fresh samples before it is notified by itself.
     fn look_again(&mut self, id: TestId, now: Moment) {
         if self.told_for(id).is_none() {
             let fresh_after = self.tests.get(&id).map_or(Duration::ZERO, |test| test.fresh_after);
@@ -469,8 +474,8 @@ impl Groups {
         }
     }
 
-    /// Says of a group that it is not told, if that was not said yet. Nobody was told of one that is
-    /// too small to be one.
+    /// Reports a group as cleared unless it is notified or was reported so before. Groups below the minimum size are
+    /// skipped, because they can never have been notified.
     fn deny(&mut self, number: usize, outcome: &mut Outcome) {
         let group = &self.groups[number];
         if !group.told && !group.denied && self.is_candidate(group) {
@@ -532,14 +537,14 @@ impl Groups {
         self.settings.group_min > 0 && group.members.len() >= self.settings.group_min as usize
     }
 
-    /// Whether it could be told at all, if everything that is not known were down.
+    /// Returns whether the group could be notified if every test of unknown state were down.
     fn can_be(&self, group: &Group) -> bool {
         let not_up = group.members.len() - group.up - group.up_aside;
         self.is_candidate(group) && not_up as f64 >= self.settings.group_ratio * group.members.len() as f64
     }
 
-    /// A group is over when it is no longer nearly whole: the share that raised it is not down any more. Nobody is
-    /// isolated who hears anybody; a test of which nothing is known yet says nothing of that.
+    /// Returns whether a notified group must be cleared because the share of members down is now below the limit. The
+    /// agent group, which means isolation, ends as soon as one test is up; tests of unknown state do not end it.
     fn is_over(&self, group: &Group) -> bool {
         if group.subject == Subject::Agent {
             return group.up > 0 || group.down == 0 || !self.is_candidate(group);
@@ -548,7 +553,7 @@ impl Groups {
         group.down == 0 || few || !self.is_candidate(group)
     }
 
-    /// Under which key a group is told.
+    /// Returns the alarm key under which a group is notified.
     fn key(&self, subject: &Subject) -> AlarmKey {
         let isolated = self.kind == Kind::Connection && *subject == Subject::Agent;
         AlarmKey::new(if isolated { Kind::Isolated } else { self.kind }, subject.clone())
@@ -560,7 +565,7 @@ impl Group {
         Group { subject, members: Vec::new(), down: 0, up: 0, aside: 0, up_aside: 0, told: false, denied: false }
     }
 
-    /// How many of its tests count.
+    /// Returns the number of members that count, which leaves out the excluded ones.
     fn counted(&self) -> usize {
         self.members.len() - self.aside
     }

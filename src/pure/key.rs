@@ -1,5 +1,8 @@
-//! Keys that probes are signed with: the HMAC TLV of RFC 8972 section 4.8, HMAC-SHA-256 cut to
-//! 128 bits.
+//! Keys that sign and verify probes: the HMAC TLV of RFC 8972 section 4.8, which is HMAC-SHA-256 truncated to 128
+//! bits.
+//!
+//! [`Key`] is one key, [`KeyRing`] holds all keys of the fleet, and [`KeyChoice`] states which of them a test
+//! accepts.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,34 +13,34 @@ use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
 
-/// Octets of a key.
+/// Length of a key in octets.
 pub const KEY_LEN: usize = 32;
-/// Octets of a signature in a probe.
+/// Length of a signature in a probe in octets.
 pub const SIGNATURE_LEN: usize = 16;
 
-/// A key, ready to be used. It never shows itself.
+/// HMAC key with its id. `Debug` never prints the secret.
 #[derive(Clone)]
 pub struct Key {
     id: u8,
-    /// After the key went in; cloned for each probe.
+    /// HMAC state after processing the key; cloned for each probe, which avoids hashing the key again.
     state: Hmac<Sha256>,
     octets: [u8; KEY_LEN],
 }
 
 impl Key {
-    /// A key of this id.
+    /// Creates a key with the given id from its secret octets.
     pub fn new(id: u8, octets: [u8; KEY_LEN]) -> Self {
         // HMAC takes keys of any length (RFC 2104 section 2); the fallback is never reached.
         let state = Hmac::new_from_slice(&octets).unwrap_or_else(|_| Hmac::new(&Default::default()));
         Key { id, state, octets }
     }
 
-    /// As probes carry it.
+    /// Returns the id that identifies the key in probes.
     pub fn id(&self) -> u8 {
         self.id
     }
 
-    /// The signature of these parts, one after the other.
+    /// Signs the concatenation of the parts.
     pub fn sign<const N: usize>(&self, parts: [&[u8]; N]) -> [u8; SIGNATURE_LEN] {
         let whole = self.over(parts).finalize().into_bytes();
         let mut signature = [0; SIGNATURE_LEN];
@@ -45,7 +48,7 @@ impl Key {
         signature
     }
 
-    /// Whether this is their signature; takes as long whatever is wrong with it.
+    /// Returns whether `signature` is the signature of the concatenated parts; compares in constant time.
     pub fn verifies<const N: usize>(&self, parts: [&[u8]; N], signature: &[u8; SIGNATURE_LEN]) -> bool {
         self.over(parts).verify_truncated_left(signature).is_ok()
     }
@@ -69,7 +72,8 @@ impl fmt::Debug for Key {
     }
 }
 
-/// The octets of a key as people write it: 64 hex digits or base64.
+/// Parses a key from text: 64 hexadecimal digits, or base64 of 32 octets. Returns `None` if the text is malformed or
+/// the key is all zeros.
 pub fn read_key(text: &str) -> Option<[u8; KEY_LEN]> {
     let text = text.trim();
     let octets = match text.len() {
@@ -80,28 +84,28 @@ pub fn read_key(text: &str) -> Option<[u8; KEY_LEN]> {
         }
         _ => STANDARD.decode(text).ok()?,
     };
-    // A file of zeros is no key.
+    // An all-zero key is rejected: it comes from an uninitialised file.
     octets.try_into().ok().filter(|octets| *octets != [0; KEY_LEN])
 }
 
-/// All keys of the fleet.
+/// Set of the fleet's keys that this host has, by id, with the id of the active key.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct KeyRing {
     keys: BTreeMap<u8, Arc<Key>>,
     active: Option<u8>,
 }
 
-/// Which keys a test takes.
+/// Selection of the keys with which a test signs its probes and accepts them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeyChoice {
-    /// Any of the fleet's; the active one signs.
+    /// Any key of the fleet is accepted; the active key signs.
     Fleet,
-    /// These; the first signs.
+    /// Keys with these ids are accepted, and no others; the first one signs.
     These(Arc<[u8]>),
 }
 
 impl KeyChoice {
-    /// Returns whether a probe may be signed with the key of this id.
+    /// Returns whether the test accepts probes that are signed with the key of this id.
     pub fn takes(&self, id: u8) -> bool {
         match self {
             KeyChoice::Fleet => true,
@@ -111,12 +115,12 @@ impl KeyChoice {
 }
 
 impl KeyRing {
-    /// Of these keys.
+    /// Creates a key ring from keys and the id of the active one.
     pub fn new(keys: impl IntoIterator<Item = Key>, active: Option<u8>) -> Self {
         KeyRing { keys: keys.into_iter().map(|key| (key.id, Arc::new(key))).collect(), active }
     }
 
-    /// The key that probes of such a test are signed with; nothing if this host does not have it.
+    /// Returns the key that signs the probes of a test with this choice, or `None` if this host does not have it.
     pub fn signing(&self, choice: &KeyChoice) -> Option<&Arc<Key>> {
         let id = match choice {
             KeyChoice::Fleet => self.active,
@@ -125,23 +129,23 @@ impl KeyRing {
         self.keys.get(&id?)
     }
 
-    /// The key of this id, if such a test takes it.
+    /// Returns the key with this id, if this host has it and a test with this choice accepts it.
     pub fn taken(&self, choice: &KeyChoice, id: u8) -> Option<&Arc<Key>> {
         let taken = choice.takes(id);
         self.keys.get(&id).filter(|_| taken)
     }
 
-    /// The key of this id.
+    /// Returns the key with this id, whichever tests accept it.
     pub fn get(&self, id: u8) -> Option<&Key> {
         self.keys.get(&id).map(Arc::as_ref)
     }
 
-    /// All of its keys.
+    /// Iterates over all keys in ascending order of their ids.
     pub fn all(&self) -> impl Iterator<Item = &Key> {
         self.keys.values().map(Arc::as_ref)
     }
 
-    /// The ids of all keys.
+    /// Iterates over the ids of all keys, ascending.
     pub fn ids(&self) -> impl Iterator<Item = u8> {
         self.keys.keys().copied()
     }
@@ -152,7 +156,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_as_people_write_them() {
+    fn keys_are_read_from_hex_and_base64_and_malformed_ones_rejected() {
         let hex = "0001020304050607\
                    08090a0b0c0d0e0f\
                    101112131415161718191A1b1c1d1e1f";
@@ -164,22 +168,22 @@ mod tests {
         }
     }
 
-    /// Against another implementation.
+    /// Compares with the result of an independent implementation.
     #[test]
-    fn signatures_are_hmac_sha_256() {
+    fn signature_is_truncated_hmac_sha_256() {
         let key = Key::new(1, [0x0b; 32]);
         let whole = key.sign([b"Hi ", b"There"]);
         assert_eq!(whole, key.sign([b"", b"Hi There"]));
         assert!(key.verifies([b"Hi There", b""], &whole));
         assert!(!key.verifies([b"Hi there", b""], &whole));
-        // From Python: hmac.new(b"\x0b" * 32, b"Hi There", "sha256").hexdigest()[:32]
+        // Computed by Python: hmac.new(b"\x0b" * 32, b"Hi There", "sha256").hexdigest()[:32].
         let hex: String = whole.iter().map(|octet| format!("{octet:02x}")).collect();
         assert_eq!(hex, PYTHON);
     }
     const PYTHON: &str = "198a607eb44bfbc69903a0f1cf2bbdc5";
 
     #[test]
-    fn a_test_takes_its_own_keys_only() {
+    fn test_accepts_only_the_keys_of_its_choice() {
         let ring = KeyRing::new([Key::new(1, [1; 32]), Key::new(2, [2; 32])], Some(2));
         assert_eq!(ring.signing(&KeyChoice::Fleet).unwrap().id(), 2);
         assert!(ring.taken(&KeyChoice::Fleet, 1).is_some() && ring.taken(&KeyChoice::Fleet, 3).is_none());

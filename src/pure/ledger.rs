@@ -1,8 +1,9 @@
-//! What one receiver was told, what it should be told, and when.
+//! Notification log of one receiver: what it was notified of, what it should be notified of, and when.
 //!
-//! A key is dirty while the two differ. However often an alarm changes, its receiver gets the
-//! current state when the key's hold is over and there is a token for it: never a queue of old ones.
-//! An alarm that flaps is told so once; in a storm single alarms wait, and a summary is told.
+//! The main type is `Ledger`. A key is pending while the two differ. However often an alarm changes, the receiver
+//! gets only the current state, once the hold-down of the key has ended and a token is free; old states are never
+//! queued. A flapping alarm is notified as flapping once. In a storm, alarms about single tests are held, and a
+//! summary is sent instead.
 
 mod delivery;
 mod doubt;
@@ -34,35 +35,36 @@ use super::possible::Possible;
 use super::time::{Moment, Now, WallTime};
 use super::truth::{NO_LONGER_WATCHED, retired};
 
-/// A message to send now.
+/// Outbound message that is to be sent now.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Due {
-    /// The agent has started.
+    /// Notification that the agent has started, like the coldStart trap of SNMP.
     ColdStart,
-    /// The current state of an alarm.
+    /// Notification of the current state of one alarm.
     Alarm {
-        /// To be told.
+        /// State of the alarm at the time when the message was taken from the log.
         notification: Arc<Notification>,
-        /// What the receiver knew of it before.
+        /// Relation of this message to the state that the receiver was last notified of.
         occasion: Occasion,
-        /// Another alarm that stands, where this one is a clear and receivers of the original would
-        /// take it for the clear of both.
+        /// Another alarm that is still raised; set only with a clear that receivers of the original's traps would
+        /// take for the clear of both alarms.
         still_raised: Option<Arc<Notification>>,
     },
 }
 
-/// What a receiver knows of an alarm when it is told of it.
+/// Reason of a notification: how it relates to what the receiver was last notified of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Occasion {
-    /// Nothing, from this run of the agent.
+    /// First notification of the alarm to this receiver, as far as the records of this agent show.
     First,
-    /// Another state.
+    /// The state differs from the last notification, or the outcome of the last message is unconfirmed.
     Change,
-    /// The same.
+    /// The receiver was already notified of this state, and the message repeats it.
     Again,
 }
 
-/// One receiver's book.
+/// Notification log of one receiver, with its pending keys and their deadlines. Pure: every method takes the current
+/// time as an argument.
 #[derive(Debug)]
 pub struct Ledger {
     agent: String,
@@ -70,32 +72,33 @@ pub struct Ledger {
     bucket: Bucket,
     cold_start: ColdStart,
     entries: BTreeMap<AlarmKey, Entry>,
-    /// When entries want something done.
+    /// Entries to look at again later, ordered by the time at which they need attention.
     agenda: BTreeSet<(Moment, AlarmKey)>,
-    /// What can be told at once, in order.
+    /// Entries that can be notified at once, in the order in which they are sent.
     ready: BTreeSet<(Rank, AlarmKey)>,
-    /// Single alarms that wait to be told, held or not.
+    /// Number of alarms about single tests or documents that are to be notified, held or not.
     waiting: usize,
     storm: Storm,
     reachability: Reachability,
-    /// The next attempt is for a message that failed before; fresh and failed messages alternate.
+    /// Set if the next attempt belongs to a message that failed before; fresh and failed messages alternate.
     failed_next: bool,
-    /// The alarms that can be, as far as is known.
+    /// Inventory of the alarms that can exist, and whether it is complete; `None` until `retain` is called.
     valid: Option<(Possible, Knowledge)>,
-    /// Alarms of which the receiver may hold a raise that this agent has no record of.
+    /// Alarms of which the receiver may hold a raise although this agent has no record of it.
     doubt: Option<Doubt>,
-    /// Clears that only dispel the doubt are not sent before.
+    /// Earliest time of clears that are sent only because a record may be missing.
     dispel_at: Moment,
 }
 
-/// Clears that only dispel a doubt are gathered for this long after the start, where one message carries many alarms.
+/// Time after the start for which clears of possibly missing records are gathered, if one message carries many
+/// alarms.
 const GATHERED_FOR: Duration = Duration::from_secs(600);
 
-/// The message that the agent has started.
+/// Delivery state of the message that the agent has started.
 #[derive(Debug)]
 struct ColdStart {
     phase: ColdStartPhase,
-    /// Failures in a row, when it was tried last, and when it is tried again.
+    /// Number of failures in a row, time of the last attempt, and time of the next attempt.
     failures: u32,
     tried_at: Moment,
     retry_at: Moment,
@@ -103,57 +106,57 @@ struct ColdStart {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ColdStartPhase {
-    /// Not tried yet: it is sent before anything else.
+    /// The message was not tried yet; it is sent before everything else.
     Due,
     InFlight,
-    /// Tried again at `retry_at`, after all alarms.
+    /// The message failed, and is sent again at `retry_at`, after all alarms.
     Failed,
     Told,
 }
 
-/// A book's numbers for the status page.
+/// Figures of one notification log for the status page.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct LedgerCounts {
-    /// Alarms that the receiver knows to stand.
+    /// Number of alarms that are raised at the receiver.
     pub told: usize,
-    /// Alarms whose told state differs from the true one.
+    /// Number of alarms whose notified state differs from the true one, those in flight included.
     pub dirty: usize,
-    /// Of these, held back by `hold_down`.
+    /// Number of pending alarms that are still held by `hold_down`.
     pub held: usize,
-    /// Alarms whose last telling nobody acknowledged, and that will be told again.
+    /// Number of alarms whose last notification was not acknowledged, and that will be repeated.
     pub unconfirmed: usize,
-    /// Alarms that are told as flapping.
+    /// Number of alarms that are flapping, and are notified as such instead of change by change.
     pub flapping: usize,
-    /// Whether single alarms wait for the end of a storm.
+    /// Set while a storm lasts, in which notifications of single alarms are held until it ends.
     pub storm: bool,
 }
 
-/// What is kept on disk of one alarm whose receiver may know it to stand.
+/// Record on disk of one alarm that may be raised at the receiver.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ToldRecord {
-    /// As it was told last.
+    /// Notification that was sent last, or whose delivery was last attempted.
     pub notification: Arc<Notification>,
-    /// Whether it is not known to have arrived: then it has to be told again, whatever is true.
+    /// Set if the delivery is unconfirmed; the alarm then has to be notified again, whatever its current state is.
     pub in_doubt: bool,
 }
 
-/// What a receiver knows of one alarm.
+/// State of one alarm at one receiver, as the API reports it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ToldState {
-    /// What it was told last; nothing if nothing.
+    /// State that the receiver was last notified of; `None` if there was no notification.
     pub told: Option<AlarmState>,
-    /// A message failed or is on its way, so that it may know better.
+    /// Set while a message is in flight or has failed, so that the receiver may have a newer state than `told`.
     pub in_doubt: bool,
-    /// It is to be told something, then at the earliest.
+    /// Earliest time of the next notification; `None` if none is pending.
     pub held_until: Option<WallTime>,
-    /// Changes that it was not told.
+    /// Number of state changes since the last notification was prepared, including a change that is still pending.
     pub suppressed: u64,
-    /// It changes too often to be told each time.
+    /// Set while the alarm changes too often for each change to be notified.
     pub flapping: bool,
 }
 
 impl Ledger {
-    /// An empty book of this agent's.
+    /// Creates an empty notification log for a receiver of this agent.
     pub fn new(agent: impl Into<String>, manner: Manner, now: Moment) -> Self {
         Ledger {
             agent: agent.into(),
@@ -178,11 +181,12 @@ impl Ledger {
         }
     }
 
-    /// Takes in what the receiver was told by an earlier run. What nobody acknowledged is repeated. Where records may
-    /// be missing, every alarm that is found good is told cleared once, at the end of the queue.
+    /// Loads the records of an earlier run. Unacknowledged notifications are repeated. If records may be missing, a
+    /// clear of every alarm that is found good is sent once, at the end of the queue.
     pub fn load(&mut self, records: Vec<ToldRecord>, recollection: Recollection, damping: Damping, now: Now) {
         let forgets = matches!(self.manner.assurance, Assurance::Refreshed { .. });
-        // An older copy of the records may name a raise that was cleared since: alarms that still stand are sent again.
+        // An older copy of the records may name a raise that was cleared since: alarms that are still raised are sent
+        // again.
         let outdated = recollection == Recollection::Doubtful;
         let doubt = match recollection {
             Recollection::Complete(doubt) => doubt,
@@ -190,11 +194,11 @@ impl Ledger {
         };
         if !forgets && self.manner.first_up == FirstUp::Silent {
             self.doubt = doubt.filter(|doubt| !doubt.is_over(now.wall));
-            // Mails carry many alarms each: one mail of all is better than ten of some.
+            // A mail carries many alarms: one mail about all of them is better than ten about a few each.
             let gathers = if self.manner.batch > 1 { GATHERED_FOR } else { Duration::ZERO };
             self.dispel_at = now.moment + gathers;
         }
-        // A storm of an earlier run is over; if it is not, there will be another.
+        // A storm of an earlier run counts as ended. If it continues, a new one is detected.
         let over = self.storm_standing(AlarmState::Cleared, "the agent was restarted".to_owned(), now);
         for record in records {
             let key = record.notification.key.clone();
@@ -202,7 +206,8 @@ impl Ledger {
             if record.in_doubt {
                 entry.in_doubt = Some(record.notification);
             } else {
-                // Unacknowledged messages are repeated from the restart on, not at it: many agents may start at once.
+                // Unacknowledged messages are repeated at intervals from the restart on, not at once: many agents may
+                // start together.
                 (entry.told_at, entry.sent_at, entry.repeats) = (now.moment, now.moment, 0);
                 entry.told = Some(record.notification);
                 entry.again = outdated;
@@ -212,21 +217,21 @@ impl Ledger {
                 entry.wanted = Some(over.clone());
             }
             self.note(&key, now.moment);
-            // A scope that was narrowed since.
+            // The scope of the sink may have been narrowed since the records were written.
             if !self.in_scope(&key) {
                 self.retire(&key, OTHERS, now);
             }
         }
     }
 
-    /// Takes in what the receiver was told by another sink. It may still be on its way. What cannot be any more is
-    /// taken back.
+    /// Takes over the records of another sink of the same receiver, whose last messages may still be in flight.
+    /// Alarms that can no longer exist are cleared.
     pub fn take_over(&mut self, records: Vec<ToldRecord>, damping: Damping, now: Now) {
         for record in records {
             let key = record.notification.key.clone();
             let entry = self.entry(&key, damping);
             if entry.told.is_none() && entry.in_flight.is_none() && entry.in_doubt.is_none() {
-                // What was acknowledged to the one was acknowledged to the other.
+                // An acknowledgement to the other sink counts here too, since both have the same receiver.
                 let slot = if record.in_doubt { &mut entry.in_doubt } else { &mut entry.told };
                 *slot = Some(record.notification);
                 (entry.told_at, entry.sent_at, entry.repeats) = (now.moment, now.moment, 0);
@@ -238,14 +243,14 @@ impl Ledger {
         }
     }
 
-    /// The agent has just started: the receiver is told so before anything else.
+    /// Queues the message that the agent has just started; it is sent before everything else.
     pub fn on_cold_start(&mut self) {
         self.cold_start.phase = ColdStartPhase::Due;
     }
 
-    /// The receiver wants to be told in another manner. What it will not be told any more is
-    /// settled with it at once, hold or no hold, so that it comes before the word of a successor; or
-    /// it is handed over, and given back here.
+    /// Applies another notification policy. Alarms that leave the scope are cleared at once, regardless of their
+    /// hold-down, so that the clear precedes messages of a successor; or, with `Parting::HandOver`, their records are
+    /// returned.
     pub fn on_manner(&mut self, manner: Manner, parting: Parting, now: Now) -> Vec<ToldRecord> {
         if (manner.rate, manner.burst) != (self.manner.rate, self.manner.burst) {
             self.bucket = Bucket::new(manner.rate, manner.burst, now.moment);
@@ -253,7 +258,7 @@ impl Ledger {
         self.manner = manner;
         self.storm.on_settings(self.manner.storm);
         if self.manner.scope != Scope::All {
-            // A receiver that is told less from now on is told so at once, not at the end of a storm.
+            // A narrowed receiver gets its clears at once, not at the end of a storm.
             self.storm = Storm::new(self.manner.storm);
         }
         let mut handed_over = Vec::new();
@@ -279,7 +284,7 @@ impl Ledger {
         handed_over
     }
 
-    /// An alarm is in this state now.
+    /// Takes in the current state of an alarm, and decides whether it has to be notified.
     pub fn on_change(&mut self, standing: Standing, damping: Damping, now: Moment) {
         let key = standing.notification.key.clone();
         if !self.in_scope(&key) {
@@ -295,7 +300,7 @@ impl Ledger {
         let flipped = before != Some(standing.notification.state);
         let news = before.is_some() || standing.notification.is_raised();
         if flipped {
-            // Calm means: since the last hold ended, another such time has passed without change.
+            // Calm means: since the last hold-down ended, its length has passed once more without a change.
             entry.calm = now >= entry.held_until + entry.hold;
             entry.changes = if entry.calm { 1 } else { entry.changes + 1 };
             if news && !rages {
@@ -306,7 +311,7 @@ impl Ledger {
                 }
             }
         }
-        // An alarm that is suppressed does not flap; one that waits for others may.
+        // A suppressed alarm does not count as flapping; an alarm that waits for its group may.
         if standing.withheld.as_ref().is_some_and(|withheld| *withheld != Withheld::Waiting) {
             entry.flaps.forget();
         }
@@ -324,8 +329,8 @@ impl Ledger {
         self.note(&key, now);
     }
 
-    /// Only these alarms can still be; what was told of others is taken back. Where not everything
-    /// is known, because a document is bad, what an earlier run told stands.
+    /// Limits the log to the alarms that can still exist, and clears all others. While a bad document makes the
+    /// inventory incomplete, alarms notified by an earlier run stay raised.
     pub fn retain(&mut self, valid: &Possible, knowledge: Knowledge, now: Now) {
         self.valid = Some((valid.clone(), knowledge));
         if knowledge == Knowledge::Whole
@@ -347,7 +352,7 @@ impl Ledger {
         }
     }
 
-    /// All that stands and is not kept back is told once more.
+    /// Marks all alarms that are raised, notified and not suppressed for another notification. Returns their number.
     pub fn resync(&mut self, now: Moment) -> usize {
         let stands =
             |entry: &Entry| entry.told_is_raised() && entry.target(&self.manner).is_some_and(AlarmState::is_raised);
@@ -361,7 +366,7 @@ impl Ledger {
         told.len()
     }
 
-    /// When `take_due` may have something, if nothing changes before.
+    /// Returns the earliest time at which `take_due` may return a message, if nothing changes before.
     pub fn next_deadline(&self, now: Moment) -> Option<Moment> {
         let later = self.agenda.first().map(|(at, _)| *at);
         let try_at = |is_fresh| if self.reachability.is_away() { self.reachability.next_try(is_fresh) } else { now };
@@ -377,7 +382,7 @@ impl Ledger {
         [later, sendable.map(token), self.storm.next_deadline()].into_iter().flatten().min()
     }
 
-    /// Whether nothing is left to tell.
+    /// Returns whether no notification and no repeat is left to send.
     pub fn is_settled(&self) -> bool {
         let open = |entry: &Entry| entry.in_flight.is_some() || entry.is_dirty(&self.manner) || entry.again;
         let repeats = |entry: &Entry| entry.repeat_at(&self.manner).is_some();
@@ -385,8 +390,8 @@ impl Ledger {
             && !self.entries.values().any(|entry| open(entry) || repeats(entry))
     }
 
-    /// What must be on disk before the messages of `take_due` leave: every alarm that the receiver
-    /// was told, or is about to be told, and not yet told over.
+    /// Returns the records that must be on disk before the messages of `take_due` leave: every alarm that the
+    /// receiver was or is about to be notified of, unless its clear is confirmed.
     pub fn records(&self) -> Vec<ToldRecord> {
         self.entries.values().filter_map(|entry| entry.record(&self.manner)).collect()
     }
@@ -396,7 +401,7 @@ impl Ledger {
         self.doubt.clone().filter(|doubt| !doubt.is_over(now))
     }
 
-    /// What the receiver knows of each alarm, and the alarm as it is or as it was told.
+    /// Returns for each alarm its current or last notified form, and its state at the receiver.
     pub fn told(&self, now: Now) -> impl Iterator<Item = (Arc<Notification>, ToldState)> {
         self.entries.values().filter_map(move |entry| {
             let wanted = entry.wanted.as_ref().map(|wanted| &wanted.notification);
@@ -416,7 +421,7 @@ impl Ledger {
         }
     }
 
-    /// Numbers for the status page.
+    /// Counts the entries by state, for the status page.
     pub fn counts(&self, now: Moment) -> LedgerCounts {
         let mut counts = LedgerCounts { storm: self.storm.rages(), ..LedgerCounts::default() };
         for entry in self.entries.values() {
@@ -431,7 +436,7 @@ impl Ledger {
         counts
     }
 
-    /// Looks at what wanted to be looked at by now.
+    /// Updates the entries whose time in `agenda` has come.
     fn look_up(&mut self, now: Moment) {
         while let Some((_, key)) = self.agenda.first().filter(|(at, _)| *at <= now).cloned() {
             if let Some(entry) = self.entries.get_mut(&key) {
@@ -441,7 +446,8 @@ impl Ledger {
         }
     }
 
-    /// Notes down when an entry wants something done. To be called after every change to it.
+    /// Files an entry under the time or rank at which it needs attention. Must be called after every change to the
+    /// entry.
     fn note(&mut self, key: &AlarmKey, now: Moment) {
         let Some(entry) = self.entries.get_mut(key) else { return };
         let waiting = key.is_single() && entry.has_news(&self.manner);
@@ -501,7 +507,7 @@ impl Ledger {
     fn retire(&mut self, key: &AlarmKey, text: &str, now: Now) {
         let Some(entry) = self.entries.get_mut(key) else { return };
         entry.retired = true;
-        // It will not change any more.
+        // The alarm will not change any more, so that it cannot be flapping either.
         entry.flaps.forget();
         let wanted = entry.wanted.as_ref().map(|wanted| &wanted.notification);
         let shown = [entry.in_flight.as_ref(), entry.in_doubt.as_ref(), entry.told.as_ref(), wanted]
@@ -518,7 +524,7 @@ impl Ledger {
         self.forget_if_settled(key);
     }
 
-    /// Drops an entry whose subject is gone and of which the receiver believes nothing bad.
+    /// Removes a retired entry once the receiver neither holds nor may hold a raise of it.
     fn forget_if_settled(&mut self, key: &AlarmKey) {
         let Some(entry) = self.entries.get(key) else { return };
         let unsure = entry.in_flight.is_some() || entry.in_doubt.is_some();
@@ -529,10 +535,10 @@ impl Ledger {
         }
     }
 
-    /// Another alarm that stands and that the original had no notification of its own for: it told
-    /// a test's latency as its connection, and all faults of the configuration as one.
+    /// Returns another raised alarm that the original did not distinguish from this one: it reported the latency of a
+    /// test as its connection, and all configuration faults as one alarm.
     fn sibling_raised(&self, key: &AlarmKey) -> Option<Arc<Notification>> {
-        // One that the receiver was not told of has its own word to come.
+        // An alarm that the receiver was not notified of is left out: its own notification is still to come.
         let raised = |entry: &Entry| {
             let wanted = entry.wanted.as_ref().map(|wanted| wanted.notification.clone());
             wanted.filter(|wanted| wanted.is_raised() && entry.told_is_raised())
@@ -562,7 +568,7 @@ impl Ledger {
     }
 }
 
-/// Why what stands is told over to a receiver that is not told any more.
+/// Text of the clear that is sent when an alarm leaves the scope of a receiver.
 const OTHERS: &str = "told to other receivers from now on";
 
 #[cfg(test)]

@@ -1,4 +1,7 @@
-//! What is wrong with this host's own clock, as far as it can be told from here.
+//! Evaluation of the clock of this host, as far as it is possible locally.
+//!
+//! [`LocalClock`] combines the state that the kernel reports, detected steps, and the answer of a time server into
+//! the clock condition of this agent.
 
 use std::time::Duration;
 
@@ -6,61 +9,63 @@ use super::alarm::{AlarmKey, Cause, ConditionChange, Kind, Subject, Verdict, con
 use super::clock_error::ClockQuality;
 use super::time::{Moment, Now, seconds};
 
-/// A clock that was just started takes minutes to be disciplined.
+/// Time for which an unsynchronised clock is tolerated: after a start, synchronisation takes minutes.
 const UNSYNCHRONISED_FOR: Duration = Duration::from_secs(300);
-/// A step is told for so long.
+/// Time for which a step of the wall clock keeps the alarm raised.
 const STEP_TOLD_FOR: Duration = Duration::from_secs(300);
 
-/// Judges the local clock.
+/// Evaluates the local clock and holds its alarm condition.
 #[derive(Clone, Debug, Default)]
 pub struct LocalClock {
-    /// Since when nobody disciplines it.
+    /// Time since which the clock has been unsynchronised, according to the kernel.
     unsynchronised_since: Option<Moment>,
-    /// The last step, and when it was.
+    /// Time and size in nanoseconds of the last step of the wall clock.
     step: Option<(Now, i64)>,
-    /// What a time server said last.
+    /// Last answer of the time server, if one is queried.
     opinion: Option<Opinion>,
-    /// Whether any test here judges delays by it.
+    /// True if at least one test on this host evaluates delays with the local clock.
     is_needed: bool,
     raised: Option<String>,
     is_settled: bool,
 }
 
-/// What a time server says of the local clock.
+/// Measurement of the local clock by a time server.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Opinion {
-    /// Which.
+    /// Name of the time server, as used in alarm texts.
     pub server: String,
-    /// How far the local clock is behind, in nanoseconds.
+    /// Offset of the server's clock from the local one in nanoseconds; positive if the local clock is behind.
     pub offset: i64,
-    /// The opinion is off by this at most: half of the round trip.
+    /// Error bound of `offset`: half of the round trip to the server.
     pub error: Duration,
 }
 
 impl Opinion {
-    /// The local clock is off by this at most, if the server is right.
+    /// Returns the error bound of the local clock, provided that the server is right.
     pub fn bound(&self) -> Duration {
         Duration::from_nanos(self.offset.unsigned_abs()).saturating_add(self.error)
     }
 
-    /// Whether it cannot be true together with what the kernel says.
+    /// Returns whether the measurement is inconsistent with the error bound that the kernel reports.
     fn contradicts(&self, quality: ClockQuality) -> bool {
         Duration::from_nanos(self.offset.unsigned_abs()) > quality.error.saturating_add(self.error)
     }
 }
 
 impl LocalClock {
-    /// Whether any test here judges delays by it: else nobody minds a clock that nobody disciplines.
+    /// Sets whether at least one test on this host evaluates delays with the local clock. Without such a test, an
+    /// unsynchronised clock raises no alarm.
     pub fn set_needed(&mut self, is_needed: bool) {
         self.is_needed = is_needed;
     }
 
-    /// A time server answered, or is not asked any more.
+    /// Stores the answer of the time server, or removes it when the server is no longer queried.
     pub fn on_opinion(&mut self, opinion: Option<Opinion>) {
         self.opinion = opinion;
     }
 
-    /// What the clock is worth in view of that.
+    /// Returns the clock quality to use: the error bound that the kernel reports, or the time server's bound if the
+    /// two contradict.
     pub fn judge(&self, kernel: ClockQuality) -> ClockQuality {
         match &self.opinion {
             Some(opinion) if opinion.contradicts(kernel) => ClockQuality { error: opinion.bound(), ..kernel },
@@ -68,7 +73,8 @@ impl LocalClock {
         }
     }
 
-    /// The kernel was asked. `step` is the clock's step since it was asked before.
+    /// Evaluates a new reading of the kernel's clock state and returns the change of the condition, if any. `step` is
+    /// the step of the wall clock in nanoseconds since the previous reading.
     pub fn on_reading(&mut self, kernel: ClockQuality, step: Option<i64>, now: Now) -> Option<ConditionChange> {
         match kernel.synchronised {
             true => self.unsynchronised_since = None,
@@ -90,7 +96,7 @@ impl LocalClock {
         Some(self.change(verdict, now))
     }
 
-    /// Says it once more, for an alarm actor that has just begun.
+    /// Returns the current state of the condition, for an alarm actor that has just started.
     pub fn report(&self, now: Now) -> ConditionChange {
         let verdict =
             self.raised.clone().map_or(Verdict::Cleared, |reason| Verdict::Violated(Cause::LocalClock(reason)));
@@ -134,7 +140,7 @@ mod tests {
         Now { moment: Moment::new(Duration::from_secs(seconds)), ..Now::default() }
     }
 
-    /// When something is said, and what.
+    /// Feeds one reading per second; returns the second and the text of each reported change.
     fn run(clock: &mut LocalClock, seconds: std::ops::Range<u64>, quality: ClockQuality) -> Vec<(u64, String)> {
         let said = |second| clock.on_reading(quality, None, at(second)).map(|change| (second, change.verdict));
         let text = |verdict| match verdict {
@@ -145,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unsynchronised_clock_is_told_after_a_while_where_it_matters() {
+    fn unsynchronised_clock_is_reported_after_five_minutes_if_needed() {
         let mut clock = LocalClock::default();
         assert_eq!(run(&mut clock, 0..1_000, ClockQuality::UNKNOWN), [(0, "good".to_owned())]);
         clock.set_needed(true);
@@ -157,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_step_is_told_for_a_while() {
+    fn step_is_reported_for_five_minutes() {
         let mut clock = LocalClock::default();
         clock.on_reading(GOOD, None, at(0));
         let change = clock.on_reading(GOOD, Some(-2_500_000_000), at(10)).unwrap();
@@ -167,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_opinion_that_contradicts_is_told_and_believed() {
+    fn contradicting_time_server_is_reported_and_its_bound_used() {
         let mut clock = LocalClock::default();
         let opinion = |offset| Opinion { server: "ntp1".into(), offset, error: Duration::from_millis(2) };
         clock.on_opinion(Some(opinion(2_500_000)));

@@ -1,49 +1,52 @@
-//! Loss and delay variation over a sliding window, held against their limits.
+//! Loss and delay variation over a sliding window, compared with their configured limits.
+//!
+//! A [`LossWindow`] counts probes in 12 slices of the window and yields a good or bad sample at the end of each slice,
+//! with hysteresis so that a rate near its limit does not alternate.
 
 use std::time::Duration;
 
 use super::condition::Sample;
 use super::time::Moment;
 
-/// The window moves on by such a part of itself.
+/// Number of slices of the window; it advances by one slice at a time.
 const SLICES: usize = 12;
-/// One lost probe alone is no loss rate, whatever share of a short window it is.
+/// Minimum number of lost probes for a bad sample: a single loss is no rate, however short the window is.
 const LEAST_LOST: u64 = 2;
-/// So much of the variation may exceed the limit: a single outlier is no jitter.
+/// Share of variations that may exceed the limit, since a single outlier is no jitter.
 const TOLERATED: f64 = 0.05;
 /// Fraction of the limit at which an exceeded limit is met again.
 const GOOD_AGAIN: f64 = 0.5;
-/// Fewer variations than this say nothing.
+/// Minimum number of variations within the window that a decision is based on.
 const LEAST_VARIATIONS: u64 = 10;
 
-/// What is asked of a test's loss and delay variation.
+/// Limits of a test's loss and delay variation, and the window in which they apply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LossLimits {
-    /// A larger share of lost probes is too much, in parts per million.
+    /// Maximum share of lost probes, in parts per million; `None` if loss is not judged.
     pub max_loss_ppm: Option<u32>,
-    /// A larger variation is too much.
+    /// Maximum delay difference between consecutive probes; `None` if variation is not judged.
     pub max_jitter: Option<Duration>,
-    /// Over this time.
+    /// Length of the sliding window over which both are measured.
     pub loss_window: Duration,
 }
 
 impl LossLimits {
-    /// Whether anything is asked.
+    /// Returns whether loss or delay variation is limited at all.
     pub fn any(&self) -> bool {
         self.max_loss_ppm.is_some() || self.max_jitter.is_some()
     }
 }
 
-/// Counts in a window of time.
+/// Counts of received, lost and varying probes within a sliding window of time.
 #[derive(Clone, Debug)]
 pub struct LossWindow {
     slices: [Slice; SLICES],
     at: usize,
-    /// When the current slice ends.
+    /// Moment at which the current slice ends.
     ends: Moment,
-    /// Slices that were filled so far.
+    /// Number of slices finished since the last reset, at most `SLICES`.
     filled: usize,
-    /// The exceeded limit, and the number of consecutive slices at half of it or less since.
+    /// While the limit is exceeded, the number of consecutive slices at half of it or less; otherwise `None`.
     loss_bad: Option<usize>,
     jitter_bad: Option<usize>,
 }
@@ -56,17 +59,17 @@ struct Slice {
     exceeding: u32,
 }
 
-/// What the window says of one of its limits.
+/// Result of comparing the window with one of its limits.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rate {
-    /// Whether it is kept.
+    /// Good if the limit is met, with hysteresis; bad if it is exceeded.
     pub sample: Sample,
-    /// The share of lost probes, or of variations beyond the limit.
+    /// Share of lost probes, or of variations beyond the limit, between 0 and 1.
     pub share: f64,
 }
 
 impl LossWindow {
-    /// From now on.
+    /// Creates an empty window whose first slice begins now.
     pub fn new(now: Moment, limits: &LossLimits) -> Self {
         LossWindow {
             slices: Default::default(),
@@ -78,23 +81,23 @@ impl LossWindow {
         }
     }
 
-    /// Begins again: what was counted so far says nothing any more.
+    /// Discards the counts and begins again, but keeps the hysteresis of an exceeded limit.
     pub fn reset(&mut self, now: Moment, limits: &LossLimits) {
         let hysteresis = (self.loss_bad, self.jitter_bad);
         *self = LossWindow::new(now, limits);
         (self.loss_bad, self.jitter_bad) = hysteresis;
     }
 
-    /// So many came and so many more are lost; fewer if one came after all.
+    /// Adds received and lost probes to the current slice. `lost` is negative if a probe counted as lost has arrived.
     pub fn on_probes(&mut self, received: u32, lost: i32) {
-        // What is taken back may have left the window.
+        // The loss that is taken back may have left the window already.
         let held = self.slices.iter().map(|slice| slice.lost).fold(0i32, i32::saturating_add);
         let slice = &mut self.slices[self.at];
         slice.received = slice.received.saturating_add(received);
         slice.lost = slice.lost.saturating_add(lost.max(-held.max(0)));
     }
 
-    /// The delay differed by so much from the one before.
+    /// Adds the delay difference, in nanoseconds, between a probe and the one before it.
     pub fn on_variation(&mut self, nanos: u64, limits: &LossLimits) {
         let slice = &mut self.slices[self.at];
         slice.variations = slice.variations.saturating_add(1);
@@ -102,8 +105,8 @@ impl LossWindow {
         slice.exceeding = slice.exceeding.saturating_add(u32::from(exceeds));
     }
 
-    /// At the end of a slice: what the window says of loss and of variation. Nothing in between, or
-    /// before it is full, or where too little came to say anything.
+    /// Returns the rates of loss and of variation at the end of a slice; `None` within a slice. A single rate is `None`
+    /// while its window is not full enough or contains too few probes to decide.
     pub fn on_time(&mut self, now: Moment, limits: &LossLimits) -> Option<(Option<Rate>, Option<Rate>)> {
         if now < self.ends {
             return None;
@@ -125,7 +128,7 @@ impl LossWindow {
         let limit = f64::from(limits.max_loss_ppm?) / 1e6;
         let received: u64 = self.slices.iter().map(|slice| u64::from(slice.received)).sum();
         let lost = self.slices.iter().map(|slice| i64::from(slice.lost)).sum::<i64>().max(0) as u64;
-        // What fell silent is another alarm's business, and no news of this one.
+        // Without any received probe, the connection alarm applies and loss is not judged.
         if received == 0 {
             return None;
         }
@@ -184,7 +187,7 @@ mod tests {
         Moment::new(Duration::from_secs(seconds))
     }
 
-    /// Ten probes a second of which some are lost, and what the window says meanwhile.
+    /// Feeds ten probes a second, of which `lost` are lost, and returns the samples with their times in seconds.
     fn run(window: &mut LossWindow, seconds: std::ops::Range<u64>, lost: u32) -> Vec<(u64, Sample)> {
         let mut said = Vec::new();
         for second in seconds {
@@ -196,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn loss_is_found_within_half_a_window_and_over_when_the_window_is_clean() {
+    fn loss_is_bad_within_half_a_window_and_good_after_clean_windows() {
         let mut window = LossWindow::new(at(0), &LIMITS);
         let good = run(&mut window, 0..120, 0);
         assert!(good.iter().all(|(_, sample)| *sample == Sample::Good) && good[0].0 == 60, "{good:?}");
@@ -204,13 +207,13 @@ mod tests {
         assert_eq!(bad.iter().find(|(_, sample)| *sample == Sample::Bad).unwrap().0, 135);
         let over = run(&mut window, 180..400, 0);
         let first = over.iter().find(|(_, sample)| *sample == Sample::Good).unwrap().0;
-        // A window without loss, and one more to be sure.
+        // A window without loss must pass, and a second one as hysteresis.
         assert!((285..=300).contains(&first), "{first}");
     }
 
-    /// A limit of 2 % and 2 % random loss, one probe a second for four hours.
+    /// Random loss of 2 % at a limit of 2 %, with one probe a second for four hours.
     #[test]
-    fn loss_at_its_limit_does_not_change_all_the_time() {
+    fn loss_near_its_limit_changes_rarely() {
         let mut all = 0;
         for seed in 0..10 {
             let mut random = fastrand::Rng::with_seed(seed);
@@ -226,12 +229,12 @@ mod tests {
             }
             all += changes;
         }
-        // The same run had 355 changes without hysteresis.
+        // Without hysteresis the same ten runs had 355 changes.
         assert!(all <= 10 * 60, "{all} changes in ten runs");
     }
 
     #[test]
-    fn one_lost_probe_is_no_rate() {
+    fn single_lost_probe_does_not_exceed_the_limit() {
         let mut window = LossWindow::new(at(0), &LIMITS);
         let mut rates = Vec::new();
         for second in 0..120 {
@@ -242,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn an_outlier_is_no_jitter_and_a_shaking_path_is() {
+    fn jitter_is_bad_for_repeated_variation_but_not_for_one_outlier() {
         let mut window = LossWindow::new(at(0), &LIMITS);
         let mut said = Vec::new();
         for second in 0..240 {

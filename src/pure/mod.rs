@@ -1,6 +1,7 @@
-//! Decisions without a clock, a socket or an actor: time is the argument `now`.
+//! Pure code: decisions without a clock, a socket or an actor. Time is passed in as the argument `now`.
 //!
-//! Machines take inputs by `on_*`, tell `next_deadline()`, and return actions or a named reason.
+//! State machines receive their inputs through `on_*` methods, publish `next_deadline()`, and return actions or a
+//! named reason. Actors own them and execute the results.
 
 pub mod alarm;
 pub mod arrival;

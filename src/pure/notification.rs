@@ -1,4 +1,6 @@
-//! What a receiver is told of one alarm.
+//! Notifications: the state of one alarm in the form that every kind of sink renders.
+//!
+//! The main type is `Notification`; `Standing` adds why its raise is suppressed, if it is.
 
 use std::sync::Arc;
 
@@ -8,20 +10,21 @@ use super::alarm::{AlarmKey, Kind, Severity, Subject};
 use super::test::TestFacts;
 use super::time::WallTime;
 
-/// Whether an alarm stands.
+/// State of an alarm, as receivers are notified of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AlarmState {
-    /// It stands.
+    /// The alarm is raised.
     Raised,
-    /// It comes and goes too often to be told each time. Until it is calm it counts as standing.
+    /// The alarm is raised and cleared too often for each change to be notified; until it is calm, it counts as
+    /// raised.
     Flapping,
-    /// It does not, or no longer.
+    /// The alarm was cleared, or was never raised.
     Cleared,
 }
 
 impl AlarmState {
-    /// As in JSON and labels.
+    /// Returns the name of the state in JSON and in labels.
     pub fn as_str(self) -> &'static str {
         match self {
             AlarmState::Raised => "raised",
@@ -30,67 +33,67 @@ impl AlarmState {
         }
     }
 
-    /// Whether a receiver that is told so takes the alarm to stand.
+    /// Returns whether a receiver that is notified of this state takes the alarm to be raised.
     pub fn is_raised(self) -> bool {
         self != AlarmState::Cleared
     }
 }
 
-/// How many of how many.
+/// Ratio of two counts, for alarms about groups and storms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tally {
-    /// Tests of a group that are down, or alarms that stand in a storm.
+    /// Number of tests of a group that are down, or of alarms of tests that are raised in a storm.
     pub down: u64,
-    /// Tests of the group, or alarms that wait to be told in a storm.
+    /// Number of tests of the group, or of alarms that wait to be notified in a storm.
     pub of: u64,
 }
 
-/// The current state of one alarm, in the words that every kind of sink renders.
+/// Current state of one alarm, in the terms that every kind of sink renders.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Notification {
-    /// The agent that found it, by its host's name.
+    /// Name of the host whose agent found the alarm.
     pub agent: String,
-    /// Which alarm.
+    /// Key of the alarm: its kind and its subject.
     #[serde(flatten)]
     pub key: AlarmKey,
-    /// Whether it stands.
+    /// State of the alarm: raised, flapping or cleared.
     pub state: AlarmState,
-    /// How bad it is while it stands.
+    /// Severity that the alarm has while it is raised.
     pub severity: Severity,
-    /// Since when it has been in this state.
+    /// Time since when the alarm has been in this state.
     pub since: WallTime,
-    /// When it was raised last.
+    /// Time at which the alarm was raised last, or first reported if it was never raised.
     #[serde(default)]
     pub raised_at: WallTime,
-    /// Why, for people: as it is now.
+    /// Human-readable cause in its current form.
     pub text: String,
-    /// Why it was raised, as it was then.
+    /// Human-readable cause at the time of the raise; empty if the alarm was never raised.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub first_text: String,
-    /// Why, in the original's words.
+    /// Cause in the original's words, for its traps.
     pub legacy_text: String,
-    /// The test, if it is about one.
+    /// Facts of the test, if the alarm is about one.
     pub test: Option<Arc<TestFacts>>,
-    /// The delay that was measured, in seconds, if it is about one.
+    /// Measured delay in seconds, if the alarm is about one.
     pub delay_seconds: Option<f64>,
-    /// The sender of the datagram, if it is about strangers.
+    /// Source address of the datagram, if the alarm is about unknown packets.
     pub source: Option<String>,
-    /// How many tests a group alarm is about, how many alarms a storm.
+    /// Counts of tests for the alarm of a group, or of alarms for a storm summary.
     #[serde(default)]
     pub tally: Option<Tally>,
-    /// How often it was raised since the agent began.
+    /// Number of raises since the agent started, or since its alarm actor was rebuilt.
     pub count: u64,
-    /// Changes that this receiver was not told, since it was last told something.
+    /// Number of state changes that were not sent to this receiver since its last notification.
     pub suppressed: u64,
 }
 
 impl Notification {
-    /// Whether the alarm stands.
+    /// Returns whether the alarm is raised; a flapping one counts as raised.
     pub fn is_raised(&self) -> bool {
         self.state.is_raised()
     }
 
-    /// In a few words, for people: first whom it is about, then what happened.
+    /// Returns a short human-readable summary: first the subject, then the kind and the state.
     pub fn headline(&self) -> String {
         let state = match (self.state, self.key.kind) {
             (AlarmState::Flapping, _) => "FLAPPING",
@@ -107,7 +110,8 @@ impl Notification {
         format!("{}: {} {state}{description}", self.who(), self.key.kind)
     }
 
-    /// Returns the subject for people: `h2 → h3 (set app-db)`, a host and this agent, or the agent and a part of it.
+    /// Returns the subject in human-readable form: `h2 → h3 (set app-db)`, a host and this agent, or the agent and a
+    /// part of it.
     pub fn who(&self) -> String {
         let (from, to) = self.ends();
         let path = match (from, to) {
@@ -125,10 +129,10 @@ impl Notification {
         }
     }
 
-    /// The hosts at both ends of what this is about, as far as it has ends.
+    /// Returns the sending and the receiving host of what the alarm is about, as far as it has them.
     pub fn ends(&self) -> (Option<&str>, Option<&str>) {
         match (&self.test, &self.key.subject, self.key.kind) {
-            // A wrong clock is one host's, whichever test found it.
+            // A wrong clock belongs to one host, whichever test found it.
             (_, Subject::Host(host), Kind::Clock) => (Some(host), None),
             (Some(test), _, _) => (Some(&test.from_host), Some(&test.to_host)),
             (None, Subject::Host(host), Kind::Sender) => (Some(&self.agent), Some(host)),
@@ -137,25 +141,26 @@ impl Notification {
         }
     }
 
-    /// Whether this is about a test's connection: the one kind whose first good news is news.
+    /// Returns whether this is about a test's connection: the only kind whose first clear, without a raise, may be
+    /// notified.
     pub fn is_connection(&self) -> bool {
         self.key.kind == Kind::Connection && self.key.test().is_some()
     }
 }
 
-/// An alarm as it is, and why its raise is not told if it is not.
+/// Alarm in its current state, with the reason why its raise is suppressed, if it is.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Standing {
-    /// As it is.
+    /// Alarm in its current state.
     #[serde(flatten)]
     pub notification: Arc<Notification>,
-    /// Why it is kept back. A clear never is.
+    /// Reason why the raise is suppressed; always `None` for a clear.
     pub withheld: Option<Withheld>,
 }
 
 impl Standing {
-    /// The order in which people read alarms: those about more than one thing, those that are told, those that wait,
-    /// those that something keeps back, the members of a group that is told; the worse and the older first.
+    /// Returns the key of the display order: alarms about more than one thing, single alarms that are notified, those
+    /// that wait, those that are explained or shelved, and members of a notified group; then by severity and age.
     pub fn rank(&self) -> (u8, Severity, WallTime) {
         let alarm = &self.notification;
         let class = match &self.withheld {
@@ -170,7 +175,7 @@ impl Standing {
 }
 
 impl Withheld {
-    /// Word for the reason in labels.
+    /// Returns the name of the reason as used in metric labels.
     pub fn as_str(&self) -> &'static str {
         match self {
             Withheld::Waiting => "waiting",
@@ -181,27 +186,27 @@ impl Withheld {
     }
 }
 
-/// Why a raise is not told.
+/// Reason why a raise is suppressed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case", tag = "reason")]
 pub enum Withheld {
-    /// It may turn out to be one of many that share a cause, or it has to be seen once more after
-    /// such a cause is over.
+    /// Other alarms may follow that share the cause, or the alarm has to be confirmed once more after such a cause
+    /// has ended.
     Waiting,
-    /// Another alarm that stands explains it: what a test measures yields to its connection, and probes that cannot be
-    /// sent to a host yield to that host's silence.
+    /// Another raised alarm explains this one: what a test measures yields to its connection, and probes that cannot
+    /// be sent to a host yield to the connection alarm of that host.
     Explained {
-        /// The alarm that is told instead.
+        /// Key of the alarm that is notified instead.
         by: String,
     },
-    /// It is one of many that share a cause, and that is told.
+    /// The alarm is a member of a group that shares one cause, and the group is notified instead.
     Group {
-        /// The alarm that is told instead.
+        /// Key of the group's alarm, which is notified instead.
         group: String,
     },
-    /// A window of maintenance, a silence, or a host that was drained.
+    /// A maintenance window, a silence or a drained host suppresses the alarm.
     Shelved {
-        /// Which, for people.
+        /// Human-readable name of the window, silence or host.
         by: String,
     },
 }

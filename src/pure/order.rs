@@ -1,4 +1,6 @@
-//! What people ask of a running agent, and what it answers.
+//! Requests of the API to a running agent, and their answers.
+//!
+//! `Request` is handled by the alarm actor, which replies with `Answer` or `Refusal`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,46 +13,46 @@ use super::notification::{Notification, Withheld};
 use super::shelf::{Matcher, Silence};
 use super::time::WallTime;
 
-/// What people ask.
+/// Request to a running agent, from the web API or the command line.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Request {
-    /// Which alarms stand, and which receiver knows of them?
+    /// Lists the raised alarms, with their state at each receiver.
     Alarms,
-    /// Which silences are there?
+    /// Lists the silences that have not ended, including those from before a restart.
     Silences,
-    /// Raise none of these alarms for a while.
+    /// Adds a silence, which suppresses matching alarms until its end.
     AddSilence(NewSilence),
-    /// End this silence.
+    /// Ends the silence of this id, so that alarms that are still raised are notified.
     ExpireSilence(String),
-    /// Tell this receiver of all alarms that stand once more.
+    /// Notifies the receiver of the sink of this name again of all raised alarms.
     Resync(String),
 }
 
-/// Whoever wants to hear nothing for longer has another way to say so.
+/// Longest silence, 366 days; longer suppressions belong into a maintenance window.
 const LONGEST_SILENCE: Duration = Duration::from_secs(366 * 24 * 3600);
 
-/// A silence to be made.
+/// Parameters of a silence that is to be made.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct NewSilence {
-    /// Only alarms about these hosts; `*` stands for anything.
+    /// Hosts whose alarms the silence is restricted to; `*` matches any text, and an empty list does not restrict.
     pub hosts: Vec<String>,
-    /// Only tests with these tags.
+    /// Tags of the tests that the silence is restricted to, as patterns.
     pub tags: Vec<String>,
-    /// Only tests of these ids or descriptions.
+    /// Ids or descriptions of the tests that the silence is restricted to, as patterns.
     pub tests: Vec<String>,
-    /// Only tests of these sets.
+    /// Sets whose tests the silence is restricted to, as patterns.
     pub sets: Vec<String>,
-    /// Until when.
+    /// End of the silence, at most 366 days from now.
     pub until: WallTime,
-    /// Why.
+    /// Human-readable reason for the silence; control characters are replaced by spaces.
     pub comment: String,
-    /// Who asks.
+    /// Name of the person who makes the silence, as stated in the request.
     pub author: String,
 }
 
 impl NewSilence {
-    /// The silence, from now on; or what is wrong with it.
+    /// Returns the silence, which begins at `now`, or the reason why its parameters are invalid.
     pub fn begin(self, id: String, now: WallTime) -> Result<Silence, Refusal> {
         let matcher = Matcher { hosts: self.hosts, tags: self.tags, tests: self.tests, sets: self.sets };
         if matcher == Matcher::default() {
@@ -69,46 +71,46 @@ impl NewSilence {
     }
 }
 
-/// What the agent answers.
+/// Answer of the agent to a request that succeeded.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Answer {
-    /// The alarms that stand, or that a receiver believes to stand.
+    /// Alarms that are raised, or may be raised at a receiver.
     Alarms(Vec<ActiveAlarm>),
-    /// The silences that have not ended.
+    /// Silences that have not ended, as answer to `Request::Silences`.
     Silences(Vec<Silence>),
-    /// The silence that was made or ended.
+    /// Silence that was made or ended, once the change is on disk.
     Silence(Silence),
-    /// So many alarms are told once more.
+    /// Result of a resync: the raised alarms are sent once more.
     Resent {
-        /// How many.
+        /// Number of raised alarms that are sent once more.
         resent: usize,
     },
 }
 
-/// Why it does not do it.
+/// Reason why a request was not carried out, with a human-readable explanation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// There is no such thing.
+    /// The object that the request names does not exist.
     NotFound(String),
-    /// It makes no sense.
+    /// The parameters of the request are invalid.
     Invalid(String),
-    /// Nobody may.
+    /// The web interface does not permit the request to anybody, for example because no token is configured.
     Forbidden(String),
-    /// Whoever asks has not shown who he is.
+    /// The requester is not authenticated: the token is missing or wrong.
     Unknown(String),
-    /// Not now.
+    /// The request cannot be carried out now, but may succeed later.
     Unavailable(String),
 }
 
-/// An alarm that stands, or that a receiver believes to stand.
+/// Alarm that is raised, or may be raised at a receiver.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ActiveAlarm {
-    /// The alarm.
+    /// Alarm in its current state, or as it was last notified if that is unknown.
     #[serde(flatten)]
     pub notification: Arc<Notification>,
-    /// Why its raise is not told; nothing if it is.
+    /// Reason why the raise is suppressed; `None` if it is not, or if the alarm is cleared.
     pub withheld: Option<Withheld>,
-    /// What each sink's receiver knows of it.
+    /// State of the alarm at each receiver, by the name of the sink.
     pub sinks: BTreeMap<String, ToldState>,
 }

@@ -1,58 +1,62 @@
-//! How often a socket is looked at. Being woken is dear, and the kernel stamps datagrams as they come: only
-//! where few come, or where they are answered, is it worth being woken for each.
+//! Polling interval of a socket. Waking up is expensive, and the kernel timestamps datagrams on arrival. A wake-up
+//! per datagram is therefore worthwhile only if few datagrams arrive or if they have to be answered.
+//!
+//! [`Pace`] measures the rate and returns when to read the socket next.
 
 use std::time::Duration;
 
 use super::time::Moment;
 
-/// How a socket is to be looked at next.
+/// Time of the next read of a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Look {
-    /// Not all was read.
+    /// Read again immediately, because the socket was not drained.
     AtOnce,
-    /// At this moment, whatever comes.
+    /// Read at this time, regardless of arrivals until then.
     At(Moment),
-    /// As soon as there is something to read.
+    /// Read as soon as the socket is readable.
     WhenReady,
 }
 
-/// Below so many datagrams a second, each wakes.
+/// Rate in datagrams per second up to which every datagram causes a wake-up.
 const CALM: f64 = 10.0;
-/// Above so many, even those that are answered do not wake.
+/// Rate in datagrams per second above which even sockets with answered datagrams are polled.
 const BUSY: f64 = 1_000.0;
-/// So many datagrams or fewer may come between two looks, so that the least receive buffer holds a multiple.
+/// Target number of datagrams per poll. It is chosen so that the smallest receive buffer holds a multiple of it.
 const AT_A_TIME: f64 = 40.0;
-/// No look is sooner or later after the one before than this.
+/// Shortest interval between two polls of a socket.
 const SHORTEST: Duration = Duration::from_millis(4);
-/// Others keep to multiples of this, too: whoever sleeps till then is woken with them. It is three of the slots
-/// that tokio's timers lie in: one that ends with its slot wakes once, any other that is so far away twice.
+/// Longest interval between two polls of a socket. Other periodic work uses multiples of it too, so that all of it
+/// shares wake-ups. It equals three slots of tokio's timer wheel: a timer that ends with its slot causes one wake-up,
+/// any other of this length two.
 pub const LONGEST: Duration = Duration::from_millis(192);
-/// About a second: a multiple of that.
+/// Interval of about one second (960 ms) that is a multiple of `LONGEST`.
 pub const SECOND: Duration = LONGEST.saturating_mul(5);
-/// What comes is counted over this time at least.
+/// Minimum time over which the rate of arrival is measured.
 const WINDOW: Duration = Duration::from_millis(500);
-/// Who was answered lately will ask again.
+/// Time after an answer during which further requests are expected.
 const ASKS_AGAIN: Duration = Duration::from_secs(10);
 
-/// What came lately, and what that means for the next look.
+/// Measured rate of arrival at a socket, and the polling interval derived from it.
 #[derive(Clone, Debug)]
 pub struct Pace {
     since: Moment,
     packets: u64,
     answered: u64,
-    /// When somebody was last found to have been answered.
+    /// End of the last measuring window in which at least one datagram was answered.
     last_answer: Option<Moment>,
-    /// Between looks; nothing: each datagram wakes.
+    /// Interval between two polls; `None` if every datagram causes a wake-up.
     pause: Option<Duration>,
 }
 
 impl Pace {
-    /// Nothing came yet.
+    /// Creates the state of a socket that has not received anything yet.
     pub fn new(now: Moment) -> Self {
         Pace { since: now, packets: 0, answered: 0, last_answer: None, pause: None }
     }
 
-    /// All was read. So many datagrams have come so far, and so many of them were answered.
+    /// Returns when to read the socket next, after it has been drained. `packets` and `answered` are running totals
+    /// of the datagrams received and answered.
     pub fn on_drained(&mut self, now: Moment, packets: u64, answered: u64) -> Look {
         let took = now.since(self.since);
         if took >= WINDOW {
@@ -76,7 +80,7 @@ impl Pace {
 mod tests {
     use super::*;
 
-    /// The pause after two seconds of this rate.
+    /// Returns the polling interval after two seconds at the given rate.
     fn pause_at(rate: u64, answers: bool) -> Option<Duration> {
         let at = |millis| Moment::new(Duration::from_millis(millis));
         let mut pace = Pace::new(at(0));
@@ -88,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn the_more_comes_the_less_it_wakes() {
+    fn polling_interval_shrinks_with_rate_and_low_rate_is_not_polled() {
         let millis = |millis| Some(Duration::from_millis(millis));
         assert_eq!(pause_at(5, false), None);
         assert_eq!(pause_at(100, false), millis(192));
@@ -97,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_for_an_answer_is_not_kept_waiting_but_in_a_flood() {
+    fn answered_datagrams_wake_at_once_except_at_high_rate() {
         assert_eq!(pause_at(500, true), None);
         assert_eq!(pause_at(100_000, true), Some(SHORTEST));
         let at = |millis| Moment::new(Duration::from_millis(millis));
@@ -108,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn a_calm_socket_wakes_again_for_each_datagram() {
+    fn polling_ends_when_the_rate_drops() {
         let at = |millis| Moment::new(Duration::from_millis(millis));
         let mut pace = Pace::new(at(0));
         assert_eq!(pace.on_drained(at(600), 60, 0), Look::At(at(768)));

@@ -1,11 +1,13 @@
-//! Which alarms can be: whatever else is told is taken back.
+//! Inventory of the alarms that can exist under the current configuration; raised alarms outside it are cleared.
+//!
+//! [`Possible`] combines the keys of the plan with those of other parts of the agent.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::alarm::AlarmKey;
 
-/// The alarms that can be. Those of a plan are shared: very many tests have very many.
+/// Set of alarm keys that can occur. The plan's keys are shared between copies, since very many tests have very many.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Possible {
     planned: Arc<BTreeSet<AlarmKey>>,
@@ -13,7 +15,7 @@ pub struct Possible {
 }
 
 impl Possible {
-    /// Whether this alarm can be.
+    /// Returns whether the alarm with this key can occur under the current configuration.
     pub fn contains(&self, key: &AlarmKey) -> bool {
         self.planned.contains(key) || self.others.contains(key)
     }
@@ -37,7 +39,7 @@ mod tests {
     use crate::pure::alarm::{Kind, Subject};
 
     #[test]
-    fn what_is_planned_and_what_comes_on_top() {
+    fn extended_inventory_contains_planned_and_added_keys() {
         let key = |kind| AlarmKey::new(kind, Subject::Agent);
         let planned: Possible = [key(Kind::Clock)].into_iter().collect();
         let mut more = planned.clone();

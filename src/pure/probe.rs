@@ -1,6 +1,8 @@
-//! The probe: an unauthenticated STAMP Session-Sender packet (RFC 8762 section 4.2.1) with one
-//! private-use TLV (RFC 8972 section 4), 108 octets, big-endian. With a key, the HMAC TLV follows;
-//! up to a wanted size, the Extra Padding TLV.
+//! Encoding and decoding of probes. A probe is an unauthenticated STAMP Session-Sender packet (RFC 8762 section
+//! 4.2.1) with one private-use TLV (RFC 8972 section 4), 108 octets in all, big-endian. With a key, the HMAC TLV
+//! follows; the Extra Padding TLV fills the packet up to the configured size.
+//!
+//! [`Probe`] is the main type.
 
 use std::time::Duration;
 
@@ -9,100 +11,103 @@ use super::key::{Key, SIGNATURE_LEN};
 use super::test::TestId;
 use super::time::WallTime;
 
-/// Octets of a probe without key and padding.
+/// Length in octets of a probe without signature and padding.
 pub const PROBE_LEN: usize = 108;
-/// Octets of a signed probe without padding.
+/// Length in octets of a signed probe without padding.
 pub const SIGNED_LEN: usize = PROBE_LEN + TLV_HEADER + SIGNATURE_LEN;
-/// The least size that a signed probe can be padded to, and the largest that any can.
+/// Range of sizes in octets to which a probe can be padded: from a signed probe with an empty padding TLV up to a
+/// jumbo frame.
 pub const PADDED_LEN: std::ops::RangeInclusive<usize> = SIGNED_LEN + TLV_HEADER..=9000;
 
-/// Octets of the base packet, before any TLV.
+/// Length in octets of the STAMP base packet, before any TLV.
 pub const STAMP_LEN: usize = 44;
-/// Octets of a TLV before its value.
+/// Length in octets of a TLV header, before the value.
 pub const TLV_HEADER: usize = 4;
-/// TLV flags: a sender sets U (unrecognised) and clears M and I.
+/// TLV flags in packets of a sender: U (unrecognised) is set, M (malformed) and I (integrity) are clear (RFC 8972
+/// section 4).
 const TLV_FLAGS: u8 = 0x80;
-/// Extra Padding (RFC 8972 section 4.1).
+/// Type of the Extra Padding TLV (RFC 8972 section 4.1).
 pub const TLV_PADDING: u8 = 1;
-/// HMAC (RFC 8972 section 4.8).
+/// Type of the HMAC TLV (RFC 8972 section 4.8).
 pub const TLV_HMAC: u8 = 8;
-/// The first private-use TLV type.
+/// Type of the private-use TLV: the first type of the private-use range.
 pub const TLV_TYPE: u8 = 252;
-/// Octets of the TLV's value.
+/// Length in octets of the value of the private-use TLV.
 const TLV_LEN: u16 = 60;
-/// Our SMI private enterprise number.
+/// SMI private enterprise number of this project, which identifies its TLV among other private-use TLVs.
 pub(super) const ENTERPRISE: u32 = 50255;
-/// Version of the TLV.
+/// Version of the private-use TLV.
 const VERSION: u8 = 2;
 
-/// Flag bits, octet 53.
+/// Bits of the flags field, octet 53 of a probe.
 pub mod flag {
-    /// The receiver should reflect this probe.
+    /// Requests the receiver to reflect this probe.
     pub const REFLECT: u8 = 1;
-    /// `previous_lateness` holds a value.
+    /// Marks the field `previous_lateness` as valid.
     pub const CORRECTION_VALID: u8 = 2;
-    /// The sender stops on purpose; this is its last probe.
+    /// Announces that the sender stops on purpose; this is its last probe.
     pub const STOPS: u8 = 4;
-    /// The sender's clock stepped since the previous probe.
+    /// Reports that the sender's wall clock was set since the previous probe.
     pub const CLOCK_STEPPED: u8 = 8;
-    /// From the receiver of a test to its sender: the receiver stops on purpose.
+    /// Announces to the sender of a test that its receiver stops on purpose.
     pub const RECEIVER_STOPS: u8 = 16;
 }
 
-/// The fields of a probe.
+/// Decoded fields of a probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Probe {
-    /// Counts from 0 in each epoch.
+    /// Sequence number, which starts at 0 in each epoch.
     pub sequence: u32,
-    /// The sender's wall clock just before the send.
+    /// Wall clock of the sender, read just before the send.
     pub sent: WallTime,
-    /// How far the sender's clock may be off, as STAMP says it.
+    /// Clock error of the sender, encoded as a STAMP error estimate.
     pub error_estimate: ErrorEstimate,
-    /// STAMP session id: non-zero, a hint only.
+    /// STAMP session identifier (SSID, RFC 8972): non-zero, and only a hint.
     pub ssid: u16,
-    /// Bits of [`flag`].
+    /// Combination of the bits in [`flag`].
     pub flags: u8,
-    /// Which of the test's flows.
+    /// Index of the flow of the test that the probe belongs to.
     pub flow: u8,
-    /// Which key signs it; 0 without a key.
+    /// Id of the key that signs the probe; 0 without a key.
     pub key_id: u8,
-    /// The test.
+    /// Id of the test that the probe belongs to.
     pub test_id: TestId,
-    /// The sender's start in microseconds since 1970.
+    /// Start of the sender in microseconds since 1970; it increases with every restart.
     pub epoch: u64,
-    /// The sender's interval; the wire holds whole microseconds.
+    /// Send interval of the sender; encoded in whole microseconds.
     pub send_every: Duration,
     /// Sequence numbers below this one whose probes never left, because the sender's operating system refused them.
     /// Counts from 0 in each epoch and wraps. A receiver must not count those probes as lost.
     pub unsent: u32,
-    /// How far the sender's clock may be off, in nanoseconds; saturates.
+    /// Error bound of the sender's clock in nanoseconds; saturates at `u32::MAX`.
     pub clock_error: u32,
-    /// How late the previous probe left after its timestamp, in nanoseconds.
+    /// Time in nanoseconds between the timestamp of the previous probe and its actual departure.
     pub previous_lateness: i32,
 }
 
-/// Why a datagram is no probe of ours.
+/// Reason why a datagram cannot be decoded as a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotProbe {
-    /// A STAMP or TWAMP-Test packet without our TLV.
+    /// STAMP or TWAMP-Test packet without the private-use TLV of this project.
     PlainStamp,
-    /// Our TLV, in a version that this agent does not know.
+    /// Packet with the private-use TLV in a version that this agent does not support.
     UnknownVersion(u8),
-    /// Our TLV, but its copy of the base fields disagrees with them, or a field cannot be.
+    /// Packet with the private-use TLV whose copy of the base fields differs from them, or whose error estimate is
+    /// invalid.
     Corrupt,
-    /// Anything else.
+    /// Datagram of any other kind.
     Foreign,
 }
 
 impl Probe {
-    /// The STAMP session id of a test: never zero.
+    /// Derives the STAMP session identifier from a test id; it is never zero.
     pub fn ssid_of(test_id: TestId) -> u16 {
         let id = test_id.as_u128();
         ((id ^ (id >> 64)) as u16).max(1)
     }
 
-    /// Writes the octets on the wire, and gives how many they are: as many as are needed, or as many
-    /// as `octets` has if that is at least a padding TLV more.
+    /// Encodes the probe into `octets` and returns its length. The rest of `octets` becomes padding if it has room
+    /// for a padding TLV; otherwise the length is the minimum one.
     pub fn write(&self, octets: &mut [u8], key: Option<&Key>) -> usize {
         octets[..PROBE_LEN].copy_from_slice(&self.encode());
         let mut end = PROBE_LEN;
@@ -120,8 +125,8 @@ impl Probe {
         end
     }
 
-    /// Whether a datagram that was read as a probe is signed with this key, as a whole: what the
-    /// signature does not cover has to be as a sender writes it.
+    /// Returns whether a datagram that was decoded as a probe is entirely authentic: its signature matches `key`, and
+    /// the octets that the signature does not cover are as a sender writes them.
     pub fn is_signed(octets: &[u8], key: &Key) -> bool {
         let Some((signed, rest)) = octets.split_at_checked(SIGNED_LEN) else { return false };
         let mut header = [0; TLV_HEADER];
@@ -131,7 +136,7 @@ impl Probe {
             Some((tlv, padding)) => {
                 tlv[..2] == [TLV_FLAGS, TLV_PADDING]
                     && usize::from(be16(tlv, 2)) == padding.len()
-                    // All of them, rather than up to the first: many at a time.
+                    // Folding over all octets, without an early exit, allows vectorisation.
                     && padding.iter().fold(0, |all, octet| all | octet) == 0
             }
         };
@@ -143,7 +148,7 @@ impl Probe {
             && key.verifies([&signed_part(probe)], signature)
     }
 
-    /// The octets on the wire, without key and padding.
+    /// Encodes the probe without signature and padding.
     pub fn encode(&self) -> [u8; PROBE_LEN] {
         let mut octets = [0; PROBE_LEN];
         let mut put = |offset: usize, field: &[u8]| octets[offset..offset + field.len()].copy_from_slice(field);
@@ -168,7 +173,7 @@ impl Probe {
         octets
     }
 
-    /// Reads a datagram. Never panics, whatever it holds.
+    /// Decodes a datagram of any content and length without panicking.
     pub fn decode(octets: &[u8]) -> Result<Probe, NotProbe> {
         let Some(base) = octets.first_chunk::<STAMP_LEN>() else { return Err(NotProbe::Foreign) };
         let Some(octets) = octets.first_chunk::<PROBE_LEN>() else { return Err(plain_or_foreign(base, octets.len())) };
@@ -201,7 +206,7 @@ impl Probe {
         })
     }
 
-    /// The test id in the octets that an ICMP error quotes; they may be cut short.
+    /// Extracts the test id from the octets that an ICMP error quotes, which may be truncated.
     pub fn quoted_test_id(octets: &[u8]) -> Option<TestId> {
         let head = octets.first_chunk::<72>()?;
         (head[45] == TLV_TYPE && be32(head, 48) == ENTERPRISE).then(|| {
@@ -212,7 +217,7 @@ impl Probe {
     }
 }
 
-/// What a signature covers, in one piece: two take a tenth longer.
+/// Returns the octets that a signature covers, in one piece: signing two pieces takes a tenth longer.
 fn signed_part(octets: &[u8]) -> [u8; 4 + PROBE_LEN - STAMP_LEN] {
     let mut part = [0; 4 + PROBE_LEN - STAMP_LEN];
     part[..4].copy_from_slice(&octets[..4]);
@@ -220,17 +225,18 @@ fn signed_part(octets: &[u8]) -> [u8; 4 + PROBE_LEN - STAMP_LEN] {
     part
 }
 
-/// Where the key's id is.
+/// Offset of the key id in a probe.
 pub const KEY_ID: usize = 55;
 
-/// Writes a TLV's header; gives where its value ends.
+/// Writes the header of a TLV and returns the end offset of its value.
 fn put_tlv(octets: &mut [u8], at: usize, kind: u8, len: usize) -> usize {
     octets[at..at + 2].copy_from_slice(&[TLV_FLAGS, kind]);
     octets[at + 2..at + TLV_HEADER].copy_from_slice(&u16::try_from(len).unwrap_or(u16::MAX).to_be_bytes());
     (at + TLV_HEADER + len).min(octets.len())
 }
 
-/// A Session-Sender packet has an error estimate that is not corrupt and zeros where it must.
+/// Classifies a packet without the private-use TLV. A plain Session-Sender packet has an error estimate that is not
+/// corrupt, and zeros where RFC 8762 requires them.
 fn plain_or_foreign(base: &[u8; STAMP_LEN], len: usize) -> NotProbe {
     let plain = len >= STAMP_LEN && base[16..].iter().all(|&octet| octet == 0) && base[13] != 0;
     if plain { NotProbe::PlainStamp } else { NotProbe::Foreign }
@@ -272,9 +278,9 @@ mod tests {
         }
     }
 
-    /// Octet by octet against the design's table.
+    /// Checks every octet against the table of the packet format in the design document.
     #[test]
-    fn layout() {
+    fn encoding_matches_the_documented_layout() {
         let octets = sample().encode();
         assert_eq!(octets[0..4], [1, 2, 3, 4]);
         assert_eq!(octets[4..12], [0xdd, 0x12, 0xad, 0x80, 0x40, 0, 0, 0]);
@@ -291,12 +297,12 @@ mod tests {
     }
 
     #[test]
-    fn comes_back() {
+    fn decoding_an_encoded_probe_returns_its_fields() {
         assert_eq!(Probe::decode(&sample().encode()), Ok(sample()));
     }
 
     #[test]
-    fn what_is_no_probe_says_why() {
+    fn invalid_probe_is_rejected_with_its_reason() {
         let octets = sample().encode();
         assert_eq!(Probe::decode(&octets[..44]), Err(NotProbe::PlainStamp));
         assert_eq!(Probe::decode(&octets[..43]), Err(NotProbe::Foreign));
@@ -311,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn an_icmp_error_names_the_test() {
+    fn test_id_is_extracted_from_an_icmp_quote() {
         let octets = sample().encode();
         assert_eq!(Probe::quoted_test_id(&octets[..72]), Some(TestId::from_bytes([0xab; 16])));
         assert_eq!(Probe::quoted_test_id(&octets[..71]), None);
@@ -328,23 +334,23 @@ mod tests {
     }
 
     #[test]
-    fn padding_and_signature_stand_behind_the_probe() {
+    fn signature_and_padding_follow_the_probe() {
         let octets = signed(200);
         assert_eq!(octets[108..112], [0x80, 8, 0, 16]);
         assert_eq!(octets[128..132], [0x80, 1, 0, 68]);
         assert!(octets[132..].iter().all(|&octet| octet == 0));
         assert_eq!(Probe::decode(&octets), Ok(Probe { key_id: 3, ..sample() }));
         assert!(Probe::is_signed(&octets, &key()));
-        // Not enough room for a padding TLV: none.
+        // The remaining three octets are too few for a padding TLV, so that none is written.
         let mut octets = [0; 111];
         assert_eq!(sample().write(&mut octets, None), 108);
         assert!(!Probe::is_signed(&signed(128), &Key::new(3, [8; 32])));
     }
 
     proptest! {
-        /// Whatever is done to a signed probe, it is not accepted as signed any more.
+        /// Property: any change to a signed probe invalidates it.
         #[test]
-        fn a_signed_probe_cannot_be_changed(
+        fn changed_signed_probe_is_rejected(
             size in prop::sample::select(vec![128usize, 132, 200, 1400]),
             offset in 0usize..1400,
             flip in 1u8..=255,
@@ -355,7 +361,7 @@ mod tests {
             prop_assert!(Probe::is_signed(&octets, &key()));
             let mut flipped = octets.clone();
             flipped[offset % size] ^= flip;
-            // Octets 4 to 15 are covered by their copy, which `decode` compares.
+            // The signature covers octets 4 to 15 through their copy, which `decode` compares.
             prop_assert!(Probe::decode(&flipped).is_err() || !Probe::is_signed(&flipped, &key()));
             prop_assert!(!Probe::is_signed(&octets[..cut % size], &key()) || cut % size == 128);
             let mut longer = octets.clone();
@@ -363,9 +369,9 @@ mod tests {
             prop_assert!(!Probe::is_signed(&longer, &key()));
         }
 
-        /// Parts of two signed probes make no third.
+        /// Property: no combination of two signed probes passes as a third one.
         #[test]
-        fn signed_probes_cannot_be_spliced(sequence: u32, micros: u32, at in 1usize..128) {
+        fn spliced_signed_probes_are_rejected(sequence: u32, micros: u32, at in 1usize..128) {
             let mut other = sample();
             other.sequence = sequence;
             other.sent = other.sent + Duration::from_micros(micros.into());
@@ -378,13 +384,13 @@ mod tests {
         }
 
         #[test]
-        fn any_datagram_is_read_without_panic(octets in prop::collection::vec(any::<u8>(), 0..300)) {
+        fn any_datagram_is_decoded_without_panic(octets in prop::collection::vec(any::<u8>(), 0..300)) {
             let _ = Probe::decode(&octets);
             let _ = Probe::quoted_test_id(&octets);
         }
 
         #[test]
-        fn any_mutation_is_read_without_panic(offset in 0usize..PROBE_LEN, octet: u8, cut in 0usize..=PROBE_LEN) {
+        fn any_mutated_probe_is_decoded_without_panic(offset in 0usize..PROBE_LEN, octet: u8, cut in 0usize..=PROBE_LEN) {
             let mut octets = sample().encode();
             octets[offset] = octet;
             let _ = Probe::decode(&octets[..cut]);

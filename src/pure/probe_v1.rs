@@ -1,4 +1,7 @@
-//! The original's probe of 2017: one JSON object in a datagram, ended by a newline.
+//! Encoding and decoding of the probes of the original agent of 2017: one JSON object per datagram, terminated by a
+//! newline.
+//!
+//! [`ProbeV1`] is the main type.
 
 use std::time::SystemTime;
 
@@ -7,19 +10,19 @@ use serde::{Deserialize, Serialize};
 use super::test::TestId;
 use super::time::WallTime;
 
-/// The version in every packet of the original.
+/// Protocol version that every packet of the original agent carries.
 const VERSION: u32 = 1;
 
-/// The fields of the original's packet.
+/// Fields of a packet of the original agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProbeV1 {
-    /// The `Version` of the sender's global document.
+    /// Value of `Version` in the global document of the sender.
     pub config_version: i64,
-    /// The sender's wall clock just before the send; the wire holds microseconds.
+    /// Wall clock of the sender, read just before the send; encoded in whole microseconds.
     pub sent: WallTime,
-    /// The test's `FromHostId`.
+    /// Host id in the packet, which the original agent sets to the `FromHostId` of the test.
     pub host_id: String,
-    /// The test.
+    /// Id of the test that the probe belongs to.
     pub test_id: TestId,
 }
 
@@ -35,7 +38,7 @@ struct Wire {
 }
 
 impl ProbeV1 {
-    /// The octets on the wire.
+    /// Encodes the probe as JSON with a terminating newline.
     pub fn encode(&self) -> Vec<u8> {
         let wire = Wire {
             version: VERSION,
@@ -44,13 +47,13 @@ impl ProbeV1 {
             host_id: self.host_id.clone(),
             test_id: self.test_id,
         };
-        // A struct of strings and numbers always serialises.
+        // Serialisation cannot fail: the struct has only strings and numbers.
         let mut octets = serde_json::to_vec(&wire).unwrap_or_default();
         octets.push(b'\n');
         octets
     }
 
-    /// Reads a datagram; nothing if it is not the original's.
+    /// Decodes a datagram, or returns `None` if it is not a probe of the original agent.
     pub fn decode(octets: &[u8]) -> Option<ProbeV1> {
         if octets.first() != Some(&b'{') {
             return None;
@@ -77,7 +80,7 @@ mod tests {
     const ORIGINAL: &[u8] = b"{\"Version\":1,\"ConfigVersion\":7,\"NtpTimestamp\":\"2017-07-13T01:02:03.456789Z\",\"HostId\":\"hostA\",\"TestId\":\"5b0c6f0e-6c7e-4b53-9d1c-1f4f5a6b7c8d\"}\n";
 
     #[test]
-    fn reads_and_writes_what_the_original_wrote() {
+    fn packet_of_the_original_agent_is_decoded_and_encoded_unchanged() {
         let probe = ProbeV1::decode(ORIGINAL).unwrap();
         assert_eq!(probe.host_id, "hostA");
         assert_eq!(probe.config_version, 7);
@@ -86,14 +89,14 @@ mod tests {
     }
 
     #[test]
-    fn another_version_is_not_the_originals() {
+    fn packet_with_another_version_is_rejected() {
         let other = String::from_utf8_lossy(ORIGINAL).replace("\"Version\":1", "\"Version\":2");
         assert_eq!(ProbeV1::decode(other.as_bytes()), None);
     }
 
     proptest! {
         #[test]
-        fn any_mutation_is_read_without_panic(offset in 0usize..ORIGINAL.len(), octet: u8, cut in 0usize..ORIGINAL.len()) {
+        fn any_mutated_packet_is_decoded_without_panic(offset in 0usize..ORIGINAL.len(), octet: u8, cut in 0usize..ORIGINAL.len()) {
             let mut octets = ORIGINAL.to_vec();
             octets[offset] = octet;
             let _ = ProbeV1::decode(&octets);

@@ -1,5 +1,9 @@
-//! Probes that come back: the Session-Reflector packet of RFC 8762 section 4.3.1, stateless, as long
-//! as the probe that it answers, with its TLVs as RFC 8972 section 4 wants them.
+//! Session-Reflector and evaluation of its replies (RFC 8762 section 4.3.1). The reflector is stateless; a reply is
+//! as long as the probe it answers (41 octets for a TWAMP packet that is shorter than a STAMP packet), and its TLVs
+//! are processed as RFC 8972 section 4 requires.
+//!
+//! [`reflect`] makes a reply, [`Reply`] decodes one, and [`OffsetWatch`] detects a moving clock from the delays in
+//! both directions.
 
 use std::time::Duration;
 
@@ -9,22 +13,24 @@ use super::probe::{ENTERPRISE, Probe, STAMP_LEN, TLV_HEADER, TLV_HMAC, TLV_PADDI
 use super::test::TestId;
 use super::time::{Moment, WallTime};
 
-/// A reflector that knows TWAMP only answers with this much of the base packet at least.
+/// Minimum length in octets of a reply: a reflector that supports TWAMP only sends at least this part of the base
+/// packet.
 pub const SHORTEST: usize = 38;
 
-/// U: the reflector does not know this TLV. M: it is malformed. I: the signature of the packet is wrong.
+/// TLV flags of RFC 8972 section 4. U: the reflector does not support the TLV. M: the TLV is malformed. I: the
+/// signature of the packet is wrong.
 const UNRECOGNISED: u8 = 0x80;
 const MALFORMED: u8 = 0x40;
 const INTEGRITY: u8 = 0x20;
 
-/// The shortest packet of a TWAMP sender (RFC 5357 section 4.1.2), and the answer to it without padding.
+/// Length of the shortest packet of a TWAMP sender (RFC 5357 section 4.1.2), and of the reply to it without padding.
 const TWAMP_LEN: usize = 14;
 const TWAMP_ANSWER_LEN: usize = 41;
 
-/// How an answer is signed, and what is said of the signature of what it answers.
+/// Result of verifying the signature of a request, which determines how the reply is signed.
 #[derive(Clone, Copy, Debug)]
 pub enum Signature<'a> {
-    /// The packet carries no signature that is looked at.
+    /// The request carries no signature, or one that is not verified.
     None,
     /// The packet is signed with this key; the reply is signed with it too.
     Good(&'a Key),
@@ -32,7 +38,7 @@ pub enum Signature<'a> {
     Bad,
 }
 
-/// Verifies the HMAC TLV of a foreign packet with these keys.
+/// Verifies the HMAC TLV of an unknown packet with any of these keys.
 pub fn signature_of<'a>(octets: &[u8], keys: impl Iterator<Item = &'a Key>) -> Signature<'a> {
     let has_signature = tlvs(octets).any(|(at, len)| octets[at + 1] == TLV_HMAC && len == SIGNATURE_LEN);
     if !has_signature {
@@ -61,8 +67,9 @@ pub fn is_short_sender_packet(octets: &[u8]) -> bool {
         && (octets.len() < SHORTEST || octets[16..].iter().all(|octet| *octet == 0))
 }
 
-/// The answer to a packet of a TWAMP sender that is shorter than any STAMP packet; nothing if it is none. What is as
-/// long as an answer is only answered if it is not one itself, so that two reflectors do not answer each other.
+/// Makes the reply to a packet of a TWAMP sender that is shorter than a STAMP packet, or returns `None` for any other
+/// packet. Packets that are long enough to be a reply are answered only if they are not replies themselves, which
+/// prevents two reflectors from answering each other.
 pub fn reflect_short(octets: &[u8], by: Reflector) -> Option<[u8; TWAMP_ANSWER_LEN]> {
     if !is_short_sender_packet(octets) {
         return None;
@@ -72,28 +79,28 @@ pub fn reflect_short(octets: &[u8], by: Reflector) -> Option<[u8; TWAMP_ANSWER_L
     Some(answer)
 }
 
-/// What a reflector knows of the moment.
+/// Metadata that the reflector adds to a reply.
 #[derive(Clone, Copy, Debug)]
 pub struct Reflector {
-    /// When the kernel took the probe in.
+    /// Time at which the kernel received the probe.
     pub received: WallTime,
-    /// Just before the answer is sent.
+    /// Time just before the reply is sent.
     pub sent: WallTime,
-    /// How far its clock may be off.
+    /// Error estimate of the reflector's clock.
     pub error_estimate: ErrorEstimate,
-    /// The time-to-live that the probe came with, if that is known.
+    /// IP time-to-live of the received probe, if known.
     pub ttl: Option<u8>,
 }
 
-/// Makes a Session-Sender packet of at least `STAMP_LEN` octets into the answer to it, in its place.
-/// The answer's number is the probe's (a stateless reflector, RFC 8762 section 4).
+/// Converts a Session-Sender packet of at least `STAMP_LEN` octets into the reply to it, in place. The reply repeats
+/// the sequence number of the probe, as a stateless reflector does (RFC 8762 section 4).
 pub fn reflect(octets: &mut [u8], by: Reflector, signature: Signature<'_>) {
     let head = head_of_answer(octets, by);
     octets[..STAMP_LEN].copy_from_slice(&head);
     reflect_tlvs(octets, signature);
 }
 
-/// The base packet of the answer to a packet of at least `TWAMP_LEN` octets.
+/// Returns the base packet of the reply to a packet of at least `TWAMP_LEN` octets.
 fn head_of_answer(octets: &[u8], by: Reflector) -> [u8; STAMP_LEN] {
     let mut head = [0; STAMP_LEN];
     let mut put = |offset: usize, field: &[u8]| head[offset..offset + field.len()].copy_from_slice(field);
@@ -109,7 +116,7 @@ fn head_of_answer(octets: &[u8], by: Reflector) -> [u8; STAMP_LEN] {
     head
 }
 
-/// Flags each TLV, and signs those before the HMAC TLV anew.
+/// Sets the flags of each TLV, and replaces the signature in the HMAC TLV, which covers the TLVs before it.
 fn reflect_tlvs(octets: &mut [u8], signature: Signature<'_>) {
     let bad = if matches!(signature, Signature::Bad) { INTEGRITY } else { 0 };
     let mut at = STAMP_LEN;
@@ -120,7 +127,7 @@ fn reflect_tlvs(octets: &mut [u8], signature: Signature<'_>) {
             octets[at] = MALFORMED | bad;
             return;
         }
-        // The private types are other enterprises', too.
+        // Other enterprises use the private-use types too.
         let is_ours = kind == TLV_TYPE && len >= 4 && be32(octets, at + TLV_HEADER) == ENTERPRISE;
         let is_known = kind == TLV_PADDING || is_ours || kind == TLV_HMAC && !matches!(signature, Signature::None);
         octets[at] = bad | if is_known { 0 } else { UNRECOGNISED };
@@ -135,34 +142,35 @@ fn reflect_tlvs(octets: &mut [u8], signature: Signature<'_>) {
     }
 }
 
-/// What a reflector answered.
+/// Decoded reply of a reflector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reply {
-    /// The sequence number of the probe that it answers.
+    /// Sequence number of the probe that the reply answers.
     pub sequence: u32,
-    /// That probe's time stamp, as it was sent.
+    /// Timestamp of that probe, as its sender set it.
     pub sent: WallTime,
-    /// When the reflector took it in.
+    /// Time at which the reflector received the probe, by the reflector's clock.
     pub received: WallTime,
-    /// When the answer left.
+    /// Time at which the reflector sent the reply, by the reflector's clock.
     pub reflected: WallTime,
-    /// How far the reflector's clock may be off.
+    /// Quality of the reflector's clock.
     pub quality: ClockQuality,
-    /// The time-to-live of the probe at the reflector; 0 if that is not known.
+    /// Time-to-live of the probe on arrival at the reflector; 0 if unknown.
     pub ttl: u8,
-    /// Which test it is of, if the reflector gave our TLV back.
+    /// Id of the test, if the reflector returned the private-use TLV.
     pub test_id: Option<TestId>,
-    /// The reflector's time stamps are in PTP format: one-way delays cannot be derived from them.
+    /// True if the reflector's timestamps are in PTP format; one-way delays cannot be derived from them.
     pub is_ptp: bool,
 }
 
 impl Reply {
-    /// Reads a datagram that came to a sender's port. Never panics, whatever it holds.
+    /// Decodes a datagram of any content that arrived at a sender's port, without panicking; returns `None` if it is
+    /// too short.
     pub fn decode(octets: &[u8]) -> Option<Reply> {
         if octets.len() < SHORTEST {
             return None;
         }
-        // A reflector of another origin may leave its error estimate empty.
+        // Reflectors of other vendors may leave the error estimate empty.
         let estimate = ErrorEstimate(be16(octets, 12));
         let is_ptp = estimate.is_ptp();
         let stamp = if is_ptp { WallTime::from_ptp } else { WallTime::from_ntp };
@@ -178,7 +186,8 @@ impl Reply {
         })
     }
 
-    /// Whether an answer is signed with this key: its number and the TLVs before the signature.
+    /// Returns whether the reply is signed with this key. The signature covers the sequence number and the TLVs
+    /// before the HMAC TLV.
     pub fn is_signed(octets: &[u8], key: &Key) -> bool {
         let mut at = STAMP_LEN;
         while octets.len() >= at + TLV_HEADER {
@@ -195,7 +204,7 @@ impl Reply {
         false
     }
 
-    /// The three delays that one answer tells, when it came back at `back`.
+    /// Computes the three delays that a reply gives, which arrived at `back` by the local clock of quality `local`.
     pub fn delays(&self, back: WallTime, local: ClockQuality) -> Delays {
         let uncertainty = local.error.saturating_add(self.quality.error);
         let residence = self.reflected.nanos_since(self.received);
@@ -211,35 +220,37 @@ impl Reply {
     }
 }
 
-/// What one answer tells of the path.
+/// Delays of the path, measured with one reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Delays {
-    /// There and back, without the time that the reflector took. One clock gave both stamps, and the
-    /// other one's offset falls out of its residence time.
+    /// Round-trip delay without the residence time at the reflector. It has no uncertainty: the local clock gives
+    /// both outer timestamps, and the offset of the reflector's clock cancels out in the residence time.
     pub round_trip: Delay,
-    /// There.
+    /// Forward one-way delay, from sender to reflector.
     pub forward: Delay,
-    /// And back.
+    /// Backward one-way delay, from reflector to sender.
     pub backward: Delay,
-    /// Both clocks count time alike, so that the delay of one way means something.
+    /// True if both clocks use the same timescale, so that the one-way delays are meaningful.
     pub are_comparable: bool,
 }
 
-/// Finds a clock that moves by more than it says, by both directions at once: what one gains the
-/// other loses, while the round trip stays.
+/// Detects a clock that moves by more than its claimed error. When a clock moves, the one-way delay increases in one
+/// direction and decreases in the other, while the round-trip delay stays constant.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct OffsetWatch {
-    /// Where the other clock's offset was proved to lie, in nanoseconds, and the clocks' claimed error then.
+    /// Proven lower and upper bound of the remote clock's offset, and the claimed error of both clocks at that time;
+    /// all in nanoseconds.
     proved: Option<(i64, i64, i64)>,
-    /// By how much it moved, and until when that is told.
+    /// Last detected movement in nanoseconds, and the time until which it is reported.
     moved: Option<(i64, Moment)>,
 }
 
-/// A clock that moved is told for so long; then it counts as it is.
+/// Time for which a movement of a clock is reported; after it, the new offset is accepted.
 const MOVE_TOLD_FOR: Duration = Duration::from_secs(120);
 
 impl OffsetWatch {
-    /// Another answer. Gives by how much the offset provably moved lately, beyond what the clocks allow.
+    /// Evaluates the delays of one more reply. Returns by how many nanoseconds the offset has recently moved beyond
+    /// the claimed error of the clocks, if it has.
     pub fn on_delays(&mut self, delays: &Delays, now: Moment) -> Option<i64> {
         if let Some(moved) = self.find_move(delays) {
             self.moved = Some((moved, now + MOVE_TOLD_FOR));
@@ -249,22 +260,22 @@ impl OffsetWatch {
     }
 
     fn find_move(&mut self, delays: &Delays) -> Option<i64> {
-        // The true one-way delays are not negative: the other clock is ahead by at most the forward
-        // delay, and behind by at most the backward one.
+        // True one-way delays are not negative. The remote clock is therefore ahead by at most the forward delay, and
+        // behind by at most the backward delay.
         let (least, most) = (-delays.backward.nanos, delays.forward.nanos);
         let error = i64::try_from(delays.forward.uncertainty.as_nanos()).unwrap_or(i64::MAX);
         let Some((was_least, was_most, was_error)) = self.proved else {
             self.proved = Some((least, most, error));
             return None;
         };
-        // What a clock admitted to before may have been put right since.
+        // A clock may have been corrected by as much as the error that it claimed before.
         let allowed = error.saturating_add(was_error);
         let moved = if least > was_most.saturating_add(allowed) {
             least - was_most
         } else if most < was_least.saturating_sub(allowed) {
             most - was_least
         } else {
-            // Both at once: what is proved by all answers so far, as long as they agree.
+            // Intersect the bounds with those of all previous replies, provided that they are consistent.
             let both = (least.max(was_least), most.min(was_most));
             self.proved = Some(match both.0 <= both.1 {
                 true => (both.0, both.1, error.max(was_error)),
@@ -276,7 +287,7 @@ impl OffsetWatch {
         Some(moved)
     }
 
-    /// The move was told, or was meant: from now on the new offset counts.
+    /// Discards the proven offset after an intended clock step: the next reply sets a new one.
     pub fn forget(&mut self) {
         *self = OffsetWatch::default();
     }
@@ -315,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_tells_three_delays_whatever_the_offset() {
+    fn reply_gives_three_delays_for_any_clock_offset() {
         let key = Key::new(1, [9; 32]);
         for offset in [0i64, 5_000, -5_000] {
             let mut octets = vec![0; 200];
@@ -337,13 +348,13 @@ mod tests {
             assert_eq!(delays.round_trip, Delay { nanos: 500_000, uncertainty: Duration::ZERO });
             assert_eq!(delays.forward.nanos, 300_000 + offset * 1_000);
             assert_eq!(delays.backward.nanos, 200_000 - offset * 1_000);
-            // Our TLV is known to a reflector of ours: no flag is left.
+            // The reflector supports the private-use, HMAC and padding TLVs, so that no flag is set.
             assert_eq!((octets[44], octets[108], octets[128]), (0, 0, 0));
         }
     }
 
     #[test]
-    fn opposite_shifts_are_a_clock_that_moved() {
+    fn opposite_shifts_of_both_directions_are_reported_as_clock_movement() {
         let delays = |offset: i64, queue: i64, error: u64| Delays {
             round_trip: Delay { nanos: 400_000 + queue, uncertainty: Duration::ZERO },
             forward: Delay { nanos: 200_000 + offset + queue, uncertainty: Duration::from_micros(error) },
@@ -364,7 +375,7 @@ mod tests {
         assert_eq!(on(&mut watch, delays(30_000_000, 0, 20_000), 140), None, "a clock that says so");
         watch.forget();
         assert_eq!(on(&mut watch, delays(-13_000_000, 0, 100), 150), None);
-        // A clock that admitted to 16 s is put right.
+        // A clock with a claimed error of 16 s is corrected.
         let mut watch = OffsetWatch::default();
         assert_eq!(on(&mut watch, delays(5_000_000_000, 0, 16_000_000), 0), None);
         assert_eq!(on(&mut watch, delays(0, 0, 1_000), 10), None);
@@ -372,7 +383,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_datagram_is_reflected_and_read_without_panic(octets in prop::collection::vec(any::<u8>(), 0..300)) {
+        fn any_datagram_is_reflected_and_decoded_without_panic(octets in prop::collection::vec(any::<u8>(), 0..300)) {
             let _ = Reply::decode(&octets);
             let _ = Reply::is_signed(&octets, &Key::new(1, [9; 32]));
             let short = Reflector { received: wall(0), sent: wall(1), error_estimate: ErrorEstimate(1), ttl: None };
@@ -391,9 +402,10 @@ mod tests {
         Reflector { received: wall(6), sent: wall(7), error_estimate: ErrorEstimate(1), ttl: None }
     }
 
-    /// A reflector that counts time as PTP does: its own residence time is right, and nothing else can be told.
+    /// The timestamps of such a reflector have an unknown timescale: its residence time is valid, and its one-way
+    /// delays are not.
     #[test]
-    fn reflector_with_ptp_time_stamps_gives_a_round_trip_and_no_one_way_delay() {
+    fn ptp_timestamps_give_a_round_trip_but_no_one_way_delay() {
         let mut octets = vec![0; PROBE_LEN];
         probe(wall(1_000_000)).write(&mut octets, None);
         let by = Reflector { received: wall(0), sent: wall(0), ..by() };
@@ -409,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn private_tlv_of_another_enterprise_comes_back_unrecognised() {
+    fn private_tlv_of_another_enterprise_is_flagged_unrecognised() {
         let mut octets = vec![0; PROBE_LEN];
         probe(wall(5)).write(&mut octets, None);
         octets[48..52].copy_from_slice(&[0, 0, 0, 9]);
@@ -418,10 +430,10 @@ mod tests {
     }
 
     #[test]
-    fn foreign_signature_is_verified_with_the_ring_and_its_failure_flagged() {
+    fn signature_of_unknown_packet_is_verified_and_failure_flagged() {
         let keys = [Key::new(1, [1; 32]), Key::new(2, [2; 32])];
         for (signed_with, good) in [(keys[1].clone(), true), (Key::new(3, [3; 32]), false)] {
-            // A plain STAMP packet: a location TLV of some sender, then its HMAC TLV.
+            // A plain STAMP packet: a location TLV of an unknown sender, followed by its HMAC TLV.
             let mut octets = vec![0; STAMP_LEN];
             octets.extend([0x80, 2, 0, 4, 1, 2, 3, 4]);
             let signature = signed_with.sign([&octets[..4], &octets[STAMP_LEN..]]);
@@ -437,7 +449,7 @@ mod tests {
     }
 
     #[test]
-    fn short_packets_of_twamp_senders_are_answered_and_answers_are_not() {
+    fn short_twamp_packets_are_answered_and_replies_are_not() {
         for len in [14, 20, 40, 43] {
             let mut octets = vec![0; len];
             octets[..4].copy_from_slice(&[0, 0, 0, 9]);
@@ -452,7 +464,7 @@ mod tests {
     }
 
     #[test]
-    fn twamp_light_answers_are_read() {
+    fn short_twamp_light_reply_is_decoded() {
         let mut octets = vec![0; PROBE_LEN];
         probe(wall(5)).write(&mut octets, None);
         let by = Reflector { received: wall(6), sent: wall(7), error_estimate: ErrorEstimate(1), ttl: None };

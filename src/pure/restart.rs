@@ -1,16 +1,18 @@
-//! When a child that failed is rebuilt.
+//! Restart policy: decides when a failed child actor is restarted.
+//!
+//! [`Restart`] holds the state of one child; its parent calls it and runs the timer.
 
 use std::time::Duration;
 
 use super::backoff::Backoff;
 use super::time::Moment;
 
-/// A child that fails again and again is rebuilt after 1 s and then ever later, up to 60 s.
+/// Restart delay of a child that fails repeatedly: it starts at 1 s and doubles up to 60 s.
 const RETRY: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
-/// A child that lived so long has earned a quick restart.
+/// Uptime after which the restart delay is reset.
 const LIVED: Duration = Duration::from_secs(60);
 
-/// The lives of one child.
+/// Restart state of one child.
 #[derive(Clone, Debug)]
 pub struct Restart {
     backoff: Backoff,
@@ -25,13 +27,13 @@ impl Default for Restart {
 }
 
 impl Restart {
-    /// It begins to live.
+    /// Records that the child has started.
     pub fn on_start(&mut self, now: Moment) {
         self.began = now;
         self.pending = false;
     }
 
-    /// It failed: how long to wait before it is rebuilt. `random` is in `0.0..1.0`.
+    /// Records that the child has failed, and returns the delay before its restart. `random` is in `0.0..=1.0`.
     pub fn on_down(&mut self, now: Moment, random: f64) -> Duration {
         if now.since(self.began) >= LIVED {
             self.backoff.on_success();
@@ -40,7 +42,7 @@ impl Restart {
         self.backoff.on_failure(random)
     }
 
-    /// Whether it failed and has not been rebuilt yet.
+    /// Returns whether the child has failed and not been restarted yet.
     pub fn is_pending(&self) -> bool {
         self.pending
     }
@@ -51,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn later_and_later_until_it_lives() {
+    fn restart_delay_doubles_and_is_reset_after_long_uptime() {
         let at = |seconds| Moment::new(Duration::from_secs(seconds));
         let mut restart = Restart::default();
         restart.on_start(at(100));

@@ -1,4 +1,7 @@
-//! Whether the probes of one test can leave.
+//! Condition of one test's sender: whether its probes can leave this host and reach the receiver's port.
+//!
+//! [`SenderHealth`] collects send errors and ICMP errors, judges each slot by them, and yields the changes of the
+//! test's `sender` alarm.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -9,34 +12,35 @@ use super::condition::{Change, Condition, Sample, State, Thresholds};
 use super::test::TestFacts;
 use super::time::{Moment, Now};
 
-/// Routers and hosts limit their ICMP errors to about one a second, whatever the probe rate, so
-/// the absence of an error right after one says nothing yet.
+/// Time after an ICMP error during which the absence of further errors does not count as good. Routers and hosts limit
+/// their ICMP errors to about one a second, whatever the probe rate.
 pub const ERROR_LINGERS: Duration = Duration::from_secs(3);
 
-/// Judges each slot by what the previous probe met.
+/// Send condition of one test; each slot is judged by the errors since the previous slot.
 #[derive(Clone, Debug)]
 #[repr(C)]
 pub struct SenderHealth {
-    /// A slot changes nothing: the probes before it left, and no error is near. Stands first, since of very
-    /// many tests nothing else is looked at.
+    /// True while a slot changes nothing, because earlier probes left and no error is recent. Must be the first field:
+    /// with very many tests, a healthy slot reads only this one.
     is_calm: bool,
     test: Arc<TestFacts>,
     thresholds: Thresholds,
     condition: Condition,
-    /// Boxed: most senders are well.
+    /// Cause of the last bad slot, boxed because most senders have none.
     cause: Option<Box<Cause>>,
-    /// An error since the last slot.
+    /// Error that occurred since the last slot and has not been judged yet.
     pending: Option<String>,
     last_error: Option<(Moment, String)>,
-    /// Until then the other end may not yet know of the test, or of its new place.
+    /// Moment until which path errors are ignored, because the receiver may not yet have learnt of the test or its
+    /// move.
     forgiven_until: Moment,
-    /// The last error that was forgiven, and whether it came since the last slot.
+    /// Last path error that was ignored, and whether it arrived since the last slot.
     forgiven: Option<(Moment, bool)>,
     sent_once: bool,
 }
 
 impl SenderHealth {
-    /// For a test that begins; what its path says is forgiven until then.
+    /// Creates the condition of a test that starts; path errors are ignored until `forgiven_until`.
     pub fn new(test: Arc<TestFacts>, thresholds: Thresholds, forgiven_until: Moment) -> Self {
         SenderHealth {
             is_calm: false,
@@ -52,7 +56,7 @@ impl SenderHealth {
         }
     }
 
-    /// The test's document changed.
+    /// Replaces the test's facts and thresholds after a change of its document.
     pub fn on_plan(&mut self, test: Arc<TestFacts>, thresholds: Thresholds) {
         self.test = test;
         self.thresholds = thresholds;
@@ -60,7 +64,7 @@ impl SenderHealth {
     }
 
     /// Handles a change of the destination: path errors are ignored until `forgiven_until`. An alarm about the former
-    /// path stands, with a text that says so, until the new path has been tried.
+    /// path stays raised, with a text that names the new destination, until the new path has been tried.
     pub fn on_moved(&mut self, destination: SocketAddr, forgiven_until: Moment, now: Now) -> Option<ConditionChange> {
         self.forgiven_until = forgiven_until;
         self.pending = None;
@@ -74,16 +78,16 @@ impl SenderHealth {
         Some(self.change(Verdict::Violated(cause), now))
     }
 
-    /// The receiver announced that it stops: what its path says is forgiven until then.
+    /// Ignores path errors until `forgiven_until`, because the receiver announced that it stops.
     pub fn on_announced_stop(&mut self, forgiven_until: Moment) {
         self.forgiven_until = self.forgiven_until.max(forgiven_until);
         self.pending = None;
-        // Errors of the last moment may be its closing ports.
+        // The latest errors may already result from the receiver closing its ports.
         self.last_error = None;
         self.is_calm = false;
     }
 
-    /// An ICMP error came back for a probe.
+    /// Records an ICMP error for a probe, unless path errors are ignored at present.
     pub fn on_path_error(&mut self, cause: String, now: Now) {
         match now.moment >= self.forgiven_until {
             true => self.on_error(cause, now),
@@ -91,20 +95,20 @@ impl SenderHealth {
         }
     }
 
-    /// The operating system refused a probe.
+    /// Records that the operating system refused to send a probe.
     pub fn on_error(&mut self, cause: String, now: Now) {
         self.last_error = Some((now.moment, cause.clone()));
         self.pending = Some(cause);
         self.is_calm = false;
     }
 
-    /// A slot begins: the probe before this one is judged.
+    /// Judges the previous probe at the start of a slot and returns the change to report, if any.
     pub fn on_slot(&mut self, now: Now) -> Option<ConditionChange> {
         if self.is_calm {
             return None;
         }
         let first = !std::mem::replace(&mut self.sent_once, true);
-        // What was forgiven is no bad sample, and no good one.
+        // An ignored error is neither a bad sample nor a good one.
         if let Some((at, since)) = &mut self.forgiven
             && (std::mem::take(since) || now.moment.since(*at) < ERROR_LINGERS)
             && self.pending.is_none()
@@ -126,7 +130,7 @@ impl SenderHealth {
             (None, _) => Sample::Good,
         };
         let change = self.condition.on_sample(sample, self.thresholds, now);
-        // Whatever lay in the way of that has passed.
+        // Errors that could contradict a good sample have expired here.
         self.is_calm = sample == Sample::Good && self.condition.is_calm();
         let Some(change) = change else {
             return other.map(|cause| self.change(Verdict::Violated(cause), now));
@@ -141,7 +145,7 @@ impl SenderHealth {
         }
     }
 
-    /// Says it once more, for an alarm actor that has just begun.
+    /// Returns the current verdict again, for an alarm actor that has just started; `None` while undecided.
     pub fn report(&self, now: Now) -> Option<ConditionChange> {
         let verdict = match (self.condition.state(), &self.cause) {
             (State::Unknown | State::Standby, _) => return None,
@@ -152,12 +156,12 @@ impl SenderHealth {
         Some(self.change(verdict, now))
     }
 
-    /// Where it stands.
+    /// Returns the current send condition, with the time at which it last changed.
     pub fn condition(&self) -> &Condition {
         &self.condition
     }
 
-    /// The last error, for the status page.
+    /// Returns the text of the last error, for the status page.
     pub fn last_error(&self) -> Option<&str> {
         self.last_error.as_ref().map(|(_, text)| text.as_str())
     }
@@ -183,7 +187,8 @@ mod tests {
         SenderHealth::new(Arc::new(test), Thresholds::in_a_row(3, 3), Moment::ZERO)
     }
 
-    /// ICMP errors come once a second, probes ten times: still one raise and, after it heals, one clear.
+    /// ICMP errors arrive once a second and probes are sent ten times a second: one raise, and one clear after
+    /// recovery.
     #[test]
     fn rate_limited_errors_raise_once_and_clear_once() {
         let mut health = health();
@@ -200,9 +205,10 @@ mod tests {
         assert_eq!(changes, [(23, down), (125, Verdict::Cleared)]);
     }
 
-    /// The other end may not know of the test yet: that is neither bad news nor good.
+    /// The receiver may not have received the test's configuration yet, so its port errors are neither bad samples nor
+    /// good ones.
     #[test]
-    fn forgiven_errors_say_nothing() {
+    fn path_errors_are_ignored_until_the_grace_ends_and_raise_after_it() {
         let mut health = health();
         let destination = ([127, 0, 0, 3], 8620).into();
         assert_eq!(health.on_moved(destination, at(10_000).moment, at(0)), None);
@@ -218,9 +224,9 @@ mod tests {
         assert_eq!(changes, [(120, down)]);
     }
 
-    /// The receiver's host is stopped on purpose, and comes back: its closed port is no alarm.
+    /// The receiver's host stops on purpose and returns, so its closed port raises no alarm during the announced pause.
     #[test]
-    fn announced_stop_of_the_receiver_is_forgiven_for_its_pause_and_no_longer() {
+    fn path_errors_raise_only_after_the_announced_pause_ends() {
         let mut health = health();
         let mut changes = Vec::new();
         for slot in 0..600u64 {
@@ -238,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_healthy_sender_says_so_once() {
+    fn healthy_sender_reports_cleared_once() {
         let mut health = health();
         let changes: Vec<_> = (0..50).filter_map(|slot| health.on_slot(at(slot * 100))).collect();
         assert_eq!(changes.len(), 1);

@@ -1,4 +1,7 @@
-//! One test at its sender: when its probes leave, what is in them, and what comes back.
+//! Session sender: the state of one test on its sending host.
+//!
+//! [`Sending`] decides when probes are due, encodes them, and evaluates the replies of the reflector. [`SenderPlan`]
+//! is its configuration; the pacer that owns the sockets drives it.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -19,64 +22,66 @@ use super::sender_health::SenderHealth;
 use super::test::{TestFacts, TestId, Wire};
 use super::time::{Moment, Now, WallTime};
 
-/// One test that starts on this host.
+/// Configuration of one test that is sent from this host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SenderPlan {
-    /// The test.
+    /// Descriptive data of the test: id, hosts, addresses and tags.
     pub test: Arc<TestFacts>,
-    /// Where its probes leave from, beside those of others.
+    /// Local socket source of the probes, which several tests may share.
     pub source: Source,
-    /// The address that its probes carry as their source, if the source's own does not say it.
+    /// Source address of the probes, if the address of the shared socket does not determine it.
     pub source_address: Option<IpAddr>,
-    /// Where they go.
+    /// Address and port that the probes are sent to.
     pub destination: SocketAddr,
-    /// How often.
+    /// Interval between two turns; each turn sends one probe per flow.
     pub send_every: Duration,
-    /// How many errors decide.
+    /// Numbers of failed and successful turns that raise and clear the sender alarm.
     pub thresholds: Thresholds,
-    /// What the path says is forgiven for so long: the other end may hear of the test later.
+    /// Time after a start or a change of the destination for which path errors are ignored, because the receiver may
+    /// not have loaded the test yet.
     pub startup_grace: Duration,
     /// Time for which path errors are ignored after the receiver announced its stop.
     pub max_pause: Duration,
-    /// Which probe.
+    /// Packet format of the probes.
     pub wire: Wire,
-    /// In which kinds.
+    /// Definition of the flows, each of which sends one probe per turn.
     pub flows: Flows,
-    /// The keys that its probes are signed with, if they are.
+    /// Selection of the keys that sign the probes; `None` for unsigned probes.
     pub keys: Option<KeyChoice>,
-    /// What is expected to come back, if anything is.
+    /// Receive session of the replies, if the receiver reflects the probes.
     pub answers: Option<Arc<Expected>>,
 }
 
-/// Where probes of several tests leave from.
+/// Local source of probes, which several tests can share.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Source {
-    /// Its own, a listener's or a wildcard's.
+    /// Local address: the test's own one, that of a listener, or the wildcard address.
     pub address: SocketAddr,
-    /// The network interface that they leave by, whatever the routes say.
+    /// Network interface that the probes leave through, regardless of the routing table.
     pub interface: Option<String>,
 }
 
-/// What a probe says of its sender's host.
+/// State of the sending host that probes carry.
 #[derive(Clone, Copy, Debug)]
 pub struct Readings {
-    /// The local clock.
+    /// Quality of the local clock.
     pub clock: ClockQuality,
-    /// The same, as probes carry it.
+    /// Quality of the local clock, encoded as the error estimate of a probe.
     pub error_estimate: ErrorEstimate,
-    /// The fleet's document's version; the original's probes carry it.
+    /// Version of the fleet document, which probes of the original format carry.
     pub config_version: i64,
-    /// How often the wall's clock stepped.
+    /// Number of steps of the local wall clock so far.
     pub steps: u32,
 }
 
-/// How exactly slots are kept. Few tests that share their wake-ups cost much less; very many would make
-/// bursts.
+/// Precision with which send slots are kept. Few tests save many wake-ups by sharing them; with a large number of
+/// tests, sharing would cause bursts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Grid {
-    /// Nearly as timers can.
+    /// Precision of up to 4 ms, close to that of the timers.
     Fine,
-    /// To a part of the test's interval. Its probes keep their distance.
+    /// Precision of a fraction of the test's interval, but at most `pace::LONGEST`. The distance between the probes
+    /// of one test stays constant.
     Coarse,
 }
 
@@ -84,19 +89,19 @@ const FINEST: Duration = Duration::from_millis(1);
 const FINE: Duration = Duration::from_millis(4);
 const PARTS: u32 = 5;
 
-/// Room for the longest probe.
+/// Buffer for the longest probe.
 pub type Room = [u8; *PADDED_LEN.end()];
 
-/// What a probe needs of a plan, which lies elsewhere in memory.
+/// Copy of the plan fields that every send reads, kept inline so that a send does not touch the `Arc<SenderPlan>`.
 #[derive(Clone, Debug)]
 pub struct Form {
-    /// The test.
+    /// Id of the test that the probes carry.
     test_id: TestId,
-    /// Where it goes.
+    /// Address and port that the probes are sent to.
     pub destination: SocketAddr,
-    /// The address that it carries as its source, if the socket's own does not say it.
+    /// Source address of the probes, if the address of the shared socket does not determine it.
     pub source_address: Option<IpAddr>,
-    /// In which kinds.
+    /// Definition of the flows, each of which sends one probe per turn.
     pub flows: Flows,
     keys: Option<KeyChoice>,
     wire: Wire,
@@ -115,21 +120,21 @@ impl From<&SenderPlan> for Form {
     }
 }
 
-/// The state of one test at its sender. Of very many tests, each one's is fetched from memory at its turn: what
-/// a turn needs lies together, see `HOT`.
+/// State of one test at its sender. With a large number of tests, this state is fetched from memory at each turn; the
+/// fields that a turn needs are therefore stored contiguously at the start, see `HOT`.
 #[derive(Debug)]
 #[repr(C)]
 pub struct Sending {
-    /// Tells the entry in the pacer's calendar that counts from those of before.
+    /// Number of the valid entry in the pacer's calendar queue; entries with other numbers are outdated.
     turn: u32,
     sequence: u32,
     epoch: u64,
     /// Sequence numbers of this epoch whose probes never left.
     unsent: u32,
     schedule: Schedule,
-    /// The slot that is armed, or has just passed.
+    /// Slot that is scheduled, or has just passed.
     slot: Option<Moment>,
-    /// How late the last probe left after its time stamp, in nanoseconds.
+    /// Time in nanoseconds between the timestamp of the last probe and its actual departure.
     lateness: Option<i32>,
     steps: u32,
     is_withdrawn: bool,
@@ -138,63 +143,65 @@ pub struct Sending {
     counts: Counts,
     health: SenderHealth,
     plan: Arc<SenderPlan>,
-    /// When the receiver's last announcement of its stop was sent.
+    /// Send time of the last stop announcement of the receiver, which protects against replays.
     farewell: WallTime,
 }
 
-/// What left so far.
+/// Send counters of one test.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counts {
-    /// Probes that left.
+    /// Number of probes sent.
     pub sent: u64,
-    /// Probes that could not leave, or that an ICMP error came back for.
+    /// Number of probes that could not be sent, or for which an ICMP error was received.
     pub errors: u64,
-    /// Slots that were missed.
+    /// Number of missed slots.
     pub skipped: u64,
-    /// How late slots began, together, in nanoseconds.
+    /// Sum of the delays in nanoseconds with which slots began.
     pub lateness_nanos: u64,
 }
 
-/// What comes back of a test.
+/// Reception state of the replies to one test.
 #[derive(Debug)]
 struct Answers {
     expectation: Expectation,
-    /// The last probes: an answer must be the answer to one of them.
+    /// Last probes sent; a reply is accepted only if it matches one of them.
     outstanding: Vec<Outstanding>,
-    /// The first number that was sent after the wall clock here was set last.
+    /// Sequence number of the first probe sent after the last step of the local wall clock.
     stepped_at: Option<u32>,
 }
 
-/// A probe whose answer may be under way.
+/// Probe whose reply may be in transit.
 #[derive(Clone, Copy, Debug)]
 struct Outstanding {
     sequence: u32,
-    /// The count of probes that never left, as the probe carried it.
+    /// Count of probes that never left, as the probe carried it.
     unsent: u32,
     sent: WallTime,
 }
 
-/// Answers to so many probes at least are waited for, and to no more than so many.
+/// Minimum and maximum number of probes whose replies are awaited at the same time.
 const OUTSTANDING: std::ops::RangeInclusive<usize> = 64..=8192;
-/// A round trip takes no longer than this, or a few turns.
+/// Upper limit for the round-trip time of an accepted reply; two turns are added to it, which matters for long send
+/// intervals.
 const LONGEST_ROUND_TRIP: Duration = Duration::from_secs(2);
 
-/// Why an answer is not taken.
+/// Reason why a reply is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotTaken {
-    /// Nothing is expected to come back.
+    /// The test expects no replies.
     Unexpected,
-    /// It is not of a probe that was sent lately.
+    /// The reply matches none of the recently sent probes.
     Unasked,
-    /// It is not signed as it should be.
+    /// The reply is unsigned, or its signature is wrong, although the test requires one.
     Unsigned,
 }
 
 impl Sending {
-    /// The first octets of the state, which is all that a turn needs as long as all is well.
+    /// Number of leading octets of the state, which are the only ones that a turn reads while the sender is healthy.
     pub const HOT: usize = std::mem::offset_of!(Sending, health) + 1;
 
-    /// From now on.
+    /// Creates the state for a plan. `epoch` is the epoch of the first probes, and path errors are ignored until the
+    /// plan's startup grace has passed.
     pub fn new(plan: Arc<SenderPlan>, now: Now, epoch: u64) -> Self {
         Sending {
             schedule: Schedule::new(plan.send_every, plan.test.id.as_u128()),
@@ -215,19 +222,18 @@ impl Sending {
         }
     }
 
-    /// What each of its probes needs.
+    /// Returns the plan fields that every send reads.
     pub fn form(&self) -> &Form {
         &self.form
     }
 
-    /// What is sent.
+    /// Returns the plan that is in effect.
     pub fn plan(&self) -> &Arc<SenderPlan> {
         &self.plan
     }
 
-    /// Another plan of the same test, which has to be enrolled anew. Where its numbers mean something else
-    /// from now on, `epoch` begins. `changes` takes what that means
-    /// for its alarms.
+    /// Replaces the plan by another one of the same test. The caller has to enrol the test with a pacer again. If the
+    /// flows differ, sequence numbers restart in the new `epoch`. Resulting alarm changes are appended to `changes`.
     pub fn on_plan(&mut self, plan: Arc<SenderPlan>, epoch: u64, now: Now, changes: &mut Vec<ConditionChange>) {
         if plan.destination != self.plan.destination {
             let until = now.moment + plan.startup_grace;
@@ -237,7 +243,7 @@ impl Sending {
             self.slot = None;
         }
         if plan.flows != self.plan.flows {
-            // A number tells its flow: they count from the start.
+            // The receiver derives the flow from the sequence number, so that numbering restarts.
             (self.epoch, self.sequence, self.unsent) = (epoch, 0, 0);
         }
         self.health.on_plan(plan.test.clone(), plan.thresholds);
@@ -254,31 +260,32 @@ impl Sending {
         self.plan = plan;
     }
 
-    /// It is entered into a pacer's calendar; entries of before do not count any more.
+    /// Records the enrolment in a pacer's calendar queue and returns the number of the new entry; previous entries
+    /// become outdated.
     pub fn on_enrolled(&mut self) -> u32 {
         self.turn = self.turn.wrapping_add(1);
         self.is_withdrawn = false;
         self.turn
     }
 
-    /// Its sender is gone: no entry counts any more.
+    /// Marks the state as withdrawn because its sender has stopped; all calendar entries become outdated.
     pub fn withdraw(&mut self) {
         self.turn = self.turn.wrapping_add(1);
         self.is_withdrawn = true;
     }
 
-    /// Whether its sender is gone.
+    /// Returns whether the sender of this state has stopped.
     pub fn is_withdrawn(&self) -> bool {
         self.is_withdrawn
     }
 
-    /// Whether this entry counts.
+    /// Returns whether the calendar entry with this number is the valid one.
     pub fn is_turn(&self, turn: u32) -> bool {
         self.turn == turn
     }
 
-    /// The next slot, at the end of its part of the `grid`. Those that passed meanwhile are counted and
-    /// left out.
+    /// Returns the next slot, rounded up to the precision of `grid`. Slots that passed since the previous call are
+    /// counted as skipped.
     pub fn next_slot(&mut self, now: Moment, grid: Grid) -> Moment {
         let coarsest = match grid {
             Grid::Fine => FINE,
@@ -292,7 +299,7 @@ impl Sending {
         next
     }
 
-    /// A slot begins: the probe before this one is judged, and so is what came back.
+    /// Handles the start of a slot: evaluates the errors of the previous probe, and missing replies.
     pub fn on_slot(&mut self, now: Now, changes: &mut Vec<ConditionChange>) {
         if let Some(slot) = self.slot {
             let late = u64::try_from(now.moment.since(slot).as_nanos()).unwrap_or(u64::MAX);
@@ -304,7 +311,8 @@ impl Sending {
         }
     }
 
-    /// Writes the next probe, of the given flow, and gives its length.
+    /// Encodes the next probe of the given flow into `room` and returns its length, or `None` if the key to sign it
+    /// is missing.
     pub fn write(
         &mut self,
         flow: usize,
@@ -322,7 +330,7 @@ impl Sending {
             let probe = ProbeV1 {
                 config_version: readings.config_version,
                 sent: now.wall,
-                // The original takes only what carries its own name.
+                // The original agent accepts only probes that carry its own host id.
                 host_id: self.plan.test.to_host.clone(),
                 test_id: self.plan.test.id,
             };
@@ -364,7 +372,7 @@ impl Sending {
         }
     }
 
-    /// The probe left so late after its time stamp.
+    /// Records that the probe was sent, `lateness` after its timestamp.
     pub fn on_sent(&mut self, lateness: Duration) {
         self.lateness = i32::try_from(lateness.as_nanos()).ok();
         self.counts.sent += 1;
@@ -379,20 +387,21 @@ impl Sending {
         self.on_error(cause, now);
     }
 
-    /// Records that no probe left: the operating system refused it, or there is no key to sign it with.
+    /// Records a local send error: the operating system refused the probe, or the key to sign it is missing.
     pub fn on_error(&mut self, cause: String, now: Now) {
         self.lateness = None;
         self.counts.errors += 1;
         self.health.on_error(cause, now);
     }
 
-    /// An ICMP error came back for a probe.
+    /// Records an ICMP error that was received for a probe.
     pub fn on_path_error(&mut self, cause: String, now: Now) {
         self.counts.errors += 1;
         self.health.on_path_error(cause, now);
     }
 
-    /// An answer came.
+    /// Evaluates a reply. Rejects it unless it matches a recent probe and carries the signature that the test
+    /// requires.
     pub fn on_answer(
         &mut self,
         reply: &Reply,
@@ -405,12 +414,12 @@ impl Sending {
         let answers = self.answers.as_mut().ok_or(NotTaken::Unexpected)?;
         let Outstanding { sequence, unsent, sent } =
             answers.outstanding[reply.sequence as usize % answers.outstanding.len()];
-        // The wire holds no more than 2^-32 s of a time stamp.
+        // The packet's timestamps have a resolution of 2^-32 s, so that only their encoded forms can be compared.
         if sequence != reply.sequence || sent.to_ntp() != reply.sent.to_ntp() {
             return Err(NotTaken::Unasked);
         }
         if let Some(choice) = &self.plan.keys {
-            // Another key may have become the active one meanwhile.
+            // The active key may have changed since the probe was sent, so any key that the test accepts is valid.
             let id = octets.get(KEY_ID).copied().unwrap_or(0);
             let key = keys.taken(choice, id).ok_or(NotTaken::Unsigned)?;
             if !Reply::is_signed(octets, key) {
@@ -440,8 +449,9 @@ impl Sending {
         Ok(())
     }
 
-    /// The receiver announced that it stops. That is believed from the address that probes go to, or with the test's
-    /// key; what was announced before is not announced again.
+    /// Handles the receiver's announcement that it stops. It is accepted with a key of the test, or, for an unsigned
+    /// test, from the destination address. Announcements that are not newer than the last one are replays and are
+    /// ignored.
     pub fn on_farewell(&mut self, from: SocketAddr, signed_with: Option<u8>, sent: WallTime, now: Now) {
         let is_believed = match &self.plan.keys {
             Some(choice) => signed_with.is_some_and(|id| choice.takes(id)),
@@ -453,7 +463,7 @@ impl Sending {
         }
     }
 
-    /// The wall's clock here stepped.
+    /// Handles a step of the local wall clock.
     pub fn on_own_step(&mut self, now: Now) {
         if let Some(answers) = &mut self.answers {
             answers.expectation.on_own_step(now);
@@ -462,30 +472,30 @@ impl Sending {
         }
     }
 
-    /// This agent itself slept: what did not come back meanwhile proves nothing.
+    /// Handles a suspension of this process: missing replies during it prove nothing about the network.
     pub fn on_own_stall(&mut self, now: Now) {
         if let Some(answers) = &mut self.answers {
             answers.expectation.on_own_stall(now);
         }
     }
 
-    /// Says everything that is decided once more.
+    /// Returns the current state of all conditions of this sender.
     pub fn report(&self, now: Now) -> Vec<ConditionChange> {
         let answers = self.answers.iter().flat_map(|answers| answers.expectation.report(now));
         self.health.report(now).into_iter().chain(answers).collect()
     }
 
-    /// Whether probes can leave.
+    /// Returns the evaluation of whether probes can leave.
     pub fn health(&self) -> &SenderHealth {
         &self.health
     }
 
-    /// What left so far.
+    /// Returns the send counters.
     pub fn counts(&self) -> Counts {
         self.counts
     }
 
-    /// What came back, if anything is expected to.
+    /// Returns the receive session of the replies, if replies are expected.
     pub fn answers(&self) -> Option<&Expectation> {
         self.answers.as_ref().map(|answers| &answers.expectation)
     }
@@ -503,17 +513,18 @@ impl Answers {
         self.stepped_at.is_some_and(|stepped_at| (sequence.wrapping_sub(stepped_at) as i32) < 0)
     }
 
-    /// For all probes whose answers may be under way. A power of two, since numbers wrap around.
+    /// Allocates space for all probes whose replies may be in transit. The length is a power of two, so that indexing
+    /// by sequence number remains consistent when the number wraps.
     fn room(plan: &SenderPlan) -> Vec<Outstanding> {
         let turns = LONGEST_ROUND_TRIP.as_nanos() / plan.send_every.as_nanos().max(1) + 2;
         let probes = usize::try_from(turns).unwrap_or(usize::MAX).saturating_mul(plan.flows.count());
         let room = probes.clamp(*OUTSTANDING.start(), *OUTSTANDING.end()).next_power_of_two();
-        // No probe was sent before 1970.
+        // The initial value matches no reply, since no probe was sent before 1970.
         vec![Outstanding { sequence: u32::MAX, unsent: 0, sent: WallTime::ZERO }; room]
     }
 }
 
-/// As much room as a probe of this size needs; the shortest leaves none for padding.
+/// Returns the length of a probe of this size. Size 0 means the minimum length without padding.
 fn padded(size: usize, is_signed: bool) -> usize {
     match (size, is_signed) {
         (0, false) => PROBE_LEN,

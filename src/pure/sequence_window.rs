@@ -1,51 +1,53 @@
-//! Which sequence numbers of one sender's epoch were seen: duplicates and replays are told apart
-//! from reordering.
+//! Anti-replay window over the sequence numbers of one sender's epoch. It distinguishes duplicates and replays from
+//! reordering.
+//!
+//! [`SequenceWindow`] is the main type.
 
-/// How far behind the newest sequence number a probe may still arrive.
+/// Number of sequence numbers in the window; a probe that is this far behind the newest one, or further, is rejected.
 pub const WINDOW: u32 = 1024;
 
-/// What a sequence number is to this window.
+/// Classification of a sequence number against the window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arrival {
-    /// Newer than all before it.
+    /// The number is newer than all previous ones.
     InOrder,
-    /// Behind the newest, not seen before.
+    /// The number is older than the newest one and has not been received before.
     Reordered,
-    /// Seen before.
+    /// The number has already been received.
     Duplicate,
-    /// More than `WINDOW` behind the newest: cannot be told from a replay.
+    /// The number is `WINDOW` or more behind the newest, so that it cannot be distinguished from a replay.
     TooOld,
 }
 
-/// A sliding bitmap over the last `WINDOW` sequence numbers (RFC 6479's scheme). Boxed but for the
-/// word that the newest is in, which is all that nearly every number needs.
+/// Sliding bitmap over the last `WINDOW` sequence numbers, similar to RFC 6479. The bitmap is boxed, except for the
+/// word of the newest number, which is the only one that nearly every probe needs.
 #[derive(Clone, Debug, Default)]
 pub struct SequenceWindow {
     newest: Option<u32>,
-    /// The word of `seen` that the newest number is in; what `seen` has there is of the past.
+    /// Bitmap word of the newest number; it takes precedence over the outdated word in `seen`.
     current: u64,
-    /// Bit `n % WINDOW` tells whether sequence number `n` was seen.
+    /// Bitmap in which bit `n % WINDOW` is set if sequence number `n` was received.
     seen: Box<[u64; (WINDOW / 64) as usize]>,
 }
 
 impl SequenceWindow {
-    /// One that has seen everything up to this number.
+    /// Creates a window in which all numbers up to this one count as received.
     pub fn all_seen(newest: u32) -> Self {
         SequenceWindow { newest: Some(newest), current: u64::MAX, seen: Box::new([u64::MAX; (WINDOW / 64) as usize]) }
     }
 
-    /// The newest number.
+    /// Returns the newest sequence number, or `None` before the first one.
     pub fn newest(&self) -> Option<u32> {
         self.newest
     }
 
-    /// Takes a sequence number in.
+    /// Records a sequence number and returns its classification.
     pub fn on_sequence(&mut self, sequence: u32) -> Arrival {
         let Some(newest) = self.newest else {
             (self.newest, self.current) = (Some(sequence), bit(sequence));
             return Arrival::InOrder;
         };
-        // The next one, as nearly all are.
+        // Fast path: nearly every number is the successor of the newest one.
         if sequence == newest.wrapping_add(1) && word(sequence) == word(newest) {
             self.newest = Some(sequence);
             self.current |= bit(sequence);
@@ -89,15 +91,15 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::BTreeSet;
 
-    /// The next, one nearby, or one from anywhere.
+    /// Generates the next number, a nearby number, or a distant one.
     fn step() -> impl Strategy<Value = i32> {
         prop_oneof![3 => Just(1), 1 => -70i32..70, 1 => -1500i32..1500]
     }
 
     proptest! {
-        /// Against the plain model: a set of all numbers seen.
+        /// Compares the window with a simple model: the set of all received numbers.
         #[test]
-        fn agrees_with_a_set(start: u32, steps in prop::collection::vec(step(), 1..400)) {
+        fn classification_matches_a_set_of_all_received_numbers(start: u32, steps in prop::collection::vec(step(), 1..400)) {
             let mut window = SequenceWindow::default();
             let mut seen = BTreeSet::new();
             let (mut newest, mut sequence) = (None::<i64>, 0i64);

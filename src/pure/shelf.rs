@@ -1,6 +1,6 @@
-//! What is known to be away and raises no alarm: windows of maintenance, silences, drained hosts.
+//! Shelving: maintenance windows, silences and drained hosts, whose alarms are suppressed.
 //!
-//! They keep raises back. What was told before, and ends meanwhile, is told.
+//! `Shelf` suppresses raises only: the clear of an alarm that was notified before is sent.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -16,18 +16,18 @@ use super::alarm::Subject;
 use super::notification::Notification;
 use super::time::WallTime;
 
-/// Which alarms. Lists that are empty match everything; `*` stands for anything.
+/// Matcher of alarms by host, tag, test and set. An empty list matches everything, and `*` matches any text.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Matcher {
-    /// Names of hosts: of either end of a test, of the host that an alarm is about, of the agent
-    /// where it is about nothing else.
+    /// Names of hosts: either end of a test, the host that an alarm is about, or the agent where the alarm is about
+    /// nothing else.
     pub hosts: Vec<String>,
-    /// Tags of tests.
+    /// Tags of tests, or the tag that a group alarm is about.
     pub tags: Vec<String>,
     /// Ids or descriptions of tests.
     pub tests: Vec<String>,
-    /// Sets of tests.
+    /// Names of the sets that the tests come from.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub sets: Vec<String>,
 }
@@ -42,7 +42,7 @@ impl Matcher {
         Ok(())
     }
 
-    /// Whether this alarm is meant.
+    /// Returns whether this alarm matches every list.
     pub fn matches(&self, alarm: &Notification) -> bool {
         let any = |patterns: &[String], names: &[&str]| {
             patterns.is_empty()
@@ -68,38 +68,38 @@ impl Matcher {
     }
 }
 
-/// When a window is open.
+/// Time in which a maintenance window is open.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Hours {
-    /// Once.
+    /// Window that is open once, between two times.
     Once {
-        /// From this on.
+        /// Begin of the window, inclusive.
         from: WallTime,
-        /// Until this.
+        /// End of the window, exclusive.
         to: WallTime,
     },
-    /// Again and again.
+    /// Window that recurs on certain days of the week.
     Recurring {
-        /// On these days, by their begin; empty: every day.
+        /// Days on which the window begins; every day if empty.
         days: Vec<Weekday>,
-        /// From this time of day on.
+        /// Time of day at which the window begins.
         from: Time,
-        /// Until this one; if it is not later than `from`, on the day after.
+        /// Time of day at which the window ends; on the following day if it is not later than `from`.
         to: Time,
-        /// In this time zone.
+        /// Time zone of both times of day.
         time_zone: TimeZone,
     },
 }
 
 impl Hours {
-    /// Whether it is open.
+    /// Returns whether the window is open at this time.
     pub fn is_open(&self, now: WallTime) -> bool {
         match self {
             Hours::Once { from, to } => (*from..*to).contains(&now),
             Hours::Recurring { days, from, to, time_zone } => {
                 let Ok(now) = Timestamp::from_nanosecond(now.unix_nanos().into()) else { return false };
                 let now = now.to_zoned(time_zone.clone());
-                // One that began yesterday may still be open.
+                // A window that began yesterday may still be open.
                 let yesterday = now.checked_sub(Span::new().days(1));
                 [Some(now.clone()), yesterday.ok()].into_iter().flatten().any(|day| {
                     let listed = days.is_empty() || days.contains(&day.weekday());
@@ -110,8 +110,8 @@ impl Hours {
     }
 }
 
-/// The window that begins on this day. Where the clock skips its begin, it runs for its length right after the gap, as
-/// cron does; an end that is skipped is as much later as the clock was set forward.
+/// Returns begin and end of the window that begins on this day. Where the clock skips its begin, it runs for its
+/// length right after the gap, as cron does; an end that is skipped is as much later as the clock was set forward.
 fn opened(day: &Zoned, from: Time, to: Time) -> Option<(Zoned, Zoned)> {
     let zone = day.time_zone();
     let last_day = if to > from { day.date() } else { day.date().tomorrow().ok()? };
@@ -127,20 +127,21 @@ fn opened(day: &Zoned, from: Time, to: Time) -> Option<(Zoned, Zoned)> {
     Some((begun, ended))
 }
 
-/// A window of maintenance, from the documents.
+/// Maintenance window, as a document defines it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Window {
-    /// Which document it is from, and what it says of itself.
+    /// Human-readable name: the comment of the window, or its document and position if that is empty.
     pub name: String,
-    /// The host in whose document it is: only alarms about that one.
+    /// Host in whose document the window is defined, and to whose alarms it is limited; `None` for the fleet's
+    /// document.
     pub host: Option<String>,
-    /// Which alarms.
+    /// Alarms that the window suppresses.
     pub matcher: Matcher,
-    /// When.
+    /// Time in which the window is open.
     pub hours: Hours,
 }
 
-/// For people.
+/// Renders the window for log and page: its name, hours and matchers.
 impl fmt::Display for Window {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.name)?;
@@ -162,25 +163,25 @@ impl fmt::Display for Window {
     }
 }
 
-/// A silence, made by hand.
+/// Silence that an operator made, with its matchers and its end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Silence {
-    /// Its name.
+    /// Identifier by which the silence can be ended.
     pub id: String,
-    /// Which alarms.
+    /// Alarms that the silence suppresses.
     #[serde(flatten)]
     pub matcher: Matcher,
-    /// Since when.
+    /// Time at which the silence was made and begins.
     pub from: WallTime,
-    /// Until when.
+    /// Time at which the silence ends, exclusive.
     pub until: WallTime,
-    /// Why, for people.
+    /// Human-readable reason for the silence.
     pub comment: String,
-    /// Who made it.
+    /// Name of the person who made the silence.
     pub author: String,
 }
 
-/// A line of `peerpair silence list`.
+/// Renders one line of `peerpair silence list`.
 impl fmt::Display for Silence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} until {}", self.id, self.until)?;
@@ -189,55 +190,57 @@ impl fmt::Display for Silence {
     }
 }
 
-/// A silence that has ended is forgotten after so long.
+/// Time for which an expired silence is kept, in case the clock is set back.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(3600);
 
-/// All that keeps raises back.
+/// Set of everything that suppresses raises: maintenance windows, drained hosts and silences.
 #[derive(Debug, Default)]
 pub struct Shelf {
     windows: Vec<Window>,
     drained: BTreeSet<String>,
     silences: BTreeMap<String, Silence>,
-    /// Which windows are open, and which silences.
+    /// Open windows, by position, and active silences, by id, at the last call of `on_time`.
     open: (Vec<bool>, BTreeSet<String>),
-    /// Something was added or taken away since time last passed.
+    /// Set if something was added or removed since the last call of `on_time`.
     touched: bool,
 }
 
 impl Shelf {
-    /// Other documents.
+    /// Replaces the maintenance windows and the drained hosts by those of the current documents.
     pub fn on_documents(&mut self, windows: Vec<Window>, drained: BTreeSet<String>) {
         self.windows = windows;
         self.drained = drained;
         self.touched = true;
     }
 
-    /// The silences of an earlier run.
+    /// Loads the silences of an earlier run from disk.
     pub fn load(&mut self, silences: Vec<Silence>) {
         self.silences = silences.into_iter().map(|silence| (silence.id.clone(), silence)).collect();
         self.touched = true;
     }
 
-    /// A new silence, or another of the same id.
+    /// Adds a silence, or replaces the one of the same id.
     pub fn add(&mut self, silence: Silence) {
         self.silences.insert(silence.id.clone(), silence);
         self.touched = true;
     }
 
-    /// Ends a silence.
+    /// Ends a silence and returns it; `None` if there is none of this id.
     pub fn expire(&mut self, id: &str) -> Option<Silence> {
         self.touched = true;
         self.silences.remove(id)
     }
 
-    /// The silences that have not ended. They begin when they are made, whatever the clock said.
+    /// Returns the silences that have not ended. A silence is active as soon as it is made, even if the clock is set
+    /// back before its begin.
     pub fn silences(&self, now: WallTime) -> impl Iterator<Item = &Silence> {
         self.silences.values().filter(move |silence| silence.until > now)
     }
 
-    /// Time has passed. Says whether anything opened or ended, so that alarms have to be looked at.
+    /// Updates which windows and silences are active. Returns whether that changed, so that alarms have to be
+    /// evaluated again.
     pub fn on_time(&mut self, now: WallTime) -> bool {
-        // A clock that was set forward by mistake is set back.
+        // Expired silences are kept for a while: a clock that was set forward by mistake may be set back.
         self.silences.retain(|_, silence| silence.until + FORGOTTEN_AFTER > now);
         let silences = self.silences(now).map(|silence| silence.id.clone()).collect();
         let open = (self.windows.iter().map(|window| window.hours.is_open(now)).collect(), silences);
@@ -247,7 +250,7 @@ impl Shelf {
         changed
     }
 
-    /// What keeps this alarm back.
+    /// Returns a description of what suppresses this alarm; `None` if nothing does.
     pub fn shelves(&self, alarm: &Notification, now: WallTime) -> Option<String> {
         let hosts = hosts_of(alarm);
         let of_host = |host: &str| hosts.contains(&host);
@@ -265,7 +268,7 @@ impl Shelf {
     }
 }
 
-/// Either end of a test, the host that an alarm is about, or else the agent.
+/// Returns the hosts of an alarm: the one that it is about, both ends of its test, or else the agent.
 fn hosts_of(alarm: &Notification) -> Vec<&str> {
     match (&alarm.test, &alarm.key.subject) {
         (_, Subject::Host(host)) => vec![host],

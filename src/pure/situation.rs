@@ -1,4 +1,7 @@
-//! What is true, and what of it is to be told: the conditions, and what lies over them.
+//! Alarm engine: derives from conditions which alarms are raised, and which of them are suppressed.
+//!
+//! `Situation` combines the alarm list with correlation, explanations and shelving. It is pure: each method takes the
+//! time, and returns the alarms whose notification may have to change.
 
 mod remarks;
 
@@ -18,47 +21,47 @@ use super::test::{TestFacts, TestId};
 use super::time::{Moment, Now};
 use super::truth::{Learned, Truth, blank};
 
-/// What the documents say of alarms, receivers aside.
+/// Alarm settings of the documents, except for those of receivers.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rules {
-    /// For alarms that are not about one test.
+    /// Damping of alarms that are not about one test.
     pub damping: Damping,
-    /// The tests of this host, and how their alarms are damped.
+    /// Facts of the tests of this host, with the damping of their alarms.
     pub tests: BTreeMap<TestId, (Arc<TestFacts>, Damping)>,
-    /// When a group is told instead of its members.
+    /// Settings of groups, whose alarm is notified instead of their members.
     pub group: GroupSettings,
-    /// The tests that are judged here, and what they share.
+    /// Tests that are judged here, with what they share.
     pub members: BTreeMap<TestId, Membership>,
-    /// The tests that start here, and what they share.
+    /// Tests that start here, with what they share.
     pub sent: BTreeMap<TestId, Membership>,
-    /// Windows of maintenance.
+    /// Maintenance windows, in which alarms are suppressed.
     pub windows: Vec<Window>,
-    /// Hosts that are drained.
+    /// Hosts that are drained, and whose alarms are suppressed.
     pub drained: BTreeSet<String>,
 }
 
-/// All alarms of an agent, with what keeps them from being told.
+/// Alarms of an agent, with everything that may suppress them.
 #[derive(Debug)]
 pub struct Situation {
     agent: String,
     truth: Truth,
-    /// Connections that share a host, a listener or a tag.
+    /// Groups of connection alarms that share a host, a listener or a tag.
     groups: Groups,
-    /// Senders to the same host.
+    /// Groups of alarms about probes that cannot be sent to the same host.
     sender_groups: Groups,
     fault_group: FaultGroup,
     explanations: Explanations,
     shelf: Shelf,
     rules: Arc<Rules>,
-    /// How soon the tests from a host find that it is gone, and are sure that it is back.
+    /// Times after which the tests from a host detect that it is gone, and confirm that it is back.
     hosts: BTreeMap<String, Reaction>,
-    /// How soon the tests to each host are sure that their probes arrive.
+    /// Times after which the tests to each host confirm that their probes arrive.
     receivers: BTreeMap<String, Reaction>,
-    /// Hosts of which something changed that the texts of their other tests say.
+    /// Hosts of which a test has changed its state, so that the remarks of their other tests are outdated.
     stale: BTreeSet<String>,
 }
 
-/// How soon the tests from one host say that it is gone, or that it is back.
+/// Times after which the tests of one host detect a failure and confirm its end.
 #[derive(Clone, Copy, Debug)]
 struct Reaction {
     found_after: Duration,
@@ -66,7 +69,7 @@ struct Reaction {
 }
 
 impl Situation {
-    /// Of the agent on this host.
+    /// Creates the engine of an agent, without alarms. Groups and shelving are set up by the first `on_rules`.
     pub fn new(agent: String, rules: impl Into<Arc<Rules>>) -> Self {
         let rules = Arc::unwrap_or_clone(rules.into());
         let bare = Rules {
@@ -91,7 +94,7 @@ impl Situation {
         }
     }
 
-    /// A condition changed. Gives what has to be told or kept back otherwise than before.
+    /// Takes in a change of a condition. Returns the alarms whose state, text or suppression may have changed.
     pub fn on_change(&mut self, change: &ConditionChange, now: Now) -> Vec<Standing> {
         let connection = change.key.test().filter(|_| change.key.kind == Kind::Connection);
         if let Some(id) = connection {
@@ -106,7 +109,7 @@ impl Situation {
                         self.groups.on_overdue(id);
                         Outcome::default()
                     }
-                    // Up as before, after a doubt.
+                    // The probe was overdue and arrived after all: the test is up as before.
                     (Some(id), Verdict::Cleared) => self.groups.on_up(id, now.moment),
                     (_, _) => Outcome::default(),
                 };
@@ -120,7 +123,7 @@ impl Situation {
         self.apply(outcome.0, keys, now)
     }
 
-    /// Notes what an alarm explains from now on, or no longer. Gives the alarms that this concerns.
+    /// Updates which alarms this one explains. Returns the alarms whose suppression may have changed by that.
     fn explain(&mut self, notification: &Notification, now: Now) -> Vec<AlarmKey> {
         let key = &notification.key;
         if !notification.is_raised() {
@@ -153,7 +156,7 @@ impl Situation {
                 concerned
             }
             (Kind::Sender, _) if notification.is_raised() => {
-                // A host that refuses probes may fall silent too: the alarm waits until that would be found.
+                // A host that refuses probes may stop sending too: the alarm waits until that would be detected.
                 let host = to_host(notification).and_then(|host| self.hosts.get(host)).copied();
                 if let Some(host) = host {
                     let since = self.truth.since(key).unwrap_or(now).moment;
@@ -168,7 +171,7 @@ impl Situation {
         }
     }
 
-    /// The alarms that stand about probes to this host.
+    /// Returns the raised alarms about probes to this host.
     fn senders_to(&self, host: &str) -> Vec<AlarmKey> {
         let raised = self.truth.raised_of(Kind::Sender);
         raised.filter(|alarm| to_host(alarm) == Some(host)).map(|alarm| alarm.key.clone()).collect()
@@ -178,7 +181,8 @@ impl Situation {
         self.truth.get(key).is_some_and(|alarm| alarm.is_raised())
     }
 
-    /// Lets an alarm count for its groups; or not, while it is shelved. Gives also the faults that this concerns.
+    /// Counts an alarm for its groups, or excludes it while it is shelved. Returns also the configuration faults
+    /// whose suppression may have changed.
     fn count(&mut self, notification: &Arc<Notification>, now: Now) -> (Outcome, Vec<AlarmKey>) {
         let (key, raised) = (&notification.key, notification.is_raised());
         let shelved = self.shelf.shelves(notification, now.wall).is_some();
@@ -204,9 +208,10 @@ impl Situation {
         (outcome, Vec::new())
     }
 
-    /// Something was shelved, or is no longer: gives every alarm that stands as it is now.
+    /// Evaluates every alarm again after shelving has changed, and returns the raised ones with their current
+    /// suppression.
     fn on_shelf(&mut self, mut outcome: Outcome, now: Now) -> Vec<Standing> {
-        // Tests that are up, or not known yet, count neither way while they are shelved.
+        // Tests that are up, or not known yet, are excluded from the counts while they are shelved.
         let tests: BTreeSet<TestId> = self.rules.members.keys().chain(self.rules.sent.keys()).copied().collect();
         for id in tests {
             let Some((facts, _)) = self.rules.tests.get(&id) else { continue };
@@ -228,7 +233,8 @@ impl Situation {
         self.apply(outcome, keys, now)
     }
 
-    /// The documents say something else.
+    /// Applies the rules of changed documents. Returns the alarms whose facts, damping or suppression may have
+    /// changed.
     pub fn on_rules(&mut self, rules: impl Into<Arc<Rules>>, now: Now) -> Vec<Standing> {
         let before = std::mem::replace(&mut self.rules, rules.into());
         let mut keys = BTreeSet::new();
@@ -279,7 +285,7 @@ impl Situation {
             .iter()
             .filter(|(id, (_, damping))| before.tests.get(id).is_some_and(|(_, before)| before != damping));
         keys.extend(damped.flat_map(|(id, _)| Kind::ALL.map(|kind| AlarmKey::new(kind, Subject::Test(*id)))));
-        // What is removed is taken back in a moment, and not told before.
+        // Removed tests are cleared by the `retain` that follows, and must not be notified before.
         let mut standing = self.apply(outcome, keys, now);
         if shelved {
             standing.extend(self.on_shelf(Outcome::default(), now));
@@ -289,7 +295,7 @@ impl Situation {
         standing
     }
 
-    /// The other ends of tests that are down may be others now.
+    /// Determines again the peer hosts of tests that are down, since changed documents may name others.
     fn recount_peers(&mut self) {
         let down: Vec<(TestId, Option<String>)> = self
             .truth
@@ -302,7 +308,8 @@ impl Situation {
         }
     }
 
-    /// Only these alarms can still be, and only these tests and listeners can still report.
+    /// Limits the engine to the alarms that can still exist, and to the tests and listeners that can still report.
+    /// Returns the alarms that are cleared by that, and those whose suppression may have changed.
     pub fn retain(&mut self, possible: &Possible, reporters: &BTreeSet<Subject>, now: Now) -> Vec<Standing> {
         let mut possible = possible.clone();
         possible.extend(self.group_keys());
@@ -321,7 +328,7 @@ impl Situation {
         standing
     }
 
-    /// Time has passed.
+    /// Advances to `now`: waits of groups and explanations end, and windows and silences begin or end.
     pub fn on_time(&mut self, now: Now) -> Vec<Standing> {
         let mut outcome = self.groups.on_time(now.moment);
         outcome.join(self.sender_groups.on_time(now.moment));
@@ -339,8 +346,8 @@ impl Situation {
         standing
     }
 
-    /// When `on_time` has something to do. Windows and silences go by the wall's clock: they are
-    /// looked at whenever `on_time` is called, which should be every second or so.
+    /// Returns when `on_time` has something to do. Windows and silences follow the wall clock and are not included;
+    /// they are evaluated by each call of `on_time`, which should come every second or so.
     pub fn next_deadline(&self) -> Option<Moment> {
         let deadlines = [
             self.groups.next_deadline(),
@@ -351,46 +358,46 @@ impl Situation {
         deadlines.into_iter().flatten().min()
     }
 
-    /// The silences of an earlier run.
+    /// Loads the silences of an earlier run from disk.
     pub fn load_silences(&mut self, silences: Vec<Silence>) {
         self.shelf.load(silences);
     }
 
-    /// A silence was made.
+    /// Adds a silence, and returns the raised alarms with their suppression.
     pub fn on_silence(&mut self, silence: Silence, now: Now) -> Vec<Standing> {
         self.shelf.add(silence);
         self.shelf.on_time(now.wall);
         self.on_shelf(Outcome::default(), now)
     }
 
-    /// A silence was ended; nothing if there is none of this id.
+    /// Ends a silence, and returns it with the raised alarms; `None` if there is none of this id.
     pub fn on_expired(&mut self, id: &str, now: Now) -> Option<(Silence, Vec<Standing>)> {
         let silence = self.shelf.expire(id)?;
         self.shelf.on_time(now.wall);
         Some((silence, self.on_shelf(Outcome::default(), now)))
     }
 
-    /// The silences that have not ended.
+    /// Returns the silences that have not ended.
     pub fn silences(&self, now: Now) -> impl Iterator<Item = &Silence> {
         self.shelf.silences(now.wall)
     }
 
-    /// Every alarm as it is.
+    /// Returns every known alarm, raised or cleared, with its suppression.
     pub fn all(&self, now: Now) -> impl Iterator<Item = Standing> {
         self.truth.all().map(move |notification| self.standing(notification, now))
     }
 
-    /// The alarms that stand.
+    /// Returns the alarms that are raised, including suppressed ones.
     pub fn raised(&self) -> impl Iterator<Item = &Arc<Notification>> {
         self.truth.raised()
     }
 
-    /// The alarms that groups can be, beside those that the plan knows.
+    /// Returns the keys of all alarms that groups can raise, in addition to those that the plan knows.
     pub fn group_keys(&self) -> impl Iterator<Item = AlarmKey> {
         self.groups.keys().chain(self.sender_groups.keys()).chain([FaultGroup::key()])
     }
 
-    /// How an alarm that keeps changing is damped.
+    /// Returns the damping of an alarm: that of its test, or else that of the agent.
     pub fn damping(&self, key: &AlarmKey) -> Damping {
         let own = key.test().and_then(|id| self.rules.tests.get(&id)).map(|(_, damping)| damping);
         own.copied().unwrap_or(self.rules.damping)
@@ -400,7 +407,7 @@ impl Situation {
         self.truth.raised().map(|notification| notification.key.clone()).collect()
     }
 
-    /// Notes what groups did, and gives every alarm that is to be seen otherwise than before.
+    /// Applies the changes of groups, and returns the alarms of `keys` and of these changes with their suppression.
     fn apply(&mut self, outcome: Outcome, mut keys: BTreeSet<AlarmKey>, now: Now) -> Vec<Standing> {
         for change in outcome.changes {
             let (key, verdict, since) = match change {
@@ -408,7 +415,7 @@ impl Situation {
                     let members: Vec<TestId> = self.groups_of(key.kind).down_of(&key).collect();
                     let kind = shared.kind;
                     let of_member = |id: &TestId| AlarmKey::new(kind, Subject::Test(*id));
-                    // A group went down when the first of its members did, however late it is told.
+                    // A group went down when the first of its members did, however late it is notified.
                     let since =
                         members.iter().filter_map(|id| self.truth.since(&of_member(id))).min_by_key(|at| at.moment);
                     shared.announced_stop = members.iter().all(|id| self.has_announced_its_stop(*id));
@@ -454,7 +461,7 @@ impl Situation {
         standing
     }
 
-    /// Says of the faults of the configuration that they are told as one, or no longer.
+    /// Raises or clears the alarm that combines many configuration faults. Returns its key if it has changed.
     fn say_faults(&mut self, now: Now) -> Option<AlarmKey> {
         let key = FaultGroup::key();
         let verdict = match self.fault_group.shared() {
@@ -466,7 +473,7 @@ impl Situation {
         (learned != Learned::Nothing).then_some(key)
     }
 
-    /// Counts the members of a told group anew. Tells whether it says something else now.
+    /// Counts the members of a notified group again. Returns whether its text or counts have changed.
     fn recount(&mut self, key: &AlarmKey, now: Now) -> bool {
         let Some(mut shared) = self.groups_of(key.kind).shared(key) else { return false };
         if let Some(Cause::Shared(before)) = self.truth.cause(key) {
@@ -480,7 +487,7 @@ impl Situation {
         if kind == Kind::Sender { &self.sender_groups } else { &self.groups }
     }
 
-    /// An alarm as it is, and why it is kept back if it is.
+    /// Returns the alarm in its current state, with the reason why its raise is suppressed, if it is.
     pub fn standing(&self, notification: &Arc<Notification>, now: Now) -> Standing {
         let withheld = if notification.is_raised() { self.withheld(notification, now) } else { None };
         Standing { notification: notification.clone(), withheld }
@@ -507,14 +514,14 @@ impl Situation {
         }
     }
 
-    /// The host at the other end of a test that is judged here.
+    /// Returns the host at the other end of a test that is judged here.
     fn peer_of(&self, id: TestId, facts: Option<&TestFacts>) -> Option<String> {
         let known = self.rules.tests.get(&id).map(|(facts, _)| facts.as_ref());
         facts.or(known).map(|facts| facts.peer_of(&self.agent).to_owned())
     }
 }
 
-/// The host that a sender's alarm is about.
+/// Returns the receiving host that an alarm of kind `Sender` is about.
 fn to_host(notification: &Notification) -> Option<&str> {
     match (notification.key.kind, &notification.key.subject, &notification.test) {
         (Kind::Sender, Subject::Host(host), _) => Some(host),
@@ -523,8 +530,8 @@ fn to_host(notification: &Notification) -> Option<&str> {
     }
 }
 
-/// How soon the tests from each host find that it is gone, and are sure that it is back: the quickest test finds, the
-/// slowest is sure.
+/// Returns for each host how soon its tests detect that it is gone, by the quickest test, and confirm that it is
+/// back, by the slowest test.
 fn reactions(members: &BTreeMap<TestId, Membership>) -> BTreeMap<String, Reaction> {
     let mut hosts: BTreeMap<String, Reaction> = BTreeMap::new();
     for test in members.values() {
@@ -539,7 +546,7 @@ fn reactions(members: &BTreeMap<TestId, Membership>) -> BTreeMap<String, Reactio
     hosts
 }
 
-/// Senders do not wait longer than this for slow tests of the same host.
+/// Upper bound of `fresh_after`, so that alarms of senders do not wait longer for slow tests of the same host.
 const LONGEST_SETTLING: Duration = Duration::from_secs(60);
 
 #[cfg(test)]

@@ -1,30 +1,35 @@
-//! How delays are spread: a histogram in bounded memory, for quantiles.
+//! Histogram of delays in bounded memory, from which quantiles are computed.
+//!
+//! [`Spread`] is the main type. Its buckets become wider as delays grow, and adjacent buckets are merged when there
+//! would be too many.
 
 use serde::{Deserialize, Serialize};
 
-/// The histogram never has more buckets than this; it becomes coarser instead.
+/// Maximum number of buckets. When more are needed, the resolution is halved instead.
 const MOST_BUCKETS: usize = 48;
-/// Buckets per doubling at the finest: each is at most 3.2 % wide.
+/// Number of buckets per doubling of the delay at the finest resolution, where each bucket from 8 µs upwards is at
+/// most 3.2 % wide.
 const PER_OCTAVE: u64 = 32;
 const OCTAVE_BITS: u32 = PER_OCTAVE.trailing_zeros();
-/// Below this many nanoseconds times `PER_OCTAVE`, buckets are this wide.
+/// Binary logarithm of the smallest bucket width in nanoseconds (256 ns), which applies to delays below 2 *
+/// `PER_OCTAVE` times that width.
 const UNIT_BITS: u32 = 8;
 
-/// Counts of delays, negative ones too, in buckets whose width grows with the delay. Few delays of
-/// one path differ much, so only buckets that hold something are kept.
+/// Histogram of delays, including negative ones, whose bucket width grows with the delay. The delays of one path
+/// differ little, so only non-empty buckets are stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Spread {
-    /// Ascending.
+    /// Non-empty buckets in ascending order.
     #[serde(with = "steps")]
     buckets: Vec<Count>,
-    /// Buckets are joined by so many bits of their number.
+    /// Number of low-order bits that are dropped from the number of a finest bucket.
     coarseness: u8,
-    /// The other way round while there is nothing.
+    /// Smallest recorded delay in nanoseconds; greater than `max` while the histogram is empty.
     min: i64,
     max: i64,
 }
 
-/// A bucket, and how many delays lie in it. Packed, since every test has many of them.
+/// Number of a bucket and the count of delays in it. Packed to six octets, since every test has many of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C, packed(2))]
 pub struct Count {
@@ -32,7 +37,7 @@ pub struct Count {
     count: u32,
 }
 
-/// Where a delay is to be counted.
+/// Bucket number of a delay at the finest resolution, whose counting is deferred.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Bucket(i16);
 
@@ -43,61 +48,63 @@ impl Default for Spread {
 }
 
 impl Spread {
-    /// Nothing, in the same memory.
+    /// Removes all delays and keeps the allocated memory.
     pub fn clear(&mut self) {
         let mut buckets = std::mem::take(&mut self.buckets);
         buckets.clear();
         *self = Spread { buckets, ..Spread::default() };
     }
 
-    /// Takes a delay in, in nanoseconds.
+    /// Records a delay in nanoseconds.
     pub fn record(&mut self, nanos: i64) {
         let noted = self.note(nanos);
         self.count_in(&[noted]);
     }
 
-    /// The same, in two steps: it is counted once `count_in` is given what comes of it here.
+    /// Records a delay in two steps: updates the range and returns the bucket, which the caller has to pass to
+    /// `count_in` later.
     #[must_use]
     pub fn note(&mut self, nanos: i64) -> Bucket {
         (self.min, self.max) = (self.min.min(nanos), self.max.max(nanos));
         Bucket(bucket(nanos))
     }
 
-    /// Counts delays that were noted.
+    /// Counts the delays that `note` deferred.
     pub fn count_in(&mut self, noted: &[Bucket]) {
         for Bucket(bucket) in noted {
             self.add(bucket >> self.coarseness, 1);
         }
     }
 
-    /// Where it counts.
+    /// Returns the counters in memory, so that the caller can prefetch them.
     pub fn counts(&self) -> &[Count] {
         &self.buckets
     }
 
-    /// Takes in what another one holds.
+    /// Adds all delays of another histogram to this one.
     pub fn merge(&mut self, other: &Spread) {
         while self.coarseness < other.coarseness {
             self.coarsen();
         }
         for &Count { bucket, count } in &other.buckets {
-            // Becomes coarser in the middle of this, too.
+            // Adding may increase the coarseness of this histogram, so that the shift is computed for each bucket.
             self.add(bucket >> (self.coarseness - other.coarseness), count);
         }
         (self.min, self.max) = (self.min.min(other.min), self.max.max(other.max));
     }
 
-    /// The smallest and the largest, exactly.
+    /// Returns the exact minimum and maximum in nanoseconds, or `None` if the histogram is empty.
     pub fn range(&self) -> Option<(i64, i64)> {
         (self.min <= self.max).then_some((self.min, self.max))
     }
 
-    /// How many.
+    /// Returns the number of recorded delays.
     pub fn count(&self) -> u64 {
         self.buckets.iter().map(|held| u64::from(held.count)).sum()
     }
 
-    /// The delay that `share` of all do not exceed, in nanoseconds, within a bucket's width.
+    /// Returns the delay in nanoseconds that a fraction `share` of all delays does not exceed, accurate to the width
+    /// of a bucket.
     pub fn quantile(&self, share: f64) -> Option<i64> {
         let (min, max) = self.range()?;
         let rank = ((self.count() as f64 * share).ceil() as u64).max(1);
@@ -107,7 +114,7 @@ impl Spread {
             if below + within >= rank {
                 let bucket = i64::from(bucket) << self.coarseness;
                 let (low, high) = (lower_end(bucket), lower_end(bucket + (1 << self.coarseness)));
-                // Delays are taken to lie evenly within their bucket.
+                // Interpolate linearly: delays are assumed to be evenly distributed within a bucket.
                 let part = (rank - below) as f64 / within as f64;
                 let (low, high) = (low.clamp(min, max), high.clamp(min, max));
                 return Some(low + ((high - low) as f64 * part) as i64);
@@ -117,7 +124,7 @@ impl Spread {
         Some(max)
     }
 
-    /// How many do not exceed this, within a bucket's width.
+    /// Returns the number of delays that do not exceed `nanos`, accurate to the width of a bucket.
     pub fn count_up_to(&self, nanos: i64) -> u64 {
         let bucket = bucket(nanos) >> self.coarseness;
         let within = self.buckets.partition_point(|held| held.bucket < bucket);
@@ -128,7 +135,7 @@ impl Spread {
         match self.buckets.binary_search_by_key(&bucket, |held| held.bucket) {
             Ok(at) => self.buckets[at].count = self.buckets[at].count.saturating_add(count),
             Err(at) if self.buckets.len() < MOST_BUCKETS => {
-                // Memory is what many tests are short of.
+                // Memory is the limiting resource with many tests, so the capacity grows by two only.
                 if self.buckets.len() == self.buckets.capacity() {
                     self.buckets.reserve_exact(2);
                 }
@@ -156,7 +163,7 @@ impl Spread {
     }
 }
 
-/// The finest bucket of a delay. Negative ones mirror the others.
+/// Returns the finest bucket of a delay. Buckets of negative delays mirror those of positive ones.
 fn bucket(nanos: i64) -> i16 {
     let units = nanos.unsigned_abs() >> UNIT_BITS;
     let exponent = (u64::BITS - units.leading_zeros()).saturating_sub(OCTAVE_BITS + 1);
@@ -165,7 +172,7 @@ fn bucket(nanos: i64) -> i16 {
     if nanos < 0 { -1 - index } else { index }
 }
 
-/// The least delay of a finest bucket, in nanoseconds.
+/// Returns the boundary of a finest bucket in nanoseconds: its smallest delay.
 fn lower_end(bucket: i64) -> i64 {
     let index = bucket.unsigned_abs();
     let exponent = (index / PER_OCTAVE).saturating_sub(1);
@@ -174,7 +181,8 @@ fn lower_end(bucket: i64) -> i64 {
     if bucket < 0 { -nanos } else { nanos }
 }
 
-/// Buckets as the steps from one to the next, which are small numbers.
+/// Serialisation of buckets as differences of consecutive bucket numbers, which are small and therefore short when
+/// encoded.
 mod steps {
     use std::fmt;
 
@@ -223,14 +231,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_delay_lies_in_its_bucket(nanos in -20_000_000_000i64..20_000_000_000) {
+        fn delay_lies_within_the_boundaries_of_its_bucket(nanos in -20_000_000_000i64..20_000_000_000) {
             let bucket = i64::from(bucket(nanos));
             prop_assert!(lower_end(bucket) <= nanos && nanos <= lower_end(bucket + 1), "{} {nanos} {}", lower_end(bucket), lower_end(bucket + 1));
         }
 
-        /// Against the plain model: all delays, sorted.
+        /// Compares quantiles with a simple model: the sorted list of all delays.
         #[test]
-        fn quantiles_are_near(
+        fn quantiles_match_sorted_delays_within_a_bucket_width(
             base in -50_000_000i64..50_000_000,
             extra in prop::collection::vec(0i64..2_000_000, 1..300),
             share in 0.0f64..=1.0,
@@ -253,7 +261,7 @@ mod tests {
         }
 
         #[test]
-        fn memory_is_bounded(delays in prop::collection::vec(any::<i64>(), 0..2000)) {
+        fn number_of_buckets_is_bounded_for_any_delays(delays in prop::collection::vec(any::<i64>(), 0..2000)) {
             let mut spread = Spread::default();
             delays.iter().for_each(|delay| spread.record(*delay));
             prop_assert!(spread.buckets.len() <= MOST_BUCKETS);
@@ -263,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn a_steady_delay_is_told_as_it_is() {
+    fn median_of_a_steady_delay_is_accurate() {
         let mut spread = Spread::default();
         (0..100).for_each(|n| spread.record(20_000_000 + n * 1_000));
         let median = spread.quantile(0.5).unwrap();

@@ -1,6 +1,8 @@
-//! What a test's probes say in numbers, over the last minute, the last ten, and since it began, in
-//! bounded memory. Delay is RFC 7679's, loss RFC 7680's, delay variation RFC 3393's, reordering
-//! RFC 4737's, loss episodes are the loss periods of RFC 3357.
+//! Statistics of the probes of one test over the last minute, the last ten minutes and the whole receive session, in
+//! bounded memory.
+//!
+//! [`Statistics`] is the main type. Delay is defined by RFC 7679, loss by RFC 7680, delay variation by RFC 3393 and
+//! reordering by RFC 4737; loss episodes are the loss periods of RFC 3357.
 
 mod older;
 mod period;
@@ -19,26 +21,28 @@ use period::{Period, in_seconds};
 
 pub use period::{DelaySummary, Summary};
 
-/// The last minute is kept as two halves: it covers from half of its length to all of it.
+/// Length of one period. The summary of the last minute consists of two such periods, of which the current one is
+/// incomplete, so that it covers between 30 s and 60 s.
 pub const HALF_MINUTE: Duration = Duration::from_secs(30);
 
-/// The numbers of one test. What every probe changes stands first, up to `HOT`.
+/// Statistics of one test. The fields that every probe changes are stored first, up to `HOT`.
 #[derive(Clone, Debug)]
 #[repr(C)]
 pub struct Statistics {
     now_ends: Moment,
-    /// Probes that silence speaks for, until sequence numbers tell.
+    /// Number of probes that are presumed lost after a timeout, until sequence numbers prove how many are missing.
     presumed_lost: i64,
     uncounted: Uncounted,
-    /// The half minute that runs.
+    /// Counters of the current half minute.
     now: Period,
     older: Older,
     begun: Moment,
-    /// The gap in sequence numbers that was opened last, and how much of it was filled since.
+    /// Most recent gap in the sequence numbers, including the late probes that have filled parts of it.
     last_gap: Option<Gap>,
 }
 
-/// The newest delays. What counts them lies elsewhere in memory, which is fetched once for all of them.
+/// Buffer of the most recent delays. Their counters are stored elsewhere in memory, which is then fetched once for
+/// all of them.
 #[derive(Clone, Copy, Debug, Default)]
 struct Uncounted {
     buckets: [Bucket; UNCOUNTED],
@@ -48,7 +52,7 @@ struct Uncounted {
 const UNCOUNTED: usize = 7;
 
 impl Uncounted {
-    /// Adds one. Gives all of them once there is no room for another.
+    /// Adds a delay; returns the whole content and becomes empty once the buffer is full.
     fn add(&mut self, bucket: Bucket) -> Option<[Bucket; UNCOUNTED]> {
         self.buckets[usize::from(self.len)] = bucket;
         self.len += 1;
@@ -60,12 +64,13 @@ impl Uncounted {
     }
 }
 
-/// Sequence numbers in a row that did not come, of which some may come late (a loss period of RFC 3357).
+/// Consecutive sequence numbers that were not received (a loss period of RFC 3357); some of them may still arrive
+/// late.
 #[derive(Clone, Copy, Debug)]
 struct Gap {
     first: u32,
     length: u32,
-    /// Which of the first numbers came, one bit each; and how many of the others.
+    /// Bitmap of the late arrivals among the first 64 numbers; `filled_later` counts those among the others.
     filled: u64,
     filled_later: u32,
 }
@@ -75,7 +80,7 @@ impl Gap {
         Gap { first, length, filled: 0, filled_later: 0 }
     }
 
-    /// A number came late. True if it is of this gap.
+    /// Records a late probe. Returns whether it belongs to this gap.
     fn fill(&mut self, sequence: u32) -> bool {
         let at = sequence.wrapping_sub(self.first);
         if at >= self.length {
@@ -88,7 +93,7 @@ impl Gap {
         true
     }
 
-    /// The runs of numbers that did not come: how many there are, and how long the longest is.
+    /// Returns the number of runs of missing numbers and the length of the longest run.
     fn runs(&self) -> (i32, u32) {
         let (mut runs, mut longest, mut run) = (0, 0, 0);
         for at in 0..self.length.min(u64::BITS) {
@@ -97,56 +102,58 @@ impl Gap {
             run = if missing { run + 1 } else { 0 };
             longest = longest.max(run);
         }
-        // The positions of late probes in a long gap are unknown: they count as its end.
+        // The positions of late probes beyond the first 64 numbers are unknown: they are assumed to be at the end of
+        // the gap.
         let rest = self.length.saturating_sub(u64::BITS).saturating_sub(self.filled_later);
         runs += i32::from(rest > 0 && run == 0);
         (runs, longest.max(run + rest).min(self.length))
     }
 }
 
-/// All periods.
+/// Summaries of all three periods.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Summaries {
-    /// The last half to whole minute.
+    /// Summary of the last 30 s to 60 s.
     pub minute: Summary,
-    /// The last five to ten minutes.
+    /// Summary of the last five to ten minutes.
     pub ten_minutes: Summary,
-    /// Since the expectation began.
+    /// Summary of the time since the receive session started.
     pub total: Summary,
 }
 
-/// Delays in buckets: of each, its upper bound in seconds and what lies between it and the one before.
+/// Delay histogram with fixed buckets. Each bucket has its upper bound in seconds and the number of delays between
+/// the previous bound and this one.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Histogram {
-    /// All delays together, in seconds.
+    /// Sum of all delays in seconds.
     pub sum: f64,
-    /// The last is unbounded.
+    /// Buckets in ascending order of their upper bounds; the last bound is infinity.
     pub buckets: Vec<(f64, u64)>,
 }
 
-/// What else than a delay is counted.
+/// Countable event of a probe, other than its delay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// It came twice.
+    /// The probe had already been received.
     Duplicate,
-    /// It was overtaken.
+    /// A later probe of the same flow arrived before this one.
     Reordered,
-    /// It came when it was given up already.
+    /// The probe arrived after the time at which it was presumed lost.
     Late,
-    /// It was not accepted.
+    /// The probe was rejected because its sequence number is too old or its epoch is over.
     Stale,
-    /// The clocks cannot decide on its delay.
+    /// The clock uncertainty is too large to compare the delay with its limit.
     Undecidable,
-    /// The time-to-live changed.
+    /// The IP time-to-live differs from that of the previous probe.
     PathChange,
 }
 
 impl Statistics {
-    /// The first octets, which are all that most probes change.
+    /// Number of leading octets, which are the only ones that most probes change.
     pub const HOT: usize = std::mem::offset_of!(Statistics, now) + Period::HOT;
 
-    /// From now on. The first half minute may be shorter by `offset`: a half minute of each of very many tests
-    /// should not end at once.
+    /// Creates empty statistics. `offset` shortens the first half minute, so that the half minutes of a large number
+    /// of tests do not end at the same time.
     pub fn new(now: Moment, offset: Duration) -> Self {
         Statistics {
             now_ends: now + HALF_MINUTE.saturating_sub(offset),
@@ -159,12 +166,14 @@ impl Statistics {
         }
     }
 
-    /// What the next delay changes elsewhere in memory.
+    /// Returns the memory outside of this struct that the next delay changes, if any, so that the caller can prefetch
+    /// it.
     pub fn elsewhere(&self) -> Option<&[Count]> {
         (usize::from(self.uncounted.len) + 1 == UNCOUNTED).then(|| self.now.delays.counts())
     }
 
-    /// A probe was accepted; `previous` is the delay of the one before it, if that came.
+    /// Records the delay of an accepted probe. `previous` is the delay in nanoseconds of the probe before it, if that
+    /// one was received.
     pub fn on_delay(&mut self, delay: Delay, previous: Option<i64>, now: Moment) {
         self.roll(now);
         let bucket = self.now.note(delay, previous);
@@ -173,13 +182,14 @@ impl Statistics {
         }
     }
 
-    /// Something happened.
+    /// Counts an event.
     pub fn on_event(&mut self, event: Event, now: Moment) {
         self.roll(now);
         self.now.on_event(event);
     }
 
-    /// A probe is newer than all before it, and so many right before it did not come yet.
+    /// Records a probe that is newer than all previous ones, while the `missing` numbers right before it have not
+    /// been received yet.
     pub fn on_newer(&mut self, sequence: u32, missing: u32, now: Moment) {
         let presumed = std::mem::take(&mut self.presumed_lost);
         if missing == 0 && presumed == 0 {
@@ -193,20 +203,21 @@ impl Statistics {
         }
     }
 
-    /// Counts what is left of the gap that was opened last.
+    /// Counts the loss episodes that remain of the last gap.
     fn close_gap(&mut self) {
         if let Some((runs, longest)) = self.last_gap.take().map(|gap| gap.runs()) {
             self.now.on_loss_episodes(runs, longest);
         }
     }
 
-    /// The delay of a probe that was overtaken, against one of its neighbours in the order of sending.
+    /// Records the delay variation, in nanoseconds, of a probe that was overtaken, against a neighbour in the order
+    /// of sending.
     pub fn on_variation(&mut self, nanos: u64, now: Moment) {
         self.roll(now);
         self.now.on_variation(nanos);
     }
 
-    /// One that was counted as lost came after all.
+    /// Records the arrival of a probe that had been counted as lost.
     pub fn on_filled(&mut self, sequence: u32, now: Moment) {
         self.roll(now);
         self.now.lost -= 1;
@@ -215,37 +226,37 @@ impl Statistics {
         }
     }
 
-    /// Nothing came for so long that so many more are missing.
+    /// Records a timeout, after which `missing` more probes are presumed lost.
     pub fn on_silence(&mut self, missing: u32, now: Moment) {
         self.roll(now);
         self.presumed_lost += i64::from(missing);
         self.now.lost += i64::from(missing);
     }
 
-    /// Another epoch: its sender was away, and what did not come was never sent.
+    /// Records a new epoch. The sender had been away, so the probes that were presumed lost were never sent.
     pub fn on_epoch(&mut self, now: Moment) {
         self.roll(now);
         self.now.lost -= std::mem::take(&mut self.presumed_lost);
         self.close_gap();
     }
 
-    /// Probes that silence speaks for so far.
+    /// Returns the number of probes that are currently presumed lost.
     pub fn presumed_lost(&self) -> i64 {
         self.presumed_lost
     }
 
-    /// All of it.
+    /// Returns the summaries of all periods up to `now`.
     pub fn summaries(&self, now: Moment) -> Summaries {
         let mut current = self.clone();
         current.count();
         current.roll(now);
         current.close_gap();
-        // An outage is an episode as long as it lasts.
+        // An outage that still lasts counts as one loss episode.
         if let Some(lost) = u32::try_from(current.presumed_lost).ok().filter(|lost| *lost > 0) {
             current.now.on_loss_episodes(1, lost);
         }
         let older = current.older.open();
-        // The half minute that runs is in none of them yet.
+        // The archive does not contain the current half minute yet.
         let with_now = |mut period: Period| {
             period.merge(&current.now);
             period
@@ -259,7 +270,7 @@ impl Statistics {
         }
     }
 
-    /// All delays, in buckets that others can add up.
+    /// Returns all delays in fixed buckets, so that histograms of several tests can be added.
     pub fn histogram(&self) -> Histogram {
         let mut now = self.now.clone();
         now.delays.count_in(self.uncounted.all());
@@ -276,7 +287,7 @@ impl Statistics {
         Histogram { sum: in_seconds(sum), buckets }
     }
 
-    /// Counts what was put off.
+    /// Counts the delays that are still in the buffer.
     fn count(&mut self) {
         self.now.delays.count_in(self.uncounted.all());
         self.uncounted = Uncounted::default();
@@ -293,7 +304,7 @@ impl Statistics {
             self.older.take_in(&self.now, now);
             self.now.clear();
             if now.since(self.now_ends) > FIVE_MINUTES {
-                // A long silence.
+                // After more than five minutes without a probe, skip the empty half minutes.
                 self.older.forget_half_minute();
                 self.now_ends = now + HALF_MINUTE;
             }

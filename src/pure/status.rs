@@ -1,4 +1,6 @@
-//! The snapshot that the status page, `/status.json` and `/healthz` show.
+//! Snapshot of the agent's state that the status page, `/status.json` and `/healthz` render.
+//!
+//! [`Status`] is plain data: actors fill it in, and the web server only reads and sorts it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,144 +19,144 @@ use super::statistics::{Histogram, Summaries};
 use super::test::TestFacts;
 use super::time::{Moment, WallTime};
 
-/// All that this agent shows of itself. Times are RFC 3339 in UTC, durations are in seconds.
+/// State that this agent publishes about itself. Times are RFC 3339 in UTC, durations are in seconds.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Status {
-    /// The name under which this host's documents stand.
+    /// Name of this host, under which its documents are kept in the store.
     pub host: String,
-    /// The agent's version.
+    /// Version of the agent, as compiled into the program.
     pub version: &'static str,
-    /// When the agent began.
+    /// Wall-clock time at which the agent started.
     pub started: WallTime,
-    /// When this snapshot was taken.
+    /// Wall-clock time at which this snapshot was taken.
     pub taken: WallTime,
-    /// Where the documents come from.
+    /// State of the config store that the documents are read from.
     pub store: StoreStatus,
-    /// The local clock.
+    /// State of the local clock and of its synchronisation.
     pub clock: ClockStatus,
-    /// Addresses at which probes are expected.
+    /// Addresses at which this host expects probes.
     pub listeners: Vec<ListenerStatus>,
-    /// Tests that start here.
+    /// Tests whose probes this host sends.
     pub senders: Arc<Vec<SenderStatus>>,
-    /// Every test of this host, once for each role it has here.
+    /// Tests of this host, listed once for each role that the host has in them.
     pub tests: Arc<Vec<TestStatus>>,
-    /// When the tests and senders were looked at; nothing: nobody wanted to know lately.
+    /// Time at which tests and senders were last polled; `None` if no client has requested them recently.
     #[serde(skip)]
     pub tests_taken: Option<WallTime>,
-    /// Alarms that stand, the worst first, up to a thousand of them.
+    /// Raised alarms, the most severe first, limited to a thousand.
     pub alarms: Vec<Standing>,
-    /// How many stand.
+    /// Total number of raised alarms, including those beyond the limit of `alarms`.
     pub raised: usize,
-    /// Alarms of tests that stand and are not told themselves, and why.
+    /// Raised alarms of tests that are suppressed, each with the reason for its suppression.
     #[serde(skip)]
     pub suppressed: Arc<Vec<(Arc<TestFacts>, Kind, &'static str)>>,
-    /// Silences that have not ended.
+    /// Silences of operators that are in force, because they have not ended yet.
     pub silences: Vec<Silence>,
-    /// Receivers of alarms.
+    /// Receivers of alarms, with the state of their delivery.
     pub sinks: Vec<SinkStatus>,
-    /// How often each kind of child was restarted after a fault of its own.
+    /// Number of restarts after a fault of the child's own, by kind of child.
     pub restarts: BTreeMap<&'static str, u64>,
 }
 
-/// The config store.
+/// Config store: its connection, the revision in force and the rejected documents.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct StoreStatus {
-    /// `etcd` or `dir`.
+    /// Kind of the store: `etcd` or `dir`.
     pub kind: &'static str,
-    /// Where: endpoints or path.
+    /// Endpoints of the etcd cluster, or path of the directory.
     pub place: String,
-    /// Which cluster answered there, and by which API.
+    /// Identity of the store that answered: the etcd cluster with its API version, or the directory.
     pub origin: Option<String>,
-    /// How what is in force relates to it.
+    /// Relation of the configuration in force to the contents of the store.
     pub state: StoreState,
-    /// Whether the last attempt to reach it worked.
+    /// True if the last attempt to reach the store succeeded.
     pub connected: bool,
-    /// The revision in force, once one is.
+    /// Store revision of the configuration in force; `None` until one is in force.
     pub revision: Option<u64>,
-    /// When the store last said that this is still so.
+    /// Time at which the store last confirmed that the revision in force is its current one.
     pub confirmed: Option<WallTime>,
-    /// Seconds since then.
+    /// Seconds since `confirmed`, at the time of the snapshot.
     pub config_age_seconds: Option<f64>,
-    /// How often it was found at an earlier revision than before.
+    /// Number of times that the store was found at an earlier revision than before.
     pub rollbacks: u64,
-    /// Why it cannot be reached.
+    /// Reason for which the store cannot be reached; `None` while it can be.
     pub error: Option<String>,
-    /// What people should know of it.
+    /// Human-readable remark about the store, for example that a locally kept copy is in force.
     pub remark: Option<String>,
-    /// Documents that were rejected, and why.
+    /// Documents that were rejected, each with the reasons.
     pub rejected: Vec<RejectedDocument>,
 }
 
-/// How what is in force relates to the store.
+/// Relation of the configuration in force to the contents of the store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StoreState {
-    /// Nothing is in force yet.
+    /// Waiting for the first configuration: no configuration is in force yet.
     #[default]
     Waiting,
-    /// It is what the store says.
+    /// Configuration in force is the store's current one.
     Current,
-    /// The store is away; it is what the store said last.
+    /// Store cannot be reached; the configuration read last remains in force.
     Stale,
-    /// The store says something that only newer agents understand; it is what it said before.
+    /// Store holds a schema that only newer agents support; the previous configuration remains in force.
     UnsupportedSchema,
 }
 
-/// A document that is not in force as it stands in the store.
+/// Document whose current version in the store is not in force because it is faulty.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct RejectedDocument {
-    /// Its key below the prefix.
+    /// Key of the document, relative to the store's prefix.
     pub document: String,
-    /// Everything that is wrong with it.
+    /// Complete list of faults that were found in the document.
     pub reasons: Vec<String>,
-    /// Whether its last good version is in force instead.
+    /// True if the last good version of the document is in force in its place.
     pub last_good_in_force: bool,
 }
 
-/// The local clock.
+/// State of the local clock, according to the kernel and to a time server.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct ClockStatus {
-    /// Whether something disciplines it.
+    /// True if the clock is disciplined by a synchronisation daemon, according to the kernel.
     pub synchronised: bool,
-    /// It is off by this at most.
+    /// Maximum error of the clock in seconds, as estimated by the kernel.
     pub error_seconds: f64,
-    /// Steps seen since the agent began.
+    /// Number of clock steps detected since the agent started.
     pub steps: u64,
-    /// The time server that it is held against.
+    /// Time server that the local clock is compared with; `None` without such a comparison.
     pub ntp_server: Option<String>,
-    /// How far it is behind, as that says.
+    /// Time in seconds by which the local clock is behind that time server.
     pub ntp_offset_seconds: Option<f64>,
-    /// Why that says nothing.
+    /// Reason for which the comparison with the time server has no result.
     pub ntp_error: Option<String>,
 }
 
-/// One bound address.
+/// Local address at which probes are received, with its socket's counters.
 #[derive(Clone, Debug, Serialize)]
 pub struct ListenerStatus {
-    /// Address and port.
+    /// Address and port that the socket is, or should be, bound to.
     pub address: String,
-    /// What documents call it.
+    /// Names by which the documents refer to this address.
     pub names: Vec<String>,
-    /// Whether its socket is open.
+    /// True if the socket is open and bound to the address.
     pub bound: bool,
-    /// Why not.
+    /// Reason for which the socket could not be bound; `None` if it is bound.
     pub error: Option<String>,
-    /// Tests expected here.
+    /// Number of tests whose probes are expected at this address.
     pub tests: usize,
-    /// Datagrams taken in.
+    /// Number of datagrams received at this address, including unknown packets.
     pub packets: u64,
-    /// Datagrams that belong to no test.
+    /// Number of received datagrams that belong to no test (unknown packets).
     pub foreign: u64,
-    /// Where most of them come from.
+    /// Sources that most of the unknown packets come from.
     pub foreign_sources: Vec<ForeignSource>,
-    /// Datagrams that this host's kernel dropped because the socket was full.
+    /// Number of datagrams that this host's kernel dropped because the socket buffer was full.
     pub kernel_drops: u64,
-    /// Probes that were answered.
+    /// Number of probes that were reflected to their sender.
     pub reflected: u64,
 }
 
 impl ListenerStatus {
-    /// Of an address at which nothing was taken in yet.
+    /// Creates the status of a bound address at which nothing has been received yet.
     pub fn silent(address: String, names: Vec<String>, tests: usize) -> Self {
         ListenerStatus {
             address,
@@ -170,84 +172,84 @@ impl ListenerStatus {
         }
     }
 
-    /// Of an address that cannot be bound.
+    /// Returns this status as that of an address that cannot be bound for this reason.
     #[must_use]
     pub fn unbound(self, problem: &str) -> Self {
         ListenerStatus { bound: false, error: Some(problem.to_owned()), ..self }
     }
 }
 
-/// A stranger.
+/// Source of unknown packets, with the number of datagrams received from it.
 #[derive(Clone, Debug, Serialize)]
 pub struct ForeignSource {
-    /// Its address.
+    /// Address from which the unknown packets were sent.
     pub source: String,
-    /// Datagrams from it.
+    /// Number of unknown packets received from this source.
     pub packets: u64,
-    /// What was wrong with the last one.
+    /// Reason for which the last of them did not belong to any test.
     pub last_reason: String,
 }
 
-/// One test that starts here.
+/// Sending side of one test on this host, with its counters and errors.
 #[derive(Clone, Debug, Serialize)]
 pub struct SenderStatus {
-    /// The test.
+    /// Facts about the test, merged into this object in JSON.
     #[serde(flatten)]
     pub test: Arc<TestFacts>,
-    /// Whether its probes can leave.
+    /// Condition of the sender, that is, whether its probes can leave.
     pub condition: State,
-    /// Probes that left.
+    /// Number of probes that were sent.
     pub sent: u64,
-    /// Probes that could not leave, or that an ICMP error came back for.
+    /// Number of probes that could not be sent, or were answered with an ICMP error.
     pub errors: u64,
-    /// Slots that were missed.
+    /// Number of send slots that were missed and skipped.
     pub skipped: u64,
-    /// How late slots began, all together.
+    /// Sum of the delays, in seconds, with which send slots began.
     pub lateness_seconds: f64,
-    /// The last error.
+    /// Text of the last send error; `None` if none has occurred.
     pub last_error: Option<String>,
 }
 
-/// One test in one role.
+/// Test in one of its roles on this host, with its conditions and measurements.
 #[derive(Clone, Debug, Serialize)]
 pub struct TestStatus {
-    /// The test.
+    /// Facts about the test, merged into this object in JSON.
     #[serde(flatten)]
     pub test: Arc<TestFacts>,
-    /// Whether this host sends or receives it.
+    /// Role of this host in the test: judging receiver, or sender.
     pub role: Role,
-    /// The worst of its conditions.
+    /// Worst state among the conditions of the test.
     pub condition: State,
-    /// Since when.
+    /// Time at which the worst condition entered its state; `None` while it is unknown.
     pub since: Option<WallTime>,
-    /// Each of its conditions by kind.
+    /// State of each condition of the test, by alarm kind.
     pub conditions: BTreeMap<Kind, State>,
-    /// When the last probe came.
+    /// Time at which the last accepted probe arrived.
     pub last_probe: Option<WallTime>,
-    /// Its one-way delay in seconds.
+    /// Delay of the last accepted probe in seconds; one-way at the receiver, round-trip at the sender.
     pub last_delay: Option<f64>,
-    /// How far that may be off, in seconds.
+    /// Uncertainty of `last_delay` in seconds, from the error bounds of both clocks.
     pub last_delay_uncertainty: Option<f64>,
-    /// What it was worth.
+    /// Verdict on `last_delay` after comparison with the limits.
     pub last_delay_verdict: Option<DelayVerdict>,
-    /// Counters since the expectation began.
+    /// Counters of probes since the receive session began; `None` while nothing is known.
     pub counters: Option<Counters>,
-    /// Numbers of three periods.
+    /// Statistics of loss and delay for three periods; `None` while nothing is known.
     pub statistics: Option<Summaries>,
-    /// The delays since the expectation began.
+    /// Histogram of all delays since the receive session began.
     #[serde(skip)]
     pub histogram: Option<Histogram>,
-    /// The time-to-live that the last probe came with.
+    /// Time-to-live of the last probe's IP packet, if known.
     pub ttl: Option<u8>,
-    /// The differentiated services code point that it came with.
+    /// Differentiated services code point of the last probe's IP packet, if known.
     pub dscp: Option<u8>,
-    /// What came of each flow, if there is more than one.
+    /// State of each flow, if the test has more than one.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub flows: Vec<FlowStatus>,
 }
 
 impl SenderStatus {
-    /// Of a test that was not sent yet.
+    /// Creates the status of a test whose sender has not started yet.
     pub fn unknown(test: Arc<TestFacts>) -> Self {
         SenderStatus {
             test,
@@ -262,7 +264,7 @@ impl SenderStatus {
 }
 
 impl TestStatus {
-    /// Of a test that is judged here.
+    /// Creates the status of a test that is judged on this host, at the moment `now`.
     pub fn of(expectation: &Expectation, now: Moment) -> Self {
         let expected = expectation.expected();
         let worst = expectation.worst();
@@ -287,7 +289,7 @@ impl TestStatus {
         }
     }
 
-    /// Of a test of which nothing is known.
+    /// Creates the status of a test whose state is not known, in the given role.
     pub fn unknown(test: Arc<TestFacts>, role: Role) -> Self {
         TestStatus {
             test,
@@ -309,46 +311,46 @@ impl TestStatus {
     }
 }
 
-/// A host's part in a test.
+/// Role of a host in a test; each role has its own status entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
-    /// It judges.
+    /// Receiver of the test's probes, which judges them.
     Receiver,
-    /// It sends.
+    /// Sender of the test's probes, which also judges the replies if there are any.
     Sender,
 }
 
-/// One receiver of alarms.
+/// Receiver of alarms, with the state of its notification log and its deliveries.
 #[derive(Clone, Debug, Serialize)]
 pub struct SinkStatus {
-    /// Its name.
+    /// Name of the receiver, as configured.
     pub name: String,
-    /// Its kind.
+    /// Kind of the receiver, such as `snmp` or `webhook`.
     pub kind: &'static str,
-    /// Where it is.
+    /// Address or command to which notifications are delivered.
     pub target: String,
-    /// Which alarms it is told.
+    /// Scope of the receiver: the alarms that it is notified of.
     pub scope: Scope,
-    /// What it knows and does not know yet.
+    /// Counts from the notification log: notified, pending and unconfirmed alarms.
     #[serde(flatten)]
     pub counts: LedgerCounts,
-    /// Messages that left.
+    /// Number of messages that were delivered successfully.
     pub sent: u64,
-    /// Messages that could not be delivered.
+    /// Number of messages that could not be delivered.
     pub failed: u64,
-    /// Why the last one could not.
+    /// Reason for which the last delivery failed; `None` if it succeeded.
     pub last_error: Option<String>,
 }
 
 impl Status {
-    /// Orders what people read from the top: the worst first.
+    /// Sorts the lists that are read from the top: alarms by rank, the worst first, and listeners by address.
     pub fn sort(&mut self) {
         self.alarms.sort_by_cached_key(|alarm| (alarm.rank(), alarm.notification.key.clone()));
         self.listeners.sort_by(|a, b| a.address.cmp(&b.address));
     }
 
-    /// Orders tests: the worst first.
+    /// Sorts tests by state, the worst first, then by role and description.
     pub fn sort_tests(tests: &mut [TestStatus]) {
         tests.sort_by(|a, b| {
             let rank = |test: &TestStatus| match test.condition {
@@ -364,7 +366,7 @@ impl Status {
         });
     }
 
-    /// How many tests stand in each condition.
+    /// Returns the number of tests in each state, by the state's name.
     pub fn totals(&self) -> BTreeMap<String, usize> {
         let mut totals = BTreeMap::new();
         for test in self.tests.iter() {

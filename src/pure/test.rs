@@ -1,4 +1,7 @@
-//! What a test is called and between whom it runs.
+//! Identity and descriptive data of a test.
+//!
+//! [`TestId`] identifies a test on all hosts, and [`TestFacts`] describes its endpoints for notifications and the web
+//! pages.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -7,39 +10,40 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-/// The id of a test, the same at both of its ends.
+/// Identifier of a test, which is the same on the sending and the receiving host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct TestId(Uuid);
 
 impl TestId {
-    /// From the 16 octets in a probe.
+    /// Creates the id from the 16 octets that probes carry.
     pub const fn from_bytes(bytes: [u8; 16]) -> Self {
         TestId(Uuid::from_bytes(bytes))
     }
 
-    /// The 16 octets in a probe.
+    /// Returns the 16 octets that probes carry.
     pub const fn to_bytes(self) -> [u8; 16] {
         self.0.into_bytes()
     }
 
-    /// As a number, for hashing.
+    /// Returns the id as a number, for hashing.
     pub const fn as_u128(self) -> u128 {
         self.0.as_u128()
     }
 
-    /// An id of 128 random bits.
+    /// Creates a random id (UUIDv4) from 128 random bits, six of which are replaced by the version and variant.
     pub fn random(bits: u128) -> Self {
         TestId(uuid::Builder::from_random_bytes(bits.to_be_bytes()).into_uuid())
     }
 
-    /// The id of a test of a set: UUIDv5, the same at every agent.
+    /// Returns the id of a test that a set defines: a UUIDv5 of set, sender and receiver, which every agent derives
+    /// alike.
     pub fn of_set(set: &str, from: &str, to: &str) -> Self {
-        // No name of a set or of a host has a slash in it.
+        // The encoding is unambiguous, since names of sets and hosts contain no slash.
         TestId(Uuid::new_v5(&Uuid::NAMESPACE_URL, format!("peerpair:sets/{set}/{from}/{to}").as_bytes()))
     }
 
-    /// The id that is proposed for a test that has none: UUIDv5 of its place in the store.
+    /// Returns the id that is proposed for a test document without one: a UUIDv5 of its location in the store.
     pub fn proposed_for(place: &str) -> Self {
         TestId(Uuid::new_v5(&Uuid::NAMESPACE_URL, format!("peerpair:{place}").as_bytes()))
     }
@@ -58,54 +62,55 @@ impl FromStr for TestId {
     }
 }
 
-/// Whether the probes of a test come back.
+/// Measuring mode of a test.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
-    /// They do not: the receiver judges.
+    /// Probes are not reflected; the receiver evaluates them.
     #[default]
     OneWay,
-    /// The receiver reflects them, and the sender judges the round trip too.
+    /// Probes are reflected by the receiver, and the sender evaluates the round trip in addition.
     TwoWay,
 }
 
-/// Which probe is sent. Both are understood on receipt.
+/// Packet format that the sender uses. Receivers accept both formats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub enum Wire {
-    /// STAMP with our extension.
+    /// STAMP packet with the private-use TLV of this project.
     #[serde(rename = "stamp")]
     Stamp,
-    /// The original's JSON, for a receiver that still runs it.
+    /// JSON packet of the original agent, for receivers that still run it.
     #[serde(rename = "json-v1")]
     JsonV1,
 }
 
-/// What notifications and pages say about a test, as its document says it.
+/// Descriptive data of a test for notifications and web pages, taken from its document.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TestFacts {
-    /// The test's id.
+    /// Identifier of the test.
     pub id: TestId,
-    /// For people.
+    /// Human-readable description of the test.
     pub description: String,
-    /// The host that sends.
+    /// Name of the host that sends the probes.
     pub from_host: String,
-    /// The address and port it sends from.
+    /// Address and port that the probes are sent from.
     pub from: String,
-    /// The host that receives and judges.
+    /// Name of the host that receives and evaluates the probes.
     pub to_host: String,
-    /// The address and port that it sends to.
+    /// Address and port that the probes are sent to.
     pub to: String,
-    /// What it has in common with others.
+    /// Tags that group the test with others.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub tags: BTreeSet<String>,
-    /// The set that it is of. Boxed: of very many tests every octet counts.
+    /// Name of the set that defines the test, if any. Boxed, since every octet counts with a very large number of
+    /// tests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub set: Option<Box<str>>,
 }
 
 #[cfg(test)]
 impl TestFacts {
-    /// From host `a` to host `b`.
+    /// Creates example data of a test from host `a` to host `b`.
     pub fn example(id: TestId) -> Self {
         TestFacts {
             id,
@@ -121,12 +126,13 @@ impl TestFacts {
 }
 
 impl TestFacts {
-    /// The host at the other end, as seen from `host`.
+    /// Returns the host at the other end, as seen from `host`.
     pub fn peer_of(&self, host: &str) -> &str {
         if self.from_host == host { &self.to_host } else { &self.from_host }
     }
 
-    /// From where to where.
+    /// Returns the path of the test in human-readable form: the sending host and address, an arrow, and the receiving
+    /// host and address.
     pub fn path(&self) -> String {
         let end = |host: &str, at: &str| format!("{host} {at}").trim_end().to_owned();
         format!("{} → {}", end(&self.from_host, &self.from), end(&self.to_host, &self.to))

@@ -1,4 +1,6 @@
-//! What is true now: every alarm of this agent, and who says so.
+//! Alarm list: the current state of every alarm of this agent, and its reporters.
+//!
+//! `Truth` raises an alarm while at least one reporter gives a cause for it, and keeps its text current.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -10,7 +12,7 @@ use super::possible::Possible;
 use super::test::TestFacts;
 use super::time::{Now, WallTime};
 
-/// The alarms by key. States, not events: it grows with the number of tests, not with time.
+/// Alarms by key. The list holds states, not events: it grows with the number of tests, not with time.
 #[derive(Debug)]
 pub struct Truth {
     agent: String,
@@ -19,32 +21,32 @@ pub struct Truth {
 
 #[derive(Debug)]
 struct Alarm {
-    /// It stands while this is not empty.
+    /// Reporters that raise the alarm, with their causes; the alarm is raised while there is one.
     raised_by: BTreeMap<Subject, Cause>,
-    /// The reporter whose cause is shown.
+    /// Reporter whose cause is shown.
     speaker: Option<Subject>,
     since: Now,
     test: Option<Arc<TestFacts>>,
     count: u64,
-    /// Remarks beside the cause.
+    /// Remark that follows the cause in the text.
     remark: String,
-    /// The alarm as it was last reported.
+    /// Alarm as it was last reported.
     shown: Arc<Notification>,
 }
 
 /// Effect of a condition's change on its alarm.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Learned {
-    /// No change.
+    /// The alarm did not change.
     Nothing,
-    /// The alarm is in the state of before, with another cause or other figures.
+    /// The alarm is in the same state as before, with another cause or other figures.
     Text(Arc<Notification>),
-    /// The alarm is in another state.
+    /// The alarm is in another state, or was not known before.
     State(Arc<Notification>),
 }
 
 impl Learned {
-    /// The alarm, if its state is another.
+    /// Returns the alarm if its state has changed.
     pub fn state(self) -> Option<Arc<Notification>> {
         match self {
             Learned::State(notification) => Some(notification),
@@ -54,12 +56,12 @@ impl Learned {
 }
 
 impl Truth {
-    /// Of the agent on this host.
+    /// Creates the empty alarm list of an agent, which its notifications name.
     pub fn new(agent: String) -> Self {
         Truth { agent, alarms: BTreeMap::new() }
     }
 
-    /// A condition changed.
+    /// Takes in a change of a condition, and returns its effect on the alarm.
     pub fn on_change(&mut self, change: &ConditionChange) -> Learned {
         if change.verdict == Verdict::Overdue {
             return Learned::Nothing;
@@ -126,7 +128,7 @@ impl Truth {
         Learned::State(alarm.shown.clone())
     }
 
-    /// The documents say something else of a test. Gives its alarms that are shown otherwise now.
+    /// Applies changed facts of a test, as the documents state them. Returns the keys of the alarms that show them.
     pub fn on_facts(&mut self, facts: &Arc<TestFacts>) -> Vec<AlarmKey> {
         let mut changed = Vec::new();
         for kind in Kind::ALL {
@@ -152,29 +154,29 @@ impl Truth {
         true
     }
 
-    /// The cause that an alarm stands for.
+    /// Returns the cause that a raised alarm currently shows.
     pub fn cause(&self, key: &AlarmKey) -> Option<&Cause> {
         self.alarms.get(key)?.cause()
     }
 
-    /// Since when an alarm stands, on both clocks.
+    /// Returns since when an alarm is raised, on both clocks; `None` if it is not.
     pub fn since(&self, key: &AlarmKey) -> Option<Now> {
         self.alarms.get(key).filter(|alarm| !alarm.raised_by.is_empty()).map(|alarm| alarm.since)
     }
 
-    /// One alarm in its current state.
+    /// Returns one alarm in its current state.
     pub fn get(&self, key: &AlarmKey) -> Option<&Arc<Notification>> {
         self.alarms.get(key).map(|alarm| &alarm.shown)
     }
 
-    /// Only these alarms can still be, and only these tests and listeners can still report: tests
-    /// were removed or disabled, faults went away with what they were about. Gives what changed.
+    /// Removes alarms that can no longer exist, and the reports of tests and listeners that are gone: tests were
+    /// removed or disabled, or faults went away with their subject. Returns the alarms that are cleared by that.
     pub fn retain(&mut self, valid: &Possible, reporters: &BTreeSet<Subject>, now: Now) -> Vec<Arc<Notification>> {
         let gone: Vec<AlarmKey> = self.alarms.keys().filter(|key| !valid.contains(key)).cloned().collect();
         let mut changed: Vec<Arc<Notification>> = gone
             .into_iter()
             .filter_map(|key| self.alarms.remove(&key))
-            // What is over was said to be.
+            // Alarms that were already cleared are removed without another clear.
             .filter(|alarm| alarm.shown.is_raised())
             .map(|alarm| Arc::new(retired(&alarm.shown, NO_LONGER_WATCHED, now.wall)))
             .collect();
@@ -190,19 +192,19 @@ impl Truth {
         changed
     }
 
-    /// Every alarm in its current state.
+    /// Returns every alarm in its current state, raised or cleared.
     pub fn all(&self) -> impl Iterator<Item = &Arc<Notification>> {
         self.alarms.values().map(|alarm| &alarm.shown)
     }
 
-    /// The alarms of a kind that stand.
+    /// Returns the raised alarms of one kind.
     pub fn raised_of(&self, kind: Kind) -> impl Iterator<Item = &Arc<Notification>> {
         let first = AlarmKey::new(kind, Subject::Agent);
         let of_kind = self.alarms.range(first..).take_while(move |(key, _)| key.kind == kind);
         of_kind.map(|(_, alarm)| &alarm.shown).filter(|notification| notification.is_raised())
     }
 
-    /// The alarms that stand.
+    /// Returns the alarms that are raised.
     pub fn raised(&self) -> impl Iterator<Item = &Arc<Notification>> {
         self.all().filter(|notification| notification.is_raised())
     }
@@ -213,7 +215,7 @@ impl Alarm {
         self.raised_by.get(self.speaker.as_ref()?)
     }
 
-    /// Shows the cause as it is now: whoever is notified later reads the truth.
+    /// Shows the cause in its current form, so that a receiver that is notified later gets the current text.
     fn say_cause(&mut self) -> Learned {
         if self.cause().is_none() {
             self.speaker = self.raised_by.keys().next().cloned();
@@ -234,10 +236,10 @@ impl Alarm {
     }
 }
 
-/// The text of an alarm that was never raised, as far as this run of the agent knows.
+/// Text of an alarm that was never raised, as far as this run of the agent has determined.
 pub const GOOD: &str = "good";
 
-/// The text of a clear: for how long the alarm stood.
+/// Returns the text of a clear, with the time for which the alarm was raised.
 pub fn cleared_after(kind: Kind, lasted: &str) -> String {
     match kind {
         Kind::Connection => format!("up again after {lasted}"),
@@ -255,15 +257,15 @@ pub fn cleared_after(kind: Kind, lasted: &str) -> String {
     }
 }
 
-/// Why an alarm is over whose subject is gone.
+/// Text of the clear of an alarm whose subject is gone.
 pub const NO_LONGER_WATCHED: &str = "removed, disabled or no longer watched";
 
-/// The clear of an alarm that did not end by itself.
+/// Returns the clear of an alarm that ends because its subject or its receiver goes away.
 pub fn retired(shown: &Notification, text: &str, at: WallTime) -> Notification {
     Notification { state: AlarmState::Cleared, since: at, text: text.to_owned(), ..shown.clone() }
 }
 
-/// An alarm of which nothing was said yet.
+/// Returns a cleared notification without text, for an alarm of which nothing was reported yet.
 pub fn blank(agent: &str, key: &AlarmKey, at: Now) -> Notification {
     Notification {
         agent: agent.to_owned(),
@@ -306,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn stands_while_anybody_says_so() {
+    fn alarm_is_raised_while_any_reporter_raises_it() {
         let mut truth = Truth::new("a".into());
         assert_eq!(raised(truth.on_change(&fault("one", bad()))), Some(true));
         assert_eq!(truth.on_change(&fault("two", bad())), Learned::Nothing);
@@ -318,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn text_follows_the_cause_and_the_first_one_is_kept() {
+    fn text_follows_the_cause_and_first_text_is_kept() {
         let mut truth = Truth::new("a".into());
         truth.on_change(&fault("one", bad()));
         let key = fault("one", bad()).key;
@@ -332,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_decided_any_more_ends_and_says_so() {
+    fn undecidable_alarm_is_cleared_with_that_reason() {
         let mut truth = Truth::new("a".into());
         truth.on_change(&fault("one", bad()));
         let ended = truth.on_change(&fault("one", Verdict::Undecidable)).state().unwrap();
@@ -340,14 +342,14 @@ mod tests {
     }
 
     #[test]
-    fn first_good_news_is_news_once() {
+    fn first_clear_changes_the_state_once() {
         let mut truth = Truth::new("a".into());
         assert_eq!(raised(truth.on_change(&fault("one", Verdict::Cleared))), Some(false));
         assert_eq!(truth.on_change(&fault("one", Verdict::Cleared)), Learned::Nothing);
     }
 
     #[test]
-    fn what_is_no_longer_watched_is_cleared() {
+    fn alarm_that_can_no_longer_exist_is_cleared_and_removed() {
         let mut truth = Truth::new("a".into());
         truth.on_change(&fault("one", bad()));
         let clears = truth.retain(&Possible::default(), &BTreeSet::new(), Now::default());
@@ -357,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reporter_that_goes_takes_back_what_it_said() {
+    fn report_of_a_removed_reporter_is_cleared() {
         let mut truth = Truth::new("a".into());
         truth.on_change(&fault("one", bad()));
         truth.on_change(&fault("two", bad()));

@@ -1,4 +1,6 @@
-//! `peerpair check-config`: what is wrong, and what would be done.
+//! Command `peerpair check-config`: reports every finding in the configuration, and the plan that follows from it. The
+//! checks are those that the agent itself makes; the store is only read. With `--running` or `--against`, the report
+//! also shows the difference to another plan.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -24,7 +26,7 @@ use crate::io::{adjtimex, engine, keys, outlet};
 use crate::pure::key::KeyRing;
 use crate::web::client::Agent;
 
-/// Says what is wrong with the configuration, and what a host or the fleet would do.
+/// Prints all findings in the configuration, and the plan of one host or the state of the whole fleet.
 pub fn check_config(arguments: &CheckConfig) -> anyhow::Result<i32> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start")?;
     runtime.block_on(checked(arguments))
@@ -55,7 +57,7 @@ async fn checked(arguments: &CheckConfig) -> anyhow::Result<i32> {
 
     let mut loader = Loader::of(&bootstrap);
     let (planned, sinks) = plan_host(&bootstrap, &mut loader, &snapshot, report).await;
-    // What lies on another host is not seen from here.
+    // Files and keys can be checked only if the configuration is that of the local host.
     let here = bootstrap.host == parse_bootstrap(path, &Overrides::default()).0.host;
     let mut found = strays(&snapshot);
     found.extend(fleet::misfits(&loader).into_iter().filter(|finding| concerns(finding, &bootstrap.host)));
@@ -78,7 +80,7 @@ async fn checked(arguments: &CheckConfig) -> anyhow::Result<i32> {
     show(&report, arguments, true)
 }
 
-/// Keys that this host cannot use.
+/// Returns a finding for each key that this host cannot use.
 fn unusable_keys(loaded: &Loaded) -> Vec<Finding> {
     let (_, problems) = keys::read(&loaded.keys, loaded.active_key, &KeyRing::default());
     let mut findings = Findings::about(GLOBAL_KEY);
@@ -89,7 +91,7 @@ fn unusable_keys(loaded: &Loaded) -> Vec<Finding> {
     findings.into_vec()
 }
 
-/// The load path of `run`, up to the plan; and whom that would tell.
+/// Loads and plans the documents as the agent does, and returns the report with the sinks of the plan.
 async fn plan_host(
     bootstrap: &Bootstrap,
     loader: &mut Loader,
@@ -133,7 +135,7 @@ async fn all_hosts(
     Ok(exit_code(report.count(Level::Error), report.count(Level::Warning), arguments))
 }
 
-/// What the plan is to be compared with: that of a running agent, or of a directory.
+/// Returns the plan to compare with, from a running agent or a directory, with its name and findings.
 async fn before(
     bootstrap: &Bootstrap,
     arguments: &CheckConfig,
@@ -153,7 +155,7 @@ async fn before(
     let place = directory.display().to_string();
     let mut found = report.findings.clone();
     for finding in &mut found {
-        // What is wrong there is worth knowing, and not what is checked.
+        // Findings in the directory are reported as warnings, because it is not the configuration under check.
         (finding.level, finding.place) = (Level::Warning, format!("{place}/{}", finding.place));
     }
     Ok(Some((place, report.parts(), found)))
@@ -191,7 +193,7 @@ fn unreadable(path: &Path, config: &StoreConfig, place: &str, error: &str) -> Ve
     findings.into_vec()
 }
 
-/// What the store's reader says of it.
+/// Converts the snapshot's remark, such as documents at unknown paths, to a warning.
 fn strays(snapshot: &Snapshot) -> Vec<Finding> {
     let mut findings = Findings::about("store");
     if let Some(remark) = &snapshot.remark {
@@ -200,7 +202,7 @@ fn strays(snapshot: &Snapshot) -> Vec<Finding> {
     findings.into_vec()
 }
 
-/// Whether a finding about the fleet is one about this host.
+/// Returns true if a finding about the fleet concerns this host.
 fn concerns(finding: &Finding, host: &str) -> bool {
     let near = |text: &str| text.split([' ', ';', ':', '/', ',']).any(|word| word == host);
     near(&finding.place) || near(&finding.problem) || finding.place.starts_with("sets/")
@@ -217,7 +219,7 @@ fn lacking(sinks: &[SinkConfig]) -> Vec<Finding> {
     lacking.collect()
 }
 
-/// Secrets that everybody on this host can read.
+/// Returns a warning for each secret file that every user of this host can read.
 fn exposed(bootstrap: &Bootstrap, sinks: &[SinkConfig]) -> Vec<Finding> {
     let of_sinks = sinks.iter().flat_map(|sink| sink.secrets().map(|source| (format!("sink {}", sink.name), source)));
     let of_store = bootstrap.store.auth.password().map(|source| ("store.auth".to_owned(), source));

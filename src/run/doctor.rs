@@ -1,4 +1,5 @@
-//! `peerpair doctor`: what keeps an agent on this host from working, and what to do.
+//! Command `peerpair doctor`: examines the store, its certificates, the sinks, sockets, clock and state directory of an
+//! agent on this host. Each problem is printed with its fix; nothing is changed.
 
 use std::fmt;
 use std::io::Write as _;
@@ -15,12 +16,12 @@ use crate::io::store::{self, Concern, Store};
 use crate::io::{adjtimex, engine, outlet, state_file, tls, udp};
 use crate::pure::time::WallTime;
 
-/// Certificates that end sooner than this want to be renewed now, in days.
+/// Remaining validity, in days, below which a certificate should be renewed.
 const RENEW_WITHIN: i64 = 14;
-/// A clock that may be off by more than this decides no usual limit.
+/// Clock error above which usual delay limits cannot be judged.
 const GOOD_CLOCK: std::time::Duration = std::time::Duration::from_millis(5);
 
-/// How one thing stands.
+/// Severity of one result of the examination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Health {
     Good,
@@ -38,7 +39,8 @@ impl fmt::Display for Health {
     }
 }
 
-/// What was found, and what to do.
+/// Results in the order of examination, each with its health, its description and its fix, which is empty if none is
+/// needed.
 #[derive(Default)]
 struct Diagnosis(Vec<(Health, String, String)>);
 
@@ -73,7 +75,7 @@ impl fmt::Display for Diagnosis {
     }
 }
 
-/// Looks at everything that an agent needs.
+/// Examines all that an agent on this host needs, and prints the diagnosis.
 pub fn doctor(arguments: &cli::Doctor) -> anyhow::Result<i32> {
     let (bootstrap, findings) = parse_bootstrap(&arguments.config, &arguments.overrides.to_overrides());
     let mut stdout = std::io::stdout().lock();

@@ -1,4 +1,6 @@
-//! `peerpair key`: new keys, and the way from an old one to a new one without an alarm in between.
+//! Command `peerpair key`: creates keys, and rotates the key in use to a new one without causing an alarm. A rotation
+//! adds a key, signs with it, and removes the old one; each step edits the document `config`, the second and third only
+//! once all agents have published that they are ready.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -20,7 +22,7 @@ use crate::io::keys;
 use crate::io::store::{self, Concern, Snapshot, Store};
 use crate::pure::key::KEY_LEN;
 
-/// Makes a key, or takes the next step of a rotation.
+/// Creates a key, or carries out the next step of a rotation.
 pub fn key(arguments: &cli::Key) -> anyhow::Result<i32> {
     match arguments {
         cli::Key::New(new) => {
@@ -38,7 +40,7 @@ pub fn key(arguments: &cli::Key) -> anyhow::Result<i32> {
     }
 }
 
-/// A file that nobody else can read, and that was not there before.
+/// Creates a file with a new random key, readable by its owner only; fails if the file exists.
 fn make(path: &Path) -> anyhow::Result<()> {
     let mut octets = [0; KEY_LEN];
     std::io::Read::read_exact(&mut File::open("/dev/urandom").context("open /dev/urandom")?, &mut octets)
@@ -53,22 +55,22 @@ fn make(path: &Path) -> anyhow::Result<()> {
     writeln!(file, "{hex}").and_then(|()| file.sync_all()).with_context(|| format!("write {}", path.display()))
 }
 
-/// What the documents say of keys.
+/// Keys in the document `config`, in the order in which they were added.
 #[derive(Debug, PartialEq)]
 struct Ring {
-    /// Ids and files; no file: the secret is in the document.
+    /// Ids and files of the keys; a key without a file has its secret in the document.
     keys: Vec<(u8, Option<PathBuf>)>,
     active: Option<u8>,
 }
 
-/// A rotation is three steps, with the agents' word between them.
+/// Step of a key rotation. Before the second and third step, all agents must report that they are ready.
 #[derive(Debug, PartialEq)]
 enum Step {
-    /// Every agent takes a new key before anybody signs with it.
+    /// Adds a key with this id and file, so that every agent accepts it before any agent signs with it.
     Add(u8, PathBuf),
-    /// It signs.
+    /// Makes this key the one that probes are signed with.
     Activate(u8),
-    /// What does not sign any more is not taken any more.
+    /// Removes keys that no agent signs with any more.
     Remove(Vec<u8>),
 }
 
@@ -98,7 +100,7 @@ impl Ring {
     }
 }
 
-/// `key-1` is followed by `key-2`; `key` too.
+/// Returns the file name for the next key: `key-1` and `key` are both followed by `key-2`.
 fn successor(file: &Path, active: u8, next: u8) -> PathBuf {
     let name = file.file_name().unwrap_or_default().to_string_lossy();
     let stem = name.strip_suffix(&active.to_string()).map(|stem| stem.trim_end_matches('-')).unwrap_or(&name);
@@ -106,7 +108,7 @@ fn successor(file: &Path, active: u8, next: u8) -> PathBuf {
 }
 
 impl Step {
-    /// The document as it is after this.
+    /// Changes the document as this step requires.
     fn carry_out(&self, config: &mut Value) {
         match self {
             Step::Add(id, file) => {
@@ -177,8 +179,8 @@ async fn take_step(arguments: &RotateKey) -> anyhow::Result<i32> {
     Ok(EXIT_GOOD)
 }
 
-/// The agents that do not say that they are ready for a step. Where the store has no leases, nobody says
-/// anything.
+/// Returns the hosts whose agents do not report that they are ready for a step. Without leases in the store, agents
+/// publish no status, and the list is empty.
 async fn behind(
     step: &Step,
     config: &Value,
@@ -220,7 +222,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_rotation_is_three_steps_and_then_begins_anew() {
+    fn rotation_takes_three_steps_and_then_starts_over() {
         let mut config =
             json!({"keys": [{"id": 1, "secret_file": "/etc/peerpair/key-1"}], "active_key": 1, "version": 7});
         let mut steps = Vec::new();
@@ -237,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_files_count_on() {
+    fn key_file_names_are_numbered() {
         let next = |file: &str| successor(Path::new(file), 1, 2).display().to_string();
         assert_eq!(next("/k/key-1"), "/k/key-2");
         assert_eq!(next("/k/key"), "/k/key-2");

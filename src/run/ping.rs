@@ -1,4 +1,5 @@
-//! `peerpair ping`: one host's round trips, there and back, probe by probe.
+//! Command `peerpair ping`: sends STAMP probes to a host and prints the round trip and one-way delays of each. `Run`
+//! owns the sockets and counters of one invocation. The exit code is 0 if at least one probe was answered.
 
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -26,12 +27,12 @@ use crate::pure::spread::Spread;
 use crate::pure::test::TestId;
 use crate::pure::time::{Moment, WallTime};
 
-/// The port of STAMP and TWAMP light (RFC 8762 section 4.1).
+/// Port of STAMP and TWAMP Light (RFC 8762 section 4.1).
 const STAMP_PORT: u16 = 862;
-/// How often errors of the path are looked for.
+/// Interval of polling the sockets' error queues, which do not wake the task.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// Sends probes, says what comes back of each, and sums up.
+/// Sends probes, prints each answer as it arrives, and prints a summary at the end.
 pub fn ping(arguments: &Ping) -> anyhow::Result<i32> {
     time::start();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start")?;
@@ -44,7 +45,7 @@ pub fn ping(arguments: &Ping) -> anyhow::Result<i32> {
     })
 }
 
-/// `HOST`, `HOST:PORT`, `[IPV6]:PORT`; a bare IPv6 address too.
+/// Resolves a target: `HOST`, `HOST:PORT`, `[IPV6]:PORT` or a bare IPv6 address.
 async fn destination(target: &str) -> anyhow::Result<SocketAddr> {
     if let Ok(address) = target.parse() {
         return Ok(address);
@@ -78,7 +79,7 @@ struct Run<'a> {
     round_trip: Spread,
     forward: Spread,
     backward: Spread,
-    /// The clocks' error in the directions, at worst.
+    /// Greatest uncertainty of the one-way delays so far, from the error of both clocks.
     uncertainty: Duration,
 }
 
@@ -177,7 +178,7 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Takes answers in until then. False: somebody wants to see the end.
+    /// Receives answers until the deadline or until every probe is answered; returns false if the user interrupts.
     async fn take_until(
         &mut self,
         deadline: Moment,
@@ -195,7 +196,7 @@ impl<'a> Run<'a> {
             if now >= deadline {
                 return Ok(true);
             }
-            // What a path sends back as an error wakes nobody.
+            // ICMP errors in the error queue do not wake the task, so the queue is polled.
             let look = deadline.min(now + LOOK_EVERY);
             tokio::select! {
                 () = tokio::time::sleep_until(time::instant(look)) => {}

@@ -1,4 +1,6 @@
-//! `peerpair rollout`: which agent runs which revision, which rejected what, and which is silent.
+//! Command `peerpair rollout`: lists for each agent the revision that it runs, the documents that it rejected, and
+//! whether it is silent. It compares the digest that each agent publishes under `agents/<host>` with that of the
+//! documents in the store, so it needs a store with leases.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -15,7 +17,7 @@ use crate::config::fleet;
 use crate::config::load::{Documents, Loader, TESTS_PREFIX, digest, tests_prefix};
 use crate::io::store::{self, Concern, Store};
 
-/// What an agent says of itself.
+/// Status that an agent publishes in the store, as far as this command reads it.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Said {
@@ -27,17 +29,17 @@ struct Said {
     rejected_in_all: usize,
 }
 
-/// How an agent stands.
+/// Rollout state of an agent, the worst first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum Standing {
-    /// Nothing was heard of it for three minutes.
+    /// Agent has no status in the store: its lease of three minutes has expired, or it never ran.
     Silent,
-    /// Some documents are not in force there.
+    /// Agent runs the newest documents but rejects some of them.
     Rejected,
-    /// It runs older documents.
+    /// Agent runs older documents than those in the store.
     Behind,
-    /// It runs the newest documents.
+    /// Agent runs the newest documents and rejects none.
     Current,
 }
 
@@ -51,7 +53,7 @@ struct Line {
     rejected: Vec<String>,
 }
 
-/// Lists all agents, the worst first.
+/// Lists all agents, the worst first, and returns success if all run the newest documents.
 pub fn rollout(arguments: &cli::Rollout) -> anyhow::Result<i32> {
     let (bootstrap, findings) = parse_bootstrap(&arguments.config, &arguments.overrides.to_overrides());
     if let Some(finding) = findings.iter().find(|finding| finding.level == Level::Error) {
@@ -93,7 +95,7 @@ pub fn rollout(arguments: &cli::Rollout) -> anyhow::Result<i32> {
     Ok(if all { EXIT_GOOD } else { EXIT_FAILURE })
 }
 
-/// What an agent of this host reads.
+/// Selects the documents that an agent of this host reads.
 fn of_host(documents: &Documents, host: &str) -> Documents {
     let own = tests_prefix(host);
     let concerns = |key: &str| !key.starts_with(TESTS_PREFIX) || key.starts_with(&own);

@@ -1,4 +1,5 @@
-//! `peerpair export` and `peerpair import`: documents between a store and a directory.
+//! Commands `peerpair export` and `peerpair import`: transfer documents between the store and a directory. Both show
+//! the difference first and write only what differs; import checks the documents before it writes any.
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal as _, Write as _};
@@ -16,7 +17,7 @@ use crate::config::load::{Documents, GLOBAL_KEY, HOSTS_PREFIX, RawDocument, SETS
 use crate::config::read::{self, Format};
 use crate::io::store::{self, Concern, Snapshot, Store};
 
-/// etcd takes no longer document.
+/// Limit of a document's length in octets; etcd does not accept a longer value.
 const LONGEST: usize = 1 << 20;
 
 /// Writes the documents of the store into a directory.
@@ -58,7 +59,7 @@ async fn transfer(from: &StoreConfig, to: &StoreConfig, arguments: &Transfer, in
     let mut target = Store::new(to, Concern::Fleet)?;
     let there = match target.list().await {
         Ok(snapshot) => snapshot,
-        // A directory that is to be made is empty.
+        // A directory that does not exist yet counts as empty in a dry run.
         Err(_) if arguments.dry_run && !into_store && !arguments.directory.exists() => {
             Snapshot { revision: 0, documents: Documents::new(), origin: String::new(), remark: None }
         }
@@ -112,8 +113,8 @@ async fn transfer(from: &StoreConfig, to: &StoreConfig, arguments: &Transfer, in
     Ok(if failed > 0 { EXIT_FAILURE } else { EXIT_GOOD })
 }
 
-/// Hosts before the sets that speak of them; a test at its receiver before its sender, and away from
-/// its sender first: so nobody expects what is not yet, or no longer, sent.
+/// Returns the sort key that orders writes: hosts before the tests and sets that name them, and a test at its receiver
+/// before its sender, so that the receiver expects the test before the first probe arrives.
 fn order(difference: &Difference, documents: &Documents) -> (u8, bool, String) {
     let key = &difference.what;
     let removes = difference.change == Change::Remove;
@@ -127,7 +128,8 @@ fn order(difference: &Difference, documents: &Documents) -> (u8, bool, String) {
         Some(Document::Test(test)) => key.split('/').nth(1) == Some(&test.from_host),
         Some(_) | None => false,
     });
-    // What is removed goes in the opposite order.
+    // Removals go in the opposite order of kinds. A removed document is absent from `documents`, so that its two ends
+    // are ordered by key alone.
     (if removes { 4 - rank } else { rank }, at_sender != removes, key.clone())
 }
 
@@ -135,7 +137,7 @@ fn values(documents: &Documents) -> BTreeMap<String, Value> {
     documents.iter().map(|(key, document)| (key.clone(), value(document))).collect()
 }
 
-/// What a document says; its text if that cannot be read.
+/// Parses a document; returns its text as a JSON string if it cannot be parsed.
 fn value(document: &RawDocument) -> Value {
     let parsed = read::parse(&document.text, document.format, &mut Findings::about(""));
     parsed.unwrap_or_else(|| Value::String(document.text.clone()))
@@ -148,7 +150,7 @@ fn as_json(document: &RawDocument) -> String {
     }
 }
 
-/// Everything that would keep documents from being in force.
+/// Returns all findings that would keep documents from taking effect.
 fn findings(documents: &Documents) -> Vec<Finding> {
     let mut found = Vec::new();
     for (key, raw) in documents {
@@ -165,7 +167,7 @@ fn findings(documents: &Documents) -> Vec<Finding> {
     found
 }
 
-/// Says the errors; tells whether there are any.
+/// Prints the findings that are errors; returns true if there are any.
 pub(super) fn say_errors(findings: &[Finding]) -> anyhow::Result<bool> {
     let mut text = String::new();
     let errors = findings.iter().filter(|finding| finding.level == Level::Error);

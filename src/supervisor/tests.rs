@@ -4,7 +4,7 @@ use tokio::time::Instant;
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// Makes a child panic in its handler, as a fault of its own would.
+/// Message that makes a child panic in its handler, as a fault of its own would.
 #[derive(Clone, Copy, Message)]
 #[rtype(result = "()")]
 struct Fail;
@@ -30,14 +30,14 @@ impl Handler<Fail> for Clock {
     }
 }
 
-/// Passes the fault on to all children.
+/// Forwards the message to all children that have such a handler.
 impl Handler<Fail> for Supervisor {
     type Result = ();
     fn handle(&mut self, _: Fail, _: &mut Self::Context) {
         self.watcher.send(Fail);
         self.alarm.send(Fail);
         self.clock.send(Fail);
-        // What was observed before must not be taken for what was found anew.
+        // The old status is discarded, so that it cannot pass for one observed after the restart.
         self.alarm_status = AlarmStatus::default();
     }
 }
@@ -62,9 +62,9 @@ fn standing(status: &Status) -> Vec<String> {
     status.alarms.iter().map(|alarm| alarm.notification.key.to_string()).collect()
 }
 
-/// One test that nobody sends, and one document that is bad.
+/// Runs one test that no host sends and one bad document, which gives two alarms to find again after the restart.
 #[actix::test]
-async fn all_children_fail_and_the_agent_finds_back_to_the_truth() {
+async fn alarms_are_restored_after_all_children_fail() {
     let directory = tempfile::tempdir().unwrap();
     let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let to = socket.local_addr().unwrap();

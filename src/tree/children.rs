@@ -1,4 +1,5 @@
-//! The children of one kind, by key.
+//! Children of one kind, by key. [`Children`] holds their addresses, counts restarts and computes the back-off before a
+//! rebuild; building the actor remains the parent's task.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,7 +10,8 @@ use crate::io::time;
 use crate::messages::Generation;
 use crate::pure::restart::Restart;
 
-/// A child that is gone is told from its successor under the same key by its generation.
+/// Running children of one kind, by key. A generation distinguishes a child from its successor under the same key, so
+/// that a late report of the end of one is not taken for that of the other.
 pub struct Children<K, A: Actor> {
     held: BTreeMap<K, (Addr<A>, Generation)>,
     lives: BTreeMap<K, Restart>,
@@ -24,66 +26,66 @@ impl<K, A: Actor> Default for Children<K, A> {
 }
 
 impl<K: Clone + Ord, A: Actor> Children<K, A> {
-    /// For the child that is about to be built.
+    /// Allocates the generation of the child that is about to be built.
     pub fn next_generation(&mut self) -> Generation {
         self.generation += 1;
         self.generation
     }
 
-    /// The child that was built with the last `next_generation` lives.
+    /// Records that the child with the generation from the last `next_generation` is running.
     pub fn hold(&mut self, key: K, addr: Addr<A>) {
         self.lives.entry(key.clone()).or_default().on_start(time::now().moment);
         self.held.insert(key, (addr, self.generation));
     }
 
-    /// A child of this generation that was released lives on after all.
+    /// Records a released child of this generation again, because it keeps running after all.
     pub fn hold_again(&mut self, key: K, addr: Addr<A>, generation: Generation) {
         self.lives.entry(key.clone()).or_default().on_start(time::now().moment);
         self.held.insert(key, (addr, generation));
     }
 
-    /// The child, if it lives.
+    /// Returns the address of the child, if it is running.
     pub fn get(&self, key: &K) -> Option<&Addr<A>> {
         self.held.get(key).map(|(addr, _)| addr)
     }
 
-    /// Whether it lives.
+    /// Returns true if the child is running.
     pub fn contains(&self, key: &K) -> bool {
         self.held.contains_key(key)
     }
 
-    /// All that live.
+    /// Returns the addresses of all running children, in the order of their keys.
     pub fn iter(&self) -> impl Iterator<Item = &Addr<A>> {
         self.held.values().map(|(addr, _)| addr)
     }
 
-    /// The keys of all that live, in the same order.
+    /// Returns the keys of all running children, in the order of [`iter`](Self::iter).
     pub fn names(&self) -> impl Iterator<Item = &K> {
         self.held.keys()
     }
 
-    /// How many live.
+    /// Returns the number of running children.
     pub fn len(&self) -> usize {
         self.held.len()
     }
 
-    /// Whether none lives.
+    /// Returns true if no child is running.
     pub fn is_empty(&self) -> bool {
         self.held.is_empty()
     }
 
-    /// It is not needed any more: to be told so by its parent, and forgotten.
+    /// Removes a child that is no longer needed; stopping the returned actor remains the parent's task.
     pub fn release(&mut self, key: &K) -> Option<(Addr<A>, Generation)> {
         self.lives.remove(key);
         self.held.remove(key)
     }
 
-    /// None is needed any more.
+    /// Removes all children, because none is needed any more.
     pub fn release_all(&mut self) -> impl Iterator<Item = Addr<A>> + use<K, A> {
         std::mem::take(&mut self.held).into_values().map(|(addr, _)| addr)
     }
 
-    /// One of this generation is gone. False if it was released, or has a successor.
+    /// Records the end of a child; returns false if it was released before or already has a successor.
     pub fn on_down(&mut self, key: &K, generation: Generation) -> bool {
         let current = self.held.get(key).is_some_and(|(_, held)| *held == generation);
         if current {
@@ -92,18 +94,18 @@ impl<K: Clone + Ord, A: Actor> Children<K, A> {
         current
     }
 
-    /// It went down by a fault of its own: how long to wait before it is rebuilt.
+    /// Records a failure of the child and returns the back-off before it is rebuilt.
     pub fn on_failure(&mut self, key: &K) -> Duration {
         self.restarts += 1;
         self.lives.entry(key.clone()).or_default().on_down(time::now().moment, fastrand::f64())
     }
 
-    /// Whether it waits to be rebuilt.
+    /// Returns true if the child failed and has not been rebuilt yet.
     pub fn is_pending(&self, key: &K) -> bool {
         self.lives.get(key).is_some_and(Restart::is_pending)
     }
 
-    /// How often any of them failed.
+    /// Returns the number of failures of all children so far.
     pub fn restarts(&self) -> u64 {
         self.restarts
     }

@@ -1,4 +1,5 @@
-//! What a parent needs to keep its children: who lives, who failed, and when he is rebuilt.
+//! Bookkeeping of a parent actor for its children: the running ones, their generations and their back-off. [`Children`]
+//! holds any number by key, [`Slot`] at most one.
 
 mod children;
 mod slot;

@@ -1,4 +1,4 @@
-//! The only child of its kind.
+//! Handle to a child that exists at most once. [`Slot`] wraps [`Children`] with a single key.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use actix::prelude::*;
 use super::Children;
 use crate::messages::Generation;
 
-/// A place in the tree, whoever holds it just now.
+/// Handle to at most one running child, which stays valid while the child is rebuilt.
 pub struct Slot<A: Actor>(Children<(), A>);
 
 impl<A: Actor> Default for Slot<A> {
@@ -18,37 +18,37 @@ impl<A: Actor> Default for Slot<A> {
 }
 
 impl<A: Actor> Slot<A> {
-    /// For the child that is about to be built.
+    /// Allocates the generation of the child that is about to be built.
     pub fn next_generation(&mut self) -> Generation {
         self.0.next_generation()
     }
 
-    /// It lives.
+    /// Records that the child with the last allocated generation is running.
     pub fn hold(&mut self, addr: Addr<A>) {
         self.0.hold((), addr);
     }
 
-    /// Whether it lives.
+    /// Returns true if the child is running.
     pub fn is_held(&self) -> bool {
         self.0.contains(&())
     }
 
-    /// One of this generation is gone. False if that was not the current one.
+    /// Records the end of a child; returns false if it was not the current one.
     pub fn on_down(&mut self, generation: Generation) -> bool {
         self.0.on_down(&(), generation)
     }
 
-    /// It went down by a fault of its own: how long to wait before it is rebuilt.
+    /// Records a failure of the child and returns the back-off before it is rebuilt.
     pub fn on_failure(&mut self) -> Duration {
         self.0.on_failure(&())
     }
 
-    /// How often it failed.
+    /// Returns the number of failures so far.
     pub fn restarts(&self) -> u64 {
         self.0.restarts()
     }
 
-    /// Sends a message, if there is anyone.
+    /// Sends a message to the child; the message is dropped if the child is not running.
     pub fn send<M>(&self, message: M)
     where
         M: Message + Send + 'static,

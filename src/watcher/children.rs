@@ -1,4 +1,5 @@
-//! Carrying out a plan: the sockets, listeners and senders that it takes, one step after the other.
+//! Execution of a plan by the [`Watcher`]: opening the sockets, and starting, altering and stopping listeners, pacers
+//! and senders. Failed children are rebuilt after their back-off.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -20,17 +21,18 @@ use crate::pure::sending::{SenderPlan, Source};
 use crate::pure::test::TestId;
 use crate::sender::{self, Sender};
 
-/// A sender that has nobody to send for it looks again after this.
+/// Interval at which a sender without a sender context checks again whether its pacer has been started.
 const STATION_AGAIN: Duration = Duration::from_millis(200);
 
 impl Watcher {
-    /// One step towards the plan; what starts is started by `start_missing`.
+    /// Applies one change of the plan; children that are to start are started by `start_missing`.
     pub(super) fn carry_out(&mut self, change: &Change) {
         match change {
             Change::StopSender(id) => {
                 self.observed.senders.remove(id);
                 if let Some((sender, _)) = self.senders.release(id) {
-                    // Its receiver may hear of the change a little later.
+                    // The receiver may apply the change of the documents a little later, and the goodbye prevents an
+                    // alarm until then.
                     sender.do_send(Stop::WithGoodbye);
                 }
             }
@@ -57,7 +59,7 @@ impl Watcher {
         }
     }
 
-    /// Opens what the plan needs and lets go of what it does not.
+    /// Opens the sockets that the plan needs and releases the others.
     pub(super) fn open_sockets(&mut self, ctx: &mut Context<Self>) {
         let needed = self.running.sockets();
         if self.sockets.keep(&needed) {
@@ -90,7 +92,8 @@ impl Watcher {
         }
     }
 
-    /// Starts what is planned and can be started, and is not yet. What waits for its back-off is left to it.
+    /// Starts all planned children that are not running and can be started. Children in back-off are left to their
+    /// timer.
     pub(super) fn start_missing(&mut self, ctx: &mut Context<Self>) {
         let listeners: Vec<SocketAddr> = self.running.listeners.keys().copied().collect();
         for address in listeners {
@@ -137,10 +140,10 @@ impl Watcher {
         }
     }
 
-    /// Starts a source's pacer, or builds it anew if it needs other sockets. Its senders enrol anew.
+    /// Starts the pacer of a source, or rebuilds it if it needs other sockets. Its senders enrol again.
     fn start_pacer(&mut self, source: &Source, ports: u8, ctx: &mut Context<Self>) {
         let Some(outlet) = self.sockets.outlet(source, ports) else { return };
-        // What the listener of the same socket reads, nobody else can.
+        // Datagrams that a listener reads from a shared socket are not available to the pacer.
         let reads = source.interface.is_some() || !self.running.listeners.contains_key(&source.address);
         let same = |(station, read): &(Arc<Station>, bool)| *read == reads && same_outlet(&station.outlet, &outlet);
         if self.stations.get(source).is_some_and(same) && self.pacers.contains(source) {
@@ -177,14 +180,14 @@ impl Watcher {
         }
     }
 
-    /// Stops the pacers that nobody needs any more.
+    /// Stops the pacers whose source no test uses any more.
     pub(super) fn stop_idle_pacers(&mut self) {
         let sources = self.running.sources();
         let idle: Vec<Source> = self.stations.keys().filter(|source| !sources.contains_key(source)).cloned().collect();
         idle.iter().for_each(|source| self.stop_pacer(source));
     }
 
-    /// What a sender of this source works with.
+    /// Returns the sender context of a source, if its pacer is running.
     fn station(&self, source: &Source) -> Option<Arc<Station>> {
         self.stations.get(source).map(|(station, _)| station.clone())
     }
@@ -194,7 +197,7 @@ impl Watcher {
         match self.station(&plan.source) {
             Some(station) => sender.do_send(Send { plan: plan.clone(), station }),
             None => {
-                // Its new source is not there yet; it is started anew when it is.
+                // The sockets of the new source are not open yet; the sender is started again when they are.
                 sender.do_send(Stop::Quietly);
                 self.senders.release(&plan.test.id);
                 self.observed.senders.remove(&plan.test.id);
@@ -239,7 +242,7 @@ impl Watcher {
         });
     }
 
-    /// Its turn panicked: its sender is built anew, as if it had done so itself.
+    /// Stops a sender whose turn panicked in the pacer, so that it is rebuilt as if it had failed itself.
     pub(super) fn on_sender_faulted(&mut self, id: TestId) {
         if let Some(sender) = self.senders.get(&id) {
             sender.do_send(Stop::Quietly);
@@ -256,7 +259,7 @@ impl Watcher {
         self.start_sender_after(wait, id, ctx);
     }
 
-    /// Its pacer may have failed with it, and come back later.
+    /// Starts a sender after a delay, and retries while its pacer, which may have failed too, is not back.
     fn start_sender_after(&self, wait: Duration, id: TestId, ctx: &mut Context<Self>) {
         ctx.run_later(wait, move |watcher, ctx| {
             let Some(plan) = watcher.running.senders.get(&id).cloned() else { return };

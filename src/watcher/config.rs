@@ -1,4 +1,6 @@
-//! What the watcher knows of the documents: what the store says, and what of that is in force.
+//! Documents as the watcher knows them: those that the store listed last, and those that are in force. [`Config`] owns
+//! the loader and the disk cache, puts listings in force, and derives the store's status and faults. Without an answer
+//! from the store, the configuration kept on disk is used.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -19,53 +21,53 @@ use crate::pure::key::{KeyChoice, KeyRing};
 use crate::pure::status::{RejectedDocument, StoreState, StoreStatus};
 use crate::pure::time::{Moment, Now, WallTime, seconds};
 
-/// What an agent says of itself in its store has no more octets than this.
+/// Limit in octets on the status that an agent publishes in its store.
 const MOST_SAID: usize = 2048;
 
-/// What is kept on disk says how old it is: it is written again this often though nothing changed.
+/// Interval at which an unchanged configuration is written to disk again, because the file records its age.
 const KEPT_AGAIN: Duration = Duration::from_secs(3600);
 
-/// See the module.
+/// Documents in force with their origin, and the status of the store that they come from.
 pub struct Config {
     loader: Arc<Loader>,
     loaded: Option<Arc<Loaded>>,
-    /// As the store listed it last, or as it was kept.
+    /// Documents as the store listed them last, or as they were kept on disk.
     snapshot: Option<Arc<Snapshot>>,
     departed: Departed,
     arrivals: Arrivals,
-    /// What is wrong with the documents; only what is new is logged.
+    /// Findings in the documents at the last load; only new ones are logged.
     findings: BTreeSet<Finding>,
     status: StoreStatus,
-    /// What the store's reader says of it, and that it is not the one of before.
+    /// Remark of the store's reader that was logged last, so that each is logged once.
     remarked: Option<String>,
-    /// The bootstrap file names another store, which has not answered yet.
+    /// True if the bootstrap file names another store that has not answered yet.
     rebased: bool,
     moved: Option<String>,
-    /// A newer form of the documents than this agent knows.
+    /// Schema of the documents, if it is newer than this agent supports.
     newer_schema: Option<u64>,
     cache: Cache,
     kept: Option<Kept>,
-    /// When the cache was written last.
+    /// Monotonic time at which the cache was written last.
     kept_at: Moment,
 }
 
-/// What a listing means.
+/// Result of a listing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Listed {
-    /// It is in force; it has to be looked at again after this, if at all.
+    /// Documents are in force; they have to be processed again after this duration, if there is one.
     InForce(Option<Duration>),
-    /// It is for newer agents: what was in force stays.
+    /// Documents need a newer agent; the configuration that was in force stays.
     NotUnderstood,
 }
 
 impl Config {
-    /// Knows what was kept on disk, but nothing of it is in force yet.
+    /// Creates the state from the configuration kept on disk, of which nothing is in force yet.
     pub fn new(bootstrap: &Bootstrap) -> Self {
         let cache = Cache::of(bootstrap);
         let kept = cache.recall();
         let mut loader = Loader::of(bootstrap);
         if let Some(kept) = &kept {
-            // The last good versions of documents that have gone bad since.
+            // Loading provides the last good versions of documents that have become bad since.
             loader.load(&kept.documents);
         }
         Config {
@@ -86,7 +88,8 @@ impl Config {
         }
     }
 
-    /// Another bootstrap file: what is in force stays until its store has answered.
+    /// Handles a change of the store in the bootstrap file: the configuration in force stays until the new store has
+    /// answered.
     pub fn on_rebased(&mut self, bootstrap: &Bootstrap, now: Now) {
         (self.rebased, self.moved, self.kept_at) = (true, None, now.moment);
         let rejected = std::mem::take(&mut self.status.rejected);
@@ -94,7 +97,7 @@ impl Config {
         self.cache.rebase(bootstrap);
     }
 
-    /// Which store's documents were kept on disk.
+    /// Returns the origin of the last listed documents, or of those kept on disk; `None` after a change of store.
     pub fn origin(&self) -> Option<&str> {
         if self.rebased {
             return None;
@@ -103,28 +106,28 @@ impl Config {
         known.or(self.kept.as_ref().map(|kept| kept.origin.as_str()))
     }
 
-    /// What a predecessor knew.
+    /// Takes over the loader of a predecessor, which is newer than the configuration kept on disk.
     pub fn remember(&mut self, loader: Arc<Loader>) {
         self.loader = loader;
         self.kept = None;
     }
 
-    /// The task that keeps on disk what is in force.
+    /// Returns the task that writes the configuration in force to disk.
     pub fn writer(&self) -> impl Future<Output = ()> + use<> {
         self.cache.writer()
     }
 
-    /// What is in force, once anything is.
+    /// Returns the configuration in force, if there is one.
     pub fn loaded(&self) -> Option<&Arc<Loaded>> {
         self.loaded.as_ref()
     }
 
-    /// For a successor.
+    /// Returns the state that a successor of the watcher continues from.
     pub fn memory(&self) -> Option<(Arc<Snapshot>, Arc<Loader>)> {
         Some((self.snapshot.clone()?, self.loader.clone()))
     }
 
-    /// The store listed these.
+    /// Puts listed documents in force, unless their schema is newer than this agent supports.
     pub fn on_listed(&mut self, snapshot: Arc<Snapshot>, now: Now) -> Listed {
         self.compare(&snapshot);
         self.newer_schema = newer_schema(&snapshot.documents);
@@ -138,7 +141,7 @@ impl Config {
         Listed::InForce(again)
     }
 
-    /// Keeps on disk what is in force.
+    /// Hands the configuration in force to the disk cache.
     fn keep(&mut self, now: Now) {
         if let Some(snapshot) = &self.snapshot {
             self.cache.keep(snapshot.revision, snapshot.origin.clone(), now.wall, self.loader.in_force());
@@ -146,7 +149,7 @@ impl Config {
         }
     }
 
-    /// The same documents once more: a grace is over.
+    /// Processes the same documents again at the end of a grace period.
     pub fn on_grace_over(&mut self, now: Now) -> Option<Listed> {
         let snapshot = self.snapshot.clone()?;
         let again = self.take_in(snapshot, now);
@@ -154,7 +157,7 @@ impl Config {
         Some(Listed::InForce(again))
     }
 
-    /// The store did not answer for so long that what was kept comes into force, if anything was.
+    /// Puts the configuration kept on disk in force if the store has not answered yet and there is one.
     pub fn fall_back(&mut self, now: Now) -> Option<Listed> {
         if self.loaded.is_some() {
             return None;
@@ -173,7 +176,7 @@ impl Config {
         Some(Listed::InForce(again))
     }
 
-    /// Puts documents in force; they have to be looked at again after what this tells.
+    /// Puts documents in force; returns the time after which they have to be processed again.
     fn take_in(&mut self, snapshot: Arc<Snapshot>, now: Now) -> Option<Duration> {
         let mut documents = snapshot.documents.clone();
         let until = self.departed.on_listed(&mut documents, now.moment);
@@ -200,14 +203,15 @@ impl Config {
         until.map(|until| until.since(now.moment))
     }
 
-    /// A store that is not the one of before, or that has forgotten, is obeyed, and named.
+    /// Compares the listing's store with the previous one. Another store, or one at an earlier revision, is accepted,
+    /// but logged and shown in the status.
     fn compare(&mut self, snapshot: &Snapshot) {
         let kept = self.kept.as_ref().map(|kept| (&kept.origin, kept.revision));
         let before = self.snapshot.as_ref().map(|before| (&before.origin, before.revision)).or(kept);
         let meant = std::mem::take(&mut self.rebased);
         match before.filter(|_| !meant) {
             Some((origin, before)) if *origin == snapshot.origin && snapshot.revision < before => {
-                // A directory counts its changes from each start on.
+                // The revision of a directory restarts at zero with each start of the agent.
                 if !origin.starts_with("dir ") {
                     warn!(
                         before,
@@ -232,7 +236,7 @@ impl Config {
         self.status.origin = Some(snapshot.origin.clone());
     }
 
-    /// The store is there.
+    /// Records that the store has answered.
     pub fn on_answered(&mut self, now: Now) {
         if !self.status.connected {
             info!(place = self.status.place, "store connected");
@@ -245,7 +249,7 @@ impl Config {
         }
     }
 
-    /// The store is away.
+    /// Records that the store cannot be reached or read.
     pub fn on_lost(&mut self, problem: String) {
         if self.status.error.is_none() {
             match self.loaded {
@@ -257,7 +261,7 @@ impl Config {
         self.status.error = Some(problem);
     }
 
-    /// What is wrong with the store and with what it says as a whole.
+    /// Returns the faults of the store, and of the documents as a whole.
     pub fn faults(&self) -> BTreeMap<AlarmKey, Cause> {
         let mut faults = BTreeMap::new();
         let mut add =
@@ -279,12 +283,12 @@ impl Config {
         ))
     }
 
-    /// Whether all that there is to test is known.
+    /// Returns true if every document has a good version in force and a supported schema, so that all tests are known.
     pub fn is_whole(&self) -> bool {
         self.newer_schema.is_none() && self.status.rejected.iter().all(|document| document.last_good_in_force)
     }
 
-    /// For the snapshot.
+    /// Returns the store's status for the snapshot.
     pub fn status(&self, now: WallTime) -> StoreStatus {
         let mut status = self.status.clone();
         let age = status.confirmed.map(|confirmed| now.nanos_since(confirmed));
@@ -303,7 +307,7 @@ impl Config {
         status
     }
 
-    /// What is said of this agent in the store, if that is one where agents say something.
+    /// Returns the status to publish in the store, or `None` if the store has no leases for it.
     pub fn announcement(&self, web: Option<String>, keys: &KeyRing) -> Option<String> {
         let snapshot = self.snapshot.as_ref().filter(|snapshot| snapshot.origin.starts_with("etcd v3"))?;
         let rejected = self.status(WallTime::default()).rejected;

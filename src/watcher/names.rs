@@ -1,30 +1,31 @@
-//! What the names in the documents resolve to; the last addresses stay in force when they do no longer.
+//! Resolved names of the documents. [`KnownNames`] keeps the last addresses of a name in force when it no longer
+//! resolves, and reports it as a problem.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::config::plan::Names;
 
-/// Names and their addresses.
+/// Names that the documents need, with their last known addresses.
 #[derive(Clone, Debug, Default)]
 pub struct KnownNames {
     known: Names,
     needed: BTreeSet<String>,
-    /// Names that resolve no longer, and why.
+    /// Names that no longer resolve although they did before, each with the resolver's error.
     lost: BTreeMap<String, String>,
 }
 
 impl KnownNames {
-    /// As a predecessor knew them.
+    /// Creates the state from the names that a predecessor had resolved.
     pub fn remembered(known: Names) -> Self {
         KnownNames { known, ..KnownNames::default() }
     }
 
-    /// What is known now.
+    /// Returns the names with their addresses or errors, as last resolved.
     pub fn known(&self) -> &Names {
         &self.known
     }
 
-    /// These are needed: forgets the others, and tells which are not known yet.
+    /// Sets the names that are needed, drops all others, and returns those that are not resolved yet.
     pub fn on_needed(&mut self, needed: BTreeSet<String>) -> BTreeSet<String> {
         self.known.retain(|name, _| needed.contains(name));
         self.lost.retain(|name, _| needed.contains(name));
@@ -32,12 +33,12 @@ impl KnownNames {
         self.needed.iter().filter(|name| !self.known.contains_key(*name)).cloned().collect()
     }
 
-    /// All of them, to be resolved again.
+    /// Returns all known names, to be resolved again.
     pub fn names(&self) -> BTreeSet<String> {
         self.known.keys().cloned().collect()
     }
 
-    /// What became of them.
+    /// Records results of the resolver; an error does not replace known addresses.
     pub fn on_resolved(&mut self, resolved: Names) {
         let still_needed = resolved.into_iter().filter(|(name, _)| self.needed.contains(name));
         for (name, addresses) in still_needed {
@@ -53,7 +54,7 @@ impl KnownNames {
         }
     }
 
-    /// Names whose last addresses are in force for want of newer ones, and why.
+    /// Returns the names whose last addresses are in force because they no longer resolve, with the reason.
     pub fn lost(&self) -> impl Iterator<Item = (&str, String)> {
         let describe = |name: &str, problem: &str| {
             format!("name `{name}` resolves no longer, its last address is in force: {problem}")
@@ -67,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_addresses_stay_in_force() {
+    fn last_addresses_stay_in_force_when_resolution_fails() {
         let mut names = KnownNames::default();
         let db = || BTreeSet::from(["db".to_owned()]);
         assert_eq!(names.on_needed(db()), db());

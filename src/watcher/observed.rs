@@ -1,5 +1,5 @@
-//! How the watcher's children stood when they were last asked, held against what is planned: what
-//! is planned and does not answer is shown as unknown, never left out.
+//! Last reported status of the watcher's children, compared with the plan. [`Observed`] collects the answers; a planned
+//! child that did not answer is shown as unknown and never left out.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -9,28 +9,28 @@ use crate::pure::condition::State;
 use crate::pure::status::{ListenerStatus, Role, SenderStatus, TestStatus};
 use crate::pure::test::TestId;
 
-/// The last answers.
+/// Last answers of listeners and senders.
 #[derive(Default)]
 pub struct Observed {
-    /// Of listeners, with the tests that end there.
+    /// Status of each listener by address, with the tests that end there.
     pub listeners: BTreeMap<SocketAddr, (ListenerStatus, Vec<TestStatus>)>,
-    /// Of senders, with their test.
+    /// Status of each sender by test id, with that of its test.
     pub senders: BTreeMap<TestId, (SenderStatus, TestStatus)>,
 }
 
-/// What the snapshot shows of the watcher's children.
+/// Watcher's children as the status snapshot shows them.
 #[derive(Default)]
 pub struct Shown {
-    /// Every planned listener.
+    /// Status of every planned listener.
     pub listeners: Vec<ListenerStatus>,
-    /// Every planned sender.
+    /// Status of every planned sender.
     pub senders: Vec<SenderStatus>,
-    /// Every test of this host, once for each role.
+    /// Status of every test of this host, once for each role.
     pub tests: Vec<TestStatus>,
 }
 
 impl Observed {
-    /// A listener answered, with its tests if it was asked for them.
+    /// Records the answer of a listener; `tests` is `None` if only a brief status was requested.
     pub fn on_listener(&mut self, address: SocketAddr, status: ListenerStatus, tests: Option<Vec<TestStatus>>) {
         let (known, known_tests) = self.listeners.entry(address).or_insert_with(|| (status.clone(), Vec::new()));
         *known = status;
@@ -39,13 +39,13 @@ impl Observed {
         }
     }
 
-    /// Nobody looks at single tests.
+    /// Discards the status of tests and senders, because no client looks at them now.
     pub fn forget_tests(&mut self) {
         self.listeners.values_mut().for_each(|(_, tests)| *tests = Vec::new());
         self.senders = BTreeMap::new();
     }
 
-    /// The listeners alone.
+    /// Returns the status of the planned listeners alone.
     pub fn show_listeners(&self, plan: &Plan, problems: &BTreeMap<SocketAddr, &str>) -> Shown {
         let listeners = plan.listeners.iter().map(|(address, listener)| match self.listeners.get(address) {
             Some((status, _)) => status.clone(),
@@ -54,7 +54,7 @@ impl Observed {
         Shown { listeners: listeners.collect(), ..Shown::default() }
     }
 
-    /// Everything that `host` has planned. `problems` are the addresses that cannot be bound.
+    /// Returns the status of all that `host` has planned; `problems` are the addresses that cannot be bound.
     pub fn show(&self, plan: &Plan, problems: &BTreeMap<SocketAddr, &str>, host: &str) -> Shown {
         let mut shown = Shown::default();
         for (address, listener) in &plan.listeners {
@@ -89,7 +89,7 @@ impl Observed {
     }
 }
 
-/// A listener that has not answered yet, or cannot be.
+/// Returns the status of a listener that has not answered yet or cannot be bound.
 fn silent(address: SocketAddr, plan: &ListenerPlan, problems: &BTreeMap<SocketAddr, &str>) -> ListenerStatus {
     let silent = ListenerStatus::silent(address.to_string(), plan.names.iter().cloned().collect(), plan.tests.len());
     match problems.get(&address) {

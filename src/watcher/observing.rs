@@ -1,4 +1,5 @@
-//! Asking the watcher's children how they stand, and saying what they answered together.
+//! Polling of the watcher's children for their status. A `Round` counts the answers; when the last one has arrived or
+//! time is up, the watcher reports all of them together to the supervisor.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,15 +13,15 @@ use crate::messages::{Observe, WatcherFact, WatcherStatus};
 use crate::pure::pace;
 use crate::pure::status::Status;
 
-/// Children answer within this, or a little more.
+/// Time within which children answer, extended to the next common wake-up.
 const OBSERVE_WAIT: Duration = pace::LONGEST.saturating_mul(3);
 
-/// What was asked for last, and who has not answered yet.
+/// Last poll of the children, with the number of answers that are missing.
 pub struct Round {
     observe: Observe,
-    /// How many of the children have not answered yet.
+    /// Number of children that have not answered yet.
     left: usize,
-    /// Tells its end from that of an earlier one.
+    /// Number of the round, so that the timeout of an earlier round does not end this one.
     number: u64,
 }
 
@@ -31,18 +32,19 @@ impl Default for Round {
 }
 
 impl Round {
-    /// Begins; gives its number.
+    /// Starts a round that expects `left` answers, and returns its number.
     fn begin(&mut self, observe: Observe, left: usize) -> u64 {
         *self = Round { observe, left, number: self.number + 1 };
         self.number
     }
 
-    /// Whether everything is being waited for.
+    /// Returns true while a full poll is waiting for answers.
     fn is_busy(&self) -> bool {
         self.left > 0 && self.observe == Observe::Fully
     }
 
-    /// A child has answered; what was asked in an earlier round does not count. Tells whether it was the last.
+    /// Counts an answer; an answer of the other kind belongs to an earlier round and is ignored. Returns true if it was
+    /// the last.
     fn on_answered(&mut self, answered: Observe) -> bool {
         if answered != self.observe || self.left == 0 {
             return false;
@@ -51,14 +53,14 @@ impl Round {
         self.left == 0
     }
 
-    /// Nobody is waited for any longer. Tells whether that ends this round, which still ran.
+    /// Ends the wait of a round; returns true if that round was still running.
     fn on_timeout(&mut self, number: u64) -> bool {
         self.number == number && std::mem::take(&mut self.left) > 0
     }
 }
 
 impl Watcher {
-    /// One of the children has answered.
+    /// Counts the answer of a child, and reports the status after the last one.
     pub(super) fn on_answered(&mut self, answered: Observe) {
         if self.round.on_answered(answered) {
             self.say_observed();
@@ -92,7 +94,7 @@ impl Handler<Observe> for Watcher {
     fn handle(&mut self, observe: Observe, ctx: &mut Self::Context) {
         self.say_lasting_faults();
         if self.round.is_busy() {
-            // Still busy with the last time; whoever does not answer is shown as he was.
+            // The previous full poll is still running; a child that does not answer is shown with its last status.
             return;
         }
         self.listeners.iter().for_each(|listener| listener.do_send(observe));
@@ -121,9 +123,9 @@ impl Handler<Observe> for Watcher {
 mod tests {
     use super::*;
 
-    /// A late answer to a brief question, and the end of its wait, are not those of the full one after it.
+    /// Late answers to a brief poll, and its timeout, must not count for the full poll after it.
     #[test]
-    fn an_earlier_round_does_not_end_a_later_one() {
+    fn answers_and_timeout_of_an_earlier_round_do_not_end_a_later_one() {
         let mut round = Round::default();
         let brief = round.begin(Observe::Briefly, 2);
         assert!(!round.on_answered(Observe::Briefly));

@@ -1,5 +1,5 @@
-//! Keeping what must survive a restart of this agent: what signed probes were taken, and the last epoch of
-//! its own senders.
+//! Periodic saving of the state that must survive a restart of the agent: the anti-replay state of signed probes, and
+//! the last epoch of its own senders. `ReplayKeeper` limits the writes to a small share of the disk's time.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -17,28 +17,29 @@ use crate::io::time;
 use crate::pure::pace;
 use crate::pure::test::TestId;
 
-/// It is kept this often, if it changed and the disk is quick.
+/// Interval at which changed state is saved, if the disk is fast enough.
 const KEEP_EVERY: Duration = pace::SECOND.saturating_mul(2);
-/// Between two writes there is so many times as long as the first one took.
+/// Rest after each write, as a multiple of the time that it took.
 const REST: u32 = 20;
 
-/// See the module.
+/// Writer of the anti-replay file, with at most one write at a time.
 pub struct ReplayKeeper {
     file: ReplayFile,
     kept_epoch: u64,
-    /// The last write, and how long it took; nothing else waits for a disk that hangs.
+    /// Current or last write, which returns its duration; it runs on its own thread, so a hanging disk blocks nothing
+    /// else.
     writing: Option<JoinHandle<Duration>>,
     not_before: Instant,
 }
 
 impl ReplayKeeper {
-    /// For this host.
+    /// Creates the keeper of the file of this host; nothing is read or written yet.
     pub fn new(bootstrap: &Bootstrap) -> Self {
         let file = ReplayFile::new(&bootstrap.state_dir, &bootstrap.host);
         ReplayKeeper { file, kept_epoch: 0, writing: None, not_before: Instant::now() }
     }
 
-    /// What an earlier run of this agent kept.
+    /// Loads the state that an earlier run of this agent saved.
     pub fn remember(&self, gauges: &Gauges) {
         let Kept { last_epoch, newest } = self.file.load();
         if gauges.last_epoch() == 0 {
@@ -73,7 +74,7 @@ impl ReplayKeeper {
 }
 
 impl Watcher {
-    /// Keeps what changed, from now on.
+    /// Schedules the periodic saving of changed state.
     pub(super) fn keep_replays_later(ctx: &mut Context<Self>) {
         ctx.run_later(time::until_next(KEEP_EVERY), |watcher, ctx| {
             if watcher.replays.may_write() {
@@ -83,10 +84,10 @@ impl Watcher {
         });
     }
 
-    /// Keeps what changed, whatever it costs.
+    /// Saves changed state regardless of the disk's speed, and drops that of removed tests.
     pub(super) fn write_replays(&mut self) {
         let replays = self.gauges.replays();
-        // Before all documents are known, nothing can be said to be gone.
+        // Unless all documents are known, a test without a document cannot be called removed.
         if let Some(loaded) = self.config.loaded().filter(|_| self.planned && self.config.is_whole()) {
             let expected = self.running.listeners.values().flat_map(|listener| listener.tests.values());
             let any_of = expected.filter_map(|expected| expected.any_of.as_deref());

@@ -1,4 +1,5 @@
-//! The sockets that a plan needs, and the addresses that cannot be bound.
+//! Sockets that a plan needs, and addresses that cannot be bound. [`Sockets`] opens each address once and lends the
+//! socket to listeners and pacers; failed addresses are retried with back-off.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind};
@@ -13,21 +14,22 @@ use crate::io::udp::Socket;
 use crate::pure::backoff::Backoff;
 use crate::pure::sending::Source;
 
-/// An address that fails again and again is tried after 1 s and then ever later, up to 60 s.
+/// Back-off for an address that fails repeatedly: from 1 s up to 60 s.
 const RETRY: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
-/// The first failure is often a predecessor that is still closing its socket.
+/// Delay after the first failure, which is often caused by a predecessor that is still closing its socket.
 const AT_FIRST: Duration = Duration::from_millis(100);
 
-/// A sender may hear of a test's end later than its receiver: a closed port would be an error to it.
+/// Time for which an unneeded socket stays open: a sender may learn of a test's end later than the receiver, and would
+/// report a closed port as an error.
 pub const LINGER: Duration = Duration::from_secs(60);
 
-/// Lent to listeners and senders; a socket is closed when its last user is gone.
+/// Open sockets by binding, lent to listeners and senders; a socket is closed when its last user drops it.
 #[derive(Default)]
 pub struct Sockets {
     open: BTreeMap<Binding, Arc<Socket>>,
     unbound: BTreeMap<Binding, Unbound>,
     tickets: u64,
-    /// Not needed any more, and until when they stay all the same.
+    /// Sockets that are no longer needed, each with the time until which it stays open.
     lingering: BTreeMap<Binding, (Arc<Socket>, Instant)>,
 }
 
@@ -35,40 +37,40 @@ struct Unbound {
     problem: String,
     backoff: Backoff,
     failures: u32,
-    /// Which retry is meant: an address may leave the plan and come back.
+    /// Number of the pending retry, since an address may leave the plan and return before the timer fires.
     ticket: u64,
 }
 
-/// What became of an address.
+/// Result of an attempt to bind an address.
 pub enum Opened {
-    /// It is bound.
+    /// Address is bound.
     Bound,
-    /// It is not; to be tried again.
+    /// Address could not be bound and is to be retried.
     Retry(Retry),
 }
 
-/// An address to be tried again.
+/// Pending retry of an address that could not be bound.
 #[derive(Clone)]
 pub struct Retry {
     binding: Binding,
     ticket: u64,
-    /// After so long.
+    /// Delay before the retry.
     pub wait: Duration,
 }
 
 impl Sockets {
-    /// The socket at an address, as the plan names it.
+    /// Returns the open socket of a binding, if there is one.
     pub fn get(&self, binding: &Binding) -> Option<&Arc<Socket>> {
         self.open.get(binding)
     }
 
-    /// The sockets of a source, one for each of its ports; nothing before all of them are open.
+    /// Returns the sockets of a source, one for each of its ports; `None` until all of them are open.
     pub fn outlet(&self, source: &Source, ports: u8) -> Option<Outlet> {
         (0..ports).map(|port| self.get(&Binding::of(source, port)).cloned()).collect()
     }
 
-    /// Lets go of what is not needed, and tells whether there was any. It stays open for a while, as
-    /// long as its port is not wanted.
+    /// Releases the sockets that are not needed, and returns true if there were any. A released socket stays open for
+    /// [`LINGER`], unless its port is needed or was chosen by the kernel.
     pub fn keep(&mut self, needed: &BTreeSet<Binding>) -> bool {
         self.unbound.retain(|binding, _| needed.contains(binding));
         let unneeded: Vec<Binding> = self.open.keys().filter(|held| !needed.contains(held)).cloned().collect();
@@ -84,32 +86,32 @@ impl Sockets {
         !unneeded.is_empty()
     }
 
-    /// Tries everything that could not be bound, and soon again what still cannot.
+    /// Retries all addresses that could not be bound, and resets their back-off.
     pub fn try_all(&mut self) -> Vec<Opened> {
         self.unbound.values_mut().for_each(|unbound| unbound.backoff = RETRY);
         let waiting: Vec<Binding> = self.unbound.keys().cloned().collect();
         waiting.into_iter().map(|binding| self.bind(&binding)).collect()
     }
 
-    /// Closes what has stayed long enough.
+    /// Closes the released sockets whose time is over.
     pub fn close_lingering(&mut self) {
         self.lingering.retain(|_, (_, until)| *until > Instant::now());
     }
 
-    /// Opens what is needed and neither open nor waiting for its retry.
+    /// Opens the needed addresses that are neither open nor in back-off.
     pub fn open(&mut self, needed: &BTreeSet<Binding>) -> Vec<Opened> {
         let missing = |binding: &&Binding| !self.open.contains_key(*binding) && !self.unbound.contains_key(*binding);
         let missing: Vec<Binding> = needed.iter().filter(missing).cloned().collect();
         missing.into_iter().map(|binding| self.bind(&binding)).collect()
     }
 
-    /// Tries an address again; nothing if it is not needed any more.
+    /// Retries an address; returns `None` if it is no longer needed or a newer attempt has replaced this one.
     pub fn retry(&mut self, retry: &Retry) -> Option<Opened> {
         let wanted = self.unbound.get(&retry.binding).is_some_and(|unbound| unbound.ticket == retry.ticket);
         wanted.then(|| self.bind(&retry.binding))
     }
 
-    /// Addresses that cannot be bound, and why. The first failure is not yet one of them.
+    /// Returns the addresses that cannot be bound, with the reason. An address counts from its second failure on.
     pub fn problems(&self) -> impl Iterator<Item = (&Binding, &str)> {
         let lasting = self.unbound.iter().filter(|(_, unbound)| unbound.failures > 1);
         lasting.map(|(binding, unbound)| (binding, unbound.problem.as_str()))

@@ -6,7 +6,7 @@ use tokio::time::{Instant, timeout};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// Makes a child panic in its handler, as a fault of its own would.
+/// Message that makes a child panic in its handler, as a fault of its own would.
 #[derive(Message)]
 #[rtype(result = "()")]
 struct Fail;
@@ -45,7 +45,7 @@ impl Handler<FailChildren> for Watcher {
     }
 }
 
-/// Stands for the supervisor.
+/// Actor that collects the watcher's facts in place of the supervisor.
 struct Parent(UnboundedSender<WatcherFact>);
 
 impl Actor for Parent {
@@ -65,7 +65,7 @@ struct Run {
     _directory: tempfile::TempDir,
 }
 
-/// A watcher with one test that it sends to itself.
+/// Starts a watcher with one test whose sender and receiver are the same host.
 fn run(expect_every: &str) -> Run {
     let directory = tempfile::tempdir().unwrap();
     let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -98,7 +98,7 @@ impl Run {
         timeout(DEADLINE, self.facts.recv()).await.expect("a fact in time").expect("a watcher")
     }
 
-    /// Asks until the children's state is as expected.
+    /// Polls the children until their status is as expected.
     async fn until(&mut self, expected: impl Fn(&WatcherStatus) -> bool) -> WatcherStatus {
         let begun = Instant::now();
         loop {
@@ -121,7 +121,7 @@ fn received(status: &WatcherStatus) -> u64 {
 }
 
 #[actix::test]
-async fn children_that_fail_come_back_with_back_off_and_go_on() {
+async fn failed_children_are_rebuilt_after_back_off_and_resume() {
     let mut run = run("10s");
     run.until(|status| received(status) > 3).await;
     for n in 1..=2u64 {
@@ -129,20 +129,21 @@ async fn children_that_fail_come_back_with_back_off_and_go_on() {
         run.watcher.do_send(FailChildren);
         let restarts = [("listener", n), ("pacer", n), ("sender", n)];
         let status = run.until(|status| status.restarts == restarts).await;
-        // Nothing is left out meanwhile.
+        // The failed children are still shown during their back-off.
         assert_eq!((status.listeners.len(), status.senders.len(), status.tests.len()), (1, 1, 2));
-        // Counted when they fail; they are back after half a second at least, twice that the second time.
+        // Failures are counted at once; the rebuild follows after at least half a second, and a full second the second
+        // time.
         while run.watcher.send(Alive).await.unwrap() != (1, 1) {
             assert!(failed.elapsed() < DEADLINE);
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         assert!(failed.elapsed() >= Duration::from_millis(500) * n as u32);
-        // A rebuilt listener begins anew: what it has received came after the fault.
+        // A rebuilt listener starts with empty counters, so its probes arrived after the fault.
         run.until(|status| status.tests.len() == 2 && (1..1000).contains(&received(status))).await;
     }
 }
 
-/// How many children are alive.
+/// Message that returns the numbers of running listeners and senders.
 #[derive(Message)]
 #[rtype(result = "(usize, usize)")]
 struct Alive;
@@ -154,9 +155,9 @@ impl Handler<Alive> for Watcher {
     }
 }
 
-/// Report says every decided condition once more, for an alarm actor that was rebuilt.
+/// `Report` makes the watcher report every decided condition again, for an alarm actor that was rebuilt.
 #[actix::test]
-async fn everything_is_reported_anew_when_asked() {
+async fn decided_conditions_are_reported_again_on_request() {
     let mut run = run("10s");
     run.until(|status| received(status) > 3).await;
     run.watcher.do_send(Report);
@@ -173,7 +174,7 @@ async fn everything_is_reported_anew_when_asked() {
     }
 }
 
-/// The name service's answer, made by a test.
+/// Message that stands for the answer of the name service.
 #[derive(Message)]
 #[rtype(result = "Vec<SocketAddr>")]
 struct Answer(Names);
@@ -186,9 +187,9 @@ impl Handler<Answer> for Watcher {
     }
 }
 
-/// Another address of a name is an ordinary difference; no address is no reason to stop.
+/// A new address of a name moves the listener; a failed resolution leaves it where it is.
 #[actix::test]
-async fn a_name_that_moves_moves_its_listener() {
+async fn listener_moves_when_its_name_resolves_to_a_new_address() {
     let mut run = run("10s");
     run.until(|status| received(status) > 3).await;
     let path = run._directory.path().join("tests/a/x.json");

@@ -1,4 +1,6 @@
-//! `/healthz`, `/status.json`, and what people ask of the agent below `/api`.
+//! Handlers of `/healthz`, `/status.json` and the API below `/api`.
+//!
+//! [`Access`] passes requests of operators to the supervisor and checks their token.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,32 +24,33 @@ use crate::pure::order::{ActiveAlarm, Answer, NewSilence, Refusal, Request};
 use crate::pure::status::Status;
 use crate::pure::time::{WallTime, seconds};
 
-/// A snapshot older than this, in seconds, was not renewed: the tree is stuck.
+/// Age in seconds above which a snapshot is stale, which means that the actors are stuck.
 const STUCK: f64 = 10.0;
-/// The alarms are listed no more often than this, whoever asks.
+/// Shortest interval between two queries of the alarm list, regardless of the number of clients.
 const LISTED_EVERY: Duration = Duration::from_millis(500);
-/// Tests that were looked at so many seconds ago need not be looked at again.
+/// Age in seconds below which the tests' status is recent enough to be shown.
 const FRESH: f64 = 2.0;
-/// And are looked at within this.
+/// Time to wait for a recent status of the tests; after it, the older one is shown.
 const LOOK_WITHIN: Duration = Duration::from_secs(5);
-/// The tree answers within this, or not at all.
+/// Timeout for the answer of the actors to a request.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
-/// The way into the tree, and who may take it.
+/// Handle by which HTTP handlers send requests to the actors, with the check of the token.
 #[derive(Clone)]
 pub struct Access {
-    /// The supervisor.
+    /// Supervisor, which receives the requests as facts.
     pub parent: Recipient<WebFact>,
-    /// Whoever changes something has to show what is in it.
+    /// File of the bearer token that requests which change state must carry; `None` forbids all changes.
     pub token_file: Option<PathBuf>,
-    /// The alarms as they were listed last: all sinks take part in that.
+    /// Alarm list as last queried; cached because every sink takes part in a query.
     listed: Arc<Mutex<Option<(Instant, Listed)>>>,
 }
 
 type Listed = Arc<Vec<ActiveAlarm>>;
 
 impl Access {
-    /// A snapshot with the tests as they are now: they are looked at only while somebody looks.
+    /// Returns a snapshot with a recent status of all tests. Their status is collected only while a client requests
+    /// it.
     pub async fn look(&self, snapshot: &Snapshot) -> Arc<Status> {
         self.parent.do_send(WebFact::Looked);
         let oldest = WallTime::from(SystemTime::now());
@@ -60,7 +63,8 @@ impl Access {
     }
 }
 
-/// Whether the agent works. A store that is away is no reason to restart it, so it is only named.
+/// Reports whether the agent works: 503 if the snapshot is stale. An unreachable store is reported in the body but
+/// does not count, because a restart would not help.
 pub async fn healthz(snapshot: web::Data<Snapshot>) -> HttpResponse {
     let status = snapshot.borrow().clone();
     let age = seconds(WallTime::from(SystemTime::now()).nanos_since(status.taken));
@@ -76,13 +80,13 @@ pub async fn healthz(snapshot: web::Data<Snapshot>) -> HttpResponse {
     if stuck { HttpResponse::ServiceUnavailable().json(body) } else { HttpResponse::Ok().json(body) }
 }
 
-/// Everything that the agent shows of itself.
+/// Returns the whole status snapshot as JSON.
 pub async fn status(snapshot: web::Data<Snapshot>, access: web::Data<Access>) -> HttpResponse {
     let status = access.look(&snapshot).await;
     HttpResponse::Ok().insert_header(("Cache-Control", "no-store")).json(status.as_ref())
 }
 
-/// What is carried out, as `check-config --format json` tells it.
+/// Returns the plan in force as JSON, in the format of `check-config --format json`.
 pub async fn plan(snapshot: web::Data<Snapshot>, in_force: web::Data<Plans>) -> HttpResponse {
     let (status, in_force) = (snapshot.borrow().clone(), in_force.borrow().clone());
     let Some(in_force) = in_force else {
@@ -94,7 +98,8 @@ pub async fn plan(snapshot: web::Data<Snapshot>, in_force: web::Data<Plans>) -> 
     HttpResponse::Ok().insert_header(("Cache-Control", "no-store")).json(report)
 }
 
-/// The alarms that stand, with the condition of their tests and what each receiver knows of them.
+/// Returns the raised alarms as JSON, with the condition of their tests and the state that each receiver was notified
+/// of.
 pub async fn alarms(snapshot: web::Data<Snapshot>, access: web::Data<Access>) -> HttpResponse {
     let listed = match access.alarms().await {
         Ok(listed) => listed,
@@ -120,12 +125,12 @@ pub async fn alarms(snapshot: web::Data<Snapshot>, access: web::Data<Access>) ->
         .json(json!({ "host": status.host, "alarms": alarms }))
 }
 
-/// The silences that have not ended.
+/// Returns the silences that have not expired, as JSON.
 pub async fn silences(access: web::Data<Access>) -> HttpResponse {
     answered(ask(&access, Request::Silences).await)
 }
 
-/// Makes a silence.
+/// Creates a silence from the JSON in the request body.
 pub async fn add_silence(request: HttpRequest, access: web::Data<Access>, body: web::Bytes) -> HttpResponse {
     if let Err(refusal) = access.allows(&request) {
         return refused(&refusal);
@@ -136,7 +141,7 @@ pub async fn add_silence(request: HttpRequest, access: web::Data<Access>, body: 
     }
 }
 
-/// Ends a silence.
+/// Expires the silence whose id is in the path.
 pub async fn expire_silence(request: HttpRequest, access: web::Data<Access>, id: web::Path<String>) -> HttpResponse {
     if let Err(refusal) = access.allows(&request) {
         return refused(&refusal);
@@ -144,13 +149,13 @@ pub async fn expire_silence(request: HttpRequest, access: web::Data<Access>, id:
     answered(ask(&access, Request::ExpireSilence(id.into_inner())).await)
 }
 
-/// `?sink=NAME`
+/// Query parameters of `/api/resync`: `?sink=NAME`.
 #[derive(Deserialize)]
 pub struct Resync {
     sink: String,
 }
 
-/// Tells a receiver once more what stands.
+/// Sends all raised alarms to one receiver again.
 pub async fn resync(
     request: HttpRequest,
     access: web::Data<Access>,
@@ -166,12 +171,12 @@ pub async fn resync(
 }
 
 impl Access {
-    /// A way in through `parent`.
+    /// Creates the handle for the agent's supervisor.
     pub fn new(parent: Recipient<WebFact>, token_file: Option<PathBuf>) -> Self {
         Access { parent, token_file, listed: Arc::default() }
     }
 
-    /// Many who ask at once are given one list.
+    /// Returns the alarm list; concurrent clients share one query.
     async fn alarms(&self) -> Result<Listed, Refusal> {
         let mut listed = self.listed.lock().await;
         if let Some((_, listed)) = listed.as_ref().filter(|(at, _)| at.elapsed() < LISTED_EVERY) {
@@ -183,7 +188,8 @@ impl Access {
         Ok(alarms)
     }
 
-    /// Whoever changes something has to show the token. A page in a browser cannot: it knows none.
+    /// Checks the bearer token of a request that changes state. A page in a browser cannot forge such a request,
+    /// because it does not have the token.
     fn allows(&self, request: &HttpRequest) -> Result<(), Refusal> {
         let forbidden = |problem: &str| Refusal::Forbidden(problem.to_owned());
         let Some(path) = &self.token_file else {
@@ -196,7 +202,7 @@ impl Access {
         let shown = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let (scheme, shown) = shown.split_once(' ').unwrap_or_default();
         let shown = if scheme.eq_ignore_ascii_case("bearer") { shown.trim() } else { "" };
-        // Hashes are compared, so that the time it takes tells nothing of the token.
+        // Hashes are compared, so that the duration reveals nothing about the token.
         match Sha256::digest(shown) == Sha256::digest(token.reveal()) {
             true => Ok(()),
             false => Err(Refusal::Unknown("wrong or missing token: send Authorization: Bearer TOKEN".to_owned())),

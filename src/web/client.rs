@@ -1,4 +1,6 @@
-//! The other end of the API: what `peerpair silence` asks of a running agent.
+//! Client of the API, with which commands such as `peerpair silence` send requests to a running agent.
+//!
+//! The main type is [`Agent`]; requests that change state carry the token.
 
 use reqwest::{Client, Method, StatusCode};
 use serde::de::DeserializeOwned;
@@ -9,7 +11,7 @@ use crate::io::tls;
 use crate::pure::order::NewSilence;
 use crate::pure::shelf::Silence;
 
-/// A running agent.
+/// Connection to the API of a running agent.
 pub struct Agent {
     client: Client,
     url: String,
@@ -17,7 +19,7 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// The one whose page is at `url`.
+    /// Creates a client of the agent whose status page is at `url`.
     pub fn new(url: &str, token: Option<Secret>) -> anyhow::Result<Self> {
         let tls = tls::for_url(url, None, None).map_err(anyhow::Error::msg)?;
         let client = Client::builder()
@@ -28,24 +30,24 @@ impl Agent {
         Ok(Agent { client, url: url.trim_end_matches('/').to_owned(), token })
     }
 
-    /// The silences that have not ended.
+    /// Returns the silences that have not expired.
     pub async fn silences(&self) -> anyhow::Result<Vec<Silence>> {
         self.ask(Method::GET, "/api/silences", None).await
     }
 
-    /// Makes a silence.
+    /// Creates a silence and returns it with its id.
     pub async fn add_silence(&self, new: &NewSilence) -> anyhow::Result<Silence> {
         self.ask(Method::POST, "/api/silences", Some(serde_json::to_value(new)?)).await
     }
 
-    /// Ends a silence.
+    /// Expires a silence and returns it.
     pub async fn expire_silence(&self, id: &str) -> anyhow::Result<Silence> {
         let plain = id.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
         anyhow::ensure!(plain && !id.is_empty(), "`{id}` is no id of a silence: `peerpair silence list` shows them");
         self.ask(Method::DELETE, &format!("/api/silences/{id}"), None).await
     }
 
-    /// What it does, as `check-config --format json` tells it.
+    /// Returns the plan in force at the agent, in the format of `check-config --format json`.
     pub async fn plan(&self) -> anyhow::Result<Value> {
         self.ask(Method::GET, "/api/plan", None).await
     }

@@ -1,4 +1,6 @@
-//! `/metrics`: the snapshot in OpenMetrics. Every name begins with `peerpair_`; units are in the name.
+//! Handler of `/metrics`: the status snapshot in OpenMetrics.
+//!
+//! Every name starts with `peerpair_`, and units are part of the name.
 
 use std::fmt;
 use std::sync::Arc;
@@ -23,15 +25,16 @@ use crate::pure::test::TestFacts;
 
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// What a scraper may ask for.
+/// Query parameters of `/metrics`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Wanted {
-    /// Any value: tests carry their description too, which people may change.
+    /// Presence of this parameter, with any value, adds the description as a label to the series of tests. It is
+    /// optional because operators change descriptions.
     description: Option<String>,
 }
 
-/// The snapshot as metrics.
+/// Returns the snapshot as metrics in the OpenMetrics text format.
 pub async fn metrics(
     snapshot: web::Data<Snapshot>,
     access: web::Data<Access>,
@@ -58,7 +61,7 @@ struct Shown {
     description: bool,
 }
 
-/// Labels of a series.
+/// Names and values of a series' labels.
 type Labels<'a> = Vec<(&'static str, &'a str)>;
 
 impl Collector for Shown {
@@ -79,7 +82,7 @@ struct Sheet<'a> {
     description: bool,
 }
 
-/// A set of labels that is known when it is written.
+/// Label set that is built when the metric is written.
 #[derive(Clone, Debug)]
 struct LabelSet<'a>(Labels<'a>);
 
@@ -173,7 +176,8 @@ impl Sheet<'_> {
         self.counters("sink_failures", "Messages that could not be delivered", failed)
     }
 
-    /// Alarms that stand and are about more or other things than a test; and those of tests that are not told themselves.
+    /// Writes raised alarms whose subject is not a single test and that are notified, then the suppressed alarms of
+    /// tests.
     fn alarms(&mut self, status: &Status) -> fmt::Result {
         let told = status.alarms.iter().filter(|standing| standing.withheld.is_none());
         let wide: Vec<&Notification> =
@@ -230,7 +234,7 @@ impl Sheet<'_> {
             for (kind, state) in &test.conditions {
                 let mut labels = labels_of(&test.test, id, Some(test.role), description);
                 labels.push(("kind", Kind::as_str(*kind)));
-                // What was not decided yet has no value.
+                // A condition that is not yet decided has no value.
                 let value = match state {
                     State::Down | State::Recovering => 1.0,
                     State::Up | State::Suspect | State::Paused => 0.0,
@@ -264,7 +268,7 @@ impl Sheet<'_> {
         for (name, help, value) in counts {
             self.counters(name, help, totals(value))?;
         }
-        // Gauges: what comes late after all is taken off again.
+        // Losses are gauges because a probe that arrives late is subtracted again.
         let lost = totals(|summary| summary.lost).map(|(labels, value)| (labels, value as f64));
         self.gauges("test_probes_lost", "Probes that did not come, since the test began here", lost)?;
         let episodes = totals(|summary| summary.loss_episodes.into()).map(|(labels, value)| (labels, value as f64));
@@ -353,7 +357,7 @@ impl Sheet<'_> {
     }
 }
 
-/// What names a test in every series. Its description is optional: people change it.
+/// Returns the labels that identify a test in every series. The description is optional, because operators change it.
 fn labels_of<'a>(test: &'a TestFacts, id: &'a str, role: Option<Role>, description: bool) -> Labels<'a> {
     let mut labels = vec![
         ("test", id),
@@ -376,14 +380,14 @@ mod tests {
     use crate::pure::test::TestId;
 
     #[test]
-    fn an_agent_without_tests_has_metrics_too() {
+    fn metrics_are_rendered_for_an_agent_without_tests() {
         let text = render(Arc::new(Status { version: "2.0.0", ..Status::default() }), false).unwrap();
         assert!(text.contains("peerpair_build_info{version=\"2.0.0\"} 1"), "{text}");
         assert!(text.contains("peerpair_store_rollbacks_total 0") && text.ends_with("# EOF\n"));
     }
 
     #[test]
-    fn labels_are_escaped_and_descriptions_are_asked_for() {
+    fn labels_are_escaped_and_description_is_added_on_request() {
         let test = TestFacts {
             id: TestId::of_set("s", "a", "b"),
             description: "a \"quoted\"\nname".into(),

@@ -1,4 +1,6 @@
-//! The status page: for a tired engineer, the worst first.
+//! Renders the status page, with the most severe problems first.
+//!
+//! The page is plain HTML without scripts; text from documents is escaped.
 
 mod measured;
 
@@ -14,12 +16,12 @@ use crate::pure::shelf::{Matcher, Silence};
 use crate::pure::status::{ListenerStatus, SenderStatus, SinkStatus, Status};
 use crate::pure::time::WallTime;
 
-/// More tests than this are counted on the page and shown in `/status.json`.
+/// Largest number of tests on the page; the rest is counted there and shown in `/status.json`.
 const MOST_TESTS: usize = 500;
-/// More alarms, likewise.
+/// Largest number of alarms on the page; the rest is counted there and shown in `/status.json`.
 const MOST_ALARMS: usize = 200;
 
-/// The page.
+/// Returns the status page as HTML.
 pub async fn status(snapshot: web::Data<Snapshot>, access: web::Data<Access>) -> HttpResponse {
     let status = access.look(&snapshot).await;
     HttpResponse::Ok()
@@ -295,7 +297,7 @@ fn milliseconds(seconds: f64) -> String {
     if seconds >= 1.0 { format!("{seconds:.1} s") } else { format!("{:.3} ms", seconds * 1e3) }
 }
 
-/// `07-13 01:02:03`: the year is known, and the zone is in the page's head.
+/// Formats a time as `07-13 01:02:03`, without the year; the page's header names the time zone.
 fn clock(at: WallTime) -> String {
     let stamp = at.to_string();
     stamp.get(5..19).unwrap_or(&stamp).replace('T', " ")
@@ -347,7 +349,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_of_a_document_becomes_markup() {
+    fn markup_characters_are_escaped() {
         assert_eq!(escape("<b a='\"&"), "&lt;b a=&#39;&quot;&amp;");
     }
 }

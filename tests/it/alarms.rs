@@ -1,4 +1,5 @@
-//! From a broken path to the trap at the receiver, and back.
+//! Alarms from their cause on the network to the SNMP trap at a real snmptrapd, and their clears. The tests run whole
+//! agents with an etcd or a directory as their store.
 
 use std::collections::BTreeMap;
 use std::net::UdpSocket;
@@ -12,10 +13,11 @@ use nix::sys::signal::Signal;
 
 use crate::support::{Agent, Etcd, Trapd, address, alone, id, stays, test_document, udp_port, wait_for};
 
-/// What stops on purpose is soon down all the same: these tests stop senders by a document.
+/// Fields of tests that must go down soon: a sender stopped by a document announces its stop, and `max_pause` would
+/// delay the alarm.
 const QUICK: &str = r#","hold_down":"100ms","max_pause":"0s""#;
 
-/// A probe of test `n` as its sender would send it now, moved by `age`.
+/// Returns a probe of test `n` as its sender would send it now, but with a timestamp that is `age` in the past.
 pub fn probe(n: u8, sequence: u32, age: Duration) -> [u8; 108] {
     let now = WallTime::from(std::time::SystemTime::now());
     Probe {
@@ -42,7 +44,7 @@ fn unix_millis(rfc3339: &str) -> i64 {
 }
 
 #[test]
-fn a_killed_sender_is_told_down_in_time_and_up_when_it_is_back() {
+fn down_is_sent_in_time_after_sender_is_killed_and_up_after_restart() {
     let _alone = alone();
     let (etcd, trapd, addr) = (Etcd::start(), Trapd::start(), address());
     let to = format!("{addr}:{}", udp_port(&addr));
@@ -64,7 +66,7 @@ fn a_killed_sender_is_told_down_in_time_and_up_when_it_is_back() {
     assert_eq!(down.value("peerpairFromHost.0"), "host-a");
     assert_eq!(down.value("peerpairTo.0"), to);
     assert!(down.value("peerpairText.0").starts_with("no probe since "), "{down:?}");
-    // Three times 200 ms after the last probe, and at most 100 ms later.
+    // The alarm is due three times 200 ms after the last probe, and may be at most 100 ms late.
     let test = receiver.wait_condition(1, "receiver", "down");
     let silent = unix_millis(test["since"].as_str().unwrap()) - unix_millis(test["last_probe"].as_str().unwrap());
     assert!((600..=700).contains(&silent), "found after {silent} ms");
@@ -74,13 +76,13 @@ fn a_killed_sender_is_told_down_in_time_and_up_when_it_is_back() {
     assert_eq!(up.value("peerpairSeverity.0"), "cleared(1)");
     assert!(up.value("peerpairText.0").starts_with("up again after "), "{up:?}");
     receiver.wait_condition(1, "receiver", "up");
-    // An agent without a record of what it sent before says once of each good test that it is good.
+    // An agent without a record of earlier notifications sends a clear, once, for each test that is up.
     let told = trapd.notifications(&["ConnectionDown", "ConnectionUp"]);
     assert_eq!(told, ["ConnectionUp", "ConnectionDown", "ConnectionUp"]);
 }
 
 #[test]
-fn the_originals_documents_and_traps_go_on_working() {
+fn documents_and_traps_of_the_original_are_supported() {
     let (etcd, trapd, addr) = (Etcd::start(), Trapd::start(), address());
     let to = format!("{addr}:{}", udp_port(&addr));
     etcd.put("config", r#"{"Version":7,"Enabled":true,"FailureLatencyEgregiousMicros":5000000}"#);
@@ -101,7 +103,7 @@ fn the_originals_documents_and_traps_go_on_working() {
     let mut sender = Agent::with_etcd("hostA", etcd.port(), "");
     let receiver = Agent::with_etcd("hostB", etcd.port(), "");
     receiver.wait_condition(1, "receiver", "up");
-    // The default hold of 30 s would keep this test waiting for the Up.
+    // With the default hold-down of 30 s, this test would have to wait for the Up.
     etcd.put("config", r#"{"enabled":true,"version":8,"alarm":{"hold_down":"100ms"}}"#);
     receiver.wait_status("the shorter hold", |status| (status["store"]["revision"].as_u64()? > 7).then_some(()));
     let cold_start = trapd.wait_trap("PEERPAIR-MIB::peerpair.1.0", 0);
@@ -132,7 +134,7 @@ fn the_originals_documents_and_traps_go_on_working() {
 }
 
 #[test]
-fn an_up_follows_in_the_originals_terms_too() {
+fn profile_both_sends_up_in_the_format_of_the_original_too() {
     let (trapd, addr) = (Trapd::start(), address());
     let to = format!("{addr}:{}", udp_port(&addr));
     let both = trapd.sink("both");
@@ -151,7 +153,7 @@ fn an_up_follows_in_the_originals_terms_too() {
 }
 
 #[test]
-fn an_agent_restarted_between_down_and_up_tells_the_up() {
+fn clear_is_sent_after_restart_when_raise_was_notified() {
     let (trapd, addr) = (Trapd::start(), address());
     let to = format!("{addr}:{}", udp_port(&addr));
     let document = test_document(1, ("b", "127.0.0.2:0"), ("b", &to), QUICK);
@@ -159,12 +161,12 @@ fn an_agent_restarted_between_down_and_up_tells_the_up() {
     let mut agent = Agent::with_dir("b", &[("tests/b/1.json", silent)], &trapd.sink("standard"));
     trapd.wait_trap("ConnectionDown", 0);
     agent.kill();
-    // The sender comes back while this agent is away.
+    // The sender returns while this agent is stopped.
     agent.document("tests/b/1.json", &document);
     agent.restart();
     trapd.wait_trap("ConnectionUp", 0);
     agent.wait_condition(1, "receiver", "up");
-    // And away again, under a test that was removed meanwhile.
+    // The sender stops once more, and the test is removed while this agent is stopped.
     agent.document("tests/b/1.json", &document.replacen("\"from_host\":\"b\"", "\"from_host\":\"a\"", 1));
     trapd.wait_trap("ConnectionDown", 1);
     agent.kill();
@@ -174,7 +176,7 @@ fn an_agent_restarted_between_down_and_up_tells_the_up() {
 }
 
 #[test]
-fn a_removed_and_a_disabled_test_clear_their_alarms() {
+fn alarms_are_cleared_when_tests_are_removed_or_disabled() {
     let (trapd, addr) = (Trapd::start(), address());
     let to = format!("{addr}:{}", udp_port(&addr));
     let document = |n, more: &str| test_document(n, ("a", "127.0.0.2:0"), ("b", &to), &format!("{QUICK}{more}"));
@@ -190,9 +192,9 @@ fn a_removed_and_a_disabled_test_clear_their_alarms() {
     agent.wait_status("no alarms", |status| status["alarms"].as_array()?.is_empty().then_some(()));
 }
 
-/// 20 changes within a few seconds, under a hold of three.
+/// Changes the condition of a test 20 times within a few seconds, with a hold-down of 3 s.
 #[test]
-fn a_flapping_test_is_told_seldom_and_truly() {
+fn flapping_is_limited_by_hold_down_and_the_last_trap_is_correct() {
     let (trapd, addr) = (Trapd::start(), address());
     let to = format!("{addr}:{}", udp_port(&addr));
     let more = r#","send_every":"20ms","expect_every":"40ms","raise_after":2,"clear_after":2,"hold_down":"3s""#;
@@ -218,10 +220,10 @@ fn a_flapping_test_is_told_seldom_and_truly() {
         probe_until("up");
         probe_until("down");
     }
-    // One at once, then at most one for each hold: they are at least three seconds apart.
+    // The first trap is sent at once, and at most one per hold-down follows: they are at least three seconds apart.
     let sent = trapd.notifications(&["ConnectionDown", "ConnectionUp"]).len() as u64;
     assert!(sent <= 2 + begun.elapsed().as_secs() / 3, "{sent} traps in {:?}", begun.elapsed());
-    // What it ends with is what its receiver ends with.
+    // The last trap at the receiver must match the final condition of the test.
     wait_for("the last word", || {
         let status = agent.status();
         let noc = status["sinks"].as_array()?.iter().find(|sink| sink["name"] == "noc")?.clone();
@@ -231,7 +233,7 @@ fn a_flapping_test_is_told_seldom_and_truly() {
 }
 
 #[test]
-fn late_probes_raise_latency_and_impossible_ones_the_clock() {
+fn late_probes_raise_latency_and_implausible_delays_raise_clock_fault() {
     let (trapd, addr) = (Trapd::start(), address());
     let to = format!("{addr}:{}", udp_port(&addr));
     let document =
@@ -261,7 +263,7 @@ fn late_probes_raise_latency_and_impossible_ones_the_clock() {
 }
 
 #[test]
-fn strangers_make_one_alarm_and_no_flood() {
+fn unknown_packets_raise_one_alarm_and_write_few_log_lines() {
     let (trapd, addr) = (Trapd::start(), address());
     let to = format!("{addr}:{}", udp_port(&addr));
     let document = test_document(1, ("b", "127.0.0.2:0"), ("b", &to), QUICK);
@@ -305,9 +307,9 @@ fn strangers_make_one_alarm_and_no_flood() {
     assert_eq!(agent.wait_exit().code(), Some(0));
 }
 
-/// 1,000 tests whose probes all come at the same instant, once a second.
+/// Sends the probes of 1,000 tests at the same instant, once a second.
 #[test]
-fn a_burst_is_taken_whole_and_raises_nothing() {
+fn burst_of_1000_probes_is_received_without_loss_or_alarm() {
     let _alone = alone();
     let addr = address();
     let port = udp_port(&addr);
@@ -335,7 +337,8 @@ fn a_burst_is_taken_whole_and_raises_nothing() {
             octets[68..72].copy_from_slice(&n.to_be_bytes());
             source.send_to(&octets, &to).unwrap();
         }
-        // The next burst is due one second after this one: that is what is tested, not waited for.
+        // The next burst is due one second after this one; the sleep is part of the tested timing and waits for no
+        // condition.
         begun += Duration::from_secs(1);
         std::thread::sleep(begun.saturating_duration_since(std::time::Instant::now()));
     }
@@ -352,9 +355,9 @@ fn a_burst_is_taken_whole_and_raises_nothing() {
     assert_eq!(agent.logged("alarm raised"), 0);
 }
 
-/// A receiver of plain traps that is away says so, at least on this host: nothing is lost by it.
+/// An unreachable trap receiver on the same host is detected by ICMP errors, so that no trap is lost in the meantime.
 #[test]
-fn what_a_dead_receiver_misses_is_told_when_it_is_back() {
+fn pending_notifications_are_sent_when_receiver_is_reachable_again() {
     let (mut trapd, addr) = (Trapd::start(), address());
     let to = format!("{addr}:{}", udp_port(&addr));
     let document = test_document(1, ("b", "127.0.0.2:0"), ("b", &to), QUICK);
@@ -376,9 +379,10 @@ fn what_a_dead_receiver_misses_is_told_when_it_is_back() {
     assert_eq!(agent.logged("a message did not reach the receiver"), 1, "{}", agent.log());
 }
 
-/// Containers have a new name each time: what was told under the old one is taken back.
+/// A container may have a new host name after each start: alarms raised under the previous name must be cleared under
+/// it.
 #[test]
-fn renamed_host_clears_what_it_told_under_its_old_name() {
+fn renamed_host_clears_alarms_notified_under_its_previous_name() {
     let (trapd, addr) = (Trapd::start(), address());
     let to = format!("{addr}:{}", udp_port(&addr));
     let document = test_document(1, ("a", "127.0.0.2:0"), ("b", &to), "");
@@ -395,9 +399,9 @@ fn renamed_host_clears_what_it_told_under_its_old_name() {
     assert_eq!(up.value("peerpairAgent.0"), "b");
 }
 
-/// The grace is for silence from the start; the first probe ends it.
+/// The startup grace applies only until the first probe; a timeout after it is judged with the normal interval.
 #[test]
-fn an_outage_soon_after_the_start_is_found_in_time() {
+fn outage_after_first_probe_is_detected_despite_startup_grace() {
     let _alone = alone();
     let addr = address();
     let to = format!("{addr}:{}", udp_port(&addr));
@@ -410,10 +414,10 @@ fn an_outage_soon_after_the_start_is_found_in_time() {
     assert!((600..=700).contains(&silent), "found after {silent} ms");
 }
 
-/// The documents name a sink for the receiver that the bootstrap's sink has told so far: the one
-/// hands over to the other, and the receiver never believes that what is down is up.
+/// A sink in the documents replaces the sink of the bootstrap file for the same receiver. The handover must not send
+/// a clear for an alarm that is still raised.
 #[test]
-fn a_hand_over_between_sinks_tells_no_false_clear() {
+fn handover_between_sinks_sends_no_false_clear() {
     let (trapd, other, addr) = (Trapd::start(), Trapd::start(), address());
     let to = format!("{addr}:{}", udp_port(&addr));
     let document = test_document(1, ("a", "127.0.0.2:0"), ("b", &to), r#","hold_down":"1s""#);
@@ -424,7 +428,8 @@ fn a_hand_over_between_sinks_tells_no_false_clear() {
     trapd.wait_trap("ConnectionDown", 1);
     stays("no clear is told", Duration::from_secs(2), || trapd.notifications(&["ConnectionUp"]).is_empty());
 
-    // To another receiver: the first one is told that it hears no more of it, the other what stands.
+    // With another target, the previous receiver gets a clear that names the reason, and the new one gets the raised
+    // alarm.
     agent.document("config.json", &sinks(other.port()));
     other.wait_trap("ConnectionDown", 0);
     assert_eq!(trapd.wait_trap("ConnectionUp", 0).value("peerpairText.0"), "told to other receivers from now on");
@@ -432,13 +437,13 @@ fn a_hand_over_between_sinks_tells_no_false_clear() {
     agent.document("tests/b/1.json", &live);
     other.wait_trap("ConnectionUp", 0);
     assert_eq!(trapd.notifications(&["ConnectionUp"]).len(), 1);
-    // Nobody was told of a start but at the start.
+    // A coldStart trap is sent only when the agent starts, never because sinks have changed.
     assert_eq!((trapd.notifications(&["coldStart"]).len(), other.notifications(&["coldStart"]).len()), (1, 0));
 }
 
-/// A sink that is taken away and put back while it still has much to tell goes on where it was.
+/// A sink that is removed and added again, while many of its notifications are pending, continues where it stopped.
 #[test]
-fn a_sink_taken_away_and_put_back_tells_no_false_clear() {
+fn sink_removed_and_added_again_leaves_no_false_clear() {
     let (trapd, addr) = (Trapd::start(), address());
     let to = format!("{addr}:{}", udp_port(&addr));
     let documents: Vec<(String, String)> = (1..=8)
@@ -457,7 +462,7 @@ fn a_sink_taken_away_and_put_back_tells_no_false_clear() {
     agent.document("config.json", r#"{"alarm":{"group_min":0}}"#);
     trapd.wait_trap("ConnectionUp", 0);
     agent.document("config.json", &slow);
-    // Whoever was told up is told down again; nobody else is told anything.
+    // Alarms that were cleared for the receiver are raised again; others cause no notification.
     wait_for("the receiver to know all eight again", || {
         let told: BTreeMap<String, String> = trapd
             .traps()

@@ -1,4 +1,5 @@
-//! The dry run.
+//! Tests of `check-config`, which reads a host's documents and prints its plan and all findings, without starting an
+//! agent.
 
 use std::net::UdpSocket;
 use std::path::Path;
@@ -28,7 +29,7 @@ fn tree(documents: &[(&str, String)]) -> tempfile::TempDir {
     directory
 }
 
-/// A good tree whose addresses have this port.
+/// Returns a directory with valid documents in which every destination has port `port`.
 fn good(port: u16) -> tempfile::TempDir {
     let document = |n, from, host, to| test_document(n, from, (host, &format!("{to}:{port}")), "");
     let directory = tree(&[("config.json", r#"{"enabled":true,"version":3}"#.to_owned())]);
@@ -45,9 +46,9 @@ fn good(port: u16) -> tempfile::TempDir {
     directory
 }
 
-/// Eight flows, half of them long, and each probe comes back.
+/// The test has eight flows, four of them with packets of 1400 octets, and every probe is reflected.
 #[test]
-fn the_load_counts_flows_sizes_and_answers() {
+fn estimated_load_includes_flows_sizes_and_reflected_packets() {
     let more = r#","mode":"two_way","flows":2,"dscp":[0,46],"size":1400"#;
     let text = test_document(4, ("host-b", "127.0.0.3:8621"), ("host-a", "127.0.0.2:8620"), more);
     let directory = tree(&[
@@ -70,8 +71,8 @@ fn the_load_counts_flows_sizes_and_answers() {
 }
 
 #[test]
-fn a_good_tree_shows_what_the_host_would_do() {
-    // Nothing is bound: the address is taken, and that is no finding.
+fn valid_documents_print_the_plan_of_the_host() {
+    // The command binds no socket: an address that another program uses is no finding.
     let taken = UdpSocket::bind("127.0.0.3:0").unwrap();
     let port = taken.local_addr().unwrap().port();
     let directory = good(port);
@@ -88,7 +89,7 @@ fn a_good_tree_shows_what_the_host_would_do() {
 }
 
 #[test]
-fn every_finding_is_printed_with_its_place_and_a_way_out() {
+fn every_finding_is_printed_with_location_and_help() {
     let directory = good(8620);
     let documents = directory.path().join("documents");
     write(&documents.join("tests/host-b/5.json"), "{\"id\": \"x\",}");
@@ -102,14 +103,14 @@ fn every_finding_is_printed_with_its_place_and_a_way_out() {
     );
     let output = check(directory.path(), &[]);
     assert_eq!(output.status.code(), Some(78));
-    // The resolver's own words differ between systems.
+    // The text of resolver errors differs between systems, so only the part before it is compared.
     let shown = text(&output);
     let lines: Vec<&str> = shown.lines().map(|line| line.split(": failed to lookup").next().unwrap()).collect();
     insta::assert_snapshot!(lines.join("\n"));
 }
 
 #[test]
-fn warnings_count_where_they_are_denied() {
+fn warnings_fail_only_with_deny_warnings() {
     let directory = good(8620);
     write(&directory.path().join("documents/hosts/host-b.json"), r#"{"enabled":true,"colour":"blue"}"#);
     assert_eq!(check(directory.path(), &[]).status.code(), Some(0));
@@ -117,7 +118,7 @@ fn warnings_count_where_they_are_denied() {
 }
 
 #[test]
-fn another_host_is_checked_by_name() {
+fn option_host_checks_the_plan_of_another_host() {
     let directory = good(8620);
     let output = check(directory.path(), &["--host", "host-c"]);
     assert!(text(&output).starts_with("host-c, "), "{}", text(&output));
@@ -125,7 +126,7 @@ fn another_host_is_checked_by_name() {
 }
 
 #[test]
-fn a_bad_bootstrap_file_and_a_store_that_is_away() {
+fn invalid_bootstrap_file_exits_78_and_unreachable_store_exits_1() {
     let directory = good(8620);
     write(&directory.path().join("peerpair.toml"), "[stor]\nkind = \"dir\"\n");
     let output = check(directory.path(), &[]);
@@ -140,7 +141,7 @@ fn a_bad_bootstrap_file_and_a_store_that_is_away() {
 }
 
 #[test]
-fn it_reads_the_real_store() {
+fn documents_are_read_from_etcd_given_by_config_server() {
     let etcd = Etcd::start();
     etcd.put_test(["host-b"], "one", &test_document(1, ("host-a", ""), ("host-b", "127.0.0.3:8620"), ""));
     let directory = good(8620);

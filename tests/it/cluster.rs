@@ -1,5 +1,5 @@
-//! What etcd does to its clients: compaction, lost members, a full database, users, certificates; and
-//! which API is chosen.
+//! Agents with real etcd servers and clusters: compaction, lost members, a full database, users, certificates, and
+//! the choice between the v2 and v3 API. Most tests run with etcd 3.4 and 3.5.
 
 use std::path::Path;
 
@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 
 use crate::support::{Agent, Etcd, Flavour, address, http, stays, tcp_port, test_document, udp_port, wait_for, write};
 
-/// A test that agent `b` receives, and nobody sends: enough to see which documents are in force.
+/// Returns the document of a test that agent `b` receives and that has no sender: enough to see which documents are
+/// in force.
 fn document(n: u8) -> String {
     test_document(n, ("a", "127.0.0.2:0"), ("b", "127.0.0.3:8620"), r#","startup_grace":"10m""#)
 }
@@ -25,8 +26,8 @@ fn wait_error(agent: &Agent, words: &str) -> String {
     })
 }
 
-/// An agent that is too slow for what happens meanwhile is told so by a watch that is canceled, while
-/// its stream stays open.
+/// Stops an agent with SIGSTOP and compacts the revisions that it has not received. etcd then cancels the watch but
+/// leaves its stream open, and the agent must list all documents again.
 fn compacted_behind_its_back(flavour: Flavour) {
     let etcd = Etcd::of(flavour);
     etcd.put("tests/b/1", &document(1));
@@ -50,16 +51,17 @@ fn compacted_behind_its_back(flavour: Flavour) {
 }
 
 #[test]
-fn compacted_behind_the_back_of_a_watcher_of_3_4() {
+fn documents_are_listed_again_after_compaction_with_etcd_3_4() {
     compacted_behind_its_back(Flavour::V3Of34);
 }
 
 #[test]
-fn compacted_behind_the_back_of_a_watcher_of_3_5() {
+fn documents_are_listed_again_after_compaction_with_etcd_3_5() {
     compacted_behind_its_back(Flavour::V3Of35);
 }
 
-/// Tests go on without a quorum, one member is enough to come back by, and each change arrives.
+/// Kills two of three members: tests continue without a quorum, one member suffices for an agent's start, and every
+/// later change arrives.
 fn two_of_three_members_lost_and_back(flavour: Flavour) {
     let mut members = Etcd::three(flavour);
     members[0].put("tests/b/1", &document(1));
@@ -72,7 +74,7 @@ fn two_of_three_members_lost_and_back(flavour: Flavour) {
     members[2].kill();
     agent.wait_status("the loss", |status| (status["store"]["connected"] == false).then_some(()));
     wait_number_of_tests(&agent, 1);
-    // One that knows nothing yet takes what one member says alone.
+    // An agent without documents accepts those that a single member serves without a quorum.
     let late = Agent::with_store("b", &store, "");
     wait_number_of_tests(&late, 1);
     members[1].launch();
@@ -81,7 +83,7 @@ fn two_of_three_members_lost_and_back(flavour: Flavour) {
     members[2].put("tests/b/2", &document(2));
     wait_number_of_tests(&agent, 2);
     wait_number_of_tests(&late, 2);
-    // Any one of them may go.
+    // With a quorum left, the failure of any one member must not delay changes.
     for n in 0..3 {
         members[n].kill();
         let other = (n + 1) % 3;
@@ -93,18 +95,18 @@ fn two_of_three_members_lost_and_back(flavour: Flavour) {
 }
 
 #[test]
-fn two_of_three_members_of_3_4_lost_and_back() {
+fn tests_continue_while_two_of_three_members_are_down_with_etcd_3_4() {
     two_of_three_members_lost_and_back(Flavour::V3Of34);
 }
 
 #[test]
-fn two_of_three_members_of_3_5_lost_and_back() {
+fn tests_continue_while_two_of_three_members_are_down_with_etcd_3_5() {
     two_of_three_members_lost_and_back(Flavour::V3Of35);
 }
 
-/// It takes no more writes, but agents read, also from the start.
+/// A full database rejects writes, but agents continue to read it, also when they start.
 #[test]
-fn a_full_database() {
+fn full_database_rejects_imports_but_agents_continue_to_read() {
     let etcd = Etcd::with(Flavour::V3Of35, &["--quota-backend-bytes", "4000000"]);
     etcd.put("tests/b/1", &document(1));
     let early = Agent::with_etcd("b", etcd.port(), "");
@@ -113,7 +115,7 @@ fn a_full_database() {
     wait_for("a full database", || etcd.ask("kv/put", &filler).is_err().then_some(()));
     let late = Agent::with_etcd("b", etcd.port(), "");
     wait_number_of_tests(&late, 1);
-    // What is removed is heard of; new documents are refused with the reason.
+    // Deletions still reach the agent; an import of new documents fails and reports the reason.
     let directory = tempfile::tempdir().unwrap();
     write(&directory.path().join("docs/tests/b/2.json"), &document(2));
     let output = peerpair(directory.path(), etcd.port(), &["import", "docs", "--yes"]);
@@ -132,7 +134,7 @@ fn peerpair(directory: &Path, port: u16, arguments: &[&str]) -> std::process::Ou
     command.output().unwrap()
 }
 
-/// Tokens end, by age or with the server that gave them; passwords are never shown.
+/// Agents obtain a new token when theirs has expired or the server has been restarted, and never show passwords.
 fn users_and_expired_tokens(flavour: Flavour) {
     let mut etcd = Etcd::with(flavour, &["--auth-token", "simple", "--auth-token-ttl", "1", "--bcrypt-cost", "4"]);
     etcd.put("tests/b/1", &document(1));
@@ -149,7 +151,7 @@ fn users_and_expired_tokens(flavour: Flavour) {
     assert!(error.contains("user `agent`"), "{error}");
     let nobody = Agent::with_store_and_files("b", &store(""), &files);
     wait_error(&nobody, "set [store.auth] user and password_file");
-    // Its token has long expired when the stream ends and everything is listed anew.
+    // The token expired long before the stream ends and all documents are listed again.
     etcd.terminate();
     good.wait_status("the loss", |status| (status["store"]["connected"] == false).then_some(()));
     etcd.restart();
@@ -163,16 +165,16 @@ fn users_and_expired_tokens(flavour: Flavour) {
 }
 
 #[test]
-fn users_and_expired_tokens_of_3_4() {
+fn expired_token_is_renewed_and_bad_login_reported_with_etcd_3_4() {
     users_and_expired_tokens(Flavour::V3Of34);
 }
 
 #[test]
-fn users_and_expired_tokens_of_3_5() {
+fn expired_token_is_renewed_and_bad_login_reported_with_etcd_3_5() {
     users_and_expired_tokens(Flavour::V3Of35);
 }
 
-/// An authority and what it issues, as PEM.
+/// Certificate authority that issues the test's certificates in PEM format.
 struct Authority {
     params: CertificateParams,
     key: KeyPair,
@@ -190,7 +192,7 @@ impl Authority {
         self.params.self_signed(&self.key).unwrap().pem()
     }
 
-    /// A certificate and its key.
+    /// Issues a certificate with these key usages, and returns it with its private key.
     fn issue(&self, usages: &[ExtendedKeyUsagePurpose], common_name: Option<&str>) -> (String, String) {
         let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned(), "localhost".to_owned()]).unwrap();
         params.distinguished_name = rcgen::DistinguishedName::new();
@@ -207,7 +209,7 @@ impl Authority {
 
 const SERVER: &[ExtendedKeyUsagePurpose] = &[ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
 
-/// An etcd that asks for certificates; tests write by a port of its own without.
+/// An etcd that requires client certificates at `port`; the test itself writes through a second port without TLS.
 struct SecureEtcd {
     etcd: Etcd,
     port: u16,
@@ -273,7 +275,7 @@ fn certificates_good_and_bad(flavour: Flavour) {
     let distrusted =
         secure.agent(stranger.issue(&[ExtendedKeyUsagePurpose::ClientAuth], None), &secure.authority.certificate(), "");
     wait_error(&distrusted, "error");
-    // Good files in the place of bad ones are read without a restart.
+    // Corrected certificate files are read again without a restart of the agent.
     let (certificate, key) = client();
     distrusted.file("client.pem", &certificate);
     distrusted.file("client.key", &key);
@@ -298,18 +300,19 @@ fn certificates_good_and_bad(flavour: Flavour) {
 }
 
 #[test]
-fn certificates_good_and_bad_for_3_4() {
+fn valid_certificates_connect_and_invalid_are_reported_with_etcd_3_4() {
     certificates_good_and_bad(Flavour::V3Of34);
 }
 
 #[test]
-fn certificates_good_and_bad_for_3_5() {
+fn valid_certificates_connect_and_invalid_are_reported_with_etcd_3_5() {
     certificates_good_and_bad(Flavour::V3Of35);
 }
 
-/// etcd's gateway dials etcd with the server's own certificate.
+/// The gateway of etcd connects to etcd itself with the server certificate, which therefore needs the usage
+/// clientAuth too.
 #[test]
-fn a_server_certificate_that_is_none_for_clients_is_named() {
+fn server_certificate_without_client_auth_usage_is_reported() {
     for flavour in [Flavour::V3Of34, Flavour::V3Of35] {
         let secure = secure(flavour, &[ExtendedKeyUsagePurpose::ServerAuth]);
         let client = secure.authority.issue(&[ExtendedKeyUsagePurpose::ClientAuth], None);
@@ -319,7 +322,7 @@ fn a_server_certificate_that_is_none_for_clients_is_named() {
 }
 
 #[test]
-fn a_common_name_that_the_gateway_refuses_is_named() {
+fn common_name_that_the_gateway_refuses_is_reported() {
     let mut secure = secure(Flavour::V3Of34, SERVER);
     secure.etcd.enable_auth("p");
     let client = secure.authority.issue(&[ExtendedKeyUsagePurpose::ClientAuth], Some("agent"));
@@ -327,13 +330,13 @@ fn a_common_name_that_the_gateway_refuses_is_named() {
     wait_error(&agent, "use one without a CN");
 }
 
-/// The store that holds documents is read; where both do, people are told.
+/// The agent reads the API that holds documents; if both hold some, it reads v3 and reports that as a remark.
 #[test]
-fn the_api_that_holds_the_documents_is_found() {
+fn api_that_holds_the_documents_is_detected() {
     let etcd = Etcd::of(Flavour::V3Of34);
     let agent = Agent::with_etcd("b", etcd.port(), "");
     agent.wait_status("the store", |status| (status["store"]["connected"] == true).then_some(()));
-    // Nothing is anywhere yet: whichever is written to.
+    // Neither API holds documents yet: the agent must follow the one that is written first.
     etcd.put_v2("tests/b/1", &document(1));
     wait_number_of_tests(&agent, 1);
     let origin = |agent: &Agent| agent.status()["store"]["origin"].as_str().unwrap().to_owned();
@@ -348,9 +351,9 @@ fn the_api_that_holds_the_documents_is_found() {
     assert_eq!(late.logged("documents stand both in"), 1);
 }
 
-/// A server that comes back without the API that held the documents says nothing of them.
+/// A server that returns without the API that held the documents gives no evidence that they were removed.
 #[test]
-fn an_api_that_vanishes_ends_no_test() {
+fn tests_continue_when_the_api_of_their_documents_is_disabled() {
     let mut etcd = Etcd::of(Flavour::V2Of34);
     etcd.put("tests/b/1", &document(1));
     let mut agent = Agent::with_etcd("b", etcd.port(), "");
@@ -360,7 +363,7 @@ fn an_api_that_vanishes_ends_no_test() {
     etcd.restart();
     wait_error(&agent, "does not answer the v2 API");
     stays("its test", std::time::Duration::from_secs(3), || agent.status()["tests"].as_array().unwrap().len() == 1);
-    // Nor after a restart, with only what it kept.
+    // A restart of the agent changes nothing: the config kept on disk stays in force.
     agent.kill();
     agent.restart();
     wait_error(&agent, "does not answer the v2 API");
@@ -372,9 +375,9 @@ fn an_api_that_vanishes_ends_no_test() {
     wait_number_of_tests(&agent, 1);
 }
 
-/// What was left in v2 does not come back when v3 refuses or is emptied.
+/// Documents left behind in v2 must not come into force when v3 denies access or becomes empty.
 #[test]
-fn leftovers_of_the_other_api_do_not_come_back() {
+fn documents_left_in_v2_stay_unused_when_v3_is_denied_or_empty() {
     let mut etcd = Etcd::of(Flavour::V3Of34);
     etcd.put_v3("tests/b/1", &document(1));
     let mut agent = Agent::with_etcd("b", etcd.port(), "");
@@ -398,9 +401,9 @@ fn leftovers_of_the_other_api_do_not_come_back() {
     });
 }
 
-/// An operator moves a fleet from v2 to v3, and the agents move along.
+/// An operator moves the documents of a fleet from v2 to v3, and running agents follow without a restart.
 #[test]
-fn documents_move_from_v2_to_v3() {
+fn agent_follows_documents_moved_from_v2_to_v3() {
     let etcd = Etcd::of(Flavour::V2Of34);
     etcd.put_v2("tests/b/1", &document(1));
     let agent = Agent::with_etcd("b", etcd.port(), "");
@@ -412,9 +415,10 @@ fn documents_move_from_v2_to_v3() {
     assert!(agent.status()["store"]["origin"].as_str().unwrap().starts_with("etcd v3"));
 }
 
-/// The bootstrap file names another store: its documents are taken as they are, and nobody is warned.
+/// After the bootstrap file names another store, its documents are accepted without a warning, since the operator
+/// intended it.
 #[test]
-fn another_store_by_the_bootstrap_file() {
+fn store_changed_in_bootstrap_file_is_accepted_without_warning() {
     let (first, second) = (Etcd::of(Flavour::V3Of34), Etcd::of(Flavour::V2Of34));
     first.put("tests/b/1", &document(1));
     for n in 2..4 {
@@ -430,9 +434,10 @@ fn another_store_by_the_bootstrap_file() {
     assert_eq!(agent.logged("another store answers"), 0, "{}", agent.log());
 }
 
-/// A store that was wiped and written anew counts the same revisions for other documents.
+/// A store that was wiped and filled again may reach the same revision with other documents; the agent must apply
+/// them.
 #[test]
-fn the_same_revision_of_another_document() {
+fn different_document_at_the_same_revision_is_applied() {
     let mut etcd = Etcd::of(Flavour::V3Of34);
     etcd.roll_back_to_nothing(
         |etcd| {
@@ -452,7 +457,7 @@ fn the_same_revision_of_another_document() {
 }
 
 #[test]
-fn an_etcd_that_answers_no_json_is_named() {
+fn server_without_json_api_is_reported() {
     let arguments = ["--enable-grpc-gateway=false", "--enable-v2=false"];
     let etcd = Etcd::with(Flavour::V3Of34, &arguments);
     let agent = Agent::with_etcd("b", etcd.port(), "");
@@ -466,9 +471,9 @@ fn an_etcd_that_answers_no_json_is_named() {
     wait_error(&lost, "not an etcd");
 }
 
-/// Another cluster behind the same name is obeyed, and named.
+/// Another cluster at the same address is accepted as the new store, and reported in the log and the status.
 #[test]
-fn another_cluster_in_the_place_of_the_first() {
+fn replaced_cluster_is_accepted_and_reported() {
     let mut first = Etcd::of(Flavour::V3Of34);
     first.put("tests/b/1", &document(1));
     let agent = Agent::with_etcd("b", first.port(), "");
@@ -481,13 +486,13 @@ fn another_cluster_in_the_place_of_the_first() {
     agent.wait_condition(2, "receiver", "unknown");
     wait_number_of_tests(&agent, 1);
     assert_eq!(agent.logged("another store answers in the place of the one before"), 1, "{}", agent.log());
-    // It stays visible: the first one's documents are gone.
+    // The remark stays in the status, because the documents of the first cluster are no longer in force.
     assert!(agent.status()["store"]["remark"].as_str().unwrap().contains("another store answers"));
 }
 
-/// A lease says that an agent is there, and what of the documents it runs.
+/// Agents publish, under a lease, which documents they run; `rollout` prints the state of every host from that.
 #[test]
-fn agents_say_what_they_run() {
+fn rollout_reports_which_documents_each_agent_runs() {
     let etcd = Etcd::of(Flavour::V3Of35);
     let addr = address();
     let to = format!("{addr}:{}", udp_port(&addr));
@@ -507,12 +512,12 @@ fn agents_say_what_they_run() {
     assert_eq!(code, Some(1));
     assert!(text.contains("a     current"), "{text}");
     assert!(text.contains("b     silent"), "{text}");
-    // It rejects a document; that is said no sooner than half a minute later.
+    // The agent rejects a document, and publishes that no sooner than 30 s after its previous write.
     etcd.put("tests/a/1", &test(1, r#","max_latency":"soon""#));
     a.wait_status("the rejection", |status| status["store"]["rejected"].as_array()?.first().cloned());
     stays("it is not said at once", std::time::Duration::from_secs(2), || said("a") == Some(first.clone()));
     assert!(rollout().1.contains("a     behind"));
-    // A new agent says it at once, with the reason.
+    // A newly started agent publishes the rejection at once, with its reason.
     drop(a);
     let _a = Agent::with_etcd("a", etcd.port(), "");
     wait_for("the rejection", || {

@@ -1,4 +1,5 @@
-//! What operators run beside the agent: export, import, doctor, and the plan of a whole fleet.
+//! Commands that operators run beside the agent: export, import, doctor, and the check of a whole fleet's documents.
+//! The tests run the binary and compare its output and exit code.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -26,7 +27,8 @@ fn bootstrap(directory: &Path, etcd: &Etcd, api: &str) {
     write(&directory.join("peerpair.toml"), &text);
 }
 
-/// From a directory into etcd, changed there, and back: byte for byte where nothing changed.
+/// Imports a directory into etcd, changes documents there, and exports them again: unchanged documents stay identical
+/// byte for byte.
 fn there_and_back(flavour: Flavour, api: &str) {
     let (etcd, directory) = (Etcd::of(flavour), tempfile::tempdir().unwrap());
     let root = directory.path();
@@ -37,7 +39,7 @@ fn there_and_back(flavour: Flavour, api: &str) {
     write(&root.join("docs/tests/a/1.json"), &test);
     write(&root.join("docs/tests/b/1.json"), &test);
 
-    // Nothing is written unasked.
+    // Without `--yes`, nothing is written.
     let output = peerpair(root, &["import", "docs"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(said(&output).contains("nothing was written; --yes"), "{}", said(&output));
@@ -45,7 +47,7 @@ fn there_and_back(flavour: Flavour, api: &str) {
     assert_eq!(output.status.code(), Some(0), "{}", said(&output));
     let text = said(&output);
     assert!(text.contains("4 written, 0 not"), "{text}");
-    // The receiver's copy before the sender's.
+    // The receiver's copy of a test is written before the sender's, so that no probe arrives unexpected.
     assert!(text.find("create  tests/b/1") < text.find("create  tests/a/1"), "{text}");
     let output = peerpair(root, &["import", "docs", "--yes"]);
     assert!(said(&output).contains("4 the same"), "{}", said(&output));
@@ -61,37 +63,37 @@ fn there_and_back(flavour: Flavour, api: &str) {
     assert_eq!(std::fs::read_to_string(root.join("docs/tests/b/1.json")).unwrap(), test);
     assert_eq!(std::fs::read_to_string(root.join("docs/config.toml")).unwrap(), "enabled = true\nversion = 3\n");
 
-    // What is only there stays, unless it is to go.
+    // Documents that exist only in the store are kept, unless `--prune` is given.
     std::fs::remove_file(root.join("docs/sets/new.json")).unwrap();
     let text = said(&peerpair(root, &["import", "docs", "--dry-run"]));
     assert!(text.contains("1 only there, which stay (--prune removes them)"), "{text}");
     let text = said(&peerpair(root, &["import", "docs", "--prune", "--yes"]));
     assert!(text.contains("remove  sets/new") && text.contains("1 written"), "{text}");
 
-    // One bad document, and nothing is written.
+    // A single invalid document prevents the whole import.
     write(&root.join("docs/tests/b/2.json"), "{\"id\":7}");
     let output = peerpair(root, &["import", "docs", "--yes"]);
     assert_eq!(output.status.code(), Some(78));
     assert!(said(&output).contains("tests/b/2.json: id: ") && said(&output).contains("nothing was written"));
 
-    // A fresh directory is a back-up.
+    // An export into a new directory needs no confirmation and serves as a backup.
     assert_eq!(peerpair(root, &["export", "backup"]).status.code(), Some(0));
     assert_eq!(std::fs::read_to_string(root.join("backup/tests/a/1.json")).unwrap(), test);
 }
 
 #[test]
-fn documents_go_to_v2_and_back() {
+fn import_and_export_with_v2_keep_documents_unchanged() {
     there_and_back(Flavour::V2Of34, "v2");
 }
 
 #[test]
-fn documents_go_to_v3_and_back() {
+fn import_and_export_with_v3_keep_documents_unchanged() {
     there_and_back(Flavour::V3Of35, "v3");
 }
 
-/// Whoever can write the store writes no files elsewhere on the host that exports it.
+/// A user who can write to the store must not be able to write files outside the export directory.
 #[test]
-fn an_export_stays_in_its_directory() {
+fn export_writes_no_file_outside_its_directory() {
     let (etcd, directory) = (Etcd::of(Flavour::V3Of34), tempfile::tempdir().unwrap());
     let root = directory.path();
     bootstrap(root, &etcd, "v3");
@@ -104,9 +106,9 @@ fn an_export_stays_in_its_directory() {
     assert!(!root.join("a/b/escaped.json").exists() && !root.join("a/escaped.json").exists());
 }
 
-/// A directory that holds no documents empties no store.
+/// An import with `--prune` from a directory without documents must not delete the documents in the store.
 #[test]
-fn an_import_of_nothing_is_refused() {
+fn import_without_documents_is_refused() {
     let (etcd, directory) = (Etcd::of(Flavour::V3Of34), tempfile::tempdir().unwrap());
     let root = directory.path();
     bootstrap(root, &etcd, "v3");
@@ -120,9 +122,9 @@ fn an_import_of_nothing_is_refused() {
     assert!(said(&peerpair(root, &["import", "docs", "--yes"])).contains("no place for a document: sub/"));
 }
 
-/// A tree with every fault that is found from one place.
+/// Checks a fleet whose documents contain every fault that can be detected on a single host.
 #[test]
-fn a_broken_fleet_says_everything_that_is_wrong_with_it() {
+fn check_config_of_all_hosts_reports_every_finding() {
     let directory = tempfile::tempdir().unwrap();
     let root = directory.path();
     write(
@@ -170,7 +172,7 @@ fn a_broken_fleet_says_everything_that_is_wrong_with_it() {
     }
     let output = peerpair(root, &["check-config", "--all-hosts"]);
     assert_eq!(output.status.code(), Some(78), "{}", said(&output));
-    // The resolver's own words differ between systems.
+    // The text of resolver errors differs between systems, so only the part before it is compared.
     let text = said(&output).replace(&root.display().to_string(), "DIRECTORY");
     let lines: Vec<&str> = text.lines().map(|line| line.split(": failed to lookup").next().unwrap()).collect();
     insta::assert_snapshot!(lines.join("\n"));
@@ -179,9 +181,9 @@ fn a_broken_fleet_says_everything_that_is_wrong_with_it() {
     assert_eq!(json["hosts"].as_array().unwrap().len(), 5);
 }
 
-/// What a change would do, before it is made: against a running agent, and against a directory.
+/// Prints the effect of a change before it is made, compared with a running agent and with a directory.
 #[test]
-fn the_difference_to_what_runs_and_to_a_directory() {
+fn check_config_prints_difference_to_running_agent_and_directory() {
     let test = |n, more: &str| test_document(n, ("b", "127.0.0.2:0"), ("b", "127.0.0.3:8620"), more);
     let agent = Agent::with_dir("b", &[("tests/b/1.json", test(1, "")), ("tests/b/2.json", test(2, ""))], "");
     agent.wait_status("both tests", |status| (status["tests"].as_array()?.len() == 4).then_some(()));
@@ -221,7 +223,7 @@ fn the_difference_to_what_runs_and_to_a_directory() {
 }
 
 #[test]
-fn the_doctor_says_what_is_wrong_and_what_to_do() {
+fn doctor_reports_unreachable_store_member_and_receiver() {
     let (etcd, directory) = (Etcd::of(Flavour::V3Of34), tempfile::tempdir().unwrap());
     let root = directory.path();
     etcd.put("tests/b/1", &test_document(1, ("a", ""), ("b", "127.0.0.3:8620"), ""));

@@ -1,4 +1,5 @@
-//! Notifications per fault, counted at a real snmptrapd and a real Alertmanager.
+//! Number of notifications that each fault causes, counted at a real snmptrapd and a real Alertmanager: one raise and
+//! one clear per fault.
 
 use std::time::Duration;
 
@@ -7,12 +8,12 @@ use super::support::{
     Agent, Alertmanager, HttpReceiver, Request, Trapd, address, alone, id, stays, test_document, udp_port, wait_for,
 };
 
-/// Time in which a second message would come at the latest: groups wait for 1 s, and holds last 1 s.
+/// Time within which any further notification would arrive: `group_wait` and `hold_down` are 1 s each.
 const A_WHILE: Duration = Duration::from_secs(8);
 const SETTINGS: &str = r#"{"alarm":{"group_wait":"1s","hold_down":"1s"}}"#;
 const LIMITS: &str = r#","max_loss":"5%","loss_window":"3s","max_latency":"500ms""#;
 
-/// Two receivers that count notifications.
+/// An snmptrapd and an Alertmanager, both of which count the notifications of the same agents.
 struct Receivers {
     trapd: Trapd,
     alertmanager: Alertmanager,
@@ -28,7 +29,8 @@ impl Receivers {
         format!("{}[[sink]]\nname = \"am\"\nkind = \"alertmanager\"\nurl = \"{url}\"\n", self.trapd.sink("standard"))
     }
 
-    /// Returns all notifications but those of a first start.
+    /// Returns the notifications of both receivers, without the coldStart trap and the clears of an agent's first
+    /// start.
     fn messages(&self) -> (Vec<String>, Vec<String>) {
         let traps = self.trapd.traps().into_iter().filter(|trap| {
             let greets = trap.notification.ends_with("coldStart");
@@ -38,7 +40,7 @@ impl Receivers {
         (traps.collect(), self.alertmanager.notified())
     }
 
-    /// Waits until both were told so, and sees that nothing follows.
+    /// Waits until both receivers have these notifications, and checks that no further one follows.
     #[track_caller]
     fn expect(&self, what: &str, traps: &[&str], alerts: &[&str]) {
         wait_for(what, || {
@@ -55,7 +57,7 @@ impl Receivers {
     }
 }
 
-/// Tests between these hosts, `each` in each direction: the path in the store, and the document.
+/// Returns the documents of a full mesh between `hosts`, with `each` tests per direction, as pairs of path and text.
 fn mesh(hosts: &[(&str, String)], each: u8) -> Vec<(String, String)> {
     let mut documents = Vec::new();
     let mut n = 0;
@@ -79,14 +81,14 @@ fn place() -> String {
     format!("{addr}:{}", udp_port(&addr))
 }
 
-/// Returns the documents that concern this host.
+/// Returns the documents that a host reads: its own tests and the config.
 fn of<'a>(host: &str, documents: &'a [(String, String)]) -> Vec<(&'a str, String)> {
     let own = format!("tests/{host}/");
     let of_host = documents.iter().filter(|(path, _)| path.starts_with(&own) || path == "config.json");
     of_host.map(|(path, text)| (path.as_str(), text.clone())).collect()
 }
 
-/// Waits until all tests that end here are up, and every receiver knows all.
+/// Waits until all tests received by this agent are up, no alarm is raised and no notification is pending.
 #[track_caller]
 fn wait_calm(agent: &Agent, tests: usize) {
     agent.wait_status("all tests up and nothing to tell", |status| {
@@ -97,7 +99,7 @@ fn wait_calm(agent: &Agent, tests: usize) {
     });
 }
 
-/// Fifteen tests each way.
+/// Starts the agents `x` and `b` with fifteen tests in each direction, and waits until all are up.
 fn pair(receivers: &Receivers) -> (Agent, Agent) {
     let documents = mesh(&[("x", place()), ("b", place())], 15);
     let x = Agent::with_dir("x", &of("x", &documents), "");
@@ -108,7 +110,7 @@ fn pair(receivers: &Receivers) -> (Agent, Agent) {
 }
 
 #[test]
-fn killed_host_is_told_once_and_its_return_once() {
+fn killed_host_causes_one_notification_and_its_return_one_clear() {
     let _alone = alone();
     let receivers = Receivers::start();
     let (mut x, b) = pair(&receivers);
@@ -124,7 +126,7 @@ fn killed_host_is_told_once_and_its_return_once() {
 }
 
 #[test]
-fn planned_stop_and_start_is_told_to_nobody() {
+fn planned_stop_and_start_causes_no_notification() {
     let _alone = alone();
     let receivers = Receivers::start();
     let (mut x, b) = pair(&receivers);
@@ -138,9 +140,9 @@ fn planned_stop_and_start_is_told_to_nobody() {
     assert_eq!((x.logged("alarm raised"), b.logged("alarm raised")), (0, 0), "{}", b.log());
 }
 
-/// Three hosts, ten tests each way between any two; one link is cut in both directions, and mended.
+/// Three hosts run ten tests in each direction between any two; one link is cut in both directions, and repaired.
 #[test]
-fn cut_link_of_a_mesh_is_told_once_by_each_end() {
+fn cut_link_in_a_mesh_causes_one_notification_from_each_end() {
     let Some(network) = Network::pair() else { return };
     let _alone = alone();
     let receivers = network.a.run(Receivers::start);
@@ -157,9 +159,9 @@ fn cut_link_of_a_mesh_is_told_once_by_each_end() {
     receivers.expect("and one of its end", &traps, &["firing", "firing", "resolved", "resolved"]);
 }
 
-/// A receiver refuses one alarm: the others arrive, at both receivers.
+/// A webhook receiver that always refuses one alarm must still get the others, as must snmptrapd.
 #[test]
-fn receiver_that_refuses_one_alarm_for_ever_is_told_the_others() {
+fn receiver_that_refuses_one_alarm_gets_the_others() {
     let (choosy, trapd) = (HttpReceiver::start(), Trapd::start());
     choosy.refuse(&id(1));
     let to = place();

@@ -1,4 +1,5 @@
-//! What other programs make of our packets, and we of theirs.
+//! Interoperability with independent implementations: tshark and scapy decode the agent's probes, stamp-suite
+//! reflects and sends STAMP packets, and promtool and the OpenMetrics reference parser read the metrics.
 
 use std::io::Write as _;
 use std::process::{Command, Output, Stdio};
@@ -91,9 +92,9 @@ fn tshark_reads_our_probes_as_twamp_test() {
     assert_eq!(found[2..6].iter().map(|found| meant(found)).collect::<Vec<_>>(), bits, "{read}");
 }
 
-/// Every field of a signed and padded probe, as scapy's STAMP layer names them.
+/// Compares every field of a signed and padded probe with the values that scapy's STAMP layer decodes.
 #[test]
-fn scapy_agrees_field_by_field() {
+fn scapy_decodes_every_field_of_a_signed_probe() {
     const SCRIPT: &str = r#"
 import json, sys
 from scapy.contrib.stamp import STAMPSessionSenderTestUnauthenticated as Probe
@@ -123,7 +124,7 @@ print(json.dumps([probe.seq, int(ts), [int(error.S), int(error.Z), int(error.sca
     assert_eq!(read[4], tlvs);
 }
 
-/// The reflector of another origin at an address; with a key it verifies the HMAC TLV.
+/// Starts stamp-suite, an independent session reflector, at an address; with a key it verifies the HMAC TLV.
 fn stamp_suite(at: &str, port: u16, key: Option<&std::path::Path>) -> Process {
     let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/target/stamp-suite/bin/stamp-suite"));
     command.args(["-i", "-S", at, "-o", &port.to_string()]).env("NO_COLOR", "1");
@@ -152,7 +153,7 @@ fn ping(arguments: &[&str]) -> (Option<i32>, Vec<Value>) {
 }
 
 #[test]
-fn a_reflector_of_another_origin_answers_our_pings() {
+fn ping_is_answered_by_an_independent_reflector() {
     let (at, directory) = (address(), tempfile::tempdir().unwrap());
     let port = udp_port(&at);
     let plain = stamp_suite(&at, port, None);
@@ -166,7 +167,7 @@ fn a_reflector_of_another_origin_answers_our_pings() {
     );
     assert!(summary["round_trip"]["p50"].as_f64().unwrap() < 0.1 && lines[0]["round_trip"].as_f64().unwrap() > 0.0);
     drop(plain);
-    // It verifies what we signed, and we what it signed.
+    // The reflector verifies the signature of the probes, and `ping` verifies the signature of the replies.
     let key = key_file(directory.path(), &"5a".repeat(32));
     let port = udp_port(&at);
     let keyed = stamp_suite(&at, port, Some(&key));
@@ -178,7 +179,7 @@ fn a_reflector_of_another_origin_answers_our_pings() {
     let (code, lines) = ping(&[&target, "--count", "2", "--timeout", "300ms", "--key", wrong.to_str().unwrap()]);
     assert_eq!((code, &lines.last().unwrap()["received"]), (Some(1), &Value::from(0)), "{lines:?}");
     drop(keyed);
-    // Nobody is there.
+    // After the reflector has stopped, its port is unreachable.
     let (code, lines) = ping(&[&target, "--count", "2", "--timeout", "300ms"]);
     assert_eq!((code, &lines.last().unwrap()["lost"]), (Some(1), &Value::from(2)));
     assert!(
@@ -188,7 +189,7 @@ fn a_reflector_of_another_origin_answers_our_pings() {
 }
 
 #[test]
-fn a_test_in_two_ways_needs_no_agent_at_the_other_end() {
+fn two_way_test_works_with_an_independent_reflector() {
     let (from, to) = (address(), address());
     let port = udp_port(&to);
     let document = test_document(
@@ -212,7 +213,7 @@ fn a_test_in_two_ways_needs_no_agent_at_the_other_end() {
 }
 
 #[test]
-fn a_sender_of_another_origin_is_answered_where_that_is_wanted() {
+fn independent_sender_is_answered_only_with_reflect_foreign() {
     let at = address();
     let port = udp_port(&at);
     let document = test_document(1, ("a", "127.0.0.1:0"), ("b", &format!("{at}:{port}")), "");
@@ -231,14 +232,14 @@ fn a_sender_of_another_origin_is_answered_where_that_is_wanted() {
     agent.document("hosts/b.json", r#"{"reflect_foreign":true}"#);
     wait_for("answers", || (ask() == 5).then_some(()));
     wait_for("their number", || (agent.status()["listeners"][0]["reflected"].as_u64()? >= 5).then_some(()));
-    // Our own ping is a stranger too.
+    // A `ping` has no test in the documents either, so it is answered only because `reflect_foreign` is set.
     let (code, lines) = ping(&[&format!("{at}:{port}"), "--count", "3"]);
     assert_eq!((code, &lines.last().unwrap()["received"]), (Some(0), &Value::from(3)), "{lines:?}");
 }
 
-/// Strictly, by the reference parser; and by promtool, which knows the older format.
+/// Checks the metrics strictly with the OpenMetrics reference parser, and in the older text format with promtool.
 #[test]
-fn metrics_are_as_prometheus_wants_them() {
+fn metrics_pass_promtool_and_the_openmetrics_parser() {
     const STRICT: &str = "
 import sys
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse
@@ -278,7 +279,7 @@ print(len(names))
     with_input(Command::new(promtool).args(["check", "rules", rules]), "", "tests/run, which fetches promtool");
     let said = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/prometheus-rules-test.yml");
     with_input(Command::new(promtool).args(["test", "rules", said]), "", "tests/run, which fetches promtool");
-    // Rules and dashboard speak of metrics that there are.
+    // Alerting rules and dashboard must refer only to metrics that the agent exports.
     let dashboard =
         std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/config-examples/grafana-dashboard.json"))
             .unwrap();
@@ -297,12 +298,12 @@ print(len(names))
     }
 }
 
-/// Families without a series in a quiet agent.
+/// Returns whether a metric family has no series while an agent has neither alarms nor a time server.
 fn is_empty_now(name: &str) -> bool {
     ["peerpair_clock_ntp_offset_seconds", "peerpair_alarm_raised", "peerpair_test_suppressed"].contains(&name)
 }
 
-/// OpenMetrics as the older text format: counters are announced by their full name.
+/// Converts OpenMetrics to the older text format, in which a counter is declared by its full name, `_total` included.
 fn older(text: &str) -> String {
     let counters: Vec<&str> =
         text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter")).collect();

@@ -1,4 +1,5 @@
-//! What an agent does without its store, and with documents that are wrong as a whole.
+//! Agents without their store, and with sets of documents that are unusable as a whole: the config kept on disk stays
+//! in force, and no alarm is raised for what only changed.
 
 use std::time::Duration;
 
@@ -15,15 +16,16 @@ fn place() -> String {
     format!("{addr}:{}", udp_port(&addr))
 }
 
-/// The whole of it: kept on disk, used when the store is away, left for the store's word when it is back.
+/// The config is kept on disk, used while the store is unreachable, and replaced by the store's documents as soon as
+/// it returns.
 #[test]
-fn an_agent_that_starts_while_its_store_is_away_runs_what_it_kept() {
+fn kept_config_is_used_when_store_is_unreachable_at_start() {
     let (mut etcd, to) = (Etcd::of(Flavour::V3Of34), place());
     etcd.put("tests/b/1", &document(1, &to));
     etcd.put("tests/b/2", &document(2, &to));
     let mut agent = Agent::with_etcd("b", etcd.port(), "");
     agent.wait_condition(2, "receiver", "up");
-    // The last good version of a document that has gone bad is kept, not the bad one.
+    // For a document that has become invalid, the last good version is kept instead.
     etcd.put("tests/b/2", "{");
     agent.wait_status("the rejection", |status| status["store"]["rejected"].as_array()?.first().cloned());
     wait_kept(&agent, "tests/b/2");
@@ -44,12 +46,12 @@ fn an_agent_that_starts_while_its_store_is_away_runs_what_it_kept() {
     etcd.restart();
     agent.wait_status("the store", |status| (status["store"]["state"] == "current").then_some(()));
     let status = agent.status();
-    // Still bad, and its last good version of before the restart is in force.
+    // The document is still invalid, and its last good version from before the restart is in force.
     assert_eq!(status["store"]["rejected"][0]["last_good_in_force"], true);
     assert_eq!(test(&status, 2, "receiver").unwrap()["condition"], "up");
 }
 
-/// Waits until what is kept on disk holds these words.
+/// Waits until the config kept on disk contains this text.
 fn wait_kept(agent: &Agent, words: &str) {
     wait_for("the config on disk", || {
         let files = std::fs::read_dir(agent.path("state")).ok()?;
@@ -59,14 +61,14 @@ fn wait_kept(agent: &Agent, words: &str) {
     });
 }
 
-/// The newest copy, not what is still written, or was before.
+/// Returns whether a file is the newest kept config, neither a temporary file nor the previous copy.
 fn is_kept_config(path: &std::path::Path) -> bool {
     let name = path.file_name().unwrap().to_string_lossy();
     name.starts_with("config-b-") && !name.contains('.')
 }
 
 #[test]
-fn what_was_kept_is_used_only_if_it_is_whole_and_of_this_store() {
+fn kept_config_is_used_only_if_intact_and_from_the_same_store() {
     let (mut etcd, to) = (Etcd::of(Flavour::V3Of34), place());
     etcd.put("tests/b/1", &document(1, &to));
     let mut agent = Agent::with_etcd("b", etcd.port(), "");
@@ -80,7 +82,7 @@ fn what_was_kept_is_used_only_if_it_is_whole_and_of_this_store() {
         let files = std::fs::read_dir(agent.path("state")).unwrap().map(|file| file.unwrap().path());
         files.into_iter().find(|path| is_kept_config(path)).unwrap()
     };
-    // The newest is damaged: the one before it is whole.
+    // The newest copy is damaged; the previous one is intact and must be used.
     let path = kept();
     let mut octets = std::fs::read(&path).unwrap();
     let middle = octets.len() / 2;
@@ -90,7 +92,7 @@ fn what_was_kept_is_used_only_if_it_is_whole_and_of_this_store() {
     agent.wait_condition(1, "receiver", "up");
     assert!(test(&agent.status(), 2, "receiver").is_none());
     agent.kill();
-    // Of another store, it is not used.
+    // A config kept from another store must not be used.
     let text = std::fs::read_to_string(agent.path("peerpair.toml")).unwrap();
     let other = text.replace("kind = \"etcd\"\n", "kind = \"etcd\"\nprefix = \"/other\"\n");
     agent.file("peerpair.toml", &other);
@@ -101,7 +103,7 @@ fn what_was_kept_is_used_only_if_it_is_whole_and_of_this_store() {
 }
 
 #[test]
-fn a_state_directory_that_cannot_be_written_is_named_and_stops_nothing() {
+fn unwritable_state_directory_is_logged_and_tests_continue() {
     let to = place();
     let agent = Agent::with_files("b", &[("tests/b/1.json", document(1, &to))], "", &[("state/config-x", "")]);
     agent.wait_condition(1, "receiver", "up");
@@ -115,7 +117,7 @@ fn a_state_directory_that_cannot_be_written_is_named_and_stops_nothing() {
 }
 
 #[test]
-fn documents_for_newer_agents_change_nothing() {
+fn unsupported_schema_keeps_the_previous_config_in_force() {
     let to = place();
     let agent = Agent::with_dir("b", &[("tests/b/1.json", document(1, &to))], "");
     agent.wait_condition(1, "receiver", "up");
@@ -133,9 +135,9 @@ fn documents_for_newer_agents_change_nothing() {
     agent.wait_status("the first test's end", |status| (status["tests"].as_array()?.len() == 2).then_some(()));
 }
 
-/// Nor after a restart: what was kept is in force, and the reason why is still shown.
+/// After a restart the kept config is in force, and the status still reports the unsupported schema.
 #[test]
-fn documents_for_newer_agents_change_nothing_after_a_restart() {
+fn unsupported_schema_keeps_the_previous_config_after_a_restart() {
     let to = place();
     let mut agent = Agent::with_dir("b", &[("tests/b/1.json", document(1, &to))], "");
     agent.wait_condition(1, "receiver", "up");
@@ -149,10 +151,10 @@ fn documents_for_newer_agents_change_nothing_after_a_restart() {
     assert_eq!(agent.status()["store"]["connected"], true);
 }
 
-/// A test moves to another port. Its sender hears of that first, then its receiver; then the other way
-/// round. Nobody is told of a loss that is none.
+/// A test moves to another port. First the sender reads the change before the receiver, then the receiver before the
+/// sender; neither order may raise an alarm.
 #[test]
-fn a_test_that_moves_raises_nothing_at_the_end_that_hears_of_it_later() {
+fn moved_test_raises_no_alarm_when_one_end_reads_the_change_later() {
     let addr = address();
     let ports = [udp_port(&addr), udp_port(&addr)];
     let text = |n: usize| {
@@ -179,23 +181,24 @@ fn alarms(agents: &[&Agent]) -> usize {
     agents.iter().map(|agent| agent.logged("alarm raised")).sum()
 }
 
-/// Everything is switched off in one document. Both ends hear of it, one later than the other: nobody
-/// is told of a loss.
+/// A single document disables a host. The two ends of its test read the change at different times, and neither may
+/// raise an alarm.
 #[test]
-fn all_switched_off_raises_nothing_at_those_who_hear_of_it_later() {
+fn disabled_host_raises_no_alarm_at_the_other_end_of_its_test() {
     let (etcd, to) = (Etcd::of(Flavour::V3Of34), place());
     let text = test_document(1, ("a", "127.0.0.2:0"), ("b", &to), "");
     etcd.put_test(["a", "b"], "1", &text);
     let (sender, receiver) = (Agent::with_etcd("a", etcd.port(), ""), Agent::with_etcd("b", etcd.port(), ""));
     receiver.wait_condition(1, "receiver", "up");
-    // The sender stops, its receiver does not know why yet: ten intervals and more of silence.
+    // The sender has stopped, and its receiver does not know the reason yet: no probe arrives for more than ten
+    // intervals.
     etcd.put("hosts/a", r#"{"enabled":false}"#);
     sender.wait_status("its end", |status| status["tests"].as_array()?.is_empty().then_some(()));
     receiver.wait_condition(1, "receiver", "paused");
     stays("no alarm", Duration::from_secs(3), || receiver.logged("alarm raised") == 0);
     etcd.put("hosts/a", "{}");
     receiver.wait_condition(1, "receiver", "up");
-    // The receiver stops; the port stays open to a sender that has not heard of it.
+    // The receiver has stopped; its port stays open for senders that have not read the change.
     etcd.put("hosts/b", r#"{"enabled":false}"#);
     receiver.wait_status("its end", |status| status["tests"].as_array()?.is_empty().then_some(()));
     stays("no alarm", Duration::from_secs(3), || sender.logged("alarm raised") == 0);
@@ -203,9 +206,9 @@ fn all_switched_off_raises_nothing_at_those_who_hear_of_it_later() {
     receiver.wait_condition(1, "receiver", "up");
 }
 
-/// A document that is named by an id is about the test of that id.
+/// A document whose name is an ID belongs to the test of that ID, even if its text contains another ID.
 #[test]
-fn the_id_in_a_documents_name_goes_before_the_one_in_it() {
+fn id_in_document_name_takes_precedence_over_id_in_its_text() {
     let to = place();
     let named = format!("tests/b/{}.json", id(7));
     let bare = document(9, &to).replace(&format!("\"id\":\"{}\",", id(9)), "");

@@ -1,4 +1,4 @@
-//! Signals, and an agent at rest.
+//! Lifecycle of an agent process: signals, the bootstrap file, the health and status pages, and the CPU time at rest.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ fn loopback_test(n: u8) -> String {
 }
 
 #[test]
-fn sigterm_and_sigint_stop_it_in_order() {
+fn sigterm_and_sigint_stop_the_agent_with_exit_code_0() {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let mut agent = Agent::with_dir("b", &[("tests/b/1.json", loopback_test(1))], "");
         agent.wait_condition(1, "receiver", "up");
@@ -32,13 +32,13 @@ fn sighup_reads_the_bootstrap_file_again() {
     let file = agent.path("peerpair.toml");
     let good = std::fs::read_to_string(&file).unwrap();
 
-    // A bad file changes nothing, and says why.
+    // An invalid file changes nothing, and the reason is logged.
     write(&file, &good.replace("kind = \"log\"", "kind = \"lgo\""));
     agent.signal(Signal::SIGHUP);
     wait_for("word of it", || (agent.logged("the last good one stays in force") == 1).then_some(()));
     assert_eq!(agent.logged("did you mean `log`?"), 1, "{}", agent.log());
 
-    // Another status page, another sink, the same tests.
+    // The new file moves the status page and adds a sink; the tests stay unchanged.
     let port = tcp_port();
     let moved = good.replace(&format!(":{}\"", agent.web_port()), &format!(":{port}\""));
     write(&file, &format!("{moved}\n[[sink]]\nname = \"second\"\nkind = \"log\"\n"));
@@ -56,7 +56,7 @@ fn sighup_reads_the_bootstrap_file_again() {
 }
 
 #[test]
-fn health_and_status_say_what_there_is() {
+fn health_and_status_contain_every_expected_field() {
     let agent = Agent::with_dir("b", &[("tests/b/1.json", loopback_test(1))], "");
     agent.wait_condition(1, "receiver", "up");
     let (code, health) = http(agent.web_port(), "GET", "/healthz", "").unwrap();
@@ -97,9 +97,9 @@ fn health_and_status_say_what_there_is() {
     assert!((0.0..1.0).contains(&delay), "{delay} s over loopback");
 }
 
-/// The original burned a whole core.
+/// The program that this agent replaces used a whole core at rest.
 #[test]
-fn ten_tests_at_rest_cost_less_than_a_hundredth_of_a_core() {
+fn ten_tests_use_less_than_one_percent_of_a_core() {
     let _alone = alone();
     let documents: Vec<(String, String)> = (0..10)
         .map(|n| {
@@ -129,15 +129,15 @@ fn ten_tests_at_rest_cost_less_than_a_hundredth_of_a_core() {
         fields[0] + fields[1]
     };
     let (before, begun) = (ticks(), Instant::now());
-    // The load of ten seconds is what is measured here.
+    // The sleep is no wait for a condition: the CPU time of these ten seconds is the measurement.
     std::thread::sleep(Duration::from_secs(10));
     let share = (ticks() - before) as f64 / 100.0 / begun.elapsed().as_secs_f64();
     assert!(share < 0.01, "{:.2} % of a core", share * 100.0);
 }
 
-/// A full disk behind the log must not end the agent.
+/// A full disk behind standard error must not end the agent, although no log line can be written.
 #[test]
-fn a_log_that_cannot_be_written_is_no_reason_to_end() {
+fn agent_continues_when_the_log_cannot_be_written() {
     let directory = tempfile::tempdir().unwrap();
     let port = tcp_port();
     let text = format!(

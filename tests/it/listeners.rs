@@ -1,4 +1,4 @@
-//! Which addresses are bound, and what happens where they cannot be.
+//! Addresses that listeners bind, and the alarms raised for addresses that cannot be bound or resolved.
 
 use std::net::UdpSocket;
 use std::time::Duration;
@@ -34,7 +34,7 @@ fn names_of_one_address_share_a_listener_and_a_wildcard_covers_it() {
     let expected = [(format!("127.0.0.1:{port}"), 2), (format!("[::1]:{port}"), 1)];
     assert_eq!(bound(&agent.status()), expected);
 
-    // A wildcard at the same port takes the place of the specific address, without a word.
+    // A wildcard address at the same port replaces the listener of the specific address, without an alarm.
     let wildcard =
         test_document(4, ("b", ""), ("b", &format!("127.0.0.9:{port}")), &format!(r#","listen":"0.0.0.0:{port}""#));
     agent.document("tests/b/4.json", &wildcard);
@@ -47,7 +47,7 @@ fn names_of_one_address_share_a_listener_and_a_wildcard_covers_it() {
 }
 
 #[test]
-fn what_cannot_be_bound_or_resolved_is_alarmed_once_and_the_rest_runs() {
+fn unbindable_and_unresolvable_addresses_raise_one_alarm_each() {
     let (trapd, addr) = (Trapd::start(), address());
     let taken = UdpSocket::bind((addr.as_str(), 0)).unwrap();
     let taken_at = taken.local_addr().unwrap().to_string();
@@ -77,7 +77,7 @@ fn what_cannot_be_bound_or_resolved_is_alarmed_once_and_the_rest_runs() {
     stays("each is told once", Duration::from_secs(3), || trapd.notifications(&["ConfigFault"]).len() == 3);
     assert_eq!(bound(&agent.status()), [(good, 1)]);
 
-    // The port becomes free: it is bound at the next try, and that is told.
+    // Once the port is free, the next attempt binds it and the alarm is cleared.
     drop(taken);
     let cleared = trapd.wait_trap("ConfigGood", 0);
     assert_eq!(cleared.value("peerpairSubject.0"), format!("listener {taken_at}"));

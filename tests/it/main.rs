@@ -1,4 +1,5 @@
-//! Whole agents against the peers that users have: a real etcd, a real snmptrapd, real sockets.
+//! Integration tests of whole agents with the peers that users have: a real etcd, a real snmptrapd, a real
+//! Alertmanager, and real sockets. A test whose peer is not installed fails and names the package to install.
 
 #![allow(clippy::unwrap_used, reason = "a test says what is wrong by failing")]
 #![allow(missing_docs, reason = "nobody calls a test")]

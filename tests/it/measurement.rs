@@ -1,4 +1,5 @@
-//! What agents measure, on a network that does what the test wants. Each with two hosts of its own.
+//! Measurements and alarms of agents on a network that the test controls: loss, delay, paths, duplicates, clocks and
+//! load. Most tests run in two network namespaces of their own, so they need root.
 
 use std::net::UdpSocket;
 use std::process::Command;
@@ -15,7 +16,7 @@ use super::support::{Agent, Process, alone, id, spawn, stays, test, test_documen
 
 const CLOCK: &str = "[clock]\nerror = \"100us\"\n";
 
-/// A test from host a to host b, at their usual addresses.
+/// Returns the document of a test from host a to host b, at their usual addresses.
 fn a_to_b(n: u8, more: &str) -> String {
     test_document(n, ("a", &format!("{A}:0")), ("b", &format!("{B}:8620")), more)
 }
@@ -24,7 +25,7 @@ fn b_to_a(n: u8, more: &str) -> String {
     test_document(n, ("b", &format!("{B}:0")), ("a", &format!("{A}:8620")), more)
 }
 
-/// Agents on both hosts, each with the documents of the tests that concern it.
+/// Starts an agent on either host, with the documents of the tests that concern it.
 fn agents(network: &Network, documents: &[(u8, String)]) -> (Agent, Agent) {
     let of = |host: &str| {
         documents.iter().map(|(n, text)| (format!("tests/{host}/{n}.json"), text.clone())).collect::<Vec<_>>()
@@ -41,17 +42,17 @@ fn at_receiver(agent: &Agent, n: u8) -> Value {
     test(&agent.status(), n, "receiver").expect("the test")
 }
 
-/// Waits until so many probes of the test came or were lost; gives its numbers since the start.
+/// Waits until N probes of the test were received or lost, and returns its statistics since the start.
 fn after(agent: &Agent, n: u8, probes: u64) -> Value {
     wait_for(&format!("{probes} probes"), || {
-        // At first its documents are not read yet.
+        // The agent may not have read its documents yet, so the test may be missing at first.
         let total = test(&agent.status(), n, "receiver")?["statistics"]["total"].clone();
         (total["received"].as_u64()? + total["lost"].as_u64()? >= probes).then_some(total)
     })
 }
 
 #[test]
-fn loss_is_reported_within_a_point_of_what_was_dropped() {
+fn loss_is_reported_within_one_percentage_point_of_dropped_probes() {
     let Some(network) = Network::pair() else { return };
     let _alone = alone();
     let quick = |n| a_to_b(n, r#","max_loss":"5%","loss_window":"2s""#).replace("\"100ms\"", "\"4ms\"");
@@ -67,7 +68,7 @@ fn loss_is_reported_within_a_point_of_what_was_dropped() {
             (now["lost"].as_u64().unwrap() - before["lost"].as_u64().unwrap()) as f64,
             (sent(&now) - sent(&before)) as f64,
         );
-        // The counter was read a little later.
+        // The nftables counter was read a little later than the agent's statistics.
         assert!(
             (lost / probes - 0.2).abs() < 0.05 && (lost - dropped).abs() / probes < 0.01,
             "{rule}: {lost} of {probes}, {dropped} dropped"
@@ -83,7 +84,7 @@ fn loss_is_reported_within_a_point_of_what_was_dropped() {
 }
 
 #[test]
-fn a_delay_of_twenty_milliseconds_is_reported_as_that() {
+fn added_delay_of_20_ms_is_reported_within_300_microseconds() {
     let Some(network) = Network::pair() else { return };
     let _alone = alone();
     let through =
@@ -101,7 +102,7 @@ fn a_delay_of_twenty_milliseconds_is_reported_as_that() {
 }
 
 #[test]
-fn a_partition_of_one_direction_is_an_alarm_of_that_direction() {
+fn partition_of_one_direction_takes_down_only_that_direction() {
     let Some(network) = Network::pair() else { return };
     let (a, b) = agents(&network, &[(1, a_to_b(1, "")), (2, b_to_a(2, ""))]);
     b.wait_condition(1, "receiver", "up");
@@ -113,9 +114,9 @@ fn a_partition_of_one_direction_is_an_alarm_of_that_direction() {
     b.wait_condition(1, "receiver", "up");
 }
 
-/// A probe that the sender's own host refuses to send was never on the way: it is the sender's fault, and no loss.
+/// A probe that the operating system of the sender rejects was never sent: that is a sender fault, and no loss.
 #[test]
-fn probes_that_never_left_are_not_lost() {
+fn probes_rejected_by_the_senders_system_are_not_counted_as_lost() {
     let Some(network) = Network::pair() else { return };
     let (a, b) = agents(&network, &[(1, a_to_b(1, ""))]);
     b.wait_condition(1, "receiver", "up");
@@ -144,7 +145,7 @@ fn up_and_whole(agent: &Agent, n: u8) {
 }
 
 #[test]
-fn long_packets_that_are_lost_are_named() {
+fn path_alarm_names_the_size_of_lost_packets() {
     let Some(network) = Network::pair() else { return };
     let (_a, b) = agents(&network, &[(1, a_to_b(1, r#","size":1400"#))]);
     up_and_whole(&b, 1);
@@ -159,9 +160,9 @@ fn long_packets_that_are_lost_are_named() {
     up_and_whole(&b, 1);
 }
 
-/// Sixteen source ports, of which one of four equal paths takes four.
+/// Simulates four equal-cost paths of which one is broken: it carries four of the sixteen source ports.
 #[test]
-fn a_broken_path_of_several_is_found_by_flows() {
+fn path_alarm_names_the_source_ports_of_a_broken_path() {
     let Some(network) = Network::pair() else { return };
     let (_a, b) = agents(&network, &[(1, a_to_b(1, r#","flows":16"#)), (2, a_to_b(2, ""))]);
     up_and_whole(&b, 1);
@@ -177,12 +178,13 @@ fn a_broken_path_of_several_is_found_by_flows() {
     let mut shown: Vec<u64> = flows.iter().filter_map(|flow| flow["source_port"].as_u64()).collect();
     shown.sort_unstable();
     assert_eq!(shown, ports.iter().map(|port| u64::from(*port)).collect::<Vec<_>>());
-    // One source port sees nothing of it, or all.
+    // The remaining flows keep the connection of test 1 up; a test with a single source port would lose either no
+    // probe or every probe.
     assert_eq!(at_receiver(&b, 1)["conditions"]["connection"], "up");
 }
 
 #[test]
-fn a_class_of_service_that_is_lost_is_named_and_a_changed_path_noticed() {
+fn path_alarm_names_the_lost_dscp_and_ttl_change_is_logged() {
     let Some(network) = Network::pair() else { return };
     let (_a, b) = agents(&network, &[(1, a_to_b(1, r#","dscp":[0,46]"#))]);
     up_and_whole(&b, 1);
@@ -195,10 +197,10 @@ fn a_class_of_service_that_is_lost_is_named_and_a_changed_path_noticed() {
     assert!(at_receiver(&b, 1)["statistics"]["total"]["path_changes"].as_u64().unwrap() >= 1);
 }
 
-/// Delay variation (RFC 3393) and loss episodes (RFC 3357) are those of the relay's own log, with probes that are delayed,
-/// overtaken and lost.
+/// Delay variation (RFC 3393) and loss episodes (RFC 3357) must equal those in the relay's own log, with probes that
+/// are delayed, overtaken and lost.
 #[test]
-fn delay_variation_and_loss_episodes_are_those_of_the_relays_log() {
+fn delay_variation_and_loss_episodes_match_the_relays_log() {
     let Some(network) = Network::pair() else { return };
     let _alone = alone();
     let through =
@@ -242,7 +244,7 @@ fn duplicates_and_reordering_are_counted() {
     let _relay = network.b.run(|| Relay::start(&format!("{B}:9000"), format!("{B}:8620").parse().unwrap(), deed));
     let (_a, b) = agents(&network, &[(1, through.replace("\"100ms\"", "\"20ms\""))]);
     after(&b, 1, 200);
-    // The one that the relay keeps back is missing for a moment.
+    // The probe that the relay holds back counts as lost for a moment.
     wait_for("a tenth of each and nothing lost", || {
         let total = at_receiver(&b, 1)["statistics"]["total"].clone();
         let count = |name: &str| total[name].as_u64().unwrap();
@@ -254,7 +256,7 @@ fn duplicates_and_reordering_are_counted() {
 }
 
 #[test]
-fn ipv6_with_flows_classes_and_sizes_by_an_interface() {
+fn ipv6_test_supports_flows_dscp_sizes_and_a_bound_interface() {
     let Some(network) = Network::pair() else { return };
     let more = r#","flows":4,"dscp":[0,46],"size":1300,"from_interface":"eth0""#;
     let document = test_document(1, ("a", &format!("[{A6}]:0")), ("b", &format!("[{B6}]:8620")), more);
@@ -268,7 +270,7 @@ fn ipv6_with_flows_classes_and_sizes_by_an_interface() {
     assert_eq!(sender["condition"], "up");
 }
 
-/// Sends probes by hand, with a clock that is off and what it claims of itself.
+/// Sender operated by the test: its clock has any offset, and its probes claim any clock error.
 struct Hand {
     socket: UdpSocket,
     test_id: TestId,
@@ -305,9 +307,9 @@ impl Hand {
     }
 }
 
-/// Three hosts send to b; what is off is the clock of one of them, or b's own.
+/// Three simulated hosts send to b; either the clock of one of them or b's own clock is wrong.
 #[test]
-fn clocks_that_are_off_are_no_latency_and_the_right_one_is_blamed() {
+fn wrong_clock_is_attributed_to_its_host_and_raises_no_latency() {
     let Some(network) = Network::pair() else { return };
     let limits = r#","max_latency":"5ms""#;
     let document = |n: u8, host: &str| {
@@ -336,7 +338,7 @@ fn clocks_that_are_off_are_no_latency_and_the_right_one_is_blamed() {
         });
         alarms.collect::<Vec<String>>()
     };
-    // What a clock admits to is no fault of it, and no latency.
+    // An offset within the error that a clock claims is neither a clock fault nor latency.
     for (offset, claimed) in [(0, 1), (10, 20), (-10, 20)] {
         (0..20).for_each(|_| send([offset, 0, 0], claimed));
     }
@@ -354,9 +356,10 @@ fn clocks_that_are_off_are_no_latency_and_the_right_one_is_blamed() {
     assert_eq!(b.logged("kind=\"latency\""), 0);
 }
 
-/// Everything wants the processor, and still the kernel's stamps are good; user space's are not.
+/// Eight busy processes compete for the processor: delays from kernel timestamps must stay accurate, while those from
+/// user space do not.
 #[test]
-fn a_busy_host_measures_no_latency_that_is_not_there() {
+fn delays_stay_accurate_on_a_busy_host() {
     let Some(network) = Network::pair() else { return };
     let _alone = alone();
     let (_a, b) = agents(&network, &[(1, a_to_b(1, "").replace("\"100ms\"", "\"5ms\""))]);
@@ -373,7 +376,8 @@ fn a_busy_host_measures_no_latency_that_is_not_there() {
     assert!(user > 0.001, "the load was none: {user}");
 }
 
-/// The 99th percentile of what a program sees that stamps packets when it reads them.
+/// Returns the 99th percentile, in seconds, of the delays that a program measures when it takes timestamps as it
+/// reads packets.
 fn user_space_delays(count: usize) -> f64 {
     let receiver = UdpSocket::bind(("127.0.0.1", 0)).unwrap();
     let to = receiver.local_addr().unwrap();
@@ -397,9 +401,9 @@ fn user_space_delays(count: usize) -> f64 {
     reader.join().unwrap()
 }
 
-/// A time server that is off by 40 s against this host's clock, which is claimed to be good.
+/// The time server is off by 40 s from the local clock, whose configured error is only 1 ms.
 #[test]
-fn a_time_server_contradicts_the_clock() {
+fn clock_error_grows_and_alarm_is_raised_when_time_server_disagrees() {
     let server = UdpSocket::bind("127.0.0.1:0").unwrap();
     let port = server.local_addr().unwrap().port();
     std::thread::spawn(move || {

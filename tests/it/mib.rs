@@ -1,4 +1,4 @@
-//! PEERPAIR-MIB as MIB tools read it.
+//! PEERPAIR-MIB, checked with smilint as an SNMP manager's tools would read it.
 
 use std::process::Command;
 
@@ -13,10 +13,10 @@ fn smilint(path: &str) -> String {
 }
 
 #[test]
-fn lint_clean() {
+fn mib_has_no_smilint_findings() {
     let mib = concat!(env!("CARGO_MANIFEST_DIR"), "/config-examples/PEERPAIR-MIB.txt");
     assert_eq!(smilint(mib), "");
-    // The tool does find what is wrong.
+    // A deliberately broken copy proves that the tool reports errors at all.
     let directory = tempfile::tempdir().unwrap();
     let broken = directory.path().join("PEERPAIR-MIB.txt");
     std::fs::write(&broken, std::fs::read_to_string(mib).unwrap().replacen("peerpairSource }", "peerpairSrc }", 1))

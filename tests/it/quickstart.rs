@@ -1,4 +1,5 @@
-//! What a newcomer does first.
+//! The quickstart example, run as a new user would run it: its output must show within seconds which tests are up,
+//! which are down, and why.
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -8,8 +9,8 @@ use crate::support::{http, spawn, tcp_port, udp_port, wait_for};
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
 #[test]
-fn the_quickstart_says_what_is_up_and_what_is_down_and_why() {
-    // A copy, so that the state and the ports are this test's own.
+fn quickstart_shows_tests_up_and_down_with_their_reasons() {
+    // Run a copy of the example, so that its state directory and ports belong to this test alone.
     let directory = tempfile::tempdir().unwrap();
     let port = tcp_port();
     let text = std::fs::read_to_string(format!("{ROOT}/config-examples/quickstart.toml")).unwrap();
@@ -52,7 +53,7 @@ fn the_quickstart_says_what_is_up_and_what_is_down_and_why() {
 }
 
 #[test]
-fn the_quickstart_has_no_findings() {
+fn check_config_has_no_findings_for_the_quickstart() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_peerpair"));
     command
         .args(["check-config", "--deny-warnings", "--config"])

@@ -1,4 +1,5 @@
-//! Probes that come back, probes that are signed, and both at once.
+//! Two-way tests, whose probes are reflected, and keyed tests, whose probes are signed: round trips, forged and
+//! replayed packets, and key rotation. Most tests need two network namespaces.
 
 use std::net::UdpSocket;
 use std::process::Command;
@@ -21,7 +22,7 @@ fn config(directory: &str, ids: &[u8], active: u8) -> String {
     format!(r#"{{"keys":[{}],"active_key":{active}}}"#, keys.join(","))
 }
 
-/// Agents a and b with test 1 between them and the fleet's keys 1 and 2.
+/// Starts agents a and b with test 1 between them, and with the fleet's keys 1 and 2.
 fn agents(network: &Network, more: &str) -> (Agent, Agent) {
     let document = test_document(1, ("a", &format!("{A}:0")), ("b", &format!("{B}:8620")), more);
     let start = |namespace, host: &str| {
@@ -37,7 +38,7 @@ fn at(agent: &Agent, role: &str) -> Value {
 }
 
 #[test]
-fn a_round_trip_is_judged_at_both_ends() {
+fn two_way_test_is_judged_at_both_ends() {
     let Some(network) = Network::pair() else { return };
     let more = r#","mode":"two_way","max_latency":"50ms","flows":2,"size":600"#;
     let (a, mut b) = agents(&network, more);
@@ -54,7 +55,7 @@ fn a_round_trip_is_judged_at_both_ends() {
     let delay = &sender["statistics"]["total"]["delay"];
     assert!(delay["max"].as_f64().unwrap() < 0.05 && delay["min"].as_f64().unwrap() > 0.0, "{delay}");
     assert_eq!(delay["uncertainty"], 0.0);
-    // Nothing comes back: the sender says so, the receiver has no complaint.
+    // Drop every reply: the sender's end goes down, while the receiver's end stays up.
     network.a.on_input("udp sport 8620 counter drop");
     a.wait_status("no answers", |status| {
         (test(status, 1, "sender")?["conditions"]["connection"] == "down").then_some(())
@@ -63,7 +64,7 @@ fn a_round_trip_is_judged_at_both_ends() {
     assert_eq!(at(&b, "receiver")["condition"], "up");
     network.a.heal();
     up(&a, "sender");
-    // The other end is gone.
+    // Stop the session reflector: the sender's end goes down again.
     b.kill();
     a.wait_status("no answers", |status| {
         (test(status, 1, "sender")?["conditions"]["connection"] == "down").then_some(())
@@ -74,14 +75,14 @@ fn a_round_trip_is_judged_at_both_ends() {
 }
 
 #[test]
-fn a_signed_test_takes_nothing_else_and_nothing_twice() {
+fn keyed_test_rejects_forged_and_replayed_probes() {
     let Some(network) = Network::pair() else { return };
     let (mut a, mut b) = agents(&network, r#","keyed":true,"mode":"two_way""#);
     b.wait_condition(1, "receiver", "up");
     a.wait_status("signed answers", |status| {
         (test(status, 1, "sender")?["conditions"]["connection"] == "up").then_some(())
     });
-    // What passes is recorded, and sent again when the sender is gone.
+    // Record packets on the wire, and send them again after the sender was killed.
     let recorded = recorded(&network, &b);
     assert!(recorded.len() > 20);
     a.kill();
@@ -97,7 +98,7 @@ fn a_signed_test_takes_nothing_else_and_nothing_twice() {
     let received = || at(&b, "receiver")["counters"]["received"].as_u64().unwrap();
     let (before, seen) = (received(), b.status()["listeners"][0]["packets"].as_u64().unwrap());
     replay(&recorded);
-    // Not signed, signed with another key, or changed.
+    // Forge three packets: one unsigned, one signed with another key, and one changed after signing.
     let mut probe = Probe::decode(&recorded[0]).unwrap();
     (probe.sequence, probe.epoch) = (1, probe.epoch + 1);
     let mut octets = vec![0; 128];
@@ -112,7 +113,7 @@ fn a_signed_test_takes_nothing_else_and_nothing_twice() {
     assert_eq!(received(), before);
     assert_eq!(b.status()["listeners"][0]["foreign"], 3);
     assert!(b.log().contains("not signed as its test wants it"));
-    // Nor after a restart.
+    // Replayed packets must be rejected after a restart of the receiver too.
     wait_for("what was taken is kept", || {
         let kept = std::fs::read_dir(b.path("state")).ok()?.flatten();
         kept.filter(|file| file.file_name().to_string_lossy().starts_with("replays-"))
@@ -127,19 +128,19 @@ fn a_signed_test_takes_nothing_else_and_nothing_twice() {
         (b.status()["listeners"][0]["packets"].as_u64()? >= recorded.len() as u64).then_some(())
     });
     assert_eq!(at(&b, "receiver")["counters"]["received"], 0);
-    // The sender's next epoch is taken at once.
+    // After its restart, the sender uses a later epoch, which is accepted at once.
     a.restart();
     b.wait_condition(1, "receiver", "up");
 }
 
-/// What a sender sends to b, by taking b's place on the way for a while.
+/// Returns 25 probes that the sender sends to b, captured by a packet socket in b's namespace.
 fn recorded(network: &Network, b: &Agent) -> Vec<Vec<u8>> {
-    // A relay of the raw packets would need another address: a copy of them is read off the cable.
+    // A relay would need an address of its own; the packet socket copies the packets as they arrive.
     network.b.run(|| {
         let socket = socket2::Socket::new(
             socket2::Domain::PACKET,
             socket2::Type::DGRAM,
-            // ETH_P_IP, in network order as the kernel wants it.
+            // The constant is ETH_P_IP in network byte order, as the kernel requires it.
             Some(socket2::Protocol::from(i32::from(0x0800u16.to_be()))),
         )
         .unwrap();
@@ -148,7 +149,8 @@ fn recorded(network: &Network, b: &Agent) -> Vec<Vec<u8>> {
         let mut octets = [0; 2048];
         while recorded.len() < 25 {
             let len = std::io::Read::read(&mut &socket, &mut octets).unwrap();
-            // IPv4 header, UDP header; only what goes to the listener.
+            // The payload follows 20 octets of IPv4 header and 8 of UDP header; keep only probes to the listener's
+            // port.
             let payload = octets.get(28..len).unwrap_or_default();
             if octets[22..24] == 8620u16.to_be_bytes() && Probe::decode(payload).is_ok() {
                 recorded.push(payload.to_vec());
@@ -159,9 +161,10 @@ fn recorded(network: &Network, b: &Agent) -> Vec<Vec<u8>> {
     })
 }
 
-/// A new key is taken before it signs and the old one after: nothing is said in between.
+/// Agents accept a new key before it signs, and the previous key after it was replaced, so that a rotation rejects no
+/// probe.
 #[test]
-fn keys_are_replaced_without_a_word() {
+fn key_rotation_interrupts_no_test_and_rejects_no_probe() {
     let etcd = Etcd::of(Flavour::V3Of35);
     let (from, to) = (address(), address());
     let document =
@@ -193,7 +196,7 @@ fn keys_are_replaced_without_a_word() {
         wait_for(name, || {
             let (code, text) = rotate(&["--yes"]);
             assert!(text.contains(name), "{text}");
-            // Until the agents say that they are ready.
+            // The step succeeds once all agents have published that they are ready for it.
             (code == Some(0)).then_some(())
         });
     };
@@ -218,9 +221,10 @@ fn keys_are_replaced_without_a_word() {
     }
 }
 
-/// A delay on the way there alone is told as such where the clocks allow it.
+/// A delay on the way to the receiver alone violates the latency limit there, since the clocks are accurate enough to
+/// judge one-way delay.
 #[test]
-fn a_round_trip_tells_which_way_is_slow() {
+fn one_way_delay_above_the_limit_raises_latency_at_the_receiver() {
     let Some(network) = Network::pair() else { return };
     let through = test_document(
         1,

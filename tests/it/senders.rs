@@ -1,4 +1,5 @@
-//! Probes on the wire, and what keeps them from it.
+//! Probes as senders put them on the wire, and the faults that keep senders from sending. The tests receive the
+//! probes with a socket of their own.
 
 use std::net::UdpSocket;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use crate::support::{Agent, Trapd, address, id, test, test_document, udp_port, w
 
 const SOON: Duration = Duration::from_secs(10);
 
-/// A receiver of our own, to see what is sent.
+/// Opens a socket that receives probes, and returns it with its address.
 fn receiver(addr: &str) -> (UdpSocket, String) {
     let socket = UdpSocket::bind((addr, 0)).unwrap();
     socket.set_read_timeout(Some(SOON)).unwrap();
@@ -32,7 +33,7 @@ fn set_out(n: u8, from: &str, to: &str, more: &str) -> String {
 }
 
 #[test]
-fn a_probe_is_as_the_design_says_and_the_last_one_says_goodbye() {
+fn probes_have_the_specified_fields_and_the_last_announces_the_stop() {
     let (socket, to) = receiver(&address());
     let from = address();
     let mut agent = Agent::with_dir("b", &[("tests/b/1.json", set_out(1, &format!("{from}:0"), &to, ""))], "");
@@ -54,10 +55,10 @@ fn a_probe_is_as_the_design_says_and_the_last_one_says_goodbye() {
     }
 }
 
-/// One document changes; the other tests' epochs and sequence numbers go on without a gap, and so
-/// do the probes of the one that changed.
+/// Changing some documents must leave the epochs and sequence numbers of other tests without a gap, and also those of
+/// the test whose interval changed.
 #[test]
-fn a_change_touches_only_what_differs() {
+fn changed_documents_affect_only_their_own_tests() {
     let (socket, to) = receiver(&address());
     let document = |n, more: &str| set_out(n, "127.0.0.2:0", &to, more);
     let listening = address();
@@ -101,7 +102,7 @@ fn a_change_touches_only_what_differs() {
     }
     assert_eq!(last[0].as_ref().unwrap().send_every, Duration::from_millis(50));
     assert_eq!(sources.len(), 1, "one source address is one socket");
-    // The listener's test kept its counters: its expectation was re-parameterised, not begun anew.
+    // The counters continue: the receive session got new parameters and was not created again.
     let status = agent.wait_status("the listener's test with its limit", |status| {
         let test = status["tests"]
             .as_array()?
@@ -117,7 +118,7 @@ fn a_change_touches_only_what_differs() {
 }
 
 #[test]
-fn what_the_path_sends_back_names_the_cause_and_clears() {
+fn icmp_error_raises_sender_fault_with_its_cause_and_clears() {
     let (trapd, addr) = (Trapd::start(), address());
     let port = udp_port(&addr);
     let to = format!("{addr}:{port}");
@@ -139,7 +140,7 @@ fn what_the_path_sends_back_names_the_cause_and_clears() {
         "{texts:?}"
     );
     assert!(texts.iter().any(|text| text.starts_with("send to 192.0.2.1:8620: ")), "{texts:?}");
-    // The innocent test that shares the socket loses no probe.
+    // Another test that shares the socket must lose no probe to the errors of the first.
     let mut before = next_probe(&other).0.sequence;
     for _ in 0..20 {
         let sequence = next_probe(&other).0.sequence;
@@ -151,7 +152,7 @@ fn what_the_path_sends_back_names_the_cause_and_clears() {
         status["senders"].as_array().unwrap().iter().find(|sender| sender["id"] == id(2).as_str()).unwrap().clone();
     assert_eq!(innocent["errors"], 0);
 
-    // Somebody listens there now.
+    // Open the missing port, so that the fault ends.
     let _heals = UdpSocket::bind(&to).unwrap();
     let good = wait_for("the good news of it", || {
         let traps = trapd.traps();
@@ -164,9 +165,9 @@ fn what_the_path_sends_back_names_the_cause_and_clears() {
     assert_eq!(good.value("peerpairSeverity.0"), "cleared(1)");
 }
 
-/// Two agents whose tests go from and to the same fixed ports, as the original's documents had it.
+/// Two agents run tests from and to the same fixed ports, as documents of the original program do.
 #[test]
-fn a_sender_shares_the_port_of_a_listener() {
+fn sender_and_listener_share_one_port() {
     let (a, b) = (address(), address());
     let (at_a, at_b) = (format!("{a}:{}", udp_port(&a)), format!("{b}:{}", udp_port(&b)));
     let there = test_document(1, ("a", &at_a), ("b", &at_b), "");
@@ -178,13 +179,13 @@ fn a_sender_shares_the_port_of_a_listener() {
     agents[1].wait_condition(1, "receiver", "up");
     agents[0].wait_condition(2, "receiver", "up");
     for agent in &agents {
-        // Until both are bound, the path rightly says that nothing listens there.
+        // Unreachable-port alarms of the senders are correct until both ports are bound, so they are not counted.
         assert_eq!(agent.logged("kind=\"config\"") + agent.raised("connection"), 0, "{}", agent.log());
     }
 }
 
 #[test]
-fn the_originals_probe_is_sent_and_understood() {
+fn json_v1_probes_of_the_original_are_sent_and_received() {
     let (socket, to) = receiver(&address());
     let addr = address();
     let own = format!("{addr}:{}", udp_port(&addr));
@@ -200,14 +201,14 @@ fn the_originals_probe_is_sent_and_understood() {
     let mut octets = [0; 2048];
     let len = socket.recv(&mut octets).unwrap();
     let probe = ProbeV1::decode(&octets[..len]).unwrap();
-    // The original takes no other name than its own.
+    // The original accepts only packets that carry its own host name.
     assert_eq!((probe.host_id.as_str(), probe.config_version, probe.test_id.to_string()), ("elsewhere", 7, id(1)));
     assert_eq!(octets[len - 1], b'\n');
     agent.wait_condition(2, "receiver", "up");
 }
 
-/// A packet that the original of 2017 sent from hostA is taken, and a packet to an original at hostB is one that it takes;
-/// recorded, with the ids of this test's documents.
+/// A packet recorded from the original of 2017, sent by hostA, is accepted, and a packet to an original at hostB has
+/// the recorded form; only IDs and timestamps are adapted.
 #[test]
 fn recorded_exchange_with_the_original_works_both_ways() {
     const SENT: &str = r#"{"Version":1,"ConfigVersion":7,"NtpTimestamp":"2017-07-13T01:02:03.456789Z","HostId":"hostA","TestId":"ID"}"#;
@@ -224,7 +225,7 @@ fn recorded_exchange_with_the_original_works_both_ways() {
     let mut sequence = 0i64;
     wait_for("the original's probes to count", || {
         sequence += 1;
-        // The clock of the recording is years behind, which must not matter to its connection.
+        // The recorded timestamps are years old, which must not affect the connection's condition.
         let line = SENT.replace("ID", &id(1)).replace("456789", &format!("{:06}", sequence % 1_000_000)) + "\n";
         source.send_to(line.as_bytes(), &here).unwrap();
         (test(&agent.status(), 1, "receiver")?["condition"] == "up").then_some(())

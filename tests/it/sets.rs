@@ -1,4 +1,5 @@
-//! One document for many tests.
+//! Set documents, each of which defines many tests between groups of hosts: meshes, any-of-many senders, exceptions
+//! for single pairs, and floating addresses.
 
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -15,7 +16,7 @@ fn host(addr: &str) -> String {
     format!(r#"{{"addresses":{{"default":"{addr}"}},"groups":["all"]}}"#)
 }
 
-/// The tests of an agent in a role, as `from → to`, with what they counted.
+/// Returns an agent's tests in a role, sorted, as pairs of `from → to` and the test's part of the status.
 fn tests(agent: &Agent, role: &str) -> Vec<(String, Value)> {
     let status = agent.status();
     let of_role = status["tests"].as_array().unwrap().iter().filter(|test| test["role"] == role);
@@ -36,9 +37,9 @@ fn wait_up(agent: &Agent, paths: &[&str]) {
     });
 }
 
-/// A third host joins a mesh and leaves it; the pair that was there notices nothing.
+/// A third host joins a mesh and leaves it, without any effect on the test between the other two.
 #[test]
-fn a_host_joins_a_mesh_and_leaves_it() {
+fn host_joins_and_leaves_a_mesh_without_affecting_other_tests() {
     let etcd = Etcd::of(Flavour::V3Of34);
     let addresses: Vec<String> = (0..3).map(|_| address()).collect();
     let port = udp_port(&addresses[0]);
@@ -66,16 +67,16 @@ fn a_host_joins_a_mesh_and_leaves_it() {
     assert_eq!(after["since"], before["since"]);
     assert!(after["counters"]["received"].as_u64() > before["counters"]["received"].as_u64());
 
-    // A host that is disabled is out at once, everywhere.
+    // A disabled host leaves the mesh at once on every agent.
     etcd.put("hosts/c", &host(&addresses[2]).replacen('{', r#"{"enabled":false,"#, 1));
     wait_up(&agents[0], &["b → a"]);
     wait_up(&agents[1], &["a → b"]);
     assert!(agents.iter().all(|agent| agent.logged("alarm raised") == 0), "{}", agents[0].log());
 }
 
-/// A host's document is removed and written again, as editors and scripts do: nothing stops.
+/// Editors and scripts may remove a host's document and write it again; within the removal grace, no test stops.
 #[test]
-fn a_hosts_document_that_is_rewritten_stops_nothing() {
+fn tests_continue_when_a_host_document_is_removed_and_rewritten() {
     let etcd = Etcd::of(Flavour::V3Of35);
     let (a, b) = (address(), address());
     etcd.put("hosts/a", &host(&a));
@@ -98,9 +99,9 @@ fn a_hosts_document_that_is_rewritten_stops_nothing() {
     assert_eq!(tests(&receiver, "receiver")[0].1["since"], since);
 }
 
-/// Two senders before one receiver: any is enough; none is not.
+/// Either of the two senders suffices to keep the receiver's test up; without any, it goes down.
 #[test]
-fn any_of_many_senders_is_enough() {
+fn test_expecting_any_sender_is_up_while_one_sends() {
     let etcd = Etcd::of(Flavour::V3Of34);
     let (a, b, r) = (address(), address(), address());
     for (name, addr) in [("a", &a), ("b", &b), ("r", &r)] {
@@ -125,9 +126,9 @@ fn any_of_many_senders_is_enough() {
     assert_eq!(receiver.logged("kind=\"unknown_packet\""), 0, "{}", receiver.log());
 }
 
-/// A document of its own goes before a set, also to switch one pair off.
+/// A test document takes precedence over a set, so it can disable a single pair.
 #[test]
-fn one_pair_of_a_set_is_switched_off() {
+fn test_document_disables_one_pair_of_a_set() {
     let (a, b, c) = (address(), address(), address());
     let port = udp_port(&c);
     let set = format!(r#"{{"from":{{"hosts":["a","b"]}},"to":{{"hosts":["c"],"port":{port}}},{QUICK}}}"#);
@@ -144,10 +145,11 @@ fn one_pair_of_a_set_is_switched_off() {
     assert_eq!(tests(&agent, "receiver")[0].0, "b → c");
 }
 
-/// An address that moves between hosts: where it is, probes are expected; elsewhere, nothing is, and
-/// nobody is told. In a network namespace of its own, whose loopback takes and loses the address.
+/// A floating address moves between hosts: probes are expected only where the address is present, and its absence
+/// raises no alarm. The agents run in a network namespace of their own, on whose loopback interface the address is
+/// added and removed.
 #[test]
-fn a_floating_address_takes_the_expectation_with_it() {
+fn floating_address_moves_test_between_standby_and_up() {
     let directory = tempfile::tempdir().unwrap();
     let path = |name: &str| directory.path().join(name);
     let (web, port) = (tcp_port(), 8621);

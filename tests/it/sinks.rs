@@ -1,4 +1,5 @@
-//! Every kind of sink against a receiver of its kind: away, wrong, busy and back.
+//! Every kind of sink with a receiver of its kind: unreachable, misconfigured, overloaded and reachable again. In
+//! each case the final state of every alarm must arrive.
 
 use std::process::Command;
 
@@ -9,13 +10,13 @@ use super::support::{
     Agent, HttpReceiver, MailReceiver, Request, Rsyslog, Trapd, address, test_document, udp_port, wait_for,
 };
 
-/// A test that ends on b and that nobody sends: it goes down a second after its beginning.
+/// Returns path and document of a test to b that has no sender: it goes down when its startup grace of 1 s ends.
 fn dead(n: u8) -> (String, String) {
     let to = format!("{}:{}", address(), udp_port("127.0.0.1"));
     (format!("tests/b/{n}.json"), test_document(n, ("a", "127.0.0.2:0"), ("b", &to), r#","hold_down":"200ms""#))
 }
 
-/// The same sent by b itself: it comes up.
+/// Makes b itself the sender of the test, so that the test comes up and its alarm is cleared.
 fn mend(agent: &Agent, (path, document): &(String, String)) {
     agent.document(path, &document.replacen("\"from_host\":\"a\"", "\"from_host\":\"b\"", 1));
 }
@@ -34,7 +35,7 @@ fn wait_error(agent: &Agent, name: &str, text: &str) {
     });
 }
 
-/// What `peerpair` prints, and its exit code.
+/// Runs `peerpair`, and returns its exit code and everything that it printed.
 fn peerpair(arguments: &[&str]) -> (i32, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_peerpair")).args(arguments).output().unwrap();
     let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
@@ -45,17 +46,18 @@ const V3: &str = "version = \"v3\"\nuser = \"joe\"\nauth_protocol = \"sha256\"\n
                   privacy_protocol = \"aes128\"\nprivacy_password_file = \"privacy\"\n\
                   engine_id = \"0x8000c44f0462\"\n";
 const PASSWORDS: [(&str, &str); 2] = [("auth", "authpass12345\n"), ("privacy", "privpass12345\n")];
-/// The engine id that these agents are given, so that a receiver can be told of it before they start.
+/// Engine ID configured for these agents, so that a receiver can be configured with it before they start.
 const ENGINE_B: &str = "0x8000c44f0462";
 
-/// Removes the lines that begin with `prefix`.
+/// Returns `keys` without the lines that begin with `prefix`.
 fn without(prefix: &str, keys: &str) -> String {
     keys.split_inclusive('\n').filter(|line| !line.starts_with(prefix)).collect()
 }
 
-/// Two hosts of one name have different engine ids, since each makes its own of its machine's id.
+/// Without a configured engine ID, agents derive it from the machine ID, so that two hosts of the same name have
+/// different ones.
 #[test]
-fn check_config_shows_the_engine_id_that_a_receiver_has_to_know() {
+fn check_config_prints_the_engine_id_that_a_receiver_needs() {
     let mut trapd = Trapd::start();
     let test = dead(1);
     let agent = agent(&test, &format!("{}{}", trapd.sink("standard"), without("engine_id", V3)), &PASSWORDS);
@@ -69,10 +71,10 @@ fn check_config_shows_the_engine_id_that_a_receiver_has_to_know() {
     trapd.wait_trap("ConnectionUp", 0);
 }
 
-/// snmptrapd has never seen this engine: the first trap counts. After a restart of the agent the
-/// engine has begun once more, and the next trap counts too.
+/// The first trap from an engine that snmptrapd has never seen must be accepted. A restart of the agent increases its
+/// engine boots, and the next trap must be accepted too.
 #[test]
-fn v3_traps_are_taken_by_a_receiver_that_never_met_the_engine() {
+fn v3_traps_are_accepted_from_a_new_engine_and_after_restart() {
     let levels = [
         ("SHA-256", "AES", "priv", V3.to_owned()),
         ("SHA", "AES-256", "priv", V3.replace("sha256", "sha1").replace("aes128", "aes256")),
@@ -93,16 +95,17 @@ fn v3_traps_are_taken_by_a_receiver_that_never_met_the_engine() {
         agent.kill();
         agent.restart();
         trapd.wait_trap("coldStart", 1);
-        // Nobody acknowledged it: it is told again.
+        // Traps are not acknowledged, so the raise is sent again after the restart.
         trapd.wait_trap("ConnectionDown", 1);
         mend(&agent, &test);
         trapd.wait_trap("ConnectionUp", 0);
     }
 }
 
-/// An inform that is not acknowledged stays to be told: nothing is lost while the receiver is away.
+/// An inform that is not acknowledged stays pending, so that no notification is lost while the receiver is
+/// unreachable.
 #[test]
-fn informs_wait_for_a_receiver_that_is_away() {
+fn informs_stay_pending_while_the_receiver_is_unreachable() {
     let v2c = ("authCommunity log public\n", String::new());
     let v3 = ("createUser joe SHA-256 authpass12345 AES privpass12345\nauthUser log joe priv\n", V3.to_owned());
     for (configuration, keys) in [v2c, v3] {
@@ -118,17 +121,17 @@ fn informs_wait_for_a_receiver_that_is_away() {
         trapd.kill();
         mend(&agent, &test);
         wait_for("the sink to notice", || sink(&agent, "noc")?["last_error"].is_string().then_some(()));
-        // With another engine id, since it keeps none.
+        // The restarted snmptrapd has another engine ID, since it did not save the previous one.
         trapd.restart();
         trapd.wait_trap("ConnectionUp", 0);
         wait_for("the acknowledgement", || (sink(&agent, "noc")?["dirty"] == 0).then_some(()));
-        // Acknowledged: told once.
+        // An acknowledged inform is never sent again.
         assert_eq!(trapd.notifications(&["ConnectionDown"]).len(), 1);
     }
 }
 
 #[test]
-fn an_inform_that_is_refused_says_why_and_is_told_once_it_is_not() {
+fn refused_inform_reports_its_reason_and_is_sent_after_correction() {
     let mut trapd = Trapd::with("createUser joe SHA-256 authpass12345 AES privpass12345\nauthUser log joe priv\n");
     let test = dead(1);
     let inform = format!("{}mode = \"inform\"\ntimeout = \"300ms\"\nretries = 1\n{V3}", trapd.sink("standard"));
@@ -152,7 +155,7 @@ fn an_inform_that_is_refused_says_why_and_is_told_once_it_is_not() {
 }
 
 #[test]
-fn a_test_notification_says_whether_it_was_acknowledged() {
+fn test_notification_reports_whether_it_was_acknowledged() {
     let trapd = Trapd::with(&format!(
         "authCommunity log public\ncreateUser joe SHA-256 authpass12345 AES privpass12345\nauthUser log joe priv\n\
          createUser -e {ENGINE_B} joe SHA-256 authpass12345 AES privpass12345\n"
@@ -185,22 +188,22 @@ fn a_test_notification_says_whether_it_was_acknowledged() {
     assert!(exit == 1 && text.contains("not delivered") && text.contains("no receiver listens there"), "{text}");
     let (exit, text) = send("nobody");
     assert!(exit == 1 && text.contains("there is no sink `nobody`; there are: console, v2c,"), "{text}");
-    // The agent's own traps are not older than the command's.
+    // The agent's own traps must still be accepted: the command must not make its engine time appear outdated.
     for name in ["ConnectionDown", "ConnectionUp"] {
         wait_for("word by all three", || (trapd.notifications(&[name]).len() >= 3).then_some(()));
         mend(&agent, &test);
     }
 }
 
-/// The newest state of the alarm of test 1 in what was taken.
+/// Returns the latest alert for the connection of test 1 in these requests.
 fn newest(requests: &[Request], of: impl Fn(&Request) -> Vec<serde_json::Value>) -> Option<serde_json::Value> {
     let mut alerts = requests.iter().flat_map(of);
     alerts.rfind(|alert| alert["labels"]["alertname"] == "PeerpairConnection")
 }
 
-/// Away, busy, and unwilling: the final state arrives all the same.
+/// The final state of an alarm arrives, although Alertmanager answered 503, 429 and 500 before.
 #[test]
-fn an_alertmanager_is_told_through_outages() {
+fn alertmanager_gets_the_final_state_after_outages() {
     let receiver = HttpReceiver::start();
     receiver.answer(503, "Retry-After: 1\r\n");
     let test = dead(1);
@@ -235,7 +238,7 @@ fn an_alertmanager_is_told_through_outages() {
 }
 
 #[test]
-fn a_webhook_is_signed_and_told_through_outages() {
+fn webhook_is_signed_and_gets_the_final_state_after_outages() {
     let receiver = HttpReceiver::start();
     receiver.answer(503, "");
     let test = dead(1);
@@ -267,9 +270,9 @@ fn a_webhook_is_signed_and_told_through_outages() {
     }
 }
 
-/// One alarm that the receiver does not like does not hold up the others.
+/// A receiver that is unreachable must not delay the notifications to other receivers.
 #[test]
-fn a_receiver_that_is_away_holds_up_no_other() {
+fn unreachable_receiver_does_not_delay_other_receivers() {
     let (receiver, away) = (HttpReceiver::start(), udp_port("127.0.0.1"));
     let test = dead(1);
     let sinks = format!(
@@ -283,7 +286,7 @@ fn a_receiver_that_is_away_holds_up_no_other() {
 }
 
 #[test]
-fn syslog_in_datagrams_in_a_stream_and_with_tls() {
+fn syslog_is_sent_over_udp_tcp_and_tls() {
     let rsyslog = Rsyslog::start();
     for (n, transport, port) in [(1, "udp", rsyslog.udp), (2, "tcp", rsyslog.tcp), (3, "tls", rsyslog.tls)] {
         let test = dead(n);
@@ -316,9 +319,9 @@ fn syslog_in_datagrams_in_a_stream_and_with_tls() {
     }
 }
 
-/// Old collectors need a line for each message, and their own facility.
+/// Older log collectors require a newline after each message, and a facility of their own.
 #[test]
-fn syslog_with_a_line_each_and_another_facility() {
+fn syslog_supports_lf_framing_and_a_configured_facility() {
     let rsyslog = Rsyslog::start();
     let config = format!(
         "[[sink]]\nname = \"log-host\"\nkind = \"syslog\"\ntarget = \"127.0.0.1:{}\"\ntransport = \"tcp\"\n\
@@ -336,7 +339,7 @@ fn syslog_with_a_line_each_and_another_facility() {
 }
 
 #[test]
-fn webhook_through_a_proxy_with_a_password_from_an_address_of_choice() {
+fn webhook_uses_proxy_password_and_source_address() {
     let proxy = HttpReceiver::start();
     let config = format!(
         "[[sink]]\nname = \"hook\"\nkind = \"webhook\"\nurl = \"http://receiver.invalid/hook\"\nproxy = \"{}\"\n\
@@ -352,7 +355,7 @@ fn webhook_through_a_proxy_with_a_password_from_an_address_of_choice() {
 }
 
 #[test]
-fn traps_come_from_the_address_of_choice() {
+fn traps_are_sent_from_the_configured_source_address() {
     let manager = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     manager.set_read_timeout(Some(super::support::DEADLINE)).unwrap();
     let target = manager.local_addr().unwrap();
@@ -363,7 +366,7 @@ fn traps_come_from_the_address_of_choice() {
 }
 
 #[test]
-fn mail_is_threaded() {
+fn clear_mail_references_the_thread_of_its_raise() {
     let receiver = MailReceiver::start();
     let test = dead(1);
     let config = format!(
@@ -387,9 +390,9 @@ fn mail_is_threaded() {
     assert_ne!(field(&up, "Message-ID"), field(&down, "Message-ID"));
 }
 
-/// JSON on standard input, no shell, an end to it all.
+/// The program gets JSON on its standard input, is run without a shell, and is killed after the timeout.
 #[test]
-fn a_program_is_run() {
+fn exec_sink_reports_failure_and_timeout_and_then_delivers() {
     use std::os::unix::fs::PermissionsExt as _;
     let test = dead(1);
     let directory = tempfile::tempdir().unwrap();
@@ -413,7 +416,7 @@ fn a_program_is_run() {
         let text = std::fs::read_to_string(&out).unwrap_or_default();
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     };
-    // Clears of a first start may come before it.
+    // Clears from the agent's first start may precede the alarm.
     let down = wait_for("the alarm", || alarms().into_iter().find(|alarm| alarm["state"] == "raised"));
     assert_eq!(down["kind"], "connection");
     assert_eq!(down["test"]["description"], "test 1");

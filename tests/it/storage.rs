@@ -1,4 +1,5 @@
-//! The config store goes away and comes back; tests go on.
+//! Agents whose config store fails, hangs, is rolled back or holds invalid documents: running tests continue without
+//! interruption, and later changes take effect.
 
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -16,7 +17,7 @@ struct Pair {
     to: String,
 }
 
-/// Two agents with one test between them, up.
+/// Starts an etcd and two agents with one test between them, and waits until it is up.
 fn pair(flavour: Flavour) -> Pair {
     pair_of(Etcd::of(flavour))
 }
@@ -32,7 +33,8 @@ fn pair_of(etcd: Etcd) -> Pair {
 }
 
 impl Pair {
-    /// What would begin anew if the test were interrupted: since when it is up, and what was counted.
+    /// Returns the time since when the test is up, and the numbers of received and sent probes; an interruption would
+    /// reset them.
     fn progress(&self) -> (String, u64, u64) {
         let test = self.receiver.wait_condition(1, "receiver", "up");
         let sent =
@@ -41,7 +43,8 @@ impl Pair {
         (test["since"].as_str().unwrap().to_owned(), received, sent["sent"].as_u64().unwrap())
     }
 
-    /// Runs something, after which the test must have gone on as if nothing had been.
+    /// Runs a closure, and checks that the test continued meanwhile without interruption; up to five probes may still
+    /// be on their way.
     #[track_caller]
     fn uninterrupted<T>(&mut self, during: impl FnOnce(&mut Pair) -> T) -> T {
         let (since, received, sent) = self.progress();
@@ -69,7 +72,7 @@ impl Pair {
         }
     }
 
-    /// Changes the store, and waits until it is in force.
+    /// Adds a test to the store, waits until it is up, and removes it again.
     #[track_caller]
     fn change_is_picked_up(&self) {
         self.change_is_picked_up_from(&self.etcd);
@@ -85,7 +88,7 @@ impl Pair {
         self.wait_tests(1);
     }
 
-    /// Waits until both run so many tests.
+    /// Waits until both agents run exactly this number of tests.
     #[track_caller]
     fn wait_tests(&self, number: usize) {
         for agent in [&self.sender, &self.receiver] {
@@ -102,7 +105,7 @@ impl Pair {
     }
 }
 
-/// Each of these with etcd 3.4 by either API, and with 3.5.
+/// Runs these tests with either API of etcd 3.4, and with etcd 3.5.
 macro_rules! with_each_etcd {
     ($($test:ident)*) => {
         mod v2_of_etcd_3_4 {
@@ -153,7 +156,7 @@ fn hangs(flavour: Flavour) {
     let mut pair = pair(flavour);
     pair.uninterrupted(|pair| {
         pair.etcd.pause();
-        // What starts while it hangs waits, says so once, and starts when it answers.
+        // An agent that starts while etcd hangs logs that once, waits, and connects when etcd answers.
         let late = Agent::with_etcd("b2", pair.etcd.port(), "");
         late.wait_status("the hang to be noticed", |status| status["store"]["error"].as_str().map(str::to_owned));
         pair.etcd.resume();
@@ -163,7 +166,7 @@ fn hangs(flavour: Flavour) {
     });
 }
 
-/// A snapshot that was restored counts its revisions anew: what it says is obeyed, and named.
+/// A restored snapshot continues at an earlier revision: agents apply its documents and report the rollback.
 fn set_back_to_an_older_state(flavour: Flavour) {
     let mut pair = pair(flavour);
     pair.uninterrupted(|pair| {
@@ -179,19 +182,19 @@ fn set_back_to_an_older_state(flavour: Flavour) {
             assert_eq!(agent.status()["store"]["rollbacks"], 1, "{}", agent.log());
             assert_eq!(agent.logged("store_rolled_back"), 1);
         }
-        // The next revisions are those of changes that are gone: they count all the same.
+        // The next revisions have numbers that lost changes had before; they must be applied nevertheless.
         pair.change_is_picked_up();
     });
     pair.no_alarms();
 }
 
 #[test]
-fn etcd_away_at_the_start() {
+fn agent_waits_for_an_etcd_that_is_unreachable_at_start() {
     let (mut etcd, addr) = (Etcd::not_started(), address());
     let to = format!("{addr}:{}", udp_port(&addr));
     let agent = Agent::with_etcd("b", etcd.port(), "");
     wait_for("word of it", || (agent.logged("store not reached, waiting for it") == 1).then_some(()));
-    // An alarm waits for `store_patience`.
+    // The alarm for the unreachable store is raised only after `store_patience`.
     stays("it is said once", Duration::from_secs(3), || {
         agent.logged("waiting for it") == 1 && agent.logged("alarm raised") == 0
     });
@@ -205,7 +208,7 @@ fn etcd_away_at_the_start() {
 }
 
 #[test]
-fn more_foreign_writes_than_etcd_remembers() {
+fn change_is_applied_after_more_writes_than_the_v2_event_history() {
     let mut pair = pair(Flavour::V2Of34);
     for n in 0..1010 {
         pair.etcd.put("elsewhere/x", &n.to_string());
@@ -215,7 +218,7 @@ fn more_foreign_writes_than_etcd_remembers() {
 }
 
 #[test]
-fn a_bad_document_rejects_itself_and_its_last_good_version_goes_on() {
+fn invalid_document_is_rejected_and_its_last_good_version_kept() {
     let mut pair = pair(Flavour::V3Of34);
     let bad = test_document(1, ("a", "127.0.0.2:0"), ("b", &pair.to), r#","expect_every":"soon""#)
         .replace(r#""expect_every":"200ms","#, "");
@@ -234,7 +237,7 @@ fn a_bad_document_rejects_itself_and_its_last_good_version_goes_on() {
 }
 
 #[test]
-fn an_etcd_without_the_v2_api_is_named() {
+fn server_without_the_v2_api_is_reported() {
     let (client, peer) = (tcp_port(), tcp_port());
     let directory = tempfile::tempdir().unwrap();
     let (client_url, peer_url) = (format!("http://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
@@ -253,26 +256,26 @@ fn an_etcd_without_the_v2_api_is_named() {
 }
 
 #[test]
-fn a_directory_that_is_replaced_or_gone() {
+fn tests_continue_when_the_directory_is_missing_or_replaced() {
     let addr = address();
     let to = format!("{addr}:{}", udp_port(&addr));
     let document = |n| test_document(n, ("b", "127.0.0.2:0"), ("b", &to), "");
     let agent = Agent::with_dir("b", &[("tests/b/1.json", document(1))], "");
     agent.wait_condition(1, "receiver", "up");
-    // Gone is not empty: the test goes on.
+    // A missing directory is not an empty one: the test continues.
     let (documents, aside) = (agent.path("documents"), agent.path("aside"));
     std::fs::rename(&documents, &aside).unwrap();
     agent.wait_status("the loss", |status| (status["store"]["connected"] == false).then_some(()));
     agent.wait_condition(1, "receiver", "up");
-    // Another one in its place is read.
+    // A new directory in its place is read.
     agent.document("tests/b/2.json", &document(2));
     agent.wait_condition(2, "receiver", "up");
     agent.wait_status("the first test's end", |status| (status["tests"].as_array()?.len() == 2).then_some(()));
 }
 
-/// A pipe is no document, and reading it would never end.
+/// A named pipe in the directory is rejected without being opened, since reading it might never end.
 #[test]
-fn a_pipe_in_the_directory_is_named_and_hangs_nothing() {
+fn named_pipe_in_the_directory_is_rejected_without_blocking() {
     let addr = address();
     let to = format!("{addr}:{}", udp_port(&addr));
     let mut agent =
@@ -287,9 +290,9 @@ fn a_pipe_in_the_directory_is_named_and_hangs_nothing() {
     assert_eq!(agent.wait_exit().code(), Some(0));
 }
 
-/// One document cannot bring the others down, whatever it says.
+/// Documents with extreme values are rejected one by one and do not affect any other document.
 #[test]
-fn extreme_documents_reject_themselves() {
+fn documents_with_extreme_values_are_rejected_one_by_one() {
     let addr = address();
     let to = format!("{addr}:{}", udp_port(&addr));
     let document = |n, more: &str| test_document(n, ("b", "127.0.0.2:0"), ("b", &to), more);

@@ -1,4 +1,5 @@
-//! The rules of the source tree that a compiler does not check.
+//! Rules of the source tree that the compiler does not check: imports between modules, purity of `src/pure`, and the
+//! list of top-level files.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -8,14 +9,14 @@ fn sources(directory: &Path) -> Vec<PathBuf> {
     entries.flat_map(|path| if path.is_dir() { sources(&path) } else { vec![path] }).collect()
 }
 
-/// Code without comments and without what stands below `#[cfg(test)]`.
+/// Returns the code of a file, without comment lines and without everything after the first `#[cfg(test)]`.
 fn code(path: &Path) -> String {
     let text = std::fs::read_to_string(path).unwrap();
     let text = text.split("#[cfg(test)]").next().unwrap_or_default();
     text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
 }
 
-/// What `crate::NAME` names anywhere in the file, in braces too.
+/// Returns the modules that a file names after `crate::`, including those in braces.
 fn imports(code: &str) -> BTreeSet<String> {
     let names = code.split("crate::").skip(1).flat_map(|rest| match rest.strip_prefix('{') {
         Some(group) => group.split('}').next().unwrap_or_default().split(',').map(str::trim).collect::<Vec<_>>(),
@@ -26,7 +27,7 @@ fn imports(code: &str) -> BTreeSet<String> {
     names.map(first).filter(|name| !name.is_empty()).collect()
 }
 
-/// Who may import whom; an actor's children are named by it alone.
+/// Returns the modules that a module may import; only an actor's parent may import the actor.
 fn allowed(place: &str) -> &'static [&'static str] {
     match place {
         "pure" => &["pure"],
@@ -47,7 +48,7 @@ fn allowed(place: &str) -> &'static [&'static str] {
 }
 
 #[test]
-fn imports_follow_the_tree() {
+fn imports_between_modules_follow_the_architecture() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut wrong = Vec::new();
     for path in sources(&root).iter().filter(|path| path.extension().is_some_and(|ending| ending == "rs")) {
@@ -66,7 +67,7 @@ fn imports_follow_the_tree() {
 }
 
 #[test]
-fn pure_code_has_no_clock_no_socket_and_no_actor() {
+fn pure_code_uses_no_clock_socket_or_actor() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/pure");
     let forbidden = [
         "actix",
@@ -83,7 +84,7 @@ fn pure_code_has_no_clock_no_socket_and_no_actor() {
     ];
     let mut wrong = Vec::new();
     for path in sources(&root).iter().filter(|path| path.extension().is_some_and(|ending| ending == "rs")) {
-        // A test's random numbers come from its own seed.
+        // Tests may use `fastrand`, since their random numbers come from a fixed seed.
         if path.ends_with("tests.rs") {
             continue;
         }
@@ -95,7 +96,7 @@ fn pure_code_has_no_clock_no_socket_and_no_actor() {
 }
 
 #[test]
-fn every_actor_is_a_file_and_every_file_at_the_top_is_known() {
+fn top_level_source_files_are_the_expected_ones() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let names: BTreeSet<String> = std::fs::read_dir(root)
         .unwrap()

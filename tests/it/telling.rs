@@ -1,4 +1,5 @@
-//! What people are spared, and what they can ask: storms, silences, the API.
+//! Suppression of notifications and the alarm API: groups, storms, silences, maintenance and planned stops. In each
+//! case the receivers must finally have the true state of every alarm.
 
 use std::collections::BTreeMap;
 use std::net::UdpSocket;
@@ -20,7 +21,7 @@ fn files(documents: &[(String, String)]) -> Vec<(&str, String)> {
     documents.iter().map(|(path, text)| (path.as_str(), text.clone())).collect()
 }
 
-/// An agent without tests that has no doubt left what its receivers hold.
+/// Starts an agent without tests, and waits until no notification is pending and no alarm is unconfirmed.
 fn settled(settings: &str, sink: &str) -> Agent {
     let agent = Agent::with_dir("b", &[("config.json", settings.to_owned())], sink);
     agent.wait_status("nothing to tell", |status| {
@@ -30,9 +31,9 @@ fn settled(settings: &str, sink: &str) -> Agent {
     agent
 }
 
-/// Four tests from one host: one notification names the host, and one its end.
+/// Four tests from one host go down together: one notification names the host, and another reports the clear.
 #[test]
-fn a_dead_host_is_one_trap() {
+fn host_with_all_tests_down_causes_one_group_trap() {
     let trapd = Trapd::start();
     let to = destination();
     let documents: Vec<_> = (1..=4).map(|n| dead(n, &to)).collect();
@@ -64,9 +65,10 @@ fn silence(agent: &Agent, arguments: &[&str]) -> (i32, String) {
     (output.status.code().unwrap(), text)
 }
 
-/// A silence keeps raises back over a restart, never a clear; its end tells what still stands.
+/// A silence suppresses raises, also across a restart, but never a clear; when it expires, alarms that are still
+/// raised are notified.
 #[test]
-fn a_silence_withholds_raises_and_nothing_else() {
+fn silence_suppresses_raises_but_not_clears() {
     let trapd = Trapd::start();
     let documents = [dead(1, &destination()), dead(2, &destination())];
     let later = documents[1].1.replace("\"startup_grace\":\"1s\"", "\"startup_grace\":\"3s\"");
@@ -84,7 +86,8 @@ fn a_silence_withholds_raises_and_nothing_else() {
     agent.kill();
     agent.restart();
     agent.wait_condition(2, "receiver", "down");
-    // Nobody acknowledged the first, but a raise it still is: it is told once more after the silence.
+    // Count test 2 alone: traps are not acknowledged, so the raise of test 1 was due again after the restart, and as
+    // a raise it is suppressed too.
     let down = |trapd: &Trapd, n: u8| {
         trapd
             .traps()
@@ -93,7 +96,7 @@ fn a_silence_withholds_raises_and_nothing_else() {
             .count()
     };
     stays("the second is silenced", Duration::from_secs(1), || down(&trapd, 2) == 0);
-    // The end of what was told before is told.
+    // The clear of an alarm notified before the silence is sent.
     agent.document(&documents[0].0, &documents[0].1.replacen("\"from_host\":\"a\"", "\"from_host\":\"b\"", 1));
     let up = trapd.wait_trap("ConnectionUp", 0);
     assert_eq!(up.value("peerpairTestId.0"), id(1));
@@ -107,9 +110,10 @@ fn a_silence_withholds_raises_and_nothing_else() {
     assert!(code == 1 && said.contains("has to be a time to come"), "{said}");
 }
 
-/// Windows of maintenance and drained hosts, also in another host's document.
+/// Maintenance windows and drained hosts suppress raises, including those defined in the document of the sending
+/// host.
 #[test]
-fn maintenance_and_drained_hosts_raise_nothing() {
+fn maintenance_and_drained_hosts_suppress_raises() {
     let trapd = Trapd::start();
     let test = dead(1, &destination());
     let window = r#"{"maintenance":[{"from":"2020-01-01T00:00","to":"2099-01-01T00:00","time_zone":"Europe/Berlin","comment":"new racks"}]}"#;
@@ -126,7 +130,7 @@ fn maintenance_and_drained_hosts_raise_nothing() {
 }
 
 #[test]
-fn the_api_says_what_each_receiver_knows_and_wants_a_token_for_changes() {
+fn api_reports_state_per_receiver_and_requires_a_token_for_changes() {
     let trapd = Trapd::start();
     let test = dead(1, &destination());
     let agent = Agent::with_files("b", &files(&[test]), &trapd.sink("standard"), &[("token", "the token")]);
@@ -135,7 +139,7 @@ fn the_api_says_what_each_receiver_knows_and_wants_a_token_for_changes() {
         let (_, body) = http(agent.web_port(), "GET", "/api/alarms", "").ok()?;
         let answer: serde_json::Value = serde_json::from_str(&body).ok()?;
         let alarm = answer["alarms"].as_array()?.first()?.clone();
-        // The condition is as old as the snapshot.
+        // `condition` comes from the latest status snapshot, which may be older than the alarm.
         (alarm["sinks"]["noc"]["told"] == "raised" && alarm["condition"] == "down").then_some(alarm)
     });
     for (pointer, value) in [
@@ -167,15 +171,15 @@ fn the_api_says_what_each_receiver_knows_and_wants_a_token_for_changes() {
         assert_eq!(ask("POST", "/api/silences", bad, good).0, 400, "{bad}");
     }
 
-    // Without a token of its own the agent lets nobody change anything.
+    // Without a configured token, the agent rejects every change.
     let closed = Agent::with_dir("c", &[], "");
     let (code, body) = http_as(closed.web_port(), "POST", "/api/resync?sink=console", "", good).unwrap();
     assert!(code == 403 && body.contains("token_file is not set"), "{code} {body}");
 }
 
-/// A sender that says that it stops is paused, not down, until that has lasted.
+/// A sender that announced its stop is paused; its test goes down only after `max_pause`.
 #[test]
-fn a_planned_stop_is_a_pause() {
+fn planned_stop_pauses_the_test_until_max_pause() {
     let to = destination();
     let document = test_document(1, ("a", "127.0.0.2:0"), ("b", &to), r#","max_pause":"4s""#);
     let receiver = Agent::with_dir("b", &[("tests/b/1.json", document.clone())], "");
@@ -189,10 +193,10 @@ fn a_planned_stop_is_a_pause() {
     assert_eq!(receiver.logged("the sender announced its stop"), 1);
 }
 
-/// 1,000 tests go down at once and 700 come back, with a receiver that runs a handler for each
-/// trap: what it has written, read from its beginning, gives exactly the true state.
+/// 1,000 tests go down at once and 700 come up again, while the receiver runs a handler for each trap. Replaying the
+/// traps that the handler has written must give exactly the true state.
 #[test]
-fn a_storm_ends_in_the_truth() {
+fn receiver_has_the_true_state_after_a_storm() {
     const TESTS: u32 = 1000;
     const BACK: u32 = 700;
     let _alone = alone();
@@ -202,7 +206,7 @@ fn a_storm_ends_in_the_truth() {
     let settings = r#"{"alarm":{"storm_hold_max":"12s","summary_interval":"3s","hold_down":"1s"}}"#;
     let documents: Vec<(String, String)> = (0..TESTS)
         .map(|n| {
-            // Two tests from each host: they are too few to be a group.
+            // Two tests per host are too few to form a group.
             let document = test_document(0, (&format!("h{}", n / 2), "127.0.0.2:0"), ("b", &to), "")
                 .replace(&id(0), &format!("00000000-0000-4000-8000-{n:012x}"))
                 .replace("\"100ms\",\"expect_every\":\"200ms\"", "\"500ms\",\"expect_every\":\"1200ms\"")

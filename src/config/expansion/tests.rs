@@ -32,7 +32,7 @@ fn set(json: &str) -> SetDocument {
     set
 }
 
-/// What a host has of a set, as `from → to` by id; `*` where any sender will do.
+/// Returns the tests of the host `own` by id, in the form `from → to`. A `*` stands for any sender.
 fn of(set: &SetDocument, hosts: &Hosts, own: &str) -> BTreeMap<String, String> {
     let tests = Expansion::new("x", set, hosts).tests_of(own);
     let path = |test: &Expanded| {
@@ -49,7 +49,7 @@ fn paths(set: &SetDocument, hosts: &Hosts, own: &str) -> Vec<String> {
 }
 
 #[test]
-fn the_four_topologies_and_three_directions() {
+fn topologies_and_directions_expand_to_the_expected_paths() {
     let hosts = hosts(&["a1", "a2", "b1", "b2"]);
     let mesh = set(r#"{"topology":"mesh","from":{"groups":["a"]}}"#);
     assert_eq!(paths(&mesh, &hosts, "a1"), ["a1 10.0.0.0:0 → a2 10.0.0.1:8620", "a2 10.0.0.1:0 → a1 10.0.0.0:8620"]);
@@ -73,9 +73,9 @@ fn the_four_topologies_and_three_directions() {
     }
 }
 
-/// Behind one address there may be many: a sender sends once, and each receiver knows its probes.
+/// Several receivers may share an address: a sender sends a single test, and each receiver recognizes its probes.
 #[test]
-fn one_address_of_many_receivers() {
+fn receivers_behind_a_shared_address_expect_the_probes_of_all_senders() {
     let hosts = hosts(&["a1", "a2", "lb1", "lb2"]);
     let each = set(r#"{"from":{"groups":["a"]},"to":{"groups":["l"],"at":"10.0.0.100:8621"},"when_absent":"standby"}"#);
     assert_eq!(paths(&each, &hosts, "a1"), ["a1 10.0.0.0:0 → lb1, lb2 10.0.0.100:8621"]);
@@ -133,10 +133,10 @@ fn any_set() -> impl Strategy<Value = SetDocument> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
-    /// Whatever one host sends, exactly the hosts it is for expect, under the same id; and nobody
-    /// expects what nobody sends.
+    /// For every probe that a host sends, exactly the destination hosts expect it under the same id, and every
+    /// expected probe is sent by some host.
     #[test]
-    fn both_ends_expand_alike(set in any_set(), names in subsequence(NAMES.to_vec(), 0..10)) {
+    fn sender_and_receiver_expand_the_same_test_ids(set in any_set(), names in subsequence(NAMES.to_vec(), 0..10)) {
         let hosts = hosts(&names);
         let expansion = Expansion::new("x", &set, &hosts);
         let mut sent: BTreeMap<TestId, String> = BTreeMap::new();
@@ -162,9 +162,9 @@ proptest! {
     }
 }
 
-/// One host that joins a mesh changes only the pairs that it is in.
+/// A host that joins a mesh changes only the pairs that it belongs to.
 #[test]
-fn a_host_that_joins_a_mesh_of_2000_touches_its_own_pairs_only() {
+fn host_joining_a_mesh_of_2000_changes_only_its_own_pairs() {
     let names: Vec<String> = (0..2001).map(|n| format!("h{n}")).collect();
     let all: Hosts = names.iter().enumerate().map(|(n, name)| (name.clone(), Arc::new(host(n, &[])))).collect();
     let mut before = all.clone();
@@ -185,9 +185,9 @@ fn a_host_that_joins_a_mesh_of_2000_touches_its_own_pairs_only() {
     }
 }
 
-/// With a sample, everybody is tested by about as many, and few choices change when a host joins.
+/// With `sample`, hosts are tested by similar numbers of peers, and few selections change when a host joins.
 #[test]
-fn samples_are_even_and_steady() {
+fn samples_are_even_and_stable_when_a_host_joins() {
     let names: Vec<String> = (0..301).map(|n| format!("h{n}")).collect();
     let all: Hosts = names.iter().enumerate().map(|(n, name)| (name.clone(), Arc::new(host(n, &[])))).collect();
     let mut before = all.clone();

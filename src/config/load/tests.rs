@@ -35,7 +35,7 @@ fn only(loaded: &Loaded) -> &Test {
 }
 
 #[test]
-fn nothing_is_needed_but_the_test() {
+fn test_alone_runs_with_built_in_defaults() {
     let loaded = Loader::new("b").load(&documents(&[("tests/b/x", &test_document(""))]));
     assert_eq!(findings(&loaded), "");
     let test = only(&loaded);
@@ -47,7 +47,7 @@ fn nothing_is_needed_but_the_test() {
 }
 
 #[test]
-fn test_goes_before_host_before_global() {
+fn test_takes_precedence_over_host_over_global() {
     let documents = documents(&[
         ("config", r#"{"alarm":{"raise_after":7,"clear_after":7,"hold_down":"7s"},"defaults":{"max_latency":"7ms"}}"#),
         ("hosts/b", r#"{"alarm":{"clear_after":6,"hold_down":"6s"}}"#),
@@ -64,7 +64,7 @@ fn test_goes_before_host_before_global() {
 }
 
 #[test]
-fn a_bad_document_rejects_itself_and_keeps_its_last_good_version() {
+fn bad_document_is_rejected_and_its_last_good_version_stays_in_force() {
     let other = test_document("").replace("5b0c6f0e", "00000000");
     let mut loader = Loader::new("b");
     let good = test_document(r#","expect_every":"4s""#);
@@ -77,18 +77,18 @@ fn a_bad_document_rejects_itself_and_keeps_its_last_good_version() {
     assert_eq!(loaded.rejected.len(), 1);
     assert!(loaded.rejected[0].last_good_in_force);
 
-    // An agent that never saw the good version cannot run the test, and says so.
+    // An agent that never read a good version cannot run the test, and reports that.
     let loaded = Loader::new("b").load(&documents(&[("tests/b/x", &bad), ("tests/b/y", &other)]));
     assert_eq!(loaded.tests.len(), 1);
     assert!(!loaded.rejected[0].last_good_in_force);
 
-    // What is removed is removed, however good it once was.
+    // Removing a document also discards its last good version.
     assert_eq!(loader.load(&documents(&[("tests/b/y", &other)])).tests.len(), 1);
     assert_eq!(loader.load(&documents(&[("tests/b/x", &bad)])).tests.len(), 0);
 }
 
 #[test]
-fn a_bad_global_document_without_a_good_one_tests_nothing() {
+fn bad_global_document_without_a_good_version_disables_tests() {
     let bad = documents(&[("config", "{"), ("tests/b/x", &test_document(""))]);
     assert!(!Loader::new("b").load(&bad).enabled);
     let mut loader = Loader::new("b");
@@ -97,7 +97,7 @@ fn a_bad_global_document_without_a_good_one_tests_nothing() {
 }
 
 #[test]
-fn every_finding_of_a_broken_tree() {
+fn all_findings_of_broken_documents_are_reported() {
     let documents = documents(&[
         (
             "config",
@@ -119,7 +119,7 @@ fn every_finding_of_a_broken_tree() {
 }
 
 #[test]
-fn the_originals_documents_are_read_unchanged() {
+fn legacy_documents_are_read_unchanged() {
     let documents = documents(&[
         ("config", r#"{"Version":7,"Enabled":true,"FailureLatencyEgregiousMicros":5000000}"#),
         (
@@ -144,9 +144,9 @@ fn the_originals_documents_are_read_unchanged() {
     assert_eq!(test.limits.egregious_latency, Duration::from_secs(5));
 }
 
-/// Defaults that no test could live with reject the global document, not the tests.
+/// Defaults that are invalid for every test reject the global document, not the tests.
 #[test]
-fn bad_defaults_are_the_global_documents_fault() {
+fn invalid_defaults_reject_the_global_document() {
     let mut loader = Loader::new("b");
     loader.load(&documents(&[("config", "{}"), ("tests/b/x", &test_document(""))]));
     for defaults in
@@ -173,9 +173,9 @@ fn durations_that_overflow_are_findings() {
     assert_eq!(Loader::new("b").load(&documents(&[("tests/b/x", &legacy)])).rejected.len(), 1);
 }
 
-/// Whoever can write the store cannot run programs, unless this host lets him.
+/// Write access to the store does not permit running programs, unless the bootstrap file of the host allows it.
 #[test]
-fn a_program_in_a_document_is_run_only_where_that_is_allowed() {
+fn exec_sink_in_a_document_requires_allow_exec() {
     let documents =
         documents(&[("config", r#"{"sinks":[{"name":"page","kind":"exec","command":["/bin/true"]},{"name":"l"}]}"#)]);
     let names = |loaded: &Loaded| loaded.sinks.iter().map(|sink| sink.name.clone()).collect::<Vec<_>>();
@@ -186,9 +186,9 @@ fn a_program_in_a_document_is_run_only_where_that_is_allowed() {
     assert_eq!(names(&Loader::of(&allowing).load(&documents)), ["page", "l"]);
 }
 
-/// What is wrong with another host's document is that host's to say; its maintenance counts all the same.
+/// Errors in another host's document are reported by that host alone, and its maintenance windows apply regardless.
 #[test]
-fn another_hosts_maintenance_counts_whatever_else_it_says() {
+fn maintenance_of_another_host_applies_despite_its_errors() {
     let documents = documents(&[
         (
             "hosts/a",
@@ -206,7 +206,7 @@ fn another_hosts_maintenance_counts_whatever_else_it_says() {
     assert_eq!(loaded.windows[0].host.as_deref(), Some("c"));
 }
 
-/// A misspelt matcher would silence the fleet.
+/// A matcher with a misspelled name would match everything and suppress alarms of the whole fleet.
 #[test]
 fn a_misspelt_field_of_a_window_is_an_error() {
     let documents = documents(&[("config", r#"{"maintenance":[{"host":["c"],"from":"00:00","to":"23:59"}]}"#)]);
@@ -216,7 +216,7 @@ fn a_misspelt_field_of_a_window_is_an_error() {
     assert_eq!(loaded.windows, []);
 }
 
-/// An address that nobody can have takes one host out of a set, not the set out of the fleet.
+/// An address that no host can have removes that host from the set, but not the set from the fleet.
 #[test]
 fn one_bad_host_takes_only_its_own_pairs_out_of_a_set() {
     let host = |addr: &str| format!(r#"{{"addresses":{{"default":"{addr}"}},"groups":["x"]}}"#);
@@ -235,9 +235,9 @@ fn one_bad_host_takes_only_its_own_pairs_out_of_a_set() {
     assert!(findings(&of_c).contains("0.0.0.0 is not the address of one host"), "{}", findings(&of_c));
 }
 
-/// Only what changed is read again, and what did not stays the very same.
+/// Documents are parsed again after a change only; unchanged ones are reused.
 #[test]
-fn a_document_is_read_once() {
+fn unchanged_documents_are_not_read_again() {
     let (first, second) = (test_document(""), test_document(r#","description":"x""#));
     let before = documents(&[("tests/b/x", &first)]);
     let mut loader = Loader::new("b");

@@ -1,4 +1,5 @@
-//! Which addresses a test's two ends mean.
+//! Selects the addresses that the two ends of a test use. [`Resolver`] applies the same rules on both hosts, so that
+//! both ends arrive at the same addresses.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -6,15 +7,16 @@ use super::Names;
 use crate::config::endpoint::{Endpoint, EndpointHost};
 use crate::config::test::Test;
 
-/// From a test's names to addresses.
+/// Maps the endpoints of a test to socket addresses, using names resolved before.
 pub(super) struct Resolver<'a> {
     pub names: &'a Names,
 }
 
-/// Names that cannot be resolved, and why. None: they were not asked for yet, which is no fault.
+/// Names that cannot be resolved, each with the reason. An empty list means that resolution is still pending, which
+/// is not a fault.
 pub(super) struct Unresolved(pub Vec<(String, String)>);
 
-/// What they come to.
+/// Addresses selected for a test, in the families that both ends share where possible.
 pub(super) struct Addresses {
     pub from: SocketAddr,
     pub to: SocketAddr,
@@ -22,7 +24,7 @@ pub(super) struct Addresses {
 }
 
 impl Addresses {
-    /// Why no packet can go from one to the other.
+    /// Returns the reason why packets cannot be sent between the ends, such as different address families.
     pub fn contradiction(&self) -> Option<String> {
         let (from, to) = (self.from.ip(), self.to.ip());
         (from.is_ipv4() != to.is_ipv4()).then(|| format!("{from} cannot send to {to}: another address family"))
@@ -30,8 +32,8 @@ impl Addresses {
 }
 
 impl Resolver<'_> {
-    /// Both ends choose alike: IPv4 before IPv6 unless the other end has only IPv6, then the
-    /// lowest address.
+    /// Selects the addresses of a test. Both ends choose by the same rule: IPv4 is preferred unless the other end has
+    /// only IPv6 addresses, and the lowest address of the family is used.
     pub fn addresses(&self, test: &Test) -> Result<Addresses, Unresolved> {
         let (mut unresolved, mut not_yet) = (Vec::new(), false);
         let mut candidates = |endpoint: &Endpoint| match &endpoint.host {
@@ -70,7 +72,7 @@ impl Resolver<'_> {
     }
 }
 
-/// An endpoint that says nothing fits every family.
+/// Returns true if an endpoint has an address of the family. An unspecified endpoint suits every family.
 fn fits(addresses: &[IpAddr], family: fn(&IpAddr) -> bool) -> bool {
     addresses.is_empty() || addresses.iter().any(family)
 }

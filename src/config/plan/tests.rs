@@ -9,7 +9,7 @@ fn id(n: u8) -> TestId {
     TestId::from_bytes([n; 16])
 }
 
-/// A document of test `n`, from `from` on host `a` to `to` on host `b`.
+/// Returns a document of test `n`, which sends from `from` on host `a` to `to` on host `b`.
 fn document(n: u8, from: &str, to: &str, more: &str) -> (String, String) {
     let text = format!(r#"{{"id":"{}","from_host":"a","from":"{from}","to_host":"b","to":"{to}"{more}}}"#, id(n));
     (n.to_string(), text)
@@ -42,7 +42,7 @@ fn listeners(plan: &Plan) -> Vec<(String, usize)> {
 }
 
 #[test]
-fn names_of_one_address_are_one_listener() {
+fn names_with_the_same_address_share_a_listener() {
     let names = names(&[("localhost", &["::1", "127.0.0.1"]), ("vm", &["127.0.0.1"])]);
     let given = [
         document(1, "", "localhost:8620", ""),
@@ -70,7 +70,7 @@ fn a_wildcard_covers_its_family_at_its_port() {
 }
 
 #[test]
-fn a_name_of_both_families_goes_by_the_other_end() {
+fn name_with_both_families_uses_the_family_of_the_other_end() {
     let names = names(&[("db", &["10.0.0.5", "fd00::5"])]);
     let given = [document(1, "[fd00::1]:0", "db:8620", ""), document(2, "10.0.0.1:0", "db:8620", "")];
     for host in ["a", "b"] {
@@ -109,7 +109,7 @@ fn senders_share_sockets_with_each_other_and_with_listeners() {
 }
 
 #[test]
-fn a_name_that_does_not_resolve_is_a_fault_and_the_rest_is_planned() {
+fn unresolvable_name_is_a_fault_and_other_tests_are_planned() {
     let names: Names = [("nowhere".to_owned(), Err("no such host".to_owned()))].into();
     let given = [document(1, "", "nowhere:8620", ""), document(2, "", "10.0.0.5:8620", "")];
     let plan = planned("b", &given, &names);
@@ -118,9 +118,9 @@ fn a_name_that_does_not_resolve_is_a_fault_and_the_rest_is_planned() {
     assert_eq!(faults, ["name `nowhere` cannot be resolved: no such host"]);
 }
 
-/// What was told of a test stands while its name is asked for, or cannot be resolved.
+/// Alarms of a test keep their state while its name is being resolved or cannot be resolved.
 #[test]
-fn a_test_that_waits_for_its_name_is_still_possible() {
+fn alarms_of_a_test_with_an_unresolved_name_stay_in_the_inventory() {
     let given = [document(1, "", "db:8620", ""), document(2, "", "10.0.0.5:8620", "")];
     let unresolved: Names = [("db".to_owned(), Err("away".to_owned()))].into();
     for (names, faults) in [(Names::new(), 0), (unresolved, 1)] {
@@ -133,7 +133,7 @@ fn a_test_that_waits_for_its_name_is_still_possible() {
 }
 
 #[test]
-fn only_what_differs_is_changed() {
+fn only_differing_parts_are_changed() {
     let old = [
         document(1, "", "10.0.0.5:8620", ""),
         document(2, "", "10.0.0.5:8620", ""),
@@ -162,12 +162,12 @@ fn only_what_differs_is_changed() {
     };
     let at_b = ["stop 10.0.0.6:8620", "expect 2 at 10.0.0.5:8620", "start 10.0.0.7:8620", "expect 4 at 10.0.0.7:8620"];
     assert_eq!(shown("b"), at_b);
-    // 9 s is also another send_every at the sender, 4.5 s.
+    // An `expect_every` of 9 s also changes `send_every` of the sender, to 4.5 s.
     assert_eq!(shown("a"), ["stop 3", "alter 2", "start 4"]);
 }
 
 #[test]
-fn the_documents_sinks_take_over_from_the_bootstraps() {
+fn bootstrap_sinks_receive_only_config_faults_once_documents_name_sinks() {
     let sink = |name: &str| SinkConfig { name: name.into(), ..SinkConfig::default() };
     let scopes = |documents: &[SinkConfig]| {
         let sinks = receivers::choose(documents, &[sink("console"), sink("noc")], &Telling::default());
@@ -178,9 +178,9 @@ fn the_documents_sinks_take_over_from_the_bootstraps() {
 }
 
 proptest! {
-    /// Carrying out the difference step by step gives the new plan, whatever the two are.
+    /// Applying the difference step by step turns any old plan into any new one.
     #[test]
-    fn the_difference_leads_there(old in plans(), new in plans()) {
+    fn applying_the_difference_gives_the_new_plan(old in plans(), new in plans()) {
         let mut running = old.clone();
         for change in difference(&old, &new) {
             match change {
@@ -207,7 +207,7 @@ proptest! {
     }
 
     #[test]
-    fn a_plan_does_not_differ_from_itself(plan in plans()) {
+    fn equal_plans_have_no_difference(plan in plans()) {
         prop_assert_eq!(difference(&plan, &plan), []);
     }
 }

@@ -1,4 +1,5 @@
-//! What is wrong with a sink.
+//! Checks the configuration of a sink. [`SinkConfig::check`] validates the general fields and those of its kind, and
+//! rejects fields of other kinds.
 
 use std::time::Duration;
 
@@ -7,19 +8,19 @@ use super::{
 };
 use crate::config::findings::Findings;
 
-/// Less than one message in a thousand seconds tells nobody anything in time.
+/// Lower bound on `rate`: a message in 1000 s. A slower rate delays notifications beyond use.
 const MIN_RATE: f64 = 0.001;
-/// Faster than this is no rate.
+/// Upper bound on `rate` in messages per second, above which a limit has no effect.
 const MAX_RATE: f64 = 10_000.0;
-/// Nobody waits longer for one answer, nor asks more often.
+/// Upper bounds on the time to wait for a response, on the number of retries and on the number of parallel processes.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(60);
 const MOST_RETRIES: u32 = 10;
 const MOST_PARALLEL: u32 = 64;
-/// RFC 3414 section 5.
+/// Upper bound on the SNMPv3 user name in octets (RFC 3414 section 5).
 const LONGEST_USER: usize = 32;
 
 impl SinkConfig {
-    /// What is wrong with it, at `field` of its document.
+    /// Adds a finding for each problem of the sink, located at `field` of its document.
     pub fn check(&self, field: &str, findings: &mut Findings) {
         if self.name.is_empty() {
             findings.error(&format!("{field}.name"), "a sink without a name", "give it one, such as \"noc\"");

@@ -1,4 +1,7 @@
-//! Prometheus' Alertmanager, its API v2.
+//! Receiver that posts alarms to an Alertmanager of Prometheus with its API v2.
+//!
+//! The main type is [`Alertmanager`], which also remembers the labels of each alert, so that a changed alert is
+//! resolved.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,10 +19,10 @@ use crate::pure::ledger::Due;
 use crate::pure::notification::Notification;
 use crate::pure::time::WallTime;
 
-/// A test notification fires for so long.
+/// Time for which the alert of a test notification fires.
 const TEST_FIRES: Duration = Duration::from_secs(60);
 
-/// An Alertmanager.
+/// Alertmanager receiver: an HTTP client, and the labels under which alarms were last sent.
 pub struct Alertmanager {
     http: Http,
     alerts: Alerts,
@@ -32,16 +35,16 @@ struct Alerts {
 
 type Labels = BTreeMap<&'static str, String>;
 
-/// Under which labels alarms were told last. To an Alertmanager, an alert with other labels is another alert: where a
-/// test gets another end or a tag while it is down, the one has to end and the other to begin.
+/// Labels under which each alarm was last sent. An Alertmanager takes an alert with other labels for a different
+/// alert: when a test gets another end or tag while it is down, the old alert has to be resolved and a new one fired.
 #[derive(Default)]
 struct Shown(BTreeMap<AlarmKey, (Labels, Option<WallTime>)>);
 
-/// An alarm that is over is told for a while, under the labels that it had.
+/// Time for which a cleared alarm's labels are kept, so that repeated clears are sent under the same labels.
 const KEPT_FOR: Duration = Duration::from_secs(3600);
 
 impl Shown {
-    /// The labels of an alarm, and those under which it was told before and is over.
+    /// Returns the labels to send an alarm with, and the previous labels if that alert has to be resolved.
     fn labels(&mut self, alarm: &Notification, now: WallTime) -> (Labels, Option<Labels>) {
         let kept = |ended: &Option<WallTime>| ended.is_none_or(|at| now.nanos_since(at) < KEPT_FOR.as_nanos() as i64);
         self.0.retain(|_, (_, ended)| kept(ended));
@@ -91,8 +94,8 @@ impl Message for Alerts {
     }
 }
 
-/// One that fires names no end: the Alertmanager counts its `resolve_timeout` by its own clock,
-/// whatever ours says.
+/// Builds one alert. A firing alert has no `endsAt` (unless it is a test notification): the Alertmanager then applies
+/// its `resolve_timeout` by its own clock, regardless of this host's clock.
 fn alert(alarm: &Notification, labels: Labels, page: &str, now: WallTime) -> Value {
     let mut alert = json!({
         "labels": labels,
@@ -125,13 +128,13 @@ mod tests {
     }
 
     #[test]
-    fn alert_whose_test_got_another_sender_ends_and_another_begins() {
+    fn old_alert_is_resolved_and_new_one_fires_when_test_sender_changes() {
         let (mut shown, now) = (Shown::default(), WallTime::default());
         let (labels, other) = shown.labels(&alarm("a", AlarmState::Raised), now);
         assert_eq!((labels["from"].as_str(), other.clone()), ("a", None));
         let (moved, other) = shown.labels(&alarm("c", AlarmState::Raised), now);
         assert_eq!((moved["from"].as_str(), other), ("c", Some(labels)));
-        // The end of an alert is sent under the labels of its beginning, whatever the test's labels are by then.
+        // A resolved alert is sent under the labels that it fired with, even if the test's labels have changed since.
         let (ended, other) = shown.labels(&alarm("d", AlarmState::Cleared), now);
         assert_eq!((ended, other), (moved, None));
         let (again, other) = shown.labels(&alarm("d", AlarmState::Raised), now);

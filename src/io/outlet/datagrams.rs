@@ -1,4 +1,6 @@
-//! A connected UDP socket to a receiver that is known by name.
+//! Connected UDP socket to a receiver that is configured by name or address.
+//!
+//! The main type is [`Datagrams`], which the SNMP and syslog receivers use.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -10,15 +12,16 @@ use tokio::time::{Instant, timeout};
 use crate::config::endpoint::Endpoint;
 use crate::io::resolve::resolve_endpoint;
 
-/// A receiver's name is resolved again after so long.
+/// Interval after which a receiver's name is resolved again and the socket reconnected.
 const RESOLVE_EVERY: Duration = Duration::from_secs(300);
-/// A host without a receiver says so within this, if it is near and says it at all.
+/// Time to wait for an ICMP error after sending: a nearby host without a receiver reports it within this time, if at
+/// all.
 const REFUSAL_WAIT: Duration = Duration::from_millis(50);
 
-/// The way to one receiver.
+/// UDP connection to one receiver, opened when it is first used.
 pub struct Datagrams {
     target: Result<Endpoint, String>,
-    /// The address of this host that the receiver sees, if that is not left to the routes.
+    /// Local address to send from; `None` leaves the choice to the routing table.
     source: Option<IpAddr>,
     connected: Option<(UdpSocket, Instant)>,
 }
@@ -28,7 +31,7 @@ impl Datagrams {
         Datagrams { target, source, connected: None }
     }
 
-    /// Its socket; connected, so that only the receiver is heard.
+    /// Returns the socket, connected so that only datagrams of the receiver are accepted.
     pub async fn socket(&mut self) -> Result<&UdpSocket, String> {
         let fresh = self.connected.take().filter(|(_, since)| since.elapsed() < RESOLVE_EVERY);
         let connected = match fresh {
@@ -42,8 +45,8 @@ impl Datagrams {
         Ok(&self.connected.insert(connected).0)
     }
 
-    /// Sends all of these, and waits a moment for word that nobody takes them. A refusal cannot be
-    /// told from the one before it, so they stand or fall as one.
+    /// Sends all datagrams, then waits `REFUSAL_WAIT` for an ICMP error. An error cannot be attributed to one
+    /// datagram, so the result applies to the whole batch.
     pub async fn send(&mut self, datagrams: &[Vec<u8>]) -> Result<(), String> {
         let socket = self.socket().await?;
         for datagram in datagrams {
@@ -52,12 +55,12 @@ impl Datagrams {
         let mut answer = [0; 1];
         match timeout(REFUSAL_WAIT, socket.recv(&mut answer)).await {
             Ok(Err(error)) => Err(refused(&error)),
-            // What is not to be answered has no answer; whatever came is ignored.
+            // Datagrams sent this way have no reply; data that arrived is ignored.
             Ok(Ok(_)) | Err(_) => Ok(()),
         }
     }
 
-    /// Its address may be another now.
+    /// Closes the socket, so that the next use resolves the name again.
     pub fn forget(&mut self) {
         self.connected = None;
     }
@@ -74,7 +77,7 @@ async fn connect(target: SocketAddr, source: Option<IpAddr>) -> Result<UdpSocket
     Ok(socket)
 }
 
-/// What the operating system says, in words.
+/// Describes an error of the operating system in human-readable form.
 pub fn refused(error: &io::Error) -> String {
     if error.kind() == io::ErrorKind::ConnectionRefused {
         return "no receiver listens there (port unreachable)".to_owned();

@@ -1,4 +1,6 @@
-//! Mail: one for all that is due at once, threaded by alarm.
+//! Mail receiver: sends one mail for all messages that are pending at once, threaded by alarm.
+//!
+//! The main type is [`Email`], which keeps the connection settings until a delivery fails.
 
 use std::fmt::Write as _;
 
@@ -23,7 +25,7 @@ use crate::pure::notification::Notification;
 
 type Mailer = AsyncSmtpTransport<Tokio1Executor>;
 
-/// A mail server, and those who are written to.
+/// Mail receiver: a mail server and the recipients.
 pub struct Email {
     config: SinkConfig,
     identity: Identity,
@@ -37,12 +39,12 @@ impl Email {
 
     pub(super) async fn deliver(&mut self, batch: Vec<Due>) -> Delivered {
         let within = self.config.answer_within();
-        // The library's own limit is for connecting only.
+        // The mail library's own timeout covers connecting only.
         let sent = timeout(within, self.send(&batch)).await;
         let late = || format!("no answer within {}", humantime::format_duration(within));
         let outcome = sent.unwrap_or_else(|_| Outcome::Unreachable(late()));
         if matches!(outcome, Outcome::Unreachable(_)) {
-            // Password and certificates are read anew.
+            // The next delivery reads the password and certificates again.
             self.mailer = None;
         }
         Delivered::all(batch, &outcome)
@@ -70,7 +72,7 @@ impl Email {
             Err(error) if !error.is_permanent() => return Outcome::Unreachable(with_way_out(describe(&error))),
             Err(error) => describe(&error),
         };
-        // One address that is refused refuses the mail to all: each is written to by itself.
+        // A single rejected address causes the whole mail to be rejected: send one mail to each recipient.
         let mut reached = 0;
         for address in &self.config.to {
             let Ok(message) = self.message(&alarms, std::slice::from_ref(address)) else { continue };
@@ -93,7 +95,7 @@ impl Email {
             .message_id(Some(id))
             .in_reply_to(thread.clone())
             .references(thread)
-            // No answer from somebody who is on holiday (RFC 3834 section 5).
+            // Prevents automatic replies, such as vacation notices (RFC 3834 section 5).
             .header(AutoSubmitted)
             .header(ContentType::TEXT_PLAIN);
         for address in to {
@@ -103,7 +105,8 @@ impl Email {
     }
 }
 
-/// The library that sends mail takes no authority's certificate for a server's, whatever `ca_file` says.
+/// Adds help to a certificate error: the mail library refuses a CA certificate as the server's own, even if `ca_file`
+/// names it.
 fn with_way_out(problem: String) -> String {
     match problem.contains("CaUsedAsEndEntity") {
         true => format!(
@@ -189,7 +192,8 @@ fn body(alarms: &[&Notification], identity: &Identity) -> String {
     text
 }
 
-/// A mail about one alarm belongs to all others about it; one about many to all such.
+/// Returns the id of a mail thread: mails about one alarm share a thread, and mails about several alarms share
+/// another.
 fn thread(alarms: &[&Notification], agent: &str) -> String {
     let about = match alarms {
         [alarm] => alarm.key.to_string(),
@@ -198,7 +202,7 @@ fn thread(alarms: &[&Notification], agent: &str) -> String {
     Sha256::digest(format!("{agent} {about}")).iter().take(16).map(|octet| format!("{octet:02x}")).collect()
 }
 
-/// What a message id can bear.
+/// Returns the characters of the agent's name that a message id permits, or `host` if none remain.
 fn host_part(agent: &str) -> String {
     let plain: String = agent.chars().filter(|c| c.is_ascii_alphanumeric() || "-.".contains(*c)).collect();
     if plain.is_empty() { "host".to_owned() } else { plain }

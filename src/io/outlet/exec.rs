@@ -1,4 +1,6 @@
-//! A program that is given each alarm as JSON on its standard input.
+//! Receiver that starts a program for each alarm, with the alarm as JSON on its standard input.
+//!
+//! The main type is [`Exec`]. The exit code of the program decides whether the alarm counts as delivered.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -14,14 +16,14 @@ use super::{Delivered, Outcome};
 use crate::config::sinks::SinkConfig;
 use crate::pure::ledger::Due;
 
-/// So much of what it complains about is read and shown.
+/// Number of octets of the program's standard error that are read and reported.
 const SHOWN: usize = 200;
-/// What it complained about is there soon after its end, or it is not from it.
+/// Time to wait for standard error after the program exited; later output comes from its children.
 const LAST_WORDS: Duration = Duration::from_millis(100);
-/// What it is given of the agent's environment: none of the agent's secrets.
+/// Environment variables that the program inherits. The list is short so that it gets none of the agent's secrets.
 const ENVIRONMENT: [&str; 5] = ["PATH", "HOME", "LANG", "TZ", "USER"];
 
-/// A program.
+/// Program receiver, which starts the configured command without a shell.
 pub struct Exec {
     config: SinkConfig,
 }
@@ -40,7 +42,7 @@ impl Exec {
         Delivered { outcomes: stream::iter(runs).buffer_unordered(parallel).collect().await, retry_after: None }
     }
 
-    /// Runs it once, without a shell. It has taken the alarm if it ends with exit code 0 in time.
+    /// Runs the program once, without a shell. The alarm is delivered if it exits with code 0 within the timeout.
     async fn run(&self, due: &Due) -> Outcome {
         let Due::Alarm { notification, .. } = due else { return Outcome::Nothing };
         let (mut child, program) = match self.start() {
@@ -52,7 +54,7 @@ impl Exec {
         let (stdin, stderr) = (child.stdin.take(), child.stderr.take());
         let feed = async move {
             if let Some(mut stdin) = stdin {
-                // One that does not read it may still do its work.
+                // A program that does not read its input may still do its work.
                 let _not_read = stdin.write_all(&input).await;
             }
         };
@@ -76,7 +78,7 @@ impl Exec {
                 Outcome::Refused(format!("{program} did not end within {within}"))
             }
         };
-        // What it left running in the background is its own affair.
+        // Background processes that the program left running are not waited for.
         listen.abort();
         outcome
     }
@@ -101,7 +103,7 @@ impl Exec {
     }
 }
 
-/// Ends it and whatever it has started.
+/// Kills the process group of the program, and with it all processes that it started.
 async fn end_all_of(child: &mut Child) {
     if let Some(id) = child.id().and_then(|id| i32::try_from(id).ok()) {
         let _gone_already = killpg(Pid::from_raw(id), Signal::SIGKILL);
@@ -109,7 +111,8 @@ async fn end_all_of(child: &mut Child) {
     let _gone_already = child.kill().await;
 }
 
-/// The beginning of what it says; the rest is read and dropped, so that it is not held up.
+/// Reads standard error to its end and returns the first `SHOWN` octets. The rest is discarded, so that a full pipe
+/// does not block the program.
 async fn last_words(stderr: Option<ChildStderr>) -> String {
     let Some(mut stderr) = stderr else { return String::new() };
     let (mut said, mut buffer) = (Vec::new(), [0; 4096]);

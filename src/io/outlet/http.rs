@@ -1,4 +1,7 @@
-//! What Alertmanagers and webhooks have in common: alarms as alerts, and a POST that says what became of it.
+//! HTTP client shared by the Alertmanager and webhook receivers: labels and annotations of alerts, and POST requests
+//! whose status is mapped to an outcome.
+//!
+//! The main type is [`Http`]; a receiver supplies the body of its requests through [`Message`].
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, SystemTime};
@@ -16,33 +19,34 @@ use crate::io::{secret, tls};
 use crate::pure::ledger::Due;
 use crate::pure::notification::Notification;
 
-/// So much of a refusal is read and shown.
+/// Number of octets of a rejected request's response that are read and reported.
 const SHOWN: usize = 200;
-/// A receiver that refuses what it is sent, part by part, is sent no more than so many parts at once.
+/// Largest number of requests for one batch. A receiver that rejects alarms causes the batch to be split again and
+/// again; this bounds the number of requests.
 const MOST_REQUESTS: usize = 40;
 
-/// A client for one URL. Its token and certificates are read when it is needed, and anew after a
-/// failure: they may have been changed.
+/// HTTP client for one URL. The token and certificates are read when the client is built, and again after a failure,
+/// because they may have been replaced.
 pub struct Http {
     config: SinkConfig,
     url: String,
     client: Option<Client>,
 }
 
-/// What is posted: the body of a request about these alarms, and headers of its own.
+/// Format of a receiver's requests: builds the body and the additional headers for a list of alarms.
 pub trait Message {
-    /// Alarms in one request.
+    /// Largest number of alarms in one request.
     const IN_A_REQUEST: usize;
 
-    /// Nothing if there is nothing to say.
+    /// Returns the request body and its additional headers for the given alarms.
     fn of(&self, alarms: &[&Notification]) -> Result<(Vec<u8>, HeaderMap), String>;
 }
 
-/// Why a request failed.
+/// Reason for the failure of a request.
 enum Failure {
-    /// The receiver does not like what it was sent: a part of it may fare better.
+    /// The receiver rejects the content of the request; a part of it may be accepted.
     Content(String),
-    /// It is away, or busy, until then.
+    /// The receiver is unreachable or busy; it may give the time after which to retry.
     Receiver(String, Option<Duration>),
 }
 
@@ -51,8 +55,8 @@ impl Http {
         Http { config: config.clone(), url, client: None }
     }
 
-    /// Delivers in requests of as many alarms as its message can bear. What the receiver does not like is
-    /// halved, so that one alarm cannot hold up all others.
+    /// Delivers the alarms in requests of at most `IN_A_REQUEST` alarms. A request whose content is rejected is split
+    /// in half, so that one alarm cannot block the others.
     pub async fn deliver<M: Message>(&mut self, batch: Vec<Due>, message: &M) -> Delivered {
         let (alarms, silent): (Vec<Due>, Vec<Due>) =
             batch.into_iter().partition(|due| matches!(due, Due::Alarm { .. }));
@@ -99,7 +103,7 @@ impl Http {
         let json = HeaderValue::from_static("application/json");
         let request = client.post(&self.url).headers(headers).header("Content-Type", json);
         let request = request.timeout(self.config.answer_within()).body(body).send();
-        // The error's own text would name the URL with whatever secrets are in it.
+        // The error's own text would include the URL, which may contain secrets.
         let response = request.await.map_err(|error| away(describe(&error.without_url())))?;
         let status = response.status();
         if status.is_success() {
@@ -116,7 +120,7 @@ impl Http {
     }
 }
 
-/// The beginning of what the receiver says, however much it is.
+/// Reads the first `SHOWN` octets of the response, regardless of its length.
 async fn beginning(mut response: Response) -> String {
     let mut said = Vec::new();
     while let Ok(Some(chunk)) = response.chunk().await {
@@ -128,7 +132,7 @@ async fn beginning(mut response: Response) -> String {
     String::from_utf8_lossy(&said).chars().take(SHOWN).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
-/// The alarms among these messages.
+/// Returns the alarms among these messages.
 pub fn alarms(batch: &[Due]) -> impl Iterator<Item = &Notification> {
     batch.iter().filter_map(|due| match due {
         Due::ColdStart => None,
@@ -136,7 +140,7 @@ pub fn alarms(batch: &[Due]) -> impl Iterator<Item = &Notification> {
     })
 }
 
-/// The labels of an alert, named as in `/metrics`: what is the same for as long as the alarm is.
+/// Returns the labels of an alert, named as in `/metrics`: properties that stay the same while the alarm is raised.
 pub fn labels(alarm: &Notification) -> BTreeMap<&'static str, String> {
     let kind = alarm.key.kind.as_str();
     let name: String = kind.split('_').map(capitalised).collect();
@@ -163,7 +167,7 @@ pub fn labels(alarm: &Notification) -> BTreeMap<&'static str, String> {
     labels
 }
 
-/// What people want to know beside that.
+/// Returns the annotations of an alert: human-readable text and values that may change while the alarm is raised.
 pub fn annotations(alarm: &Notification) -> BTreeMap<&'static str, String> {
     let mut annotations = BTreeMap::from([
         ("summary", alarm.headline()),
@@ -182,7 +186,7 @@ pub fn annotations(alarm: &Notification) -> BTreeMap<&'static str, String> {
     annotations
 }
 
-/// The same alarm has the same, whatever its documents say of its test meanwhile.
+/// Returns an identifier that stays the same for an alarm even if the documents of its test change meanwhile.
 pub fn fingerprint(alarm: &Notification) -> String {
     let hash = Sha256::digest(format!("{} {}", alarm.agent, alarm.key));
     hash.iter().take(8).map(|octet| format!("{octet:02x}")).collect()
@@ -213,11 +217,11 @@ fn client(config: &SinkConfig, url: &str) -> Result<Client, String> {
         .tls_backend_preconfigured(tls::for_url(url, config.ca_file.as_deref(), config.client_certificate())?)
         .default_headers(headers)
         .user_agent(concat!("peerpair/", env!("CARGO_PKG_VERSION")))
-        // Whoever is redirected tells somebody else than was configured.
+        // Following a redirect would send alarms to a server that was not configured.
         .redirect(reqwest::redirect::Policy::none())
         .local_address(config.source);
     client = match config.proxy.as_deref() {
-        // The environment's, as HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY say.
+        // The environment's proxy applies: HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY.
         None => client,
         Some("") => client.no_proxy(),
         Some(url) => client.proxy(Proxy::all(url).map_err(|error| format!("proxy: {}", describe(&error)))?),
@@ -225,7 +229,7 @@ fn client(config: &SinkConfig, url: &str) -> Result<Client, String> {
     client.build().map_err(|error| describe(&error))
 }
 
-/// `Retry-After`: seconds, or a date (RFC 9110 section 10.2.3).
+/// Parses `Retry-After`, which is a number of seconds or a date (RFC 9110 section 10.2.3).
 fn wait(value: &str) -> Option<Duration> {
     if let Ok(seconds) = value.trim().parse() {
         return Some(Duration::from_secs(seconds));
@@ -240,7 +244,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_forms_of_retry_after() {
+    fn retry_after_is_parsed_as_seconds_or_date() {
         assert_eq!(wait("120"), Some(Duration::from_secs(120)));
         assert_eq!(wait("Fri, 31 Dec 1999 23:59:59 GMT"), Some(Duration::ZERO));
         assert!(wait("Thu, 31 Dec 2099 23:59:59 GMT").is_some_and(|wait| wait > Duration::from_secs(3600)));

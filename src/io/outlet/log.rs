@@ -1,4 +1,6 @@
-//! Alarms in this agent's own log.
+//! Receiver that writes alarms to this agent's own log, one line each.
+//!
+//! A cold start is not logged here, because the agent logs its own start.
 
 use tracing::{error, info, warn};
 
@@ -6,7 +8,7 @@ use crate::pure::alarm::Severity;
 use crate::pure::ledger::{Due, Occasion};
 use crate::pure::notification::{AlarmState, Notification};
 
-/// Writes a line for `due`: first what happened to whom and why, then the fields.
+/// Writes one log line for `due`: a message with the event, the subject and the cause, followed by the fields.
 pub fn write(due: &Due) {
     let Due::Alarm { notification, occasion, .. } = due else { return };
     let Notification { key, text, since, suppressed, .. } = notification.as_ref();

@@ -1,4 +1,6 @@
-//! SNMP receivers: traps and informs, SNMPv2c and SNMPv3.
+//! SNMP receiver: sends traps and informs by SNMPv2c or SNMPv3.
+//!
+//! The main type is [`Snmp`]. Informs are sent until they are acknowledged; traps are sent once.
 
 use std::sync::Arc;
 
@@ -15,10 +17,10 @@ use crate::io::snmp::{Acknowledgement, Renderer, community_answer, community_mes
 use crate::io::time;
 use crate::pure::ledger::Due;
 
-/// The longest datagram.
+/// Size of the receive buffer in octets, larger than any UDP payload.
 const LONGEST: usize = 65_535;
 
-/// An SNMP receiver.
+/// SNMP receiver with its socket, its credentials and the message ids in use.
 pub struct Snmp {
     config: SinkConfig,
     renderer: Renderer,
@@ -27,26 +29,28 @@ pub struct Snmp {
     machine: Arc<str>,
     security: Option<Security>,
     datagrams: Datagrams,
-    /// Message ids; begun anywhere, so that a stranger cannot guess them.
+    /// Last message id that was used. It starts at a random value, so that an attacker cannot guess it.
     next_id: i32,
-    /// Never the same for two messages; begun anywhere, so that a restart does not repeat it.
+    /// Salt of the next message, unique for each message; it starts at a random value, so that a restart does not
+    /// reuse salts.
     next_salt: u64,
 }
 
-/// How messages are made secure.
+/// Credentials that secure messages: a community (SNMPv2c) or a user (SNMPv3).
 enum Security {
     Community(Secret),
     Usm {
         user: User,
-        /// The user at this agent's engine, or at the receiver's with that one's clock.
+        /// Keys of the user at the authoritative engine: this agent's for traps, or the receiver's for informs, then
+        /// with the receiver's clock and the time at which it was read.
         keys: Option<(Keys, Option<(EngineClock, Instant)>)>,
     },
 }
 
-/// What came of waiting for an answer.
+/// Result of waiting for the acknowledgement of an inform.
 enum Heard {
     Acknowledged(Acknowledgement),
-    /// The receiver's clock, or its engine, is another: once more.
+    /// The receiver's engine id or clock differs from the expected one and has been updated: send the inform again.
     Resynchronised,
     Nothing(Option<Complaint>),
 }
@@ -79,7 +83,7 @@ impl Snmp {
             SnmpMode::Inform => self.send_informs(batch).await,
         };
         if delivered.outcomes.iter().any(|(_, outcome)| matches!(outcome, Outcome::Unreachable(_))) {
-            // The address, the passwords, the receiver's engine: all of it may have changed.
+            // The receiver's address, passwords or engine may have changed: set all of them up again.
             self.datagrams.forget();
             self.security = None;
         }
@@ -114,7 +118,7 @@ impl Snmp {
         delivered
     }
 
-    /// Sends until it is acknowledged, as often as configured.
+    /// Sends an inform until it is acknowledged, at most `retries` times more than once.
     async fn send_inform(&mut self, due: &Due) -> Result<Outcome, String> {
         self.prepare().await?;
         let mut complaint = None;
@@ -131,7 +135,8 @@ impl Snmp {
                 Heard::Acknowledged(Acknowledgement::Refused(status)) => {
                     return Ok(Outcome::Refused(format!("the receiver answers the inform with error-status {status}")));
                 }
-                // A receiver that restarts answers each message with another clock.
+                // A receiver that keeps restarting reports another clock each time, so that resynchronisations are
+                // limited too.
                 Heard::Resynchronised if resynchronised < self.config.retries => resynchronised += 1,
                 Heard::Resynchronised => tries += 1,
                 Heard::Nothing(heard) => {
@@ -151,7 +156,8 @@ impl Snmp {
         match (complaint, self.config.version) {
             (Some(complaint), _) => format!("the receiver says that {complaint}"),
             (None, SnmpVersion::V2c) => format!("{silence}: it is away, or it does not take this community"),
-            // It answered the discovery, and says nothing of what it cannot decrypt or may not take.
+            // The receiver answered the discovery, but does not answer messages that it cannot decrypt or that the
+            // user may not send.
             (None, SnmpVersion::V3) if private => {
                 format!("{silence}: check the privacy password and protocol, and what the receiver lets this user do")
             }
@@ -159,7 +165,7 @@ impl Snmp {
         }
     }
 
-    /// Waits for the answer to any of these messages.
+    /// Waits for an acknowledgement or report for any of the given message ids.
     async fn hear(&mut self, ids: &[i32]) -> Result<Heard, String> {
         let deadline = Instant::now() + self.config.answer_within();
         let mut complaint = None;
@@ -193,7 +199,8 @@ impl Snmp {
                                 self.prepare().await?;
                                 return Ok(Heard::Resynchronised);
                             }
-                            // It may be forged: the answer may still come.
+                            // A report that is not authenticated may be forged, so that waiting for the
+                            // acknowledgement continues.
                             complaint = Some(report.complaint);
                         }
                         None => {}
@@ -204,7 +211,8 @@ impl Snmp {
         }
     }
 
-    /// Reads the passwords, asks for the receiver's engine if it counts, and makes the keys.
+    /// Reads the passwords, discovers the receiver's engine if informs are sent, and derives the keys. Returns at once
+    /// if that is done already.
     async fn prepare(&mut self) -> Result<(), String> {
         if self.security.is_none() {
             let config = self.config.clone();
@@ -222,10 +230,10 @@ impl Snmp {
                 (report.engine_id, Some((report.clock, Instant::now())))
             }
         };
-        // It takes milliseconds of hashing.
+        // Deriving the keys takes milliseconds of hashing.
         let engine = self.engine.clone();
         let made = blocking(move || {
-            // Reads and writes the disk, once.
+            // The first call of `clock` reads and writes the disk.
             engine.clock();
             Ok(Keys::new(&user, &engine_id))
         });
@@ -236,7 +244,7 @@ impl Snmp {
         Ok(())
     }
 
-    /// Asks the receiver who it is.
+    /// Requests the receiver's engine id and clock (RFC 3414 section 4).
     async fn discover(&mut self) -> Result<Report, String> {
         let (within, tries) = (self.config.answer_within(), self.config.retries + 1);
         let mut buffer = vec![0; LONGEST];
@@ -258,7 +266,7 @@ impl Snmp {
         Err(format!("no answer to the question for its engine id, {tries} times within {within}"))
     }
 
-    /// The datagram for `due`; nothing if the profile has no words for it.
+    /// Encodes the datagram for `due`; returns `None` if the profile has no notification for it.
     fn message(&mut self, due: &Due, id: i32) -> Result<Option<Vec<u8>>, String> {
         let Some(varbinds) = self.renderer.varbinds(due, time::now().moment) else { return Ok(None) };
         let salt = self.next_salt;

@@ -1,4 +1,6 @@
-//! Syslog (RFC 5424) with the alarm element of RFC 5674, in datagrams, in a stream, or with TLS.
+//! Syslog receiver (RFC 5424) with the alarm element of RFC 5674, by UDP, TCP or TLS.
+//!
+//! The main type is [`Syslog`], which keeps its stream open between deliveries.
 
 use std::sync::Arc;
 
@@ -19,18 +21,19 @@ use crate::pure::ledger::Due;
 use crate::pure::notification::{AlarmState, Notification};
 use crate::pure::time::WallTime;
 
-/// Our parameters, under our enterprise's number.
+/// Id of the agent's own structured data element, with its private enterprise number.
 const OWN: &str = "peerpair@50255";
-/// A receiver that closed the stream says so within this if it is near.
+/// Time to wait after writing for the receiver to close the stream; a nearby receiver that rejects it does so within
+/// this time.
 const CLOSE_WAIT: Duration = Duration::from_millis(50);
-/// A message is cut to this: what receivers take at least in practice (RFC 5424 section 6.1 asks
-/// for 2,048 octets).
+/// Largest message in octets; longer ones are truncated. Receivers accept at least this length in practice, while RFC
+/// 5424 section 6.1 asks for 2,048 octets.
 const LONGEST: usize = 8 * 1024;
 
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
-/// A syslog receiver.
+/// Syslog receiver with its socket or its open stream.
 pub struct Syslog {
     config: SinkConfig,
     agent: Arc<str>,
@@ -90,7 +93,7 @@ impl Syslog {
         };
         stream.write_all(frames.as_bytes()).await.map_err(failed)?;
         stream.flush().await.map_err(failed)?;
-        // What was written into a stream that the other end had closed is lost.
+        // Data written into a stream that the other end has closed is lost.
         if closed(stream.as_mut(), CLOSE_WAIT).await {
             return Err("the receiver closed the stream".to_owned());
         }
@@ -107,7 +110,7 @@ impl Syslog {
             socket.bind((source, 0).into()).map_err(|error| format!("source {source}: {error}"))?;
         }
         let stream = socket.connect(addr).await.map_err(failed)?;
-        // A path that goes dead is found when what was sent is not acknowledged in time.
+        // A dead path is detected when written data is not acknowledged within this time.
         let within = Some(self.config.answer_within());
         socket2::SockRef::from(&stream).set_tcp_user_timeout(within).map_err(failed)?;
         if self.config.transport() != Transport::Tls {
@@ -126,7 +129,8 @@ impl Syslog {
     }
 }
 
-/// Whether the other end has closed the stream, or does so within this time. It has nothing to say.
+/// Returns whether the other end has closed the stream, or closes it within the given time. Syslog receivers send no
+/// data; octets that arrive are discarded.
 async fn closed(stream: &mut dyn Stream, within: Duration) -> bool {
     let mut nothing = [0; 16];
     matches!(timeout(within, stream.read(&mut nothing)).await, Ok(Ok(0) | Err(_)))
@@ -185,7 +189,7 @@ fn line(due: &Due, agent: &str, facility: u8, now: WallTime) -> String {
     }
 }
 
-/// Syslog's and the alarm's (RFC 5674 section 2).
+/// Returns the syslog severity and the perceived severity of an alarm (RFC 5674 section 2).
 fn severities(alarm: &Notification) -> (u8, &'static str) {
     match (alarm.state, alarm.severity) {
         (AlarmState::Cleared, _) => (5, "cleared"),
@@ -196,7 +200,7 @@ fn severities(alarm: &Notification) -> (u8, &'static str) {
     }
 }
 
-/// The words of ITU-T X.733, as IANA-ITU-ALARM-TC-MIB spells them.
+/// Returns the probable cause from ITU-T X.733, in the spelling of IANA-ITU-ALARM-TC-MIB.
 fn probable_cause(kind: Kind) -> &'static str {
     match kind {
         Kind::Connection | Kind::Isolated => "lossOfSignal",
@@ -220,7 +224,8 @@ fn event_type(kind: Kind) -> &'static str {
     }
 }
 
-/// In a parameter's value, three characters are marked (RFC 5424 section 6.3.3).
+/// Escapes the value of a parameter: a backslash precedes `"`, `\` and `]` (RFC 5424 section 6.3.3), and control
+/// characters become blanks.
 fn parameter(value: &str) -> String {
     let mut marked = String::new();
     for c in value.chars() {
@@ -233,7 +238,7 @@ fn parameter(value: &str) -> String {
     marked
 }
 
-/// A header field: printable ASCII without blanks, or a dash.
+/// Converts text to a header field: printable ASCII without blanks, or a dash if nothing remains.
 fn word(value: &str) -> String {
     let word: String = value.chars().filter(|c| c.is_ascii_graphic()).take(255).collect();
     if word.is_empty() { "-".to_owned() } else { word }
@@ -244,7 +249,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_are_marked() {
+    fn parameter_values_are_escaped_and_header_fields_are_printable_ascii() {
         assert_eq!(parameter("a \"b\" [c] \\ d\n"), "a \\\"b\\\" [c\\] \\\\ d ");
         assert_eq!(word("ho st\u{e9}"), "host");
         assert_eq!(word(""), "-");

@@ -1,4 +1,6 @@
-//! HTTP POST in the JSON of Alertmanager's webhooks, version 4.
+//! Webhook receiver: posts alarms in the JSON format of Alertmanager's webhooks, version 4.
+//!
+//! The main type is [`Webhook`]. Each request is signed if a secret is configured.
 
 use hmac::{Hmac, Mac};
 use reqwest::header::{HeaderMap, HeaderValue};
@@ -14,12 +16,12 @@ use crate::pure::alarm::Kind;
 use crate::pure::ledger::Due;
 use crate::pure::notification::Notification;
 
-/// Carries `sha256=` and the HMAC-SHA-256 of the body with the shared secret, in hex.
+/// Header that carries `sha256=` and the HMAC-SHA-256 of the body in hex, computed with the shared secret.
 const SIGNATURE: &str = "X-Peerpair-Signature";
-/// An alert that has no end yet.
+/// Value of `endsAt` for an alert that is still firing, as Alertmanager sends it.
 const NO_END: &str = "0001-01-01T00:00:00Z";
 
-/// A webhook.
+/// Webhook receiver: an HTTP client, and the configuration from which each request is built.
 pub struct Webhook {
     http: Http,
     config: SinkConfig,
@@ -40,7 +42,7 @@ impl Webhook {
 
     pub(super) async fn deliver(&mut self, batch: Vec<Due>) -> Delivered {
         let config = self.config.clone();
-        // Read each time: it may have been changed.
+        // The secret is read for each delivery, because it may have been replaced.
         let secret = match blocking(move || config.secret().map(secret::read).transpose()).await {
             Ok(secret) => secret,
             Err(problem) => return Delivered::all(batch, &Outcome::Unreachable(problem)),
@@ -51,7 +53,7 @@ impl Webhook {
 }
 
 impl Message for Signed {
-    /// Receivers take a group's key for the key of an incident: each alarm is one of its own.
+    /// Every alarm is sent in a request by itself, because receivers use the group's key as the key of an incident.
     const IN_A_REQUEST: usize = 1;
 
     fn of(&self, alarms: &[&Notification]) -> Result<(Vec<u8>, HeaderMap), String> {
@@ -112,14 +114,14 @@ fn group_labels(alarm: Option<&Notification>, agent: &str) -> Map<String, Value>
     labels
 }
 
-/// The key of the group, which is one alarm: `{}:{agent="a", kind="connection", subject="test ..."}`.
+/// Returns the key of the alarm's group: `{}:{agent="a", kind="connection", subject="test ..."}`.
 fn group_key(alarm: Option<&Notification>, agent: &str) -> String {
     let labels = group_labels(alarm, agent);
     let labels: Vec<String> = labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
     format!("{{}}:{{{}}}", labels.join(", "))
 }
 
-/// A test notification is to reach a person.
+/// Returns whether the alert fires. A test notification always does, because it is meant to reach a person.
 fn fires(alarm: &Notification) -> bool {
     alarm.is_raised() || alarm.key.kind == Kind::Test
 }
@@ -128,7 +130,7 @@ fn status(firing: bool) -> &'static str {
     if firing { "firing" } else { "resolved" }
 }
 
-/// What all of them say alike.
+/// Returns the entries of the named object that all alerts have in common.
 fn common(alerts: &[Value], of: &str) -> Map<String, Value> {
     let mut sets = alerts.iter().filter_map(|alert| alert[of].as_object());
     let mut common = sets.next().cloned().unwrap_or_default();

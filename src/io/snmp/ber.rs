@@ -1,30 +1,32 @@
-//! The few parts of BER that our messages are made of: snmp2 reads them, and writes none of them for us.
+//! Encodes the parts of BER that the agent's SNMP messages need; snmp2 is used to decode them.
+//!
+//! [`varbind`] encodes a variable with its [`Value`], and [`tlv`] any other element.
 
-/// The types that our varbinds have.
+/// Value of a varbind, in one of the types that the agent's notifications use.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
-    /// UTF-8.
+    /// UTF-8 text, encoded as an OCTET STRING.
     Text(String),
-    /// Any octets.
+    /// Arbitrary octets, encoded as an OCTET STRING.
     Octets(Vec<u8>),
-    /// Signed.
+    /// Signed integer, encoded as an INTEGER.
     Integer(i64),
-    /// Unsigned32, also Gauge32.
+    /// Unsigned 32-bit number, encoded as Unsigned32, which has the same tag as Gauge32.
     Unsigned(u32),
-    /// Hundredths of a second.
+    /// Time in hundredths of a second, encoded as TimeTicks.
     TimeTicks(u32),
-    /// An object identifier.
+    /// Object identifier with its arcs, encoded as an OBJECT IDENTIFIER.
     Oid(Vec<u32>),
 }
 
-/// One variable and its value.
+/// Encodes one varbind: a variable's name and its value.
 pub fn varbind(oid: &[u32], value: &Value) -> Vec<u8> {
     tlv(SEQUENCE, &[tlv(OBJECT_IDENTIFIER, &oid_octets(oid)), value.encode()].concat())
 }
 
-/// Tags that messages are made of, too.
+/// Tag of a SEQUENCE, from which messages are built too.
 pub const SEQUENCE: u8 = 0x30;
-/// Any octets.
+/// Tag of an OCTET STRING, from which messages are built too.
 pub const OCTET_STRING: u8 = 0x04;
 const INTEGER: u8 = 0x02;
 const OBJECT_IDENTIFIER: u8 = 0x06;
@@ -44,7 +46,8 @@ impl Value {
     }
 }
 
-/// BER: tag, length (short or two-octet form; nothing here is longer than a datagram), value.
+/// Encodes tag, length and value. The length is in the short or the two-octet form, because nothing here exceeds a
+/// datagram.
 pub fn tlv(tag: u8, value: &[u8]) -> Vec<u8> {
     let mut octets = vec![tag];
     match value.len() {
@@ -58,12 +61,12 @@ pub fn tlv(tag: u8, value: &[u8]) -> Vec<u8> {
     octets
 }
 
-/// An INTEGER.
+/// Encodes an INTEGER with its tag and length.
 pub fn integer(number: i64) -> Vec<u8> {
     tlv(INTEGER, &integer_octets(number))
 }
 
-/// The shortest two's complement.
+/// Returns the shortest two's complement of a number.
 pub(super) fn integer_octets(number: i64) -> Vec<u8> {
     let octets = number.to_be_bytes();
     let redundant = |pair: &[u8]| matches!((pair[0], pair[1] & 0x80), (0, 0) | (0xff, 0x80));

@@ -48,7 +48,7 @@ fn due(kind: Kind, state: AlarmState) -> Due {
     Due::Alarm { notification: Arc::new(notification(kind, state)), occasion: Occasion::Change, still_raised: None }
 }
 
-/// As snmp2 reads back what it and we wrote.
+/// Formats the varbinds of a trap as snmp2 decodes them.
 fn shown(octets: &[u8]) -> String {
     let pdu = Pdu::from_bytes(octets).unwrap();
     assert_eq!(pdu.message_type, MessageType::Trap);
@@ -61,7 +61,7 @@ fn shown(octets: &[u8]) -> String {
 }
 
 #[test]
-fn every_notification_of_every_profile() {
+fn notifications_of_every_profile_match_snapshot() {
     let now = Moment::new(Duration::from_millis(123_456));
     let mut all = String::new();
     for profile in [SnmpProfile::Standard, SnmpProfile::Legacy, SnmpProfile::Both] {
@@ -78,9 +78,9 @@ fn every_notification_of_every_profile() {
     insta::assert_snapshot!(all);
 }
 
-/// The octets themselves, once, so that a change of the encoder is seen.
+/// Pins the encoded octets, so that a change of the encoder is noticed.
 #[test]
-fn octets() {
+fn encoder_output_matches_known_octets() {
     let trap = Trap { oid: COLD_START.to_vec(), varbinds: vec![] };
     let encoded = varbind(&SNMP_TRAP_OID, &Value::Oid(trap.oid));
     let expected = [0x30, 0x17, 0x06, 0x0a, 0x2b, 6, 1, 6, 3, 1, 1, 4, 1, 0, 0x06, 0x09, 0x2b, 6, 1, 6, 3, 1, 1, 5, 1];
@@ -92,9 +92,10 @@ fn octets() {
     assert_eq!(ber::integer_octets(u32::MAX.into()), [0, 0xff, 0xff, 0xff, 0xff]);
 }
 
-/// The original knew one alarm per test: its Up waits until both of ours are over.
+/// The original program had one alarm for each test, so that its clear is sent only when both the connection and the
+/// latency alarm are cleared.
 #[test]
-fn legacy_repeats_the_alarm_that_stands_instead_of_a_clear() {
+fn legacy_repeats_the_alarm_still_raised_instead_of_a_clear() {
     let due = Due::Alarm {
         notification: Arc::new(notification(Kind::Connection, AlarmState::Cleared)),
         occasion: Occasion::Change,
@@ -105,22 +106,22 @@ fn legacy_repeats_the_alarm_that_stands_instead_of_a_clear() {
 }
 
 #[test]
-fn texts_are_cut_between_characters() {
+fn text_is_truncated_at_character_boundary() {
     let long = "ä".repeat(200);
     assert_eq!(cut(&long).len(), 254);
     assert_eq!(cut("short"), "short");
 }
 
 #[test]
-fn since_is_date_and_time() {
+fn time_is_encoded_as_date_and_time() {
     let at = WallTime::from_unix_nanos(1_499_907_723_456_789_000);
     assert_eq!(date_and_time(at), [0x07, 0xe1, 7, 13, 1, 2, 3, 4, b'+', 0, 0]);
 }
 
 proptest! {
-    /// Whatever a document says, the message is one that snmp2 reads back whole.
+    /// For any text in a document, snmp2 can decode the complete message.
     #[test]
-    fn any_text_is_carried(description in ".{0,400}", text in ".{0,400}", from in ".{0,40}") {
+    fn message_with_any_text_is_decoded_completely(description in ".{0,400}", text in ".{0,400}", from in ".{0,40}") {
         let mut told = notification(Kind::Connection, AlarmState::Raised);
         let test = TestFacts { description, from, ..told.test.take().unwrap().as_ref().clone() };
         told.test = Some(Arc::new(test));

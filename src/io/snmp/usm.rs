@@ -1,9 +1,9 @@
 //! SNMPv3 with the User-based Security Model (RFC 3412, RFC 3414, RFC 3826, RFC 7860).
 //!
-//! snmp2 reads and writes SNMPv3 for requests: its traps ask for reports, which a receiver that has
-//! not met the engine refuses; it takes over an engine's clock before it has checked the
-//! signature; and it writes into the octets that it reads. So the message is ours, with the hashes
-//! and ciphers of RustCrypto, and snmp2 reads what is inside.
+//! The SNMPv3 support of snmp2 is made for requests and unsuitable here: its traps ask for reports, which a receiver
+//! refuses if it has not seen the engine before; it accepts an engine's clock before it has checked the signature; and
+//! it writes into the octets that it reads. Therefore this module builds the message itself, with the hashes and
+//! ciphers of RustCrypto, and uses snmp2 to decode the contents.
 
 use aes::cipher::{
     AsyncStreamCipher, BlockCipher, BlockDecryptMut, BlockEncrypt, BlockEncryptMut, InnerIvInit, KeyInit,
@@ -23,38 +23,38 @@ const AUTH: u8 = 1;
 const PRIVACY: u8 = 2;
 const REPORTABLE: u8 = 4;
 
-/// Kinds of PDUs (RFC 3416 section 3).
+/// Tags of the PDU types (RFC 3416 section 3).
 const GET: u8 = 0xa0;
 const RESPONSE: u8 = 0xa2;
 const INFORM: u8 = 0xa6;
 const TRAP: u8 = 0xa7;
 const REPORT: u8 = 0xa8;
 
-/// What one datagram can hold; told to the receiver as the largest that is taken.
+/// Largest UDP payload in octets, announced to the receiver as the largest message that is accepted.
 const LONGEST_MESSAGE: i64 = 65_507;
-/// The version and the security model.
+/// Values of `msgVersion` and `msgSecurityModel` (RFC 3412).
 const SNMP_V3: i64 = 3;
 const USM: i64 = 3;
-/// `snmpUsmMIB::usmStats`, in BER.
+/// Object identifier of `snmpUsmMIB::usmStats` in BER.
 const USM_STATS: [u8; 8] = [0x2b, 6, 1, 6, 3, 15, 1, 1];
-/// A password is repeated to this length before it is hashed (RFC 3414 section A.2).
+/// Length in octets to which a password is repeated before it is hashed (RFC 3414 section A.2).
 const EXPANDED_PASSWORD: usize = 1 << 20;
-/// A password has so many octets at least (RFC 3414 section 11.2).
+/// Shortest password in octets that is accepted (RFC 3414 section 11.2).
 pub const SHORTEST_PASSWORD: usize = 8;
 
-/// A user, as the configuration names him.
+/// User with credentials, as configured for a receiver.
 #[derive(Clone, Debug)]
 pub struct User {
-    /// His name.
+    /// User name (`msgUserName`).
     pub name: String,
-    /// How he signs.
+    /// Protocol and password for authentication; `None` sends messages without a signature.
     pub auth: Option<(AuthProtocol, Secret)>,
-    /// How he encrypts.
+    /// Protocol and password for encryption; `None` sends messages in clear text.
     pub privacy: Option<(PrivacyProtocol, Secret)>,
 }
 
-/// A user at one authoritative engine: this agent's for traps, the receiver's for informs. Making
-/// it takes milliseconds: once for each engine.
+/// Keys of a user at one authoritative engine: this agent's for traps, the receiver's for informs. Deriving them takes
+/// milliseconds, so that it is done once for each engine.
 #[derive(Clone)]
 pub struct Keys {
     user: Vec<u8>,
@@ -63,62 +63,62 @@ pub struct Keys {
     privacy: Option<Vec<u8>>,
 }
 
-/// The clock of an authoritative engine: how often it began, and seconds since.
+/// Clock of an authoritative engine: the number of its starts, and the seconds since the last one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EngineClock {
-    /// `snmpEngineBoots`.
+    /// Number of the engine's starts, `snmpEngineBoots`.
     pub boots: u32,
-    /// `snmpEngineTime`.
+    /// Seconds since the engine's last start, `snmpEngineTime`.
     pub time: u32,
 }
 
-/// What is to be sent.
+/// Type of notification to build.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
-    /// Not to be answered, not even by a report.
+    /// Unacknowledged notification, to which the receiver sends no report either.
     Trap,
-    /// To be acknowledged.
+    /// Notification that the receiver acknowledges.
     Inform,
 }
 
-/// What came back.
+/// Message that a receiver sent back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
-    /// The answer to an inform.
+    /// Response to an inform.
     Acknowledged(Acknowledgement),
-    /// The receiver's engine says what it does not like.
+    /// Report in which the receiver's engine rejects the message or answers a discovery.
     Reported(Report),
 }
 
-/// A report of the receiver's engine.
+/// Report of the receiver's engine (RFC 3412 section 7.1).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
-    /// What it does not like.
+    /// Error that the engine reports.
     pub complaint: Complaint,
-    /// Whether it is proven to come from the receiver.
+    /// True if the report is authenticated, which proves that it comes from the receiver.
     pub signed: bool,
-    /// The engine.
+    /// Id of the receiver's engine.
     pub engine_id: Vec<u8>,
-    /// Its clock.
+    /// Clock of the receiver's engine.
     pub clock: EngineClock,
 }
 
-/// What an engine does not like (`usmStats`, RFC 3414 section 5).
+/// Error that an engine reports (`usmStats`, RFC 3414 section 5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Complaint {
-    /// The user may not speak at that level.
+    /// The engine does not accept this security level (`usmStatsUnsupportedSecLevels`).
     UnsupportedSecurityLevel,
-    /// The clock is not the engine's.
+    /// Boots and time of the message differ too much from the engine's clock (`usmStatsNotInTimeWindows`).
     NotInTimeWindow,
-    /// No such user.
+    /// The engine has no user of this name (`usmStatsUnknownUserNames`).
     UnknownUserName,
-    /// Not its engine id; the answer to a discovery.
+    /// The engine id is not the receiver's (`usmStatsUnknownEngineIDs`); the normal answer to a discovery.
     UnknownEngineId,
-    /// Wrong password or protocol.
+    /// The signature is wrong, because the password or protocol differs (`usmStatsWrongDigests`).
     WrongDigest,
-    /// It cannot decrypt it.
+    /// The engine cannot decrypt the message (`usmStatsDecryptionErrors`).
     DecryptionError,
-    /// Something else.
+    /// The report has an object identifier outside `usmStats`.
     Other,
 }
 
@@ -137,7 +137,7 @@ impl std::fmt::Display for Complaint {
 }
 
 impl Keys {
-    /// The user's keys at this engine.
+    /// Derives the user's keys at the engine with this id.
     pub fn new(user: &User, engine_id: &[u8]) -> Self {
         let auth =
             user.auth.as_ref().map(|(protocol, password)| (*protocol, protocol.localized_key(password, engine_id)));
@@ -147,7 +147,7 @@ impl Keys {
                 PrivacyProtocol::Aes128 => 16,
                 PrivacyProtocol::Aes256 => 32,
             };
-            // A hash that is too short is extended (draft-blumenthal-aes-usm-04 section 3.1.2.1).
+            // A hash that is shorter than the key is extended (draft-blumenthal-aes-usm-04 section 3.1.2.1).
             while key.len() < length {
                 key.extend(hash.digest(&[&key]));
             }
@@ -157,7 +157,7 @@ impl Keys {
         Keys { user: user.name.as_bytes().to_vec(), engine_id: engine_id.to_vec(), auth, privacy }
     }
 
-    /// Whose these are, for a discovery.
+    /// Returns empty keys without a user, as a discovery needs them.
     fn nobody() -> Self {
         Keys { user: Vec::new(), engine_id: Vec::new(), auth: None, privacy: None }
     }
@@ -183,14 +183,14 @@ impl AuthProtocol {
         }
     }
 
-    /// RFC 3414 section A.2.
+    /// Derives the key of a password at one engine (RFC 3414 section A.2).
     fn localized_key(self, password: &Secret, engine_id: &[u8]) -> Vec<u8> {
         let expanded: Vec<u8> = password.reveal().bytes().cycle().take(EXPANDED_PASSWORD).collect();
         let key = self.digest(&[&expanded]);
         self.digest(&[&key, engine_id, &key])
     }
 
-    /// How many octets of the hash are sent.
+    /// Returns the number of octets of the HMAC that are sent as the signature.
     fn kept(self) -> usize {
         match self {
             AuthProtocol::Sha1 => 12,
@@ -201,7 +201,7 @@ impl AuthProtocol {
 
     fn signature(self, key: &[u8], message: &[u8]) -> Vec<u8> {
         fn with<D: Digest + BlockSizeUser>(key: &[u8], message: &[u8]) -> Vec<u8> {
-            // A key of any length will do.
+            // HMAC accepts a key of any length, so that this never fails.
             let mac = <hmac::SimpleHmac<D> as Mac>::new_from_slice(key);
             mac.map(|mac| mac.chain_update(message).finalize().into_bytes().to_vec()).unwrap_or_default()
         }
@@ -215,15 +215,15 @@ impl AuthProtocol {
     }
 }
 
-/// Which way.
+/// Direction of a cipher operation.
 #[derive(Clone, Copy)]
 enum Direction {
     Encrypt,
     Decrypt,
 }
 
-/// CFB-128 with boots, time and salt as its vector (RFC 3826 section 3.1.2.1). Nothing if the salt
-/// has not 8 octets.
+/// Encrypts or decrypts in place with CFB-128; engine boots, engine time and salt are the initialisation vector (RFC
+/// 3826 section 3.1.2.1). Returns `None` if the salt does not have 8 octets.
 fn crypt(key: &[u8], clock: EngineClock, salt: &[u8], text: &mut [u8], direction: Direction) -> Option<()> {
     fn with<C>(key: &[u8], vector: &[u8], text: &mut [u8], direction: Direction) -> Option<()>
     where
@@ -243,8 +243,8 @@ fn crypt(key: &[u8], clock: EngineClock, salt: &[u8], text: &mut [u8], direction
     }
 }
 
-/// A notification. `id` is the message's and the request's, from 0 to 2^31 - 1; `salt` is never the
-/// same twice for these keys.
+/// Builds a notification. `id` is both the message id and the request id, from 0 to 2^31 - 1; `salt` must never repeat
+/// for the same keys.
 pub fn notification(purpose: Purpose, keys: &Keys, clock: EngineClock, id: i32, varbinds: &[u8], salt: u64) -> Vec<u8> {
     let kind = match purpose {
         Purpose::Trap => TRAP,
@@ -253,7 +253,7 @@ pub fn notification(purpose: Purpose, keys: &Keys, clock: EngineClock, id: i32, 
     message(kind, keys, clock, id, varbinds, salt)
 }
 
-/// A question for the receiver's engine id and clock (RFC 3414 section 4).
+/// Builds a request for the receiver's engine id and clock (RFC 3414 section 4).
 pub fn discovery(id: i32) -> Vec<u8> {
     message(GET, &Keys::nobody(), EngineClock::default(), id, &[], 0)
 }
@@ -266,7 +266,7 @@ fn message(kind: u8, keys: &Keys, clock: EngineClock, id: i32, varbinds: &[u8], 
     let (salt, payload): (&[u8], _) = match &keys.privacy {
         None => (&[], scoped),
         Some(key) => {
-            // Key and vector have the lengths that the cipher wants.
+            // The key and the vector always have the lengths that the cipher requires.
             let _always = crypt(key, clock, &salt, &mut scoped, Direction::Encrypt);
             (&salt, tlv(OCTET_STRING, &scoped))
         }
@@ -291,8 +291,8 @@ fn message(kind: u8, keys: &Keys, clock: EngineClock, id: i32, varbinds: &[u8], 
     }
 }
 
-/// Reads what came back for `id`; `keys` are none for a discovery. An error means: this is no
-/// answer to it, wait on.
+/// Decodes the reply to the message `id`; `keys` is `None` for a discovery. An error means that the datagram is no
+/// reply to it, and the caller keeps waiting.
 pub fn reply(datagram: &[u8], keys: Option<&Keys>, id: i32) -> Result<Reply, Error> {
     let mut whole = open(&mut AsnReader::from_bytes(datagram), SEQUENCE)?;
     if whole.read_asn_integer()? != SNMP_V3 {
@@ -338,7 +338,7 @@ pub fn reply(datagram: &[u8], keys: Option<&Keys>, id: i32) -> Result<Reply, Err
     let request = pdu.read_asn_integer()?;
     let (status, _index) = (pdu.read_asn_integer()?, pdu.read_asn_integer()?);
     match (kind, keys) {
-        // It may be of a lower level than what it is about, and need not know the request.
+        // A report may have a lower security level than the message it refers to, and need not repeat the request id.
         (REPORT, _) => {
             let (oid, _) = Varbinds::from_bytes(pdu.read_raw(SEQUENCE)?).next().ok_or(Error::AsnEof)?;
             let complaint = complaint(oid.as_bytes());
@@ -387,22 +387,22 @@ mod tests {
         }
     }
 
-    /// The example of RFC 3414 section A.3.2.
+    /// Checks the example of RFC 3414 section A.3.2.
     #[test]
-    fn the_rfcs_localized_key() {
+    fn localized_key_matches_rfc_3414_example() {
         let engine_id = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2];
         let key = AuthProtocol::Sha1.localized_key(&Secret::new("maplesyrup"), &engine_id);
         let hex: String = key.iter().map(|octet| format!("{octet:02x}")).collect();
         assert_eq!(hex, "6695febc9288e36282235fc7151f128497b38f3f");
     }
 
-    /// What a receiver would answer: the same message as a response.
+    /// Returns the response that a receiver would send: the same message with another PDU type.
     fn answer(keys: &Keys, id: i32) -> Vec<u8> {
         message(RESPONSE, keys, EngineClock { boots: 7, time: 99 }, id, &[], 5)
     }
 
     #[test]
-    fn answers_are_taken_at_every_level() {
+    fn responses_are_accepted_at_every_security_level() {
         for (auth, privacy) in [
             (None, None),
             (Some(AuthProtocol::Sha1), None),
@@ -418,9 +418,9 @@ mod tests {
         }
     }
 
-    /// Whoever does not know the password cannot acknowledge.
+    /// Without the password, no valid acknowledgement can be made.
     #[test]
-    fn a_forged_acknowledgement_is_none() {
+    fn forged_acknowledgement_is_rejected() {
         let keys = Keys::new(&user(Some(AuthProtocol::Sha256), None), b"engine");
         let forger = Keys::new(&user(None, None), b"engine");
         assert!(reply(&answer(&forger, 42), Some(&keys), 42).is_err());
@@ -432,9 +432,9 @@ mod tests {
         }
     }
 
-    /// A trap asks for no report (RFC 3412 section 6.4); everything else does.
+    /// A trap requests no report (RFC 3412 section 6.4); informs and discoveries do.
     #[test]
-    fn a_trap_is_not_reportable() {
+    fn reportable_flag_is_clear_for_traps_only() {
         let keys = Keys::new(&user(None, None), b"engine");
         let flags = |datagram: &[u8]| {
             let mut whole = open(&mut AsnReader::from_bytes(datagram), SEQUENCE).unwrap();
@@ -452,7 +452,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_datagram_panics(octets: Vec<u8>, at in 0usize..200, to: u8) {
+        fn decoding_never_panics_on_malformed_datagrams(octets: Vec<u8>, at in 0usize..200, to: u8) {
             let keys = Keys { user: b"joe".to_vec(), engine_id: b"engine".to_vec(), auth: None, privacy: None };
             let _ = reply(&octets, Some(&keys), 42);
             let mut datagram = answer(&keys, 42);

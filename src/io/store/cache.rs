@@ -1,4 +1,6 @@
-//! The last good config on disk, for an agent that starts while its store is away.
+//! The last good configuration on disk, for an agent that starts while its store cannot be reached. [`Cache`] owns the
+//! state file and hands the newest configuration to the task of [`Cache::writer`], which ends when the cache is
+//! dropped. A cached configuration is used only if it came from the store that is configured now.
 
 use std::path::Path;
 use std::time::Duration;
@@ -14,31 +16,32 @@ use crate::io::causes::describe;
 use crate::io::state_file::{Found, StateFile};
 use crate::pure::time::WallTime;
 
-/// Writing takes no more than this share of the time.
+/// Rest after each write, as a multiple of the time that it took, so that writing takes at most about a tenth of the
+/// time.
 const REST: u32 = 10;
-/// Changes within this are written together.
+/// Least time between two writes; changes within it are written together.
 const AT_LEAST: Duration = Duration::from_millis(500);
 
-/// What is kept.
+/// Configuration as it is kept on disk, with the store that it came from and its age.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Kept {
-    /// Which store it is of.
+    /// Configured store that the documents came from; [`Cache::recall`] uses them only for the same store.
     source: Source,
-    /// The store's revision then.
+    /// Store's revision at the time of the listing.
     pub revision: u64,
-    /// Which store answered then.
+    /// Identity of the store that answered, as in [`Snapshot::origin`](super::Snapshot::origin).
     pub origin: String,
-    /// When the store last said that this is so.
+    /// Wall-clock time at which the store last confirmed these documents.
     pub confirmed: WallTime,
-    /// The last good version of each document.
+    /// Last good version of each document, by key.
     pub documents: Documents,
 }
 
-/// Where documents are configured to come from.
+/// Store that the bootstrap file names, in the form in which the cache records it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Source {
     kind: String,
-    /// Endpoints, or the directory.
+    /// Endpoints of etcd, or the path of the directory.
     places: Vec<String>,
     prefix: String,
 }
@@ -52,14 +55,14 @@ impl Source {
         Source { kind: config.kind.as_str().to_owned(), places, prefix }
     }
 
-    /// The same store, also when a member joined it or left.
+    /// Returns true if both sources name one store, even if members joined or left: one endpoint in common suffices.
     fn is_same(&self, other: &Source) -> bool {
         let shared = self.places.iter().any(|place| other.places.contains(place));
         shared && (&self.kind, &self.prefix) == (&other.kind, &other.prefix)
     }
 }
 
-/// The file, and the task that writes it.
+/// State file of the configuration, with the channel to the task that writes it.
 #[derive(Debug)]
 pub struct Cache {
     file: StateFile,
@@ -68,7 +71,7 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// Of the agent of this bootstrap file.
+    /// Creates the cache of the agent that this bootstrap file configures; nothing is read or written yet.
     pub fn of(bootstrap: &Bootstrap) -> Self {
         Cache {
             file: file(&bootstrap.state_dir, &bootstrap.host),
@@ -77,12 +80,13 @@ impl Cache {
         }
     }
 
-    /// What is kept from now on is of the store of this bootstrap file.
+    /// Records documents that are kept from now on as those of the store in this bootstrap file.
     pub fn rebase(&mut self, bootstrap: &Bootstrap) {
         self.source = Source::of(&bootstrap.store);
     }
 
-    /// What was kept of this store, if anything was.
+    /// Loads the configuration from disk; returns `None` if there is none, it is unreadable, or it came from another
+    /// store.
     pub fn recall(&self) -> Option<Kept> {
         let path = self.file.path().display().to_string();
         let kept: Option<Kept> = match self.file.load() {
@@ -106,13 +110,13 @@ impl Cache {
         Some(kept)
     }
 
-    /// Keeps this from now on.
+    /// Hands a configuration to the writing task, in place of one that has not been written yet.
     pub fn keep(&self, revision: u64, origin: String, confirmed: WallTime, documents: Documents) {
         let source = self.source.clone();
         self.newest.send_replace(Some(Kept { source, revision, origin, confirmed, documents }));
     }
 
-    /// Writes what is to be kept, for as long as the cache exists.
+    /// Returns the task that writes each kept configuration to disk; it ends when the cache is dropped.
     pub fn writer(&self) -> impl Future<Output = ()> + use<> {
         write(self.file.clone(), self.newest.subscribe())
     }

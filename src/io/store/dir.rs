@@ -1,4 +1,7 @@
-//! Documents as files: `config.json`, `hosts/<host>.toml`, `sets/<name>.json`, `tests/<host>/<id>.json`.
+//! Documents as files in a directory: `config.json`, `hosts/<host>.toml`, `sets/<name>.json`, `tests/<host>/<id>.json`.
+//! [`Dir`] lists them, watches the directory by file system notifications and a periodic rescan, and writes single
+//! documents. A file that cannot be read rejects only itself; an unreadable directory is an error. Files whose metadata
+//! did not change are not read again.
 
 use std::collections::HashMap;
 use std::fs::{self, Metadata};
@@ -18,29 +21,30 @@ use super::{Concern, Conflict, DEBOUNCE, Pace, Snapshot, StoreError, Watched};
 use crate::config::load::{Documents, GLOBAL_KEY, HOSTS_PREFIX, RawDocument, SETS_PREFIX, TESTS_PREFIX, tests_prefix};
 use crate::config::read::Format;
 
-/// The directory is read this often even if nothing was notified: a directory that was replaced as
-/// a whole, or a linked one, notifies nothing.
+/// Interval after which the directory is read even without a notification: a directory that was replaced as a whole, or
+/// one behind a symbolic link, sends none.
 const RESCAN: Duration = Duration::from_secs(15);
 
-/// A file system that gives no further file for longer hangs.
+/// Time without progress to the next file after which a file system counts as hanging.
 const READ_WITHIN: Duration = Duration::from_secs(10);
 
-/// A file system's times are coarse: of a file that changed so lately, the next change may have the same.
+/// Age that a change must have before a file's metadata identifies its content: file system times are coarse, so a
+/// second change soon after the first could have the same time.
 const SETTLES: Duration = Duration::from_secs(2);
 
-/// A directory of documents.
+/// Directory of documents as a store, with the state that lets a later listing skip unchanged files.
 pub struct Dir {
     root: PathBuf,
     concern: Concern,
     revision: u64,
     documents: Option<Documents>,
-    /// What was read, by file.
+    /// Content of the files that were read, by path, reused while their metadata stays the same.
     files: Files,
     changed: Arc<Notify>,
     watcher: Option<RecommendedWatcher>,
-    /// A read that has not ended yet.
+    /// Blocking read that has not ended yet; a later listing waits for it instead of starting another.
     reading: Option<JoinHandle<Read>>,
-    /// How many files were read so far.
+    /// Number of files read so far, by which a slow read is distinguished from a hanging one.
     progress: Arc<AtomicU64>,
 }
 
@@ -50,10 +54,10 @@ struct Read {
     files: Files,
 }
 
-/// Files whose text is known, by their place.
+/// Files with known content, by their path below the root.
 type Files = HashMap<String, (Stamp, Arc<RawDocument>)>;
 
-/// What a file system says of a file; as long as it says the same, its text is the same.
+/// Metadata that identifies a file's content: as long as it stays the same, the content is the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Stamp {
     device: u64,
@@ -63,7 +67,7 @@ struct Stamp {
 }
 
 impl Dir {
-    /// The directory at `root`, for whoever is concerned.
+    /// Creates a reader of the directory at `root` for the given concern; nothing is read yet.
     pub fn new(root: PathBuf, concern: Concern) -> Self {
         let changed = Arc::default();
         Dir {
@@ -79,16 +83,16 @@ impl Dir {
         }
     }
 
-    /// Reads all files. The revision counts the times that they were found changed.
+    /// Reads all files. The snapshot's revision counts the listings that found a change.
     pub async fn list(&mut self) -> Result<Snapshot, StoreError> {
         let place = self.root.display().to_string();
         let failed = |problem: String| StoreError::new(&place, problem, Pace::Quick);
-        // A file system that hangs holds one thread, however often it is asked.
+        // A file system that hangs blocks one thread, however often it is listed.
         let mut reading = self.reading.take().unwrap_or_else(|| {
             let (root, concern, changed) = (self.root.clone(), self.concern.clone(), self.changed.clone());
             let (known, progress) = (std::mem::take(&mut self.files), self.progress.clone());
             tokio::task::spawn_blocking(move || {
-                // Watched before it is read, so that nothing falls between.
+                // The watch starts before the read, so that no change between them is missed.
                 let watcher = watch_files(&root, changed);
                 let mut tree = Tree { progress, ..Tree::new(&root, known, SystemTime::now()) };
                 let read = tree.read(&concern);
@@ -111,7 +115,7 @@ impl Dir {
         let mut documents = documents.map_err(|error| failed(error.to_string()))?;
         if self.documents.as_ref() != Some(&documents) {
             self.revision += 1;
-            // What did not change stays the very same.
+            // Unchanged documents keep their `Arc`, so that later comparisons are by pointer.
             for (key, document) in &mut documents {
                 let before = self.documents.as_ref().and_then(|before| before.get(key));
                 if let Some(before) = before.filter(|before| *before == document) {
@@ -130,14 +134,15 @@ impl Dir {
     }
 
     pub(super) async fn watch(&mut self) -> Result<Watched, StoreError> {
-        // Either way the tree is read again and compared.
+        // After a notification as after the interval, the tree is read again and compared.
         if timeout(RESCAN, self.changed.notified()).await.is_ok() {
             sleep(DEBOUNCE).await;
         }
         Ok(Watched::Doubt)
     }
 
-    /// Writes a document whole, in the place and the language of the file that is there.
+    /// Writes a document by an atomic rename, or removes it if `text` is `None`, at the path of its present file;
+    /// returns a conflict if that file has changed since the last listing. A TOML file is replaced by a JSON file.
     pub(super) fn write(&self, key: &str, text: Option<&str>) -> Result<Result<(), Conflict>, StoreError> {
         let plain = |segment: &str| !segment.is_empty() && !segment.starts_with('.') && !segment.contains('\0');
         if !key.split('/').all(plain) {
@@ -159,7 +164,7 @@ impl Dir {
             fs::remove_file(&path).map_err(failed)?;
             return Ok(Ok(()));
         };
-        // TOML that is replaced by JSON is a file of another name.
+        // JSON that replaces TOML goes to a file with another extension.
         let written = path.with_extension("json");
         if let Some(directory) = written.parent() {
             fs::create_dir_all(directory).map_err(failed)?;
@@ -174,11 +179,11 @@ impl Dir {
     }
 }
 
-/// Begins anew each time: the directory may have been replaced by another of its name. Without
-/// notifications there is still the rescan.
+/// Starts to watch the directory. Each listing starts a new watch, since the directory may have been replaced by
+/// another of the same name. Without notifications, the periodic rescan still finds changes.
 fn watch_files(root: &Path, changed: Arc<Notify>) -> Option<RecommendedWatcher> {
     let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        // Our own reading is an access.
+        // Access events are skipped, because the agent's own reads cause them.
         if event.map_or(true, |event| !event.kind.is_access()) {
             changed.notify_one();
         }
@@ -188,7 +193,7 @@ fn watch_files(root: &Path, changed: Arc<Notify>) -> Option<RecommendedWatcher> 
     Some(watcher)
 }
 
-/// Reads documents; of a file that is as it was, the text that is known.
+/// Single pass over the directory; it reads changed files and reuses the known content of the others.
 struct Tree<'a> {
     root: &'a Path,
     now: SystemTime,
@@ -203,7 +208,7 @@ impl<'a> Tree<'a> {
         Tree { root, now, known, files: Files::new(), documents: Documents::new(), progress: Arc::default() }
     }
 
-    /// Only what is concerned. The directory itself must be readable; a file that is not rejects itself.
+    /// Reads the documents of the concern. The root must be readable; a file that is not readable rejects only itself.
     fn read(&mut self, concern: &Concern) -> io::Result<()> {
         fs::read_dir(self.root)?;
         self.read_document(GLOBAL_KEY);
@@ -263,12 +268,13 @@ impl<'a> Tree<'a> {
         self.documents.insert(key.to_owned(), document);
     }
 
-    /// Nothing only if there is no file: one that cannot be read is there.
+    /// Reads one file; returns `None` only if it does not exist. A file that cannot be read gives an unreadable
+    /// document.
     fn read_file(&mut self, place: String, format: Format) -> Option<Arc<RawDocument>> {
         self.progress.fetch_add(1, Ordering::Relaxed);
         let path = self.root.join(&place);
         let metadata = path.metadata();
-        // Reading anything else, a pipe or a device, may never end.
+        // Reading anything else, such as a pipe or a device, may block for ever.
         if metadata.as_ref().is_ok_and(|metadata| !metadata.is_file()) {
             return Some(Arc::new(unreadable(place, format, "not a regular file".to_owned())));
         }
@@ -295,7 +301,7 @@ impl<'a> Tree<'a> {
 }
 
 impl Stamp {
-    /// Of a file that did not change just now.
+    /// Returns the stamp of a file, or `None` if the file changed so recently that the stamp would be ambiguous.
     fn of(metadata: &Metadata, now: SystemTime) -> Option<Self> {
         let changed = UNIX_EPOCH + Duration::from_secs(u64::try_from(metadata.ctime()).ok()?);
         let has_settled = now.duration_since(changed).is_ok_and(|age| age > SETTLES);
@@ -308,7 +314,8 @@ impl Stamp {
     }
 }
 
-/// Documents where nobody looks for them.
+/// Lists documents and directories at paths that no agent reads, such as a misspelt directory; only for the whole
+/// fleet.
 fn strays(root: &Path) -> Vec<String> {
     let document = |path: &Path| path.extension().is_some_and(|ending| ending == "json" || ending == "toml");
     let entries = |path: &Path| -> Vec<(String, PathBuf)> {
@@ -329,7 +336,7 @@ fn strays(root: &Path) -> Vec<String> {
             }
             true => {
                 let within = entries(&path).into_iter().filter(|(_, path)| path.is_dir());
-                // Tests stand one directory deeper.
+                // Tests are stored one directory deeper than hosts and sets.
                 let deeper = within.flat_map(|(below, path)| match format!("{name}/") == TESTS_PREFIX {
                     true => entries(&path)
                         .into_iter()
@@ -384,7 +391,7 @@ mod tests {
         let (_, just_changed) = read(Files::new(), 0);
         assert_eq!(just_changed.len(), 0);
 
-        // What is known tells itself from what is read.
+        // The reused content is altered, so that reuse can be distinguished from a new read.
         let (_, mut known) = read(Files::new(), 10);
         let (stamp, document) = known.remove("hosts/a.json").unwrap();
         let document = Arc::new(RawDocument { text: "known".to_owned(), ..document.as_ref().clone() });
@@ -398,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_concerns_the_host() {
+    fn only_documents_of_own_host_are_read() {
         let root = tree(&[
             ("config.toml", "enabled = true"),
             ("hosts/a.json", "{}"),
@@ -416,14 +423,14 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_directory_is_no_empty_one() {
+    fn missing_directory_is_an_error_but_empty_one_is_not() {
         let root = tree(&[]);
         assert!(read_tree(&root.path().join("gone"), &host_a()).is_err());
         assert_eq!(read_tree(root.path(), &host_a()).unwrap().len(), 0);
     }
 
     #[test]
-    fn one_document_in_two_files_is_named() {
+    fn document_in_two_files_is_rejected_with_both_paths() {
         let root = tree(&[("config.json", "{}"), ("config.toml", "")]);
         let documents = read_tree(root.path(), &host_a()).unwrap();
         let problem = documents["config"].unreadable.as_deref();
@@ -431,7 +438,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_no_text_rejects_itself() {
+    fn file_that_is_not_utf8_rejects_only_itself() {
         let root = tree(&[("hosts/a.json", "{}")]);
         fs::write(root.path().join("config.json"), [0xff, 0xfe]).unwrap();
         let documents = read_tree(root.path(), &host_a()).unwrap();

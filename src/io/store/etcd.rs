@@ -1,4 +1,6 @@
-//! Documents in etcd, by whichever of its two JSON APIs the server speaks.
+//! Documents in etcd, through either of its two JSON APIs. [`Etcd`] chooses the API whose store holds documents, lists
+//! and watches through one member at a time, and turns to another member when one fails. The v2 and v3 stores of one
+//! server are separate; documents in both are reported in the remark, and v3 takes precedence.
 
 mod cluster;
 mod fault;
@@ -19,26 +21,26 @@ pub use presence::{announce, announced};
 use v2::V2;
 use v3::{Reading, V3};
 
-/// etcd ends no watch by itself; a server that hangs or a path that lost its state is found by a
-/// small request that often, on a connection of its own.
+/// Interval of a small liveness request on a connection of its own: etcd never ends a watch by itself, so a hanging
+/// server or a path that lost its connection state would otherwise go unnoticed.
 const ALIVE_EVERY: Duration = Duration::from_secs(30);
-/// While there is nothing below the prefix, the other API's store is looked at too, after a time in
-/// this range, in milliseconds.
+/// Range, in milliseconds, of the time after which the other API's store is examined again while there is nothing below
+/// the prefix.
 const LOOK_AGAIN: std::ops::Range<u64> = 5_000..10_000;
 
-/// A reader and writer of one cluster.
+/// Reader and writer of the documents in one etcd cluster.
 pub struct Etcd {
     cluster: Cluster,
     keys: Keys,
     wanted: Api,
     speaks: Option<Speaks>,
-    /// What people should know of the choice.
+    /// Human-readable note on the choice between the two APIs, shown with the snapshot.
     remark: Option<String>,
-    /// Which API's store held documents when they were last seen.
+    /// API whose store held documents when they were last listed; it is preferred while it answers.
     held: Option<Api>,
-    /// Whether the last list found nothing at all.
+    /// True if the last listing found no documents at all.
     empty: bool,
-    /// Whether old documents are better than none.
+    /// True if, as long as no documents are known, outdated ones are better than none.
     alone: bool,
 }
 
@@ -47,26 +49,26 @@ enum Speaks {
     V3(V3),
 }
 
-/// What an API listed.
+/// Result of a listing through either API.
 struct Listed {
     revision: u64,
     documents: Documents,
-    /// The cluster's id.
+    /// Id of the cluster, in the form that the API reports it.
     cluster: String,
 }
 
-/// What an API saw while it watched.
+/// Result of watching through either API.
 enum Seen {
-    /// These are the documents now, at this revision.
+    /// Current documents, with the revision at which they are valid.
     Changed(u64, Documents),
-    /// Something changed, or may have: list anew.
+    /// Possible or certain change: the documents have to be listed again.
     Doubt,
-    /// Nothing, for the time that a watch lasts.
+    /// End of a watch without any change, from a server that is alive.
     Nothing,
 }
 
 impl Etcd {
-    /// For whoever is concerned.
+    /// Creates a reader of the documents of one concern; nothing is requested yet.
     pub fn new(config: &StoreConfig, concern: Concern) -> Result<Self, StoreError> {
         let refuse = |fault: Fault| StoreError::new("store.endpoints", fault.problem, Pace::Slow);
         let cluster = Cluster::new(config).map_err(refuse)?;
@@ -83,7 +85,7 @@ impl Etcd {
         })
     }
 
-    /// The store that held this agent's documents when it last ran, by its origin.
+    /// Sets the API that held this agent's documents when it last ran, as recorded in the snapshot's origin.
     pub fn expect(&mut self, origin: &str) {
         self.held = match origin {
             _ if origin.starts_with("etcd v2") => Some(Api::V2),
@@ -92,17 +94,17 @@ impl Etcd {
         };
     }
 
-    /// Takes what one member says by itself, as long as no documents are known at all.
+    /// Allows a listing from a single member without a quorum, as long as no documents are known at all.
     pub fn allow_reading_alone(&mut self) {
         self.alone = true;
     }
 
-    /// There is nothing below the prefix: it may come by either API.
+    /// Returns true if either API may still turn out to hold the documents, because none are below the prefix yet.
     fn undecided(&self) -> bool {
         self.wanted == Api::Auto && (self.held.is_none() || self.empty)
     }
 
-    /// Lists from the first member that answers.
+    /// Lists the documents from the first member that answers; at most one attempt for each member.
     pub async fn list(&mut self) -> Result<Snapshot, StoreError> {
         let mut listed = self.list_once().await;
         for _ in 1..self.cluster.len() {
@@ -122,7 +124,8 @@ impl Etcd {
         }
     }
 
-    /// Without a quorum, for an agent that knows no documents at all: old ones are better than none.
+    /// Lists from one member without a quorum, for an agent that has no documents at all: outdated ones are better than
+    /// none.
     async fn list_alone(&mut self) -> Option<Snapshot> {
         if self.wanted == Api::V2 {
             return None;
@@ -145,14 +148,14 @@ impl Etcd {
         None
     }
 
-    /// From one member; if that fails by its own fault, another one is asked next time.
+    /// Lists from the current member; after a failure of that member, the next attempt goes to another one.
     async fn list_once(&mut self) -> Result<Snapshot, StoreError> {
         if self.undecided() {
             self.speaks = None;
         }
         let mut listed = self.try_list().await;
         if matches!(listed, Err(Fault { kind: FaultKind::Compacted, .. })) {
-            // Between two pages; that is no fault.
+            // A compaction between two pages is no fault; the listing starts over.
             listed = self.try_list().await;
         }
         match listed {
@@ -186,7 +189,7 @@ impl Etcd {
         }
     }
 
-    /// Waits for what happens after the last list.
+    /// Waits for a change after the last listing, or for the end of one watch interval without any.
     pub(super) async fn watch(&mut self) -> Result<Watched, StoreError> {
         let undecided = self.undecided();
         let watch = async {
@@ -207,13 +210,14 @@ impl Etcd {
             Ok(Seen::Changed(revision, documents)) => Ok(Watched::Changed(revision, documents)),
             Ok(Seen::Doubt) => Ok(Watched::Doubt),
             Ok(Seen::Nothing) => Ok(Watched::Quiet),
-            // What etcd no longer remembers is listed anew; that is no fault.
+            // Revisions that etcd has compacted require a new listing; that is no fault.
             Err(Fault { kind: FaultKind::Compacted, .. }) => Ok(Watched::Doubt),
             Err(fault) => Err(self.failed(fault)),
         }
     }
 
-    /// Writes a document, or removes it, if it is still of this version (0: not there).
+    /// Writes a document, or removes it, if its version is still the given one; version 0 stands for a missing
+    /// document.
     pub async fn write(
         &mut self,
         key: &str,
@@ -232,7 +236,7 @@ impl Etcd {
         }
     }
 
-    /// Which API holds the documents: the one that has any; if both have, or none, v3.
+    /// Determines the API whose store holds the documents; v3 if both hold some or neither does.
     async fn detect(&mut self) -> Result<Speaks, Fault> {
         let version = self.cluster.version().await?.etcdserver;
         let (v2, v3) = (V2::new(), V3::of_server(&version));
@@ -274,7 +278,7 @@ impl Etcd {
                 self.remark = Some(both.to_owned());
                 Ok(Speaks::V3(v3))
             }
-            // What held documents is not given up for something that is empty, or that is left over.
+            // A store that held documents is not given up for one that is empty or that holds leftovers.
             (Ok(false), _) if self.held == Some(Api::V3) => Ok(Speaks::V3(v3)),
             (Err(fault), _) if self.held == Some(Api::V3) => Err(missing(fault, no_v3())),
             (Ok(true), _) => Ok(Speaks::V3(v3)),
@@ -299,7 +303,7 @@ impl Etcd {
                 self.cluster.give_up_member();
                 Pace::Quick
             }
-            // Another member may be of another version, behind a proxy for example.
+            // Another member may run another version, for example behind a proxy.
             FaultKind::Api => {
                 self.speaks = None;
                 self.cluster.give_up_member();

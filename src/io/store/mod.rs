@@ -1,7 +1,8 @@
-//! Where documents come from: one seam for a directory and for etcd.
+//! Source of the documents: one interface to a directory of files and to etcd.
 //!
-//! The agent is a reflector: it lists at a revision, watches from there, and lists anew whenever
-//! anything is in doubt. A list that fails changes nothing.
+//! The agent is a reflector: [`reflect`] lists the documents of a [`Store`] at a revision, watches from there, and
+//! lists again whenever anything is in doubt. A listing that fails changes nothing. The task sends [`StoreEvent`]s and
+//! ends when their receiver is dropped.
 
 mod cache;
 mod dir;
@@ -19,35 +20,35 @@ use crate::pure::backoff::Backoff;
 pub use cache::{Cache, Kept};
 pub use etcd::{announce, announced};
 
-/// All documents that concern somebody, as they were at one revision.
+/// Documents of one concern, as they were at one revision of the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
-    /// The store's counter of changes.
+    /// Store's revision, which grows with each change; a directory counts its own from each start.
     pub revision: u64,
-    /// The documents.
+    /// Documents of the concern, by key.
     pub documents: Documents,
-    /// Which store it is, for telling one from another behind the same name.
+    /// Identity of the store, which distinguishes two stores behind the same address.
     pub origin: String,
-    /// What people should know of it.
+    /// Human-readable note on the store or its contents, to be shown to an operator.
     pub remark: Option<String>,
 }
 
-/// Whose documents are read.
+/// Part of the store that is read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Concern {
-    /// What an agent of this host needs: its tests, and what is about all hosts.
+    /// Documents that the agent of this host needs: its own tests, and the documents about all hosts.
     Host(String),
-    /// Everything.
+    /// Documents of all hosts, including all tests.
     Fleet,
 }
 
-/// Why a store did not answer, or not as it should.
+/// Failure of a store to answer or to accept a request, with the store's location.
 #[derive(Debug, thiserror::Error)]
 #[error("{place}: {problem}")]
 pub struct StoreError {
     place: String,
     problem: String,
-    /// How soon to try again.
+    /// Retry class of the failure.
     pace: Pace,
 }
 
@@ -57,69 +58,68 @@ impl StoreError {
     }
 }
 
-/// How soon to try again.
+/// Retry class of a failure, which selects the back-off before the next attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Pace {
-    /// It may be there again any moment.
+    /// Failure that may end at any moment, such as a restart; retries come soon.
     Quick,
-    /// A person has to do something first.
+    /// Failure that an operator has to mend first, such as a wrong password; retries come slowly.
     Slow,
 }
 
-/// A document was changed by somebody else meanwhile.
+/// Refusal to write a document that was changed by another writer since it was listed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("it was changed by somebody else meanwhile")]
 pub struct Conflict;
 
-/// What happens at a store.
+/// Event that [`reflect`] reports to the owner of the store.
 #[derive(Clone, Debug, PartialEq)]
 pub enum StoreEvent {
-    /// These are the documents now.
+    /// Current documents, after the first listing and after each change.
     Listed(Snapshot),
-    /// It is there, and nothing changed.
+    /// Store answered, and nothing changed.
     Confirmed,
-    /// It cannot be reached or read.
+    /// Store cannot be reached or read, for the given reason.
     Lost(String),
 }
 
-/// A store.
+/// Store of documents: a directory or an etcd cluster.
 pub enum Store {
-    /// A directory of files.
+    /// Directory of document files.
     Dir(dir::Dir),
-    /// etcd.
+    /// Cluster of etcd members.
     Etcd(Box<etcd::Etcd>),
 }
 
-/// What ended a watch.
+/// Result of one watch on a store.
 enum Watched {
-    /// These are the documents now, at this revision.
+    /// Current documents, with the revision at which they are valid.
     Changed(u64, Documents),
-    /// Something changed, or may have: list anew.
+    /// Possible or certain change: the documents have to be listed again.
     Doubt,
-    /// Nothing did, for the time that a watch lasts.
+    /// End of a watch during which nothing changed.
     Quiet,
 }
 
-/// Retries come after up to 0.8 s, and then ever later, up to 30 s.
+/// Back-off after a failed listing: at first up to 0.8 s, growing up to 30 s.
 const RETRY: Backoff = Backoff::new(Duration::from_millis(800), Duration::from_secs(30));
-/// An agent that has no documents yet waits no longer than 5 s: it has nothing else to do.
+/// Back-off of an agent that has no documents yet. It waits no longer than 5 s, because it has nothing else to do.
 const RETRY_AT_FIRST: Backoff = Backoff::new(Duration::from_millis(800), Duration::from_secs(5));
-/// A wrong password is wrong the next time too, and costs etcd dear.
+/// Back-off after a refusal. A wrong password stays wrong, and checking it is expensive for etcd.
 const RETRY_REFUSED: Backoff = Backoff::new(Duration::from_secs(5), Duration::from_secs(300));
-/// A watch that was cut was cut for all agents at once: they come back spread over this.
+/// Range over which agents spread their return after a watch was cut, because a cut usually affects all agents at once.
 const AFTER_A_CUT: Duration = Duration::from_secs(2);
-/// So many watches that did not last in a row are told.
+/// Number of short-lived watches in a row after which a warning is logged.
 const CUT_AGAIN: u32 = 3;
-/// A watch that lasted so long was a good one, and not one that took long to fail.
+/// Duration after which a watch counts as a good one, rather than as one that was slow to fail.
 const LASTING: Duration = Duration::from_secs(15);
-/// One write by an operator is often several changes: they are taken together once it is quiet for
-/// this long.
+/// Quiet time after a change before it is processed: one write by an operator often makes several changes.
 const DEBOUNCE: Duration = Duration::from_millis(30);
-/// But no later than this.
+/// Limit on the total delay by [`DEBOUNCE`], for a store that keeps changing.
 const DEBOUNCE_MOST: Duration = Duration::from_secs(1);
 
 impl Store {
-    /// The store that `config` names.
+    /// Creates the store that `config` names; nothing is read yet.
     pub fn new(config: &StoreConfig, concern: Concern) -> Result<Store, StoreError> {
         Ok(match config.kind {
             StoreKind::Dir => Store::Dir(dir::Dir::new(config.path.clone(), concern)),
@@ -127,21 +127,21 @@ impl Store {
         })
     }
 
-    /// The store whose documents this agent had when it last ran, by its origin.
+    /// Sets the origin of the documents that this agent had when it last ran, so that the same etcd API is preferred.
     pub fn expect(&mut self, origin: &str) {
         if let Store::Etcd(etcd) = self {
             etcd.expect(origin);
         }
     }
 
-    /// Takes what one member of a cluster says by itself, as long as no documents are known at all.
+    /// Allows a listing from a single etcd member without a quorum, as long as no documents are known at all.
     pub fn allow_reading_alone(&mut self) {
         if let Store::Etcd(etcd) = self {
             etcd.allow_reading_alone();
         }
     }
 
-    /// All documents that are asked for.
+    /// Lists all documents of the concern.
     pub async fn list(&mut self) -> Result<Snapshot, StoreError> {
         match self {
             Store::Dir(dir) => dir.list().await,
@@ -149,7 +149,7 @@ impl Store {
         }
     }
 
-    /// Waits until something changes after the last list.
+    /// Waits until something changes after the last listing, or one watch interval has passed.
     async fn watch(&mut self) -> Result<Watched, StoreError> {
         match self {
             Store::Dir(dir) => dir.watch().await,
@@ -157,8 +157,8 @@ impl Store {
         }
     }
 
-    /// Writes a document, or removes it, if it is still as it was listed: of this `version`, 0 if it
-    /// was not there. The store has to have been listed before.
+    /// Writes a document, or removes it, if it is unchanged since it was listed: `version` is the listed version, 0 for
+    /// a missing document. The store must have been listed before.
     pub async fn write(
         &mut self,
         key: &str,
@@ -172,7 +172,7 @@ impl Store {
     }
 }
 
-/// Where the documents are, for people.
+/// Returns the human-readable location of the documents.
 pub fn place(config: &StoreConfig) -> String {
     match config.kind {
         StoreKind::Dir => format!("dir {}", config.path.display()),
@@ -180,13 +180,13 @@ pub fn place(config: &StoreConfig) -> String {
     }
 }
 
-/// Each member of it as a store of its own.
+/// Returns the store's configuration once for each endpoint, so that each member can be examined separately.
 pub fn members(config: &StoreConfig) -> Vec<StoreConfig> {
     let only = |endpoint: &String| StoreConfig { endpoints: vec![endpoint.clone()], ..config.clone() };
     config.endpoints.iter().map(only).collect()
 }
 
-/// The same as the original named it: `host:port`.
+/// Returns the location of the store as the original program shows it: `host:port`, without a scheme.
 pub fn config_server(config: &StoreConfig) -> String {
     match config.kind {
         StoreKind::Dir => config.path.display().to_string(),
@@ -198,7 +198,7 @@ pub fn config_server(config: &StoreConfig) -> String {
     }
 }
 
-/// Follows the store for ever and tells what happens. Ends when nobody listens any more.
+/// Follows the store and sends an event for each result; returns when the receiver of the events is dropped.
 pub async fn reflect(mut store: Store, events: mpsc::Sender<StoreEvent>) {
     let (mut retry, mut refused, mut cut) = (RETRY_AT_FIRST, RETRY_REFUSED, RETRY);
     let mut last: Option<Snapshot> = None;
@@ -218,7 +218,7 @@ pub async fn reflect(mut store: Store, events: mpsc::Sender<StoreEvent>) {
                 let begun = Instant::now();
                 match follow(&mut store, &mut last, &events).await {
                     Ok(()) => Duration::ZERO,
-                    // Cut by a proxy or by a restart, it says nothing yet: the next list does.
+                    // A watch that a proxy or a restart cut is no failure yet; the next listing decides.
                     Err(error) => {
                         debug!(%error, "watch cut");
                         if begun.elapsed() >= LASTING {
@@ -251,7 +251,7 @@ pub async fn reflect(mut store: Store, events: mpsc::Sender<StoreEvent>) {
     }
 }
 
-/// Watches until the documents have to be listed anew.
+/// Watches the store until the documents have to be listed again or the receiver is dropped.
 async fn follow(
     store: &mut Store,
     last: &mut Option<Snapshot>,
@@ -278,8 +278,8 @@ async fn follow(
 }
 
 impl Snapshot {
-    /// Whether nobody needs to hear of `newer` after this. A revision may grow by what concerns others; one
-    /// that falls is news.
+    /// Returns true if `newer` needs no event after this snapshot. A revision may grow by changes to other documents; a
+    /// revision that falls is reported.
     fn is_same(&self, newer: &Snapshot) -> bool {
         self.documents == newer.documents
             && self.origin == newer.origin

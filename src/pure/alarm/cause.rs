@@ -1,4 +1,7 @@
-//! Why a condition is bad, in words.
+//! Causes of violated conditions, as values, and their human-readable texts.
+//!
+//! A [`Cause`] carries the measured figures and limits and is rendered to text only at the edge, by `Display` or
+//! `legacy_text`.
 
 use std::fmt;
 use std::time::Duration;
@@ -11,129 +14,129 @@ use crate::pure::flows::DeadFlows;
 use crate::pure::test::TestId;
 use crate::pure::time::{WallTime, seconds};
 
-/// Why a condition is bad.
+/// Cause of a violated condition, with the measured value and the limit that it exceeded.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Cause {
-    /// No probe within the time.
+    /// Timeout: the expected probes, or replies to probes, have not arrived.
     Silence(Silence),
-    /// Delay beyond `max_latency`.
+    /// Delay that exceeds `max_latency` beyond the uncertainty of the clocks.
     Late {
-        /// As measured.
+        /// Measured delay, with the uncertainty of both clocks.
         delay: Delay,
-        /// The limit.
+        /// Configured limit that the measured delay exceeded.
         max_latency: Duration,
-        /// Which way.
+        /// Direction in which the delay was measured.
         direction: Direction,
     },
-    /// Delay further above the test's own baseline than `max_latency_above_baseline`.
+    /// Delay that exceeds the test's own baseline by more than `max_latency_above_baseline`.
     AboveBaseline {
-        /// By how much, in nanoseconds.
+        /// Excess of the measured delay over the baseline, in nanoseconds.
         above: i64,
-        /// The limit.
+        /// Configured limit (`max_latency_above_baseline`) that the excess is above.
         limit: Duration,
     },
-    /// More lost than `max_loss`.
+    /// Probe loss above `max_loss`, or not yet low enough after it to clear the alarm.
     Loss {
-        /// The share that was lost.
+        /// Share of probes lost within the window, between 0 and 1.
         share: f64,
-        /// The limit.
+        /// Configured limit of the share, between 0 and 1.
         max_loss: f64,
-        /// Over this time.
+        /// Length of the sliding window over which the loss is measured.
         loss_window: Duration,
-        /// Datagrams that this host's kernel dropped meanwhile, because the socket was full.
+        /// Datagrams that this host's kernel has dropped since the last probe because the socket buffer was full.
         dropped: u64,
     },
-    /// Delay varies by more than `max_jitter`.
+    /// Delay variation above `max_jitter` between consecutive probes, too often within the window.
     Jitter {
-        /// The share of probes that differed by more from the one before.
+        /// Share of delay variations within the window that exceeded `max_jitter`, between 0 and 1.
         share: f64,
-        /// The limit.
+        /// Configured limit of the delay difference between two consecutive probes.
         max_jitter: Duration,
-        /// Over this time.
+        /// Length of the sliding window over which the variation is measured.
         loss_window: Duration,
     },
-    /// Some flows are dead.
+    /// Dead flows: probes on some of a test's flows stopped arriving while others continue.
     DeadFlows(DeadFlows),
-    /// A delay that no path can have, or a clock that moved.
+    /// Clock fault at one end: a delay that is impossible on any path, or a jump of the clock offset.
     ClockWrong {
-        /// As measured.
+        /// Measured delay, or the change of the offset, that proves the clock fault.
         delay: Delay,
-        /// The host at the other end.
+        /// Name of the host at the other end, whose clock may be the wrong one.
         peer: String,
     },
-    /// Something is wrong with the local clock.
+    /// Fault of the local clock, as a human-readable description.
     LocalClock(String),
-    /// The operating system or the path refused probes.
+    /// Send failure: the operating system refused a probe, or the path returned an ICMP error.
     NotSent(String),
-    /// Something with the configuration.
+    /// Configuration fault, as a human-readable description.
     Config(String),
-    /// Tests that share something went down together.
+    /// Group fault: alarms that have something in common were raised together.
     Shared(Shared),
-    /// Datagrams of nobody known.
+    /// Datagrams from a source that belong to no configured test.
     UnknownPacket {
-        /// One sender.
+        /// Source address of one of the senders of such datagrams.
         source: String,
-        /// What was wrong with its datagram.
+        /// Reason for which the last datagram was not accepted as a probe.
         reason: String,
     },
 }
 
-/// Which way a delay was measured.
+/// Direction in which a delay was measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
-    /// From the sender to the receiver.
+    /// Delay on the way from the session sender to the receiver.
     Forward,
-    /// Back.
+    /// Delay on the way back, from the reflector to the session sender.
     Backward,
-    /// There and back.
+    /// Round-trip delay, from the session sender to the reflector and back.
     RoundTrip,
 }
 
-/// How it fell silent.
+/// Details of a timeout: when the last probe arrived and which interval was expected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Silence {
-    /// How long when this was found.
+    /// Time between the last probe, or the start of the test, and the missed deadline that counts here.
     pub silent_for: Duration,
-    /// When the last probe came, if one ever did.
+    /// Arrival of the last probe by the wall clock; `None` if no probe has arrived yet.
     pub last_probe: Option<WallTime>,
-    /// How often one should come.
+    /// Longest interval within which at least one probe is expected.
     pub expect_every: Duration,
-    /// The last probe said that its sender stops on purpose.
+    /// True if the last probe announced that its sender was about to stop on purpose.
     pub announced_stop: bool,
-    /// Datagrams that this host's kernel dropped meanwhile, because the socket was full.
+    /// Datagrams that this host's kernel has dropped since the last probe because the socket buffer was full.
     pub dropped: u64,
-    /// It is answers that do not come.
+    /// True if replies at the sender are missing, rather than probes at the receiver.
     pub answers: bool,
 }
 
-/// Alarms of one kind that were raised together, and what they have in common.
+/// Group of alarms of one kind that were raised together, and the subject that they have in common.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shared {
-    /// The kind of their alarms.
+    /// Kind of the grouped alarms, such as `connection` or `sender`.
     pub kind: Kind,
-    /// What they share.
+    /// Subject that the members share, such as a host, a listener or a tag.
     pub what: Subject,
-    /// How many of them are down.
+    /// Number of members that are down at present.
     pub down: u64,
-    /// How many there are.
+    /// Number of members that count, without those in maintenance or silenced.
     pub of: u64,
-    /// The first of the tests that are down, if the group is one of tests.
+    /// First test that is down; `None` for a group that does not consist of tests.
     pub first: Option<TestId>,
-    /// The same, for people.
+    /// Human-readable description of one member that is down, named in the text as an example.
     pub example: String,
-    /// The sender of each of them announced its stop.
+    /// True if the sender of every member announced its stop, so that the fault is planned work.
     pub announced_stop: bool,
 }
 
-/// What is known of a sender that stopped on purpose.
+/// Suffix of alarm texts when the sender announced its stop on purpose.
 pub const ANNOUNCED_STOP: &str = "; the sender announced its stop";
 
 impl Cause {
-    /// The original's failure text, for receivers that match on it.
+    /// Renders the failure text of the original agent, for receivers that match on that text.
     pub fn legacy_text(&self) -> String {
         match self {
             Cause::Silence(silence) => {
-                // Never "0 seconds", however fast the test is.
+                // Round up to at least one second: a fast test must not report "0 seconds".
                 format!("Timeout, no packet received in {} seconds", silence.silent_for.as_secs_f64().ceil().max(1.0))
             }
             Cause::Late { delay, .. } => format!("High Latency {:.6} Seconds", delay.seconds()),
@@ -150,7 +153,7 @@ impl Cause {
         }
     }
 
-    /// The delay that was measured, if this is about one.
+    /// Returns the measured delay; `None` for causes that do not concern a delay.
     pub fn delay(&self) -> Option<Delay> {
         match self {
             Cause::Late { delay, .. } | Cause::ClockWrong { delay, .. } => Some(*delay),
@@ -287,7 +290,7 @@ fn readable(delay: Delay) -> String {
     format!("{milliseconds:.3} ms (± {:.3} ms)", delay.uncertainty.as_secs_f64() * 1e3)
 }
 
-/// In JSON and logs: seconds.
+/// Serialises a delay to JSON and logs as a number of seconds, without its uncertainty.
 impl Serialize for Delay {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_f64(seconds(self.nanos))

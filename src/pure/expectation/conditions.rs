@@ -1,54 +1,58 @@
-//! The conditions of one test, by kind, each with the cause of its last violation.
+//! Conditions of one test, one per judged alarm kind, each with the cause of its last violation.
+//!
+//! [`Conditions`] keeps the frequently sampled kinds inline and the rest in a box, so that a test without loss, jitter
+//! or flow limits needs no memory for them.
 
 use crate::pure::alarm::{Cause, Kind, Verdict};
 use crate::pure::condition::{Change, Condition, Sample, State, Thresholds};
 use crate::pure::time::Now;
 
-/// What is judged of a test.
+/// Alarm kinds that are judged for a test, in the order in which their conditions are stored.
 pub const JUDGED: [Kind; 6] = [Kind::Connection, Kind::Latency, Kind::Clock, Kind::Loss, Kind::Jitter, Kind::Path];
 
-/// Kinds of which every probe is a sample; they come first in `JUDGED`.
+/// Number of kinds that every probe is a sample of; they come first in `JUDGED`.
 const OFTEN: usize = 3;
 
-/// See the module.
+/// Conditions of one test by alarm kind. A kind that is not judged maps to the connection's condition.
 #[derive(Clone, Debug, Default)]
 pub struct Conditions {
     often: [Judged; OFTEN],
-    /// What only few tests ask for, once there is a sample of it.
+    /// Conditions of the less frequent kinds, allocated when the first of them gets a sample; few tests use them.
     seldom: Option<Box<[Judged; JUDGED.len() - OFTEN]>>,
 }
 
 #[derive(Clone, Debug, Default)]
 struct Judged {
     condition: Condition,
-    /// Boxed: most conditions are good.
+    /// Cause of the last violation, boxed because most conditions are good and need none.
     cause: Option<Box<Cause>>,
 }
 
-/// Which conditions are good beyond doubt: a good sample does not change them. Of very many tests, nothing else is
-/// looked at.
+/// Flags that mark the conditions that are good without recent doubt, so that a good sample does not change them. With
+/// very many tests, a probe reads only these flags and not the conditions themselves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Calm([bool; OFTEN]);
 
 impl Calm {
-    /// Whether that of a kind is.
+    /// Returns whether the condition of this kind is calm; false for kinds that are not sampled by every probe.
     pub fn holds(self, kind: Kind) -> bool {
         self.0.get(place(kind)) == Some(&true)
     }
 }
 
 impl Conditions {
-    /// Which are calm; changes with any sample of one that is not, and with everything else that is done here.
+    /// Returns which conditions are calm. The result may change with any sample of a condition that is not calm, and
+    /// with every other method that modifies the conditions.
     pub fn calm(&self) -> Calm {
         Calm(self.often.each_ref().map(|judged| judged.condition.is_calm()))
     }
 
-    /// The condition of a kind; of the connection for what is not judged here.
+    /// Returns the condition of a kind, or the connection's condition for a kind that is not judged here.
     pub fn of(&self, kind: Kind) -> &Condition {
         self.judged(kind).map_or(&Condition::UNKNOWN, |judged| &judged.condition)
     }
 
-    /// Why it is down.
+    /// Returns the cause for which the condition of this kind is down, if it is.
     pub fn cause(&self, kind: Kind) -> Option<&Cause> {
         self.judged(kind)?.cause.as_deref()
     }
@@ -58,23 +62,24 @@ impl Conditions {
         self.judged_mut(kind).cause = Some(Box::new(cause));
     }
 
-    /// Whether it is down. Cold: of what is calm it is not asked, and must not be fetched for an answer.
+    /// Returns whether the condition of this kind is down. Marked cold because calm conditions are not queried, and
+    /// must not be fetched from memory for the answer.
     #[cold]
     pub fn is_down(&self, kind: Kind) -> bool {
         self.of(kind).is_down()
     }
 
-    /// The sender announced that it stops.
+    /// Pauses the connection's condition because the sender announced that it stops.
     pub fn pause(&mut self, now: Now) {
         self.judged_mut(Kind::Connection).condition.on_pause(now);
     }
 
-    /// It is not judged any more. Tells whether it was down.
+    /// Resets the condition of a kind that is no longer judged. Returns whether it was down.
     pub fn forget(&mut self, kind: Kind) -> bool {
         std::mem::take(self.judged_mut(kind)).condition.is_down()
     }
 
-    /// Takes a sample; gives the verdict if that changes.
+    /// Applies a sample to the condition of a kind and returns the new verdict if that changes.
     pub fn on_sample(
         &mut self,
         kind: Kind,
@@ -100,7 +105,7 @@ impl Conditions {
         }
     }
 
-    /// All that are decided.
+    /// Returns the verdict of every condition that is decided and settled.
     pub fn decided(&self) -> impl Iterator<Item = (Kind, Verdict)> {
         let all = self.often.iter().chain(self.seldom.iter().flat_map(|seldom| seldom.iter()));
         JUDGED.into_iter().zip(all).filter_map(|(kind, judged)| {
@@ -131,7 +136,7 @@ impl Conditions {
     }
 }
 
-/// The place of a kind in `JUDGED`; of what is not judged here, the connection's.
+/// Returns the index of a kind in `JUDGED`; for a kind that is not judged here, the connection's index.
 pub fn place(kind: Kind) -> usize {
     JUDGED.iter().position(|judged| *judged == kind).unwrap_or(0)
 }
@@ -142,9 +147,9 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        /// Whatever was before: what is calm, a good sample neither changes nor makes to say something.
+        /// A good sample neither changes a calm condition nor causes a report, for any sequence of earlier steps.
         #[test]
-        fn a_good_sample_does_not_change_what_is_calm(steps in prop::collection::vec((0usize..6, 0u8..8), 0..300)) {
+        fn good_sample_does_not_change_a_calm_condition(steps in prop::collection::vec((0usize..6, 0u8..8), 0..300)) {
             let thresholds = Thresholds { raise_after: 2, raise_out_of: 4, clear_after: 2, clear_out_of: 3 };
             let (mut conditions, now) = (Conditions::default(), Now::default());
             let cause = || Some(Cause::NotSent(String::new()));

@@ -1,4 +1,7 @@
-//! What is expected of a test, what comes, and what becomes of it.
+//! Input and output types of a receive session: its expectations, an incoming probe, and the result of accepting it.
+//!
+//! [`Expected`] describes what the configuration expects of a test, [`Incoming`] a received probe, and [`Acceptance`]
+//! whether that probe was counted.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -16,17 +19,17 @@ use crate::pure::status::Role;
 use crate::pure::test::{Mode, TestFacts, TestId};
 use crate::pure::time::{Now, WallTime};
 
-/// What is expected of a test. Two equal ones need no change.
+/// Expectations on one test, derived from its configuration. Two equal values require no reconfiguration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Expected {
-    /// Which test.
+    /// Facts about the test: its id, hosts, addresses and description.
     pub test: Arc<TestFacts>,
-    /// The address that its probes come from, if the documents say so: unsigned ones of others are not
+    /// Source address of the test's probes, if the documents specify it: unsigned probes from other addresses are not
     /// answered.
     pub from_address: Option<IpAddr>,
-    /// The tests of which any probe is enough; nothing: the test's own.
+    /// Tests of which a probe from any one suffices; `None` if only the test's own probes count.
     pub any_of: Option<Arc<BTreeSet<TestId>>>,
-    /// How it is judged. Most tests of a host are judged alike and share it.
+    /// Criteria by which the test is judged. Most tests of a host have equal criteria and share them.
     pub manner: Arc<Manner>,
 }
 
@@ -37,37 +40,37 @@ impl std::ops::Deref for Expected {
     }
 }
 
-/// How a test is judged.
+/// Criteria by which a test is judged: intervals, thresholds, limits, flows and keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Manner {
-    /// Who judges: the receiver what comes, or the sender what comes back.
+    /// Role that judges: the receiver judges arriving probes, the sender judges the replies to its own.
     pub role: Role,
-    /// Whether probes come back.
+    /// Mode of the test, which determines whether probes are reflected to their sender.
     pub mode: Mode,
-    /// At least one probe in each such time.
+    /// Interval within which at least one probe is expected; each interval without one is a bad sample.
     pub expect_every: Duration,
-    /// How many samples decide.
+    /// Numbers of samples that raise and clear a condition.
     pub thresholds: Thresholds,
-    /// What is asked of a probe's delay; of the round trip at the sender.
+    /// Limits of a probe's one-way delay; at the sender, limits of the round trip.
     pub limits: DelayLimits,
-    /// What is asked of each direction of a round trip.
+    /// Limit of each one-way delay of a round trip; `None` if the directions are not judged.
     pub max_each_way: Option<Duration>,
-    /// A delay further above the test's own usual one is too much.
+    /// Limit of the excess over the test's own baseline delay; `None` if no baseline is learnt.
     pub max_above_baseline: Option<Duration>,
-    /// What is asked of loss and delay variation.
+    /// Limits of loss and of delay variation within the loss window.
     pub loss: LossLimits,
-    /// In which kinds its probes are sent.
+    /// Flows in which the probes are sent, by source port, code point and size.
     pub flows: Flows,
-    /// The keys that its probes have to be signed with, if they have to.
+    /// Keys that probes must be signed with; `None` if signatures are not required.
     pub keys: Option<KeyChoice>,
-    /// Nothing is raised for silence before this is over, unless a probe came.
+    /// Time after the start during which a missing probe raises no alarm, unless a probe has arrived already.
     pub startup_grace: Duration,
-    /// The silence of a sender that announced its stop is forgiven for so long.
+    /// Maximum time for which missing probes raise no alarm after the sender has announced its stop.
     pub max_pause: Duration,
 }
 
 impl Expected {
-    /// The host at the other end.
+    /// Returns the name of the host at the other end of the test.
     pub fn peer(&self) -> &str {
         match self.role {
             Role::Receiver => &self.test.from_host,
@@ -75,14 +78,15 @@ impl Expected {
         }
     }
 
-    /// The kinds of alarms that can come of it.
+    /// Returns the alarm kinds that this test can raise under its current criteria.
     pub fn kinds(&self) -> impl Iterator<Item = Kind> {
         let latency =
             self.limits.max_latency.is_some() || self.max_each_way.is_some() || self.max_above_baseline.is_some();
         let kinds = [
             (Kind::Connection, true),
             (Kind::Latency, latency),
-            // Of one of many senders only some probes come here, by different ways.
+            // With several senders, only some of the probes of each arrive here, on different paths, so loss, jitter
+            // and flows cannot be judged.
             (Kind::Loss, self.loss.max_loss_ppm.is_some() && self.any_of.is_none()),
             (Kind::Jitter, self.loss.max_jitter.is_some() && self.any_of.is_none()),
             (Kind::Path, self.flows.count() > 1 && self.any_of.is_none()),
@@ -91,66 +95,66 @@ impl Expected {
     }
 }
 
-/// A probe as it came in.
+/// Received probe, decoded, with the metadata of its reception.
 #[derive(Clone, Debug)]
 pub struct Incoming {
-    /// Which test it says it is of.
+    /// Test id that the probe carries in its payload.
     pub test_id: TestId,
-    /// When the kernel took it in, on both clocks.
+    /// Time of reception by the kernel, on the monotonic clock and the wall clock.
     pub received: Now,
-    /// How long it took; there and back, if it is an answer.
+    /// Delay of the probe on its way here; for a reply, the round-trip delay.
     pub delay: Delay,
-    /// What an answer says of each direction.
+    /// Delays of both directions, one way each, which only a reply carries.
     pub directions: Option<Delays>,
-    /// The sender's epoch and its sequence number; the original's probes have none.
+    /// Epoch of the sender and sequence number; `None` for probes of the original agent, which have neither.
     pub order: Option<(u64, u32)>,
     /// Sequence numbers of the epoch, below this one, whose probes never left the sender.
     pub unsent: u32,
-    /// The sender's interval.
+    /// Interval at which the sender sends probes, according to the probe.
     pub send_every: Duration,
-    /// When it was sent, by the sender's clock.
+    /// Send time of the probe, by the sender's wall clock.
     pub sent: WallTime,
-    /// The port that it came from.
+    /// Source port of the datagram, which identifies the flow it belongs to.
     pub source_port: u16,
-    /// The probe is signed, or comes from the address that the test's probes come from. Other probes must not weaken
-    /// how the test is judged.
+    /// True if the probe is signed, or comes from the address that the test's probes come from. Other probes must not
+    /// weaken the criteria by which the test is judged.
     pub is_trusted: bool,
-    /// The clock of this host was set while it was under way: its delay says nothing.
+    /// True if this host's clock was set while the probe was under way: its delay is meaningless then.
     pub clock_was_set: bool,
-    /// The sender announces its stop.
+    /// True if the sender announces with this probe that it stops on purpose.
     pub stops: bool,
-    /// The sender's clock stepped since its last probe.
+    /// True if the sender's clock has stepped since its previous probe.
     pub stepped: bool,
-    /// The time-to-live that it came with.
+    /// Time-to-live of the received IP packet, if the kernel reported it.
     pub ttl: Option<u8>,
-    /// The differentiated services code point that it came with.
+    /// Differentiated services code point of the received IP packet, if the kernel reported it.
     pub dscp: Option<u8>,
-    /// Datagrams that the kernel dropped at this socket so far.
+    /// Datagrams that the kernel has dropped at this socket since it was opened.
     pub dropped: u64,
 }
 
-/// What became of a probe.
+/// Result of checking a probe against the sequence numbers received before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Acceptance {
-    /// It counts. With the time-to-live of those before it, if that was another.
+    /// Probe is accepted and counted. Carries the previous time-to-live if that differs from the probe's.
     Accepted(Option<u8>),
-    /// Its sequence number came before.
+    /// Probe is rejected because its sequence number has been received before.
     Duplicate,
-    /// Too far behind the newest sequence number.
+    /// Probe is rejected because its sequence number is too far behind the newest one.
     TooOld,
-    /// From an earlier start of the sender, while the newer one still sends.
+    /// Probe is rejected because it is from an earlier start of the sender, while the newer one still sends.
     StaleEpoch,
 }
 
-/// Counters since the expectation began.
+/// Counters of a test's probes since the receive session began.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Counters {
-    /// Accepted probes.
+    /// Probes that were accepted, including the reordered ones.
     pub received: u64,
-    /// Accepted, but behind a later one.
+    /// Probes that were accepted although a later one had arrived before them.
     pub reordered: u64,
-    /// Not accepted: came before.
+    /// Probes that were rejected because their sequence number had been received before.
     pub duplicates: u64,
-    /// Not accepted: too old, or from an earlier start of the sender.
+    /// Probes that were rejected because they were too old, or from an earlier start of the sender.
     pub stale: u64,
 }

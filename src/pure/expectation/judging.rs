@@ -1,4 +1,7 @@
-//! What the probes of a test are worth: loss, dead flows, delays, and the clocks behind them.
+//! Judgement of the probes of one test: loss, dead flows, delay, delay variation, and the clocks that measured them.
+//!
+//! The methods extend [`Expectation`], which calls them for each probe and when time passes. They turn measurements
+//! into samples of the test's conditions.
 
 use std::time::Duration;
 
@@ -45,8 +48,8 @@ impl Expectation {
         self.sample_cause(kind, cause(rate.share), false, now, changes);
     }
 
-    /// A flow is dead that nothing came from for as long as would raise an alarm of its own, while
-    /// others carry on.
+    /// Judges whether flows of the test are dead. A flow is dead if no probe of it arrived for as long as would raise a
+    /// connection alarm, while other flows still carry probes.
     pub(super) fn judge_flows(&mut self, now: Now, changes: &mut Vec<ConditionChange>) {
         if self.flow_watch().is_none_or(|watch| watch.look > now.moment) {
             return;
@@ -97,7 +100,7 @@ impl Expectation {
         self.judge_latency(incoming, verdict, changes);
     }
 
-    /// The delay of the probe before this one in the same flow; notes what that says.
+    /// Returns the delay of the preceding probe of the same flow, if that arrived, and counts reordering and variation.
     fn variation(&mut self, incoming: &Incoming, behind: bool) -> Option<i64> {
         let (now, nanos) = (incoming.received.moment, incoming.delay.nanos);
         let (_, sequence) = incoming.order?;
@@ -130,7 +133,7 @@ impl Expectation {
                 (before.sequence == Some(sequence.wrapping_sub(1))).then_some(before.delay)
             }
         };
-        // A probe that was overtaken has been compared with both of its neighbours already.
+        // A probe that was overtaken has already been compared with both of its neighbours.
         let previous = previous.filter(|_| !overtaken);
         let limits = self.expected.loss;
         if let (Some(previous), Some(window)) = (previous, self.loss_window()) {
@@ -139,8 +142,8 @@ impl Expectation {
         previous
     }
 
-    /// The variation of a probe that came out of its order, against the one before it and the one after it (RFC 3393
-    /// compares packets in the order in which they were sent). True if it has such a neighbour after it.
+    /// Records the variation of a probe that arrived out of order, against the probes sent before and after it (RFC
+    /// 3393 compares packets in the order in which they were sent). Returns whether the probe sent after it is known.
     fn vary_from_neighbours(&mut self, sequence: u32, nanos: i64, now: Moment) -> bool {
         let (step, limits) = (self.flow_count(), self.expected.loss);
         let Some(extra) = self.extra.as_mut().filter(|extra| extra.recent.is_some()) else { return false };
@@ -162,7 +165,8 @@ impl Expectation {
         true
     }
 
-    /// A delay that no path can have, or an offset that moved by more than the clocks allow.
+    /// Returns the delay that proves a wrong clock: one that no path can have, or an offset that moved by more than the
+    /// clocks' error bounds allow.
     fn clock_is_wrong(&mut self, incoming: &Incoming) -> Option<Delay> {
         let limits = DelayLimits { max_latency: None, ..self.expected.limits };
         let wrong = |delay: &Delay| delay.judge(limits) == DelayVerdict::ClockWrong;
@@ -178,8 +182,9 @@ impl Expectation {
         impossible.or(moved.map(|nanos| Delay { nanos, uncertainty: directions.forward.uncertainty }))
     }
 
-    /// A wrong clock says nothing of one way; what one clock measures, and what is held against its own
-    /// baseline, is judged all the same. An alarm is cleared by the kind of measurement that raised it.
+    /// Judges the delay of a probe against all limits of the test. A wrong clock makes one-way delays meaningless, but
+    /// the round trip, which one clock measures, and the test's own baseline are still judged. An alarm is cleared only
+    /// by the kind of measurement that raised it.
     fn judge_latency(&mut self, incoming: &Incoming, found: DelayVerdict, changes: &mut Vec<ConditionChange>) {
         let now = incoming.received;
         let limits = self.expected.limits;
@@ -188,7 +193,7 @@ impl Expectation {
         let mut results: [Option<Result<Sample, Cause>>; Measure::COUNT] = Default::default();
         let mut judge = |delay: Delay, max_latency: Option<Duration>, direction: Direction| {
             let Some(max_latency) = max_latency else { return };
-            // Once it was too much, only what is within the lower limit counts as good.
+            // While the alarm is raised, only a delay within the lower limit counts as good.
             let limit = if is_down { limits.clear_latency.min(max_latency) } else { max_latency };
             let result = match delay.judge(DelayLimits { max_latency: Some(limit), ..limits }) {
                 DelayVerdict::Exceeded => Some(Err(Cause::Late { delay, max_latency, direction })),
@@ -227,7 +232,7 @@ impl Expectation {
             Some(measure) => matches!(results[measure.place()], Some(Ok(_))),
             None => results.iter().flatten().any(Result::is_ok),
         };
-        // The cause that raised the alarm stays named as long as it is true, even where other limits are exceeded too.
+        // Keep naming the cause that raised the alarm while it is true, even if other limits are exceeded too.
         let first = standing.map_or(0, Measure::place);
         results.rotate_left(first);
         let exceeded = results.into_iter().flatten().find_map(Result::err);
@@ -246,9 +251,9 @@ impl Expectation {
 /// Kind of measurement behind a latency alarm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Measure {
-    /// A delay, held against a limit.
+    /// Delay in one direction, or of the round trip, compared with a configured limit.
     Limit(Direction),
-    /// A delay, held against the test's own baseline.
+    /// Delay compared with the test's own baseline, independent of synchronised clocks.
     Baseline,
 }
 

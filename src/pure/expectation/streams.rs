@@ -1,5 +1,7 @@
-//! What the sequence numbers of a test's senders say: which probes are new, which came before, and
-//! how many are missing.
+//! Sequence tracking: which probes of a test's senders are new, which are duplicates, and how many are missing.
+//!
+//! [`Streams`] keeps one sequence window for each sender, survives restarts and rollbacks of the sender, and rejects
+//! replays of signed probes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -9,12 +11,12 @@ use crate::pure::sequence_window::{Arrival, SequenceWindow};
 use crate::pure::test::TestId;
 use crate::pure::time::{Moment, Now, WallTime, saturating_nanos};
 
-/// What each sender's probes say of their order.
+/// Sequence tracker of one test, with the state of each of its senders.
 #[derive(Clone, Debug, Default)]
 pub struct Streams {
-    /// That of the only sender, as nearly all tests have it.
+    /// State of the only sender, which is the case for nearly all tests.
     own: Option<Stream>,
-    /// Of many senders, of which any is enough.
+    /// State of each of several senders, of which a probe from any one suffices.
     #[expect(clippy::box_collection, reason = "two words less in every test")]
     many: Option<Box<BTreeMap<TestId, Stream>>>,
 }
@@ -22,73 +24,75 @@ pub struct Streams {
 #[derive(Clone, Debug)]
 struct Stream {
     epoch: u64,
-    /// When its last probe was accepted.
+    /// Moment at which the sender's last probe was accepted.
     last: Moment,
-    /// The latest send time of all that were accepted, by the sender's clock.
+    /// Latest send time of all accepted probes, by the sender's clock.
     sent: WallTime,
-    /// It announced its stop.
+    /// True if the last probe announced that its sender stops on purpose.
     stopped: bool,
-    /// Nobody was here to take what came before the next probe.
+    /// True if this process could not receive before the next probe, so that numbers missing there are no loss.
     was_unheard: bool,
     window: SequenceWindow,
     /// The newest probe's count of sequence numbers whose probes never left.
     unsent: u32,
 }
 
-/// What a probe is to its stream.
+/// Position of a probe in the sequence of its sender's probes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// The first of an epoch, or of a sender that says nothing of its order.
+    /// First probe of an epoch, or a probe from a sender without sequence numbers.
     First,
-    /// Newer than all before it; so many right before it are missing.
+    /// Newer than all previous probes; carries the number of probes missing directly before it.
     Newer(u32),
-    /// Behind the newest by so many, not seen before.
+    /// Reordered: not seen before, and this many sequence numbers behind the newest.
     Behind(u32),
-    /// Seen before.
+    /// Duplicate of a probe whose sequence number was seen before.
     Duplicate,
-    /// Too far behind the newest.
+    /// Sequence number too far behind the newest one to be distinguished from a replay.
     TooOld,
-    /// From an earlier start of the sender.
+    /// Probe from an earlier start of the sender, which is outdated by a newer epoch.
     StaleEpoch,
 }
 
-/// Who may be a sender, and how strictly it is taken at its word.
+/// Rules for accepting a probe: permitted senders, and whether old sequence numbers may ever be accepted again.
 #[derive(Clone, Copy, Debug)]
 pub struct Terms<'a> {
-    /// The tests of which any probe is enough; nothing: the test's own.
+    /// Tests of which a probe from any one suffices; `None` if only the test's own probes count.
     pub any_of: Option<&'a BTreeSet<TestId>>,
-    /// A sender that was silent for longer may have lost its state.
+    /// Longest expected time without a probe. After a longer gap, the sender may have lost its state.
     pub expect_every: Duration,
-    /// Signed probes: what is old is a replay, however long nothing came.
+    /// True if probes are signed: an old probe is then a replay, however long ago the last probe arrived.
     pub keyed: bool,
-    /// Probes in each turn of the sender.
+    /// Number of probes in each turn of the sender, one for each flow.
     pub flows: u32,
 }
 
-/// Beyond what the sender can have sent meanwhile, so many missing numbers are believed.
+/// Number of turns added to those that the sender can have sent meanwhile, as an upper bound of missing probes.
 const SLACK: u32 = 4;
 
 impl Streams {
-    /// Only these still count.
+    /// Removes the state of senders that are no longer among the permitted ones.
     pub fn retain(&mut self, any_of: Option<&BTreeSet<TestId>>) {
         if let Some(many) = &mut self.many {
             many.retain(|id, _| any_of.is_some_and(|any_of| any_of.contains(id)));
         }
     }
 
-    /// One of many senders that stops says nothing of the others.
+    /// Returns whether every sender has announced its stop. With several senders, the stop of one does not pause the
+    /// test.
     pub fn all_stopped(&self) -> bool {
         self.many.iter().flat_map(|many| many.values()).all(|stream| stream.stopped)
     }
 
-    /// The epoch and the newest sequence number of each sender. That of the only one is `own`.
+    /// Returns the epoch and the newest sequence number of each sender; `own` is the test id of an only sender.
     pub fn newest(&self, own: TestId) -> impl Iterator<Item = (TestId, (u64, u32))> {
         let all = self.own.iter().map(move |stream| (own, stream));
         let all = all.chain(self.many.iter().flat_map(|many| many.iter()).map(|(id, stream)| (*id, stream)));
         all.filter_map(|(id, stream)| Some((id, (stream.epoch, stream.window.newest()?))))
     }
 
-    /// What is older than what `newest` says, or this itself, was taken before this process began.
+    /// Restores the newest sequence numbers recorded by an earlier process, so that those and older ones are rejected
+    /// as seen.
     pub fn remember(
         &mut self,
         own: TestId,
@@ -99,7 +103,7 @@ impl Streams {
         let remembered = |id: TestId| {
             let (epoch, newest) = newest(id)?;
             let window = SequenceWindow::all_seen(newest);
-            // A replay was sent before this process began.
+            // A replayed probe was sent before this process began, so `now` is a safe bound of its send time.
             Some(Stream {
                 epoch,
                 window,
@@ -119,18 +123,19 @@ impl Streams {
         }
     }
 
-    /// This process slept: what is missing from the next probe on backwards is not the network's fault.
+    /// Records that this process was suspended: probes missing before the next one are not the network's fault.
     pub fn on_own_stall(&mut self) {
         let many = self.many.iter_mut().flat_map(|many| many.values_mut());
         self.own.iter_mut().chain(many).for_each(|stream| stream.was_unheard = true);
     }
 
-    /// From now on probes have to be signed: what unsigned ones said of the order does not count.
+    /// Discards the recorded sequence numbers when signing becomes mandatory, since unsigned probes must not restrict
+    /// signed ones.
     pub fn forget_unsigned(&mut self) {
         *self = Streams::default();
     }
 
-    /// Where a probe stands.
+    /// Classifies a probe by its epoch and sequence number, and records it if it is accepted.
     pub fn admit(&mut self, incoming: &Incoming, terms: Terms<'_>) -> Place {
         let Some((epoch, sequence)) = incoming.order else { return Place::First };
         let now = incoming.received.moment;
@@ -142,8 +147,8 @@ impl Streams {
             stream.as_ref().is_none_or(|stream| now.since(stream.last) > terms.expect_every) && !terms.keyed;
         let stream = match stream {
             Some(stream) if stream.epoch == epoch => stream,
-            // A sender whose clock was set back, or whose state was lost, begins an older epoch: it
-            // is taken once the newer one has fallen silent.
+            // A sender whose clock was set back, or whose state was lost, begins an older epoch. That epoch is accepted
+            // once no probe of the newer one has arrived for longer than `expect_every`.
             Some(stream) if stream.epoch > epoch && !fallen_silent => return Place::StaleEpoch,
             Some(_) | None => {
                 let mut window = SequenceWindow::default();
@@ -173,18 +178,19 @@ impl Streams {
                 if std::mem::take(&mut stream.was_unheard) {
                     return Place::First;
                 }
-                // One of many senders may have been sent elsewhere meanwhile.
+                // With several senders, probes of each may have been sent elsewhere meanwhile, so none counts as
+                // missing.
                 Place::Newer(if terms.any_of.is_some() { 0 } else { missing.min(most) })
             }
             Arrival::Reordered => {
                 stream.last = now;
                 Place::Behind(before.unwrap_or(sequence).wrapping_sub(sequence))
             }
-            // A sender that was set back to an earlier state of itself, as a virtual machine can be: the number was
-            // used before, but it was sent later than all that were accepted, which no replay was.
+            // A sender restored to an earlier state, as a virtual machine can be, reuses old sequence numbers. Such a
+            // probe was sent later than all accepted ones, which is never true of a replay.
             Arrival::Duplicate | Arrival::TooOld if is_later => stream.begin_again(sequence, incoming),
             Arrival::Duplicate => Place::Duplicate,
-            // A restored machine whose clock was set back too.
+            // A restored machine whose clock was set back too is accepted after a gap, unless probes are signed.
             Arrival::TooOld if fallen_silent => stream.begin_again(sequence, incoming),
             Arrival::TooOld => Place::TooOld,
         }
@@ -201,7 +207,8 @@ impl Stream {
     }
 }
 
-/// What a sender can have sent in a time. A number far ahead is a stranger's, or a fault's.
+/// Returns the maximum number of probes that a sender can have sent within a time. A sequence number further ahead is
+/// forged or faulty, and the numbers before it must not count as lost.
 pub fn sent_within(time: Duration, send_every: Duration, flows: u32) -> u32 {
     let turns = saturating_nanos(time) / saturating_nanos(send_every).max(1);
     u32::try_from(turns).unwrap_or(u32::MAX).saturating_add(SLACK).saturating_mul(flows.max(1))

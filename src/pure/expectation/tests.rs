@@ -11,7 +11,7 @@ use crate::pure::test::{Mode, TestFacts, TestId};
 use crate::pure::time::WallTime;
 use proptest::prelude::*;
 
-/// An expectation, and what changed with each step.
+/// Receive session under test, whose methods return the changes of each step.
 struct Tested(Expectation);
 
 impl Tested {
@@ -83,7 +83,7 @@ fn manner() -> Manner {
     }
 }
 
-/// The wall's clock reads 1,000 s later than the process began.
+/// Returns a time at which the wall clock is 1,000 s ahead of the time since the process began.
 fn at(millis: u64) -> Now {
     Now {
         moment: Moment::new(Duration::from_millis(millis)),
@@ -104,7 +104,7 @@ fn delayed(millis: u64, sequence: u32, delay: i64) -> Incoming {
         order: Some((1, sequence)),
         unsent: 0,
         send_every: EVERY / 2,
-        // In the order of the numbers: a duplicate was sent when the first of its number was.
+        // Send times follow the sequence numbers, so a duplicate has the send time of its first copy.
         sent: WallTime::from_unix_nanos(1_000_000_000_000 + u64::from(sequence)),
         source_port: 40_000,
         is_trusted: true,
@@ -139,7 +139,7 @@ fn probes_that_never_left_are_not_lost_and_those_among_them_that_were_lost_are()
     assert_eq!(lost[1], 0, "{lost:?}");
 }
 
-/// As if the receiver's clock had been set by so much.
+/// Shifts a probe as if the receiver's wall clock had been set by this number of nanoseconds.
 fn step(incoming: &mut Incoming, nanos: i64) {
     let stepped = incoming.received.wall.unix_nanos().saturating_add_signed(nanos);
     incoming.received.wall = WallTime::from_unix_nanos(stepped);
@@ -149,12 +149,12 @@ fn step(incoming: &mut Incoming, nanos: i64) {
 fn silence(expectation: &mut Tested, millis: u64) -> Vec<ConditionChange> {
     let mut changes = Vec::new();
     expectation.on_silence(at(millis), 0, &mut changes);
-    // An overdue probe is no verdict.
+    // An overdue probe is no verdict on the connection.
     changes.retain(|change| change.verdict != Verdict::Overdue);
     changes
 }
 
-/// Kind, raised or not, text.
+/// Renders changes as kind, whether raised, and text of the cause.
 fn shown(changes: &[ConditionChange]) -> Vec<(Kind, bool, String)> {
     changes
         .iter()
@@ -173,7 +173,7 @@ fn kinds(changes: &[ConditionChange]) -> Vec<(Kind, bool)> {
 }
 
 #[test]
-fn silence_raises_at_exactly_raise_after_times_expect_every() {
+fn missing_probes_raise_at_exactly_raise_after_times_expect_every() {
     let mut expectation = Tested::new(expected(), at(0));
     expectation.on_probe(&probe(1000, 0));
     assert_eq!(silence(&mut expectation, 1599), []);
@@ -186,7 +186,7 @@ fn silence_raises_at_exactly_raise_after_times_expect_every() {
 }
 
 #[test]
-fn three_probes_clear() {
+fn connection_alarm_is_cleared_after_clear_after_probes() {
     let mut expectation = Tested::new(expected(), at(0));
     expectation.on_probe(&probe(1000, 0));
     silence(&mut expectation, 5000);
@@ -199,7 +199,7 @@ fn three_probes_clear() {
 }
 
 #[test]
-fn silence_from_the_start_raises_at_the_end_of_the_grace() {
+fn missing_probes_from_the_start_raise_at_the_end_of_the_grace() {
     let mut expectation = Tested::new(expected(), at(0));
     assert_eq!(silence(&mut expectation, 1999), []);
     let text = "no probe since the test began here, expected every 200ms";
@@ -207,15 +207,15 @@ fn silence_from_the_start_raises_at_the_end_of_the_grace() {
 }
 
 #[test]
-fn a_grace_shorter_than_the_samples_does_not_shorten_them() {
+fn grace_shorter_than_the_samples_does_not_hasten_the_raise() {
     let mut expectation = Tested::new(with(Manner { startup_grace: Duration::ZERO, ..manner() }), at(0));
     assert_eq!(silence(&mut expectation, 599), []);
     assert_eq!(silence(&mut expectation, 600).len(), 1);
 }
 
-/// The deadlines passed while nobody looked: the probe that is found now counts from its arrival.
+/// The deadlines passed without a call: the probe that is processed now still counts from its arrival.
 #[test]
-fn a_late_look_judges_by_arrival_times() {
+fn late_processing_judges_by_arrival_times() {
     let mut expectation = Tested::new(expected(), at(0));
     expectation.on_probe(&probe(1000, 0));
     let (_, changes) = expectation.on_probe(&probe(1150, 1));
@@ -224,9 +224,9 @@ fn a_late_look_judges_by_arrival_times() {
     assert_eq!(kinds(&changes)[0], (Kind::Connection, true));
 }
 
-/// The monotonic clock judges silence: a step of the wall's clock is no alarm of the connection.
+/// Missing probes are judged by the monotonic clock, so a step of the wall clock raises no connection alarm.
 #[test]
-fn a_wall_clock_step_raises_no_connection_alarm() {
+fn wall_clock_step_raises_no_connection_alarm() {
     let mut expectation = Tested::new(expected(), at(0));
     let mut all = Vec::new();
     for n in 0..100u32 {
@@ -242,7 +242,7 @@ fn a_wall_clock_step_raises_no_connection_alarm() {
 }
 
 #[test]
-fn late_probes_raise_latency_and_not_connection() {
+fn late_probes_raise_latency_alarm_and_no_connection_alarm() {
     let mut expectation = Tested::new(expected(), at(0));
     let mut all = Vec::new();
     for n in 0..3 {
@@ -261,7 +261,7 @@ fn late_probes_raise_latency_and_not_connection() {
 }
 
 #[test]
-fn an_egregious_delay_is_a_clock_and_not_a_latency() {
+fn egregious_delay_raises_clock_alarm_and_no_latency_alarm() {
     let mut expectation = Tested::new(expected(), at(0));
     let mut all = Vec::new();
     for n in 0..5 {
@@ -272,7 +272,7 @@ fn an_egregious_delay_is_a_clock_and_not_a_latency() {
 }
 
 #[test]
-fn what_the_clocks_cannot_decide_is_no_alarm() {
+fn undecidable_delay_raises_no_alarm() {
     let mut expectation = Tested::new(expected(), at(0));
     for n in 0..10 {
         let uncertainty = Duration::from_millis(20);
@@ -285,7 +285,7 @@ fn what_the_clocks_cannot_decide_is_no_alarm() {
 }
 
 #[test]
-fn duplicates_and_replays_keep_no_test_up() {
+fn duplicates_do_not_keep_a_test_up() {
     let mut expectation = Tested::new(expected(), at(0));
     expectation.on_probe(&probe(1000, 0));
     let mut all = Vec::new();
@@ -299,7 +299,7 @@ fn duplicates_and_replays_keep_no_test_up() {
 }
 
 #[test]
-fn an_older_epoch_is_taken_only_when_the_newer_one_is_silent() {
+fn older_epoch_is_accepted_only_after_the_newer_one_times_out() {
     let mut expectation = Tested::new(expected(), at(0));
     let of_epoch = |millis, epoch| Incoming { order: Some((epoch, 0)), ..probe(millis, 0) };
     assert_eq!(expectation.on_probe(&of_epoch(1000, 5)).0, Acceptance::Accepted(None));
@@ -309,7 +309,7 @@ fn an_older_epoch_is_taken_only_when_the_newer_one_is_silent() {
 }
 
 #[test]
-fn an_own_stall_is_not_the_networks_silence() {
+fn own_suspension_raises_no_connection_alarm() {
     let mut expectation = Tested::new(expected(), at(0));
     expectation.on_probe(&probe(1000, 0));
     expectation.on_own_stall(at(20_000));
@@ -318,7 +318,7 @@ fn an_own_stall_is_not_the_networks_silence() {
 }
 
 #[test]
-fn other_parameters_keep_what_was_judged() {
+fn changed_criteria_keep_state_and_counters() {
     let mut expectation = Tested::new(expected(), at(0));
     expectation.on_probe(&probe(1000, 0));
     silence(&mut expectation, 1600);
@@ -329,7 +329,7 @@ fn other_parameters_keep_what_was_judged() {
 }
 
 #[test]
-fn a_limit_that_is_taken_away_clears_its_alarm() {
+fn removed_limit_clears_its_alarm() {
     let mut expectation = Tested::new(expected(), at(0));
     for n in 0..3 {
         expectation.on_probe(&delayed(1000 + u64::from(n) * 100, n, 9));
@@ -341,7 +341,7 @@ fn a_limit_that_is_taken_away_clears_its_alarm() {
 }
 
 #[test]
-fn everything_decided_is_reported_anew() {
+fn report_returns_all_decided_conditions() {
     let mut expectation = Tested::new(expected(), at(0));
     assert_eq!(expectation.report(at(1)), []);
     for n in 0..3 {
@@ -352,7 +352,7 @@ fn everything_decided_is_reported_anew() {
 }
 
 #[test]
-fn a_planned_stop_is_named() {
+fn announced_stop_pauses_the_test_and_is_named_in_the_alarm() {
     let mut expectation = Tested::new(expected(), at(0));
     expectation.on_probe(&Incoming { stops: true, ..probe(1000, 0) });
     assert_eq!(expectation.connection().state(), State::Paused);
@@ -361,9 +361,9 @@ fn a_planned_stop_is_named() {
     assert!(text.ends_with("; the sender announced its stop"), "{text}");
 }
 
-/// A virtual machine that is set back goes on with old sequence numbers in the same epoch.
+/// A virtual machine that is restored to an earlier state continues with old sequence numbers in the same epoch.
 #[test]
-fn a_sender_that_is_set_back_is_heard_again() {
+fn sender_that_is_set_back_is_accepted_after_a_gap() {
     let mut expectation = Tested::new(expected(), at(0));
     expectation.on_probe(&probe(1000, 100_000));
     assert_eq!(expectation.on_probe(&probe(1100, 5)).0, Acceptance::TooOld);
@@ -371,9 +371,9 @@ fn a_sender_that_is_set_back_is_heard_again() {
     assert_eq!(expectation.on_probe(&probe(1400, 7)).0, Acceptance::Accepted(None));
 }
 
-/// Edits of other fields are no samples.
+/// Changes of other fields must not count as samples of the connection.
 #[test]
-fn edits_during_a_silence_do_not_hasten_the_alarm() {
+fn reconfiguration_while_probes_are_missing_does_not_hasten_the_alarm() {
     let mut expectation = Tested::new(expected(), at(0));
     expectation.on_probe(&probe(1000, 0));
     for millis in [1250, 1260, 1270, 1280] {
@@ -386,7 +386,7 @@ fn edits_during_a_silence_do_not_hasten_the_alarm() {
 }
 
 proptest! {
-    /// A probe in each `expect_every` never raises, whatever the clocks and the order do.
+    /// A probe in each `expect_every` never raises the connection alarm, however the wall clock steps.
     #[test]
     fn regular_probes_never_raise_a_connection_alarm(
         gaps in prop::collection::vec(1u64..200, 1..200),
@@ -403,9 +403,9 @@ proptest! {
         }
     }
 
-    /// Looking often or seldom makes no difference to what is found.
+    /// Frequent and rare calls find the same changes in the same state.
     #[test]
-    fn how_often_it_is_looked_at_changes_nothing(
+    fn frequency_of_calls_does_not_change_the_result(
         arrivals in prop::collection::btree_set(1u64..10_000, 1..40),
         looks in prop::collection::btree_set(1u64..12_000, 0..100),
     ) {
@@ -428,9 +428,9 @@ proptest! {
     }
 }
 
-/// After a stall the socket holds old probes, then a gap: neither the gap nor the time since is judged.
+/// After a suspension the socket holds old probes, followed by a gap: neither the gap nor the time since is judged.
 #[test]
-fn old_probes_found_after_an_own_stall_raise_nothing() {
+fn old_probes_received_after_own_suspension_raise_nothing() {
     let mut expectation = Tested::new(expected(), at(0));
     expectation.on_probe(&probe(1000, 0));
     expectation.on_own_stall(at(20_000));
@@ -443,7 +443,7 @@ fn old_probes_found_after_an_own_stall_raise_nothing() {
 
 /// The receiver's document may change long before the sender's.
 #[test]
-fn a_tightened_interval_waits_for_the_roll_out() {
+fn shorter_interval_applies_after_the_roll_out_grace() {
     let slow = Duration::from_secs(10);
     let mut expectation = Tested::new(with(Manner { expect_every: slow, ..manner() }), at(0));
     expectation.on_probe(&probe(1000, 0));
@@ -452,7 +452,7 @@ fn a_tightened_interval_waits_for_the_roll_out() {
     assert_eq!(expectation.on_probe(&probe(9000, 1)).1, []);
     assert_eq!(silence(&mut expectation, 18_000), []);
     assert_eq!(expectation.connection().state(), State::Up);
-    // Long after, the new interval counts.
+    // Once the roll-out grace is over, the new interval applies.
     for n in 0..3 {
         expectation.on_probe(&probe(60_000 + n * 100, n as u32 + 2));
     }
@@ -461,7 +461,7 @@ fn a_tightened_interval_waits_for_the_roll_out() {
 }
 
 #[test]
-fn another_sending_host_takes_back_what_was_said_of_the_first_ones_clock() {
+fn changed_sending_host_clears_the_clock_alarm_of_the_former_host() {
     let mut expectation = Tested::new(expected(), at(0));
     for n in 0..3 {
         expectation.on_probe(&delayed(1000 + u64::from(n) * 100, n, 60_000));
@@ -472,9 +472,9 @@ fn another_sending_host_takes_back_what_was_said_of_the_first_ones_clock() {
     assert_eq!(changes[0].key.subject, Subject::Host("a".into()));
 }
 
-/// Between the limits it is neither too late nor good again.
+/// Between the two limits a delay neither raises the alarm nor clears it.
 #[test]
-fn latency_has_a_high_and_a_low_limit() {
+fn latency_raises_above_the_high_limit_and_clears_below_the_low_one() {
     let limits = DelayLimits { clear_latency: Duration::from_millis(2), ..expected().limits };
     let mut expectation = Tested::new(with(Manner { limits, ..manner() }), at(0));
     let mut said = Vec::new();
@@ -488,7 +488,7 @@ fn latency_has_a_high_and_a_low_limit() {
 }
 
 #[test]
-fn a_pause_ends_with_the_next_probe() {
+fn pause_ends_with_the_first_probe_of_the_next_epoch() {
     let mut expectation = Tested::new(expected(), at(0));
     expectation.on_probe(&Incoming { stops: true, ..probe(1000, 0) });
     expectation.on_probe(&Incoming { order: Some((2, 0)), ..probe(30_000, 0) });
@@ -497,7 +497,7 @@ fn a_pause_ends_with_the_next_probe() {
 }
 
 #[test]
-fn what_this_host_dropped_is_named() {
+fn datagrams_dropped_by_this_host_are_named_in_the_alarm() {
     let mut expectation = Tested::new(expected(), at(0));
     expectation.on_probe(&Incoming { dropped: 5, ..probe(1000, 0) });
     let mut changes = Vec::new();
@@ -507,7 +507,7 @@ fn what_this_host_dropped_is_named() {
 }
 
 #[test]
-fn a_probe_that_the_goodbye_overtook_does_not_take_it_back() {
+fn probe_overtaken_by_the_stop_does_not_end_the_pause() {
     let mut expectation = Tested::new(expected(), at(0));
     expectation.on_probe(&probe(1000, 0));
     expectation.on_probe(&Incoming { stops: true, ..probe(1100, 2) });
@@ -517,7 +517,7 @@ fn a_probe_that_the_goodbye_overtook_does_not_take_it_back() {
     assert_eq!(silence(&mut expectation, 10_000), []);
 }
 
-/// Probes each 100 ms from `from` to `to` seconds, as `make` makes them of their number; nothing: lost.
+/// Feeds a probe every 100 ms for this range of seconds, as `make` builds it from its number; `None` means lost.
 fn feed(
     expectation: &mut Tested,
     seconds: std::ops::Range<u64>,
@@ -541,13 +541,13 @@ fn of_kind(found: &[(u64, Kind, bool, String)], kind: Kind) -> Vec<(u64, bool, &
 }
 
 #[test]
-fn loss_beyond_the_limit_is_an_alarm_and_its_end_clears_it() {
+fn loss_above_the_limit_raises_and_is_cleared_after_it_ends() {
     let loss = LossLimits { max_loss_ppm: Some(50_000), max_jitter: None, loss_window: Duration::from_secs(12) };
     let mut expectation = Tested::new(with(Manner { loss, ..manner() }), at(0));
     let lossy = |n: u32, millis| (!(400..1_000).contains(&n) || !n.is_multiple_of(5)).then(|| probe(millis, n));
     let found = feed(&mut expectation, 1..200, lossy);
     let loss = of_kind(&found, Kind::Loss);
-    // The text says what is lost now: first 6.7 %, then 20 %.
+    // The text reports the current loss: first 6.7 %, then 20 %.
     let raised: Vec<bool> = loss.iter().map(|(_, raised, _)| *raised).collect();
     assert_eq!(raised, [false, true, true, true, false], "{loss:?}");
     assert!((41..48).contains(&loss[1].0) && (112..130).contains(&loss[4].0), "{loss:?}");
@@ -559,7 +559,7 @@ fn loss_beyond_the_limit_is_an_alarm_and_its_end_clears_it() {
 }
 
 #[test]
-fn a_shaking_path_is_jitter_and_a_steady_slow_one_is_not() {
+fn varying_delay_raises_jitter_and_constant_high_delay_does_not() {
     let loss = LossLimits {
         max_loss_ppm: None,
         max_jitter: Some(Duration::from_millis(2)),
@@ -570,7 +570,7 @@ fn a_shaking_path_is_jitter_and_a_steady_slow_one_is_not() {
     let shaking = |n: u32, millis| Some(delayed(millis, n, if n > 600 { i64::from(n % 4) * 3 } else { 90 }));
     let found = feed(&mut expectation, 1..100, shaking);
     let jitter = of_kind(&found, Kind::Jitter);
-    // The text follows the figures, each half minute.
+    // The text is updated with the current figures every half minute.
     assert_eq!(jitter.iter().map(|(_, raised, _)| *raised).collect::<Vec<_>>(), [false, true, true], "{jitter:?}");
     assert!(jitter[2].0 >= jitter[1].0 + 30 && jitter[2].2 != jitter[1].2, "{jitter:?}");
     assert!((60..64).contains(&jitter[1].0), "{jitter:?}");
@@ -578,7 +578,7 @@ fn a_shaking_path_is_jitter_and_a_steady_slow_one_is_not() {
 }
 
 #[test]
-fn a_dead_flow_is_found_while_the_others_carry_on() {
+fn dead_flow_raises_path_alarm_while_other_flows_continue() {
     let flows = Flows { ports: 4, dscp: CodePoints::of(&[0]), size: None };
     let mut expectation = Tested::new(with(Manner { flows, ..manner() }), at(0));
     let three_of_four = |n: u32, millis| (!(300..=600).contains(&n) || n % 4 != 2).then(|| probe(millis, n));
@@ -591,9 +591,9 @@ fn a_dead_flow_is_found_while_the_others_carry_on() {
     assert_eq!(expectation.counters().reordered, 0);
 }
 
-/// Clocks that nobody synchronised, an hour apart, one of them fast.
+/// The clocks are unsynchronised, 2 s apart, and drift by 50 ppm; neither affects a baseline.
 #[test]
-fn a_delay_above_its_baseline_needs_no_clocks() {
+fn delay_above_baseline_raises_without_synchronised_clocks() {
     let expected = with(Manner { max_above_baseline: Some(Duration::from_millis(3)), ..manner() });
     let mut expectation = Tested::new(expected, at(0));
     let uncertainty = Duration::from_secs(32);
@@ -618,10 +618,10 @@ fn answer(millis: u64, sequence: u32, (forward, backward): (i64, i64), error: Du
     Incoming { delay: round_trip, directions: Some(directions), ..probe(millis, sequence) }
 }
 
-/// Offsets of 10 ms either way: nothing is said if the clocks admit to 20 ms, and if they claim 1 ms
+/// With offsets of 10 ms in either direction, clocks that admit an error of 20 ms decide nothing; if they claim 1 ms,
 /// the clock is blamed, not the path.
 #[test]
-fn an_offset_is_no_latency_whichever_way_it_goes() {
+fn clock_offset_in_either_direction_raises_no_latency_alarm() {
     for offset in [10_000_000, -10_000_000] {
         for (claimed, wrong) in [(20, false), (1, true)] {
             let error = Duration::from_millis(claimed);
@@ -631,7 +631,7 @@ fn an_offset_is_no_latency_whichever_way_it_goes() {
                 Some(Incoming { delay, ..probe(millis, n) })
             };
             let found = feed(&mut one_way, 1..20, probes);
-            // A delay that is too long by so much is only proved to be the clock's fault by the answers.
+            // A delay that the offset makes too long can be attributed to the clock by the replies alone.
             if offset < 0 || !wrong {
                 assert_eq!(of_kind(&found, Kind::Latency), [], "{offset} {claimed}");
                 assert_eq!(of_kind(&found, Kind::Clock).iter().any(|(_, raised, _)| *raised), wrong);
@@ -647,7 +647,7 @@ fn an_offset_is_no_latency_whichever_way_it_goes() {
 }
 
 #[test]
-fn a_round_trip_and_each_of_its_ways_are_judged() {
+fn round_trip_and_both_directions_are_judged() {
     let limits = DelayLimits { max_latency: Some(Duration::from_millis(10)), ..expected().limits };
     let each_way = Some(Duration::from_millis(5));
     let expected = with(Manner { role: Role::Sender, limits, max_each_way: each_way, ..manner() });
@@ -661,15 +661,15 @@ fn a_round_trip_and_each_of_its_ways_are_judged() {
     assert_eq!(late(1_000_000, 2_000_000, good_clocks), None);
     let back = late(1_000_000, 7_000_000, good_clocks).unwrap();
     assert!(back.starts_with("delay on the way back 7.000 ms"), "{back}");
-    // Without clocks only the sum is certain.
+    // Without synchronised clocks only the round trip is certain.
     assert_eq!(late(1_000_000, 7_000_000, Duration::from_secs(32)), None);
     let around = late(5_000_000, 7_000_000, Duration::from_secs(32)).unwrap();
     assert!(around.starts_with("round trip 12.000 ms exceeds 10ms"), "{around}");
 }
 
-/// What was signed once is taken once, also after a restart, and however long nothing came.
+/// A signed probe is accepted once, also after a restart, and however long no probe has arrived.
 #[test]
-fn a_signed_probe_cannot_be_replayed() {
+fn signed_probe_cannot_be_replayed_even_after_a_restart() {
     let keyed = || with(Manner { keys: Some(KeyChoice::Fleet), ..manner() });
     let mut expectation = Tested::new(keyed(), at(0));
     for n in 0..50 {
@@ -688,16 +688,16 @@ fn a_signed_probe_cannot_be_replayed() {
         assert_ne!(restarted.on_probe(&probe(900_000 + n, n as u32)).0, Acceptance::Accepted(None));
     }
     assert_eq!(restarted.on_probe(&older).0, Acceptance::StaleEpoch);
-    // What was sent while nobody was here is no loss.
+    // Probes sent while no process was running here do not count as lost.
     assert_eq!(restarted.on_probe(&probe(900_100, 60)).0, Acceptance::Accepted(None));
     assert_eq!(restarted.statistics(at(900_200).moment).total.lost, 0);
     assert_eq!(restarted.on_probe(&probe(900_300, 62)).0, Acceptance::Accepted(None));
     assert_eq!(restarted.statistics(at(900_400).moment).total.lost, 1);
 }
 
-/// Nor may one of many senders' be, of which any is enough.
+/// A signed probe from one of several senders, any of which suffices, cannot be replayed either.
 #[test]
-fn a_signed_probe_of_one_of_many_cannot_be_replayed() {
+fn signed_probe_of_one_of_several_senders_cannot_be_replayed() {
     let sender = TestId::of_set("s", "a", "b");
     let keyed = || Expected {
         any_of: Some(Arc::new([sender].into())),
@@ -713,9 +713,9 @@ fn a_signed_probe_of_one_of_many_cannot_be_replayed() {
     assert_eq!(restarted.on_probe(&of_sender(900_100, 8)).0, Acceptance::Accepted(None));
 }
 
-/// A machine that was frozen did not lose what was sent meanwhile.
+/// Probes sent while this machine was frozen do not count as lost.
 #[test]
-fn an_own_stall_is_no_loss() {
+fn probes_missed_during_own_suspension_are_not_lost() {
     let mut expectation = Tested::new(expected(), at(0));
     expectation.on_probe(&probe(1_000, 0));
     expectation.on_own_stall(at(61_000));
@@ -723,9 +723,9 @@ fn an_own_stall_is_no_loss() {
     assert_eq!(expectation.statistics(at(61_200).moment).total.lost, 0);
 }
 
-/// What an unsigned stranger said of the order does not bind the signed ones.
+/// Sequence numbers from unsigned probes, which anybody can forge, must not restrict signed probes.
 #[test]
-fn signing_begins_with_a_clean_slate() {
+fn sequence_numbers_of_unsigned_probes_are_discarded_when_keys_are_set() {
     let mut expectation = Tested::new(expected(), at(0));
     expectation.on_probe(&Incoming { order: Some((u64::MAX, 0)), ..probe(1_000, 0) });
     expectation.on_expected(with(Manner { keys: Some(KeyChoice::Fleet), ..manner() }), at(1_100));
@@ -733,7 +733,7 @@ fn signing_begins_with_a_clean_slate() {
 }
 
 #[test]
-fn memory_of_a_test_is_small() {
+fn receive_session_is_at_most_900_octets() {
     let size = std::mem::size_of::<Expectation>();
     assert!(size <= 900, "{size} octets before what its histograms hold");
 }
@@ -749,7 +749,7 @@ fn uncertain(millis: u64, sequence: u32, delay: i64, uncertainty: u64) -> Incomi
 
 /// With clocks that are off by as much as the limit, no delay is provably within it: the alarm ends after five minutes.
 #[test]
-fn latency_alarm_ends_when_its_clocks_can_decide_nothing_any_more() {
+fn latency_alarm_ends_as_undecidable_when_clocks_become_too_inaccurate() {
     let mut expectation = Tested::new(expected(), at(0));
     let slow = |n: u32, millis| Some(if n < 300 { uncertain(millis, n, 50, 6) } else { uncertain(millis, n, 1, 6) });
     let found = feed(&mut expectation, 1..400, slow);
@@ -763,7 +763,7 @@ fn latency_alarm_ends_when_its_clocks_can_decide_nothing_any_more() {
 }
 
 #[test]
-fn one_way_latency_is_not_cleared_by_a_round_trip() {
+fn one_way_latency_alarm_is_not_cleared_by_a_good_round_trip() {
     let limits = DelayLimits { max_latency: Some(Duration::from_millis(10)), ..expected().limits };
     let each_way = Some(Duration::from_millis(5));
     let expected = with(Manner { role: Role::Sender, limits, max_each_way: each_way, ..manner() });
@@ -784,7 +784,7 @@ fn one_way_latency_is_not_cleared_by_a_round_trip() {
 }
 
 #[test]
-fn latency_alarm_ends_when_what_raised_it_is_not_asked_any_more() {
+fn latency_alarm_is_cleared_when_its_measurement_is_no_longer_configured() {
     let above = Some(Duration::from_millis(3));
     let limits = DelayLimits { max_latency: Some(Duration::from_secs(9)), ..expected().limits };
     let with_baseline = with(Manner { max_above_baseline: above, limits, ..manner() });
@@ -796,9 +796,9 @@ fn latency_alarm_ends_when_what_raised_it_is_not_asked_any_more() {
     assert_eq!(kinds(&expectation.on_expected(without, at(410_000))), [(Kind::Latency, false)]);
 }
 
-/// Eight probes in a loss window of 80 s: too few to say that the delay varies no more.
+/// The loss window holds too few variations to decide that the delay no longer varies.
 #[test]
-fn jitter_alarm_ends_when_there_are_too_few_variations() {
+fn jitter_alarm_ends_as_undecidable_when_variations_are_too_few() {
     let loss = LossLimits {
         max_loss_ppm: None,
         max_jitter: Some(Duration::from_millis(2)),
@@ -806,7 +806,7 @@ fn jitter_alarm_ends_when_there_are_too_few_variations() {
     };
     let limits = DelayLimits { max_latency: None, ..expected().limits };
     let mut expectation = Tested::new(with(Manner { loss, limits, ..manner() }), at(0));
-    // Every other probe is lost later: none has the one before it to vary from.
+    // Every second probe is lost from then on, so none has a preceding probe to vary from.
     let shaking = |n: u32, millis| (n < 600 || n.is_multiple_of(2)).then(|| delayed(millis, n, i64::from(n % 4) * 3));
     let found = feed(&mut expectation, 1..400, shaking);
     let jitter = of_kind(&found, Kind::Jitter);
@@ -814,9 +814,9 @@ fn jitter_alarm_ends_when_there_are_too_few_variations() {
     assert!((360..=380).contains(&jitter.last().unwrap().0), "{jitter:?}");
 }
 
-/// A link that is cut, or a host that is dead, is the connection's alarm alone; nor is it a loss when it is back.
+/// A cut link or a dead host raises the connection alarm alone, and is not counted as loss after the recovery either.
 #[test]
-fn silence_is_no_loss() {
+fn missing_probes_while_down_raise_no_loss_alarm() {
     let loss = LossLimits { max_loss_ppm: Some(20_000), max_jitter: None, loss_window: Duration::from_secs(60) };
     let mut expectation = Tested::new(with(Manner { loss, ..manner() }), at(0));
     let cut = |n: u32, millis| (!(1_000..2_000).contains(&n)).then(|| probe(millis, n));
@@ -827,7 +827,7 @@ fn silence_is_no_loss() {
 }
 
 #[test]
-fn clock_that_was_set_while_probes_were_under_way_is_no_latency() {
+fn clock_set_while_probes_are_under_way_raises_no_alarm() {
     let mut expectation = Tested::new(expected(), at(0));
     let set = |n: u32, millis| {
         let clock_was_set = (50..55).contains(&n);
@@ -840,7 +840,7 @@ fn clock_that_was_set_while_probes_were_under_way_is_no_latency() {
 
 /// A snapshot of the sender's machine is restored: the same epoch, numbers that were used before, sent later.
 #[test]
-fn sender_that_was_set_back_is_told_from_a_replay_by_its_send_times() {
+fn restored_sender_is_distinguished_from_a_replay_by_send_times() {
     for keys in [None, Some(KeyChoice::Fleet)] {
         let mut expectation = Tested::new(with(Manner { keys, ..manner() }), at(0));
         for n in 0..50 {
@@ -862,7 +862,7 @@ fn sender_that_was_set_back_is_told_from_a_replay_by_its_send_times() {
 
 /// A forged stop in each `max_pause` must not keep a dead test paused.
 #[test]
-fn repeated_stop_makes_a_pause_no_longer() {
+fn repeated_stop_does_not_extend_the_pause() {
     let mut expectation = Tested::new(expected(), at(0));
     for n in 0..5 {
         expectation.on_probe(&probe(1_000 + n * 100, n as u32));
@@ -875,9 +875,9 @@ fn repeated_stop_makes_a_pause_no_longer() {
     assert_eq!(kinds(&silence(&mut expectation, 62_000)), [(Kind::Connection, true)]);
 }
 
-/// The sender learns of a slower pace before its receiver does.
+/// The sender may learn of a longer interval before its receiver does.
 #[test]
-fn slower_pace_of_the_sender_is_forgiven_once_while_a_change_travels() {
+fn longer_interval_of_the_sender_is_tolerated_for_one_roll_out_grace() {
     let mut expectation = Tested::new(expected(), at(0));
     let slow = |millis, sequence| Incoming { send_every: Duration::from_secs(5), ..probe(millis, sequence) };
     for n in 0..5 {
@@ -890,18 +890,18 @@ fn slower_pace_of_the_sender_is_forgiven_once_while_a_change_travels() {
         let (_, changes) = expectation.on_probe(&slow(millis, 5 + n as u32));
         raised.extend(kinds(&changes).iter().filter(|(_, raised)| *raised).map(|_| millis));
     }
-    // After the grace the test is judged as its document says.
+    // After the grace the test is judged by the interval in its document.
     assert!(raised.first().is_some_and(|first| (32_000..=40_000).contains(first)), "{raised:?}");
-    // A stranger cannot make it slower.
+    // An untrusted probe cannot extend the interval.
     let mut expectation = Tested::new(expected(), at(0));
     expectation.on_probe(&probe(1_000, 0));
     expectation.on_probe(&Incoming { is_trusted: false, ..slow(1_100, 1) });
     assert_eq!(silence(&mut expectation, 1_700).len(), 1);
 }
 
-/// Two edits that tighten the interval, while the sender knows of neither.
+/// Two edits shorten the interval in succession, before the sender has received either of them.
 #[test]
-fn second_tightening_within_the_roll_out_keeps_the_slowest_pace() {
+fn second_shortening_within_the_grace_keeps_the_longest_interval() {
     let every = |seconds| with(Manner { expect_every: Duration::from_secs(seconds), ..manner() });
     let mut expectation = Tested::new(every(20), at(0));
     expectation.on_probe(&probe(1_000, 0));
@@ -911,9 +911,9 @@ fn second_tightening_within_the_roll_out_keeps_the_slowest_pace() {
     assert_eq!(expectation.connection().state(), State::Up);
 }
 
-/// RFC 3393 compares packets in the order in which they were sent, against a relay that holds every tenth back.
+/// RFC 3393 compares packets in the order in which they were sent; a relay delays every tenth packet here.
 #[test]
-fn delay_variation_counts_probes_that_were_overtaken() {
+fn delay_variation_includes_probes_that_were_overtaken() {
     let limits = DelayLimits { max_latency: None, ..expected().limits };
     let mut expectation = Tested::new(with(Manner { limits, ..manner() }), at(0));
     let delay = |n: u32| if n % 10 == 5 { 45 } else { 1 + i64::from(n % 3) };

@@ -24,7 +24,7 @@ fn memberships(hosts: u8, per_host: u8) -> BTreeMap<TestId, Membership> {
     (0..hosts * per_host).map(|n| (id(n), membership(n))).collect()
 }
 
-/// Tests 0.. of these hosts, all at one listener; `per_host` from each.
+/// Returns groups of `per_host` tests from each of the hosts, all at one listener and all up.
 fn groups(hosts: u8, per_host: u8) -> Groups {
     let mut groups = Groups::new(Kind::Connection, SETTINGS);
     assert_eq!(groups.on_tests(SETTINGS, memberships(hosts, per_host), at(0)), Outcome::default());
@@ -34,7 +34,7 @@ fn groups(hosts: u8, per_host: u8) -> Groups {
     groups
 }
 
-/// What was raised and cleared, in order.
+/// Renders the raised and cleared groups as text, in order.
 fn shown(changes: &[GroupChange]) -> Vec<String> {
     changes
         .iter()
@@ -46,7 +46,7 @@ fn shown(changes: &[GroupChange]) -> Vec<String> {
 }
 
 #[test]
-fn a_host_that_goes_away_is_one_alarm() {
+fn host_that_fails_raises_one_alarm_and_suppresses_its_tests() {
     let mut groups = groups(3, 4);
     for n in 4..8 {
         assert_eq!(groups.on_down(id(n), at(100 + u64::from(n % 4))).changes, []);
@@ -58,7 +58,7 @@ fn a_host_that_goes_away_is_one_alarm() {
     assert_eq!(shown(&outcome.changes), expected);
     assert_eq!(groups.withheld(id(7)), Some(Withheld::Group { group: "connection host h1".into() }));
     assert_eq!(groups.next_deadline(), None);
-    // A member comes up again: the group is no longer nearly whole, and the others wait once more before they are sent.
+    // A member that comes up leaves less than the required share down, so the others wait once more.
     assert_eq!(shown(&groups.on_up(id(4), at(200)).changes), ["connection host h1: over"]);
     assert_eq!(groups.on_up(id(5), at(200)).changes, []);
     assert_eq!(groups.on_up(id(6), at(200)).changes, []);
@@ -70,7 +70,7 @@ fn a_host_that_goes_away_is_one_alarm() {
 }
 
 #[test]
-fn two_of_a_kind_are_told_themselves() {
+fn fewer_tests_than_group_min_are_notified_individually() {
     let mut groups = groups(3, 4);
     groups.on_down(id(0), at(100));
     groups.on_down(id(1), at(101));
@@ -81,15 +81,15 @@ fn two_of_a_kind_are_told_themselves() {
 }
 
 #[test]
-fn a_test_that_shares_too_little_is_told_at_once() {
+fn test_without_group_candidate_is_notified_at_once() {
     let mut groups = groups(1, 2);
     assert_eq!(groups.on_down(id(0), at(100)).affected, BTreeSet::from([id(0)]));
     assert_eq!(groups.withheld(id(0)), None);
 }
 
-/// All at once: it is this agent that is cut off, not three hosts that died.
+/// Hosts fail at once: this agent is cut off, so one isolation alarm is raised instead of three host alarms.
 #[test]
-fn everything_down_is_isolation() {
+fn all_tests_down_from_several_hosts_raise_isolation() {
     let mut groups = groups(3, 4);
     let changes: Vec<_> = (0..12).flat_map(|n| groups.on_down(id(n), at(100)).changes).collect();
     let expected = ["isolated agent: all 12 tests that end on this host went down together, among them \"test 0\""];
@@ -98,15 +98,15 @@ fn everything_down_is_isolation() {
 }
 
 #[test]
-fn everything_down_from_one_host_is_that_host() {
+fn all_tests_down_from_one_host_raise_the_host_alarm() {
     let mut groups = groups(1, 4);
     let changes: Vec<_> = (0..4).flat_map(|n| groups.on_down(id(n), at(100)).changes).collect();
     assert!(shown(&changes)[0].starts_with("connection host h0: all 4 tests"), "{changes:?}");
 }
 
-/// Members that were told before the group keep what was told; later ones join.
+/// Members that were notified before the group keep their notification; later ones join the group at once.
 #[test]
-fn a_group_takes_in_whoever_follows() {
+fn later_member_joins_a_notified_group() {
     let mut groups = groups(3, 5);
     groups.on_down(id(0), at(0));
     groups.on_time(at(5));
@@ -121,9 +121,9 @@ fn a_group_takes_in_whoever_follows() {
     assert!(matches!(groups.withheld(id(4)), Some(Withheld::Group { .. })));
 }
 
-/// What an earlier run told of a group has to be taken back, though it is never raised in this one.
+/// A group alarm that an earlier run raised has to be cleared, though this run never raises it.
 #[test]
-fn a_group_that_cannot_be_is_denied_once() {
+fn group_that_cannot_be_down_is_cleared_once() {
     let mut groups = Groups::new(Kind::Connection, SETTINGS);
     let membership = Membership {
         shares: vec![host(0)],
@@ -139,7 +139,7 @@ fn a_group_that_cannot_be_is_denied_once() {
 }
 
 #[test]
-fn a_group_whose_tests_are_gone_is_over() {
+fn group_is_cleared_when_its_tests_are_removed() {
     let mut groups = groups(3, 4);
     (0..4).for_each(|n| {
         groups.on_down(id(n), at(100));
@@ -149,9 +149,9 @@ fn a_group_whose_tests_are_gone_is_over() {
     assert_eq!(groups.next_deadline(), None);
 }
 
-/// A test that is moved out of a group that is told was never told itself: it is seen again first.
+/// A test that is moved out of a notified group was never notified itself, so it waits for fresh samples first.
 #[test]
-fn whoever_leaves_a_told_group_is_seen_again() {
+fn test_that_leaves_a_notified_group_waits_for_fresh_samples() {
     let mut groups = groups(3, 4);
     (0..4).for_each(|n| {
         groups.on_down(id(n), at(100));
@@ -166,9 +166,9 @@ fn whoever_leaves_a_told_group_is_seen_again() {
     assert_eq!(groups.withheld(id(0)), None);
 }
 
-/// Tests of many hosts and listeners that carry one tag; of two groups that explain the same, the host.
+/// Tests of many hosts and listeners carry one tag; only the tag's group explains enough of the failed tests.
 #[test]
-fn a_tag_explains_what_no_host_does() {
+fn tag_alarm_is_raised_when_no_host_explains_the_failures() {
     let mut groups = Groups::new(Kind::Connection, SETTINGS);
     let membership = |n: u8| Membership {
         shares: vec![

@@ -1,4 +1,7 @@
 //! Selects the messages to send, and handles the outcome of each.
+//!
+//! The methods of `Ledger` here pick pending alarms by rank and token, take back those that failed, and keep one
+//! failing message from holding up others.
 
 use std::sync::Arc;
 
@@ -9,16 +12,16 @@ use crate::pure::alarm::{AlarmKey, Severity};
 use crate::pure::notification::AlarmState;
 use crate::pure::time::{Moment, Now, WallTime};
 
-/// Next delivery to attempt.
+/// Messages to attempt next: alarms by key, or the coldStart that failed before.
 enum Next {
     Alarms(Vec<AlarmKey>),
     ColdStart,
 }
 
 impl Ledger {
-    /// Takes the messages to send now, at most `most`: explaining alarms first, then raises, by severity and age. Each
-    /// counts as in flight until `on_delivered`, `on_failed`, `on_refused` or `on_not_tried` reports its outcome. A
-    /// message that failed before is sent alone, so that it holds up no other.
+    /// Takes the messages to send now, at most `most`: explaining alarms first, then raises, by severity and age.
+    /// Each counts as in flight until `on_delivered`, `on_failed`, `on_refused` or `on_not_tried` reports its
+    /// outcome. A message that failed before is sent alone, so that it holds up no other.
     pub fn take_due(&mut self, now: Now, most: usize) -> Vec<Due> {
         let mut due = Vec::new();
         self.look_up(now.moment);
@@ -50,7 +53,7 @@ impl Ledger {
             let still_raised = self.sibling_raised(&key);
             let Some(entry) = self.entries.get_mut(&key) else { continue };
             let wanted = entry.wanted.as_ref().map(|wanted| wanted.notification.clone());
-            // What is not known yet is called to mind as it was told.
+            // An alarm whose current state is not known yet is sent again as it was last notified.
             let Some(mut notification) = wanted.or_else(|| entry.told.clone()) else { continue };
             entry.tried_at = now.moment;
             let suppressed = entry.changes.saturating_sub(1);
@@ -81,8 +84,8 @@ impl Ledger {
         due
     }
 
-    /// While the receiver answers: fresh messages, as many as there are tokens for; or one that failed before, by
-    /// turns.
+    /// Picks messages while the receiver answers: fresh alarms, as many as there are tokens for, or one that failed
+    /// before, in alternation.
     fn pick(&mut self, most: usize, now: Moment) -> Next {
         let failed = self.first_ready(true);
         if let Some(key) = failed.filter(|_| self.failed_next || self.first_ready(false).is_none()) {
@@ -111,7 +114,8 @@ impl Ledger {
         Next::Alarms(keys)
     }
 
-    /// While the receiver is away: one message, and each time another.
+    /// Picks one message while the receiver is away, and on each call another: fresh ones first, then the one tried
+    /// longest ago.
     fn pick_one(&mut self, now: Moment) -> Next {
         let fresh = self.first_ready(false).filter(|_| self.reachability.next_try(true) <= now);
         if let Some(key) = fresh.filter(|_| self.bucket.take(now).is_ok()) {
@@ -133,7 +137,7 @@ impl Ledger {
         Next::Alarms(oldest.filter(|_| self.bucket.take(now).is_ok()).into_iter().collect())
     }
 
-    /// The first alarm that can be told now, among those that failed before or among the others.
+    /// Returns the alarm of highest rank that can be sent now, among those that failed before or among the others.
     pub(super) fn first_ready(&self, failed: bool) -> Option<AlarmKey> {
         let classes: &[Class] = if self.storm.rages() { &[Class::Wide] } else { &Class::ALL };
         classes.iter().find_map(|class| {
@@ -143,7 +147,7 @@ impl Ledger {
         })
     }
 
-    /// The receiver has it, as far as its protocol can tell.
+    /// Records that the receiver took the message, as far as its protocol can confirm that.
     pub fn on_delivered(&mut self, due: &Due, now: Moment) {
         self.on_reached(&failed_of(due), now);
         let Due::Alarm { notification, .. } = due else {
@@ -175,7 +179,7 @@ impl Ledger {
         } else {
             entry.told_at = now;
             entry.repeats = if first_up { usize::MAX } else { 0 };
-            // Good news that nobody waited for holds nothing back.
+            // A first clear, without a raise before it, starts no hold-down.
             if !first_up {
                 entry.hold_down(notification.suppressed, now);
             }
@@ -184,8 +188,8 @@ impl Ledger {
         self.forget_if_settled(key);
     }
 
-    /// The receiver answered, so it is not away. What failed together with others failed because it was, and is tried
-    /// again at once; what failed alone, or again, is the trouble itself.
+    /// Records that the receiver answered and is not away. Messages that failed together did so because it was away,
+    /// and are retried at once; a message that failed alone, or fails again, is itself the problem.
     fn on_reached(&mut self, by: &Failed, now: Moment) {
         let failed = self.reachability.on_reached();
         let was_away = failed.len() > 1;
@@ -205,7 +209,8 @@ impl Ledger {
         }
     }
 
-    /// The message did not arrive, as far as is known: the key stays dirty, and is tried again after a while of its own.
+    /// Records that the message probably did not arrive: the key stays pending and is retried after a wait of its
+    /// own.
     pub fn on_failed(&mut self, due: &Due, now: Moment) {
         let failed = failed_of(due);
         let jitter = jitter::factor((&self.agent, &failed, now.nanos()));
@@ -213,13 +218,13 @@ impl Ledger {
         self.put_back(due, false, now);
     }
 
-    /// The receiver is there and did not take it: it is tried again ever later.
+    /// Records that the receiver answered and refused the message, which is retried at growing intervals.
     pub fn on_refused(&mut self, due: &Due, now: Moment) {
         self.on_reached(&failed_of(due), now);
         self.put_back(due, true, now);
     }
 
-    /// The receiver asked to be left alone until then.
+    /// Defers all attempts until the time that the receiver asked for, as with `Retry-After`.
     pub fn postpone(&mut self, until: Moment) {
         self.reachability.postpone(until);
     }
@@ -252,7 +257,7 @@ impl Ledger {
         }
     }
 
-    /// The message was not sent, since one before it failed: it is as if it had not been taken.
+    /// Puts back a message that was not sent because one before it failed, as if it had not been taken.
     pub fn on_not_tried(&mut self, due: &Due, now: Moment) {
         match due {
             Due::ColdStart => self.cold_start.phase = ColdStartPhase::Due,
@@ -269,7 +274,7 @@ impl Ledger {
     }
 }
 
-/// Returns the key that a failed message is remembered by.
+/// Returns the key under which a failed message is recorded.
 fn failed_of(due: &Due) -> Failed {
     match due {
         Due::ColdStart => None,
@@ -277,5 +282,5 @@ fn failed_of(due: &Due) -> Failed {
     }
 }
 
-/// Why the clear of an alarm is sent that was never raised, as far as this agent knows.
+/// Text of a clear that is sent although this agent has no record of a raise.
 const NO_RECORD: &str = "good; sent once, since this agent has no record of what it sent before";

@@ -2,7 +2,7 @@
 //!
 //! Records of what was sent can be lost, or an older copy of them be restored. Then a receiver may hold a raise of an
 //! alarm that is good by now. Every alarm that could be raised when the records were found missing is in doubt until
-//! the receiver was told of it once: raised, or cleared.
+//! the receiver was notified of it once: raised, or cleared.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::pure::alarm::AlarmKey;
 use crate::pure::possible::Possible;
 use crate::pure::time::WallTime;
 
-/// An alarm of which nothing was found for so long is in doubt no longer.
+/// Time after which the doubt ends, also for alarms whose state could not be determined meanwhile.
 const LASTS: Duration = Duration::from_secs(4 * 3600);
 
 /// Set of the alarms in doubt, which is kept on disk.
@@ -27,7 +27,7 @@ pub struct Doubt {
     about: Option<Possible>,
 }
 
-/// Whether the records of an earlier run are all that its receiver was notified of.
+/// Completeness of an earlier run's records: whether they name everything that its receiver was notified of.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Recollection {
     /// The records are those of the last run, with the doubt that it had.
@@ -37,7 +37,7 @@ pub enum Recollection {
 }
 
 impl Doubt {
-    /// Records are missing, or may be older than the last message.
+    /// Begins a doubt, because records are missing or may be older than the last message.
     pub(super) fn new(now: WallTime) -> Self {
         Doubt { since: now, settled: BTreeSet::new(), about: None }
     }
@@ -59,7 +59,7 @@ impl Doubt {
         self.about.as_ref().is_some_and(|about| about.contains(key)) && !self.settled.contains(key)
     }
 
-    /// The receiver was told of this alarm.
+    /// Removes an alarm from the doubt, since the receiver was now notified of it.
     pub fn settle(&mut self, key: &AlarmKey) {
         if self.doubts(key) {
             self.settled.insert(key.clone());

@@ -1,4 +1,7 @@
-//! One alarm in a receiver's book.
+//! Entry of the notification log for one alarm at one receiver.
+//!
+//! `Entry` holds the current and the notified state, hold-down, flapping, failures and repeats of the alarm, and
+//! derives from them when it needs attention.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,91 +12,92 @@ use super::super::time::{Moment, WallTime};
 use super::flaps::Flaps;
 use super::{Assurance, Damping, Detail, FirstUp, Manner, ToldRecord, jitter};
 
-/// One alarm in a receiver's book.
+/// State of one alarm in the notification log of a receiver.
 #[derive(Debug)]
 pub(super) struct Entry {
-    /// The current state; nothing if it was told before this agent began and is not known yet.
+    /// Current state; `None` while only an earlier run's record of the alarm is known.
     pub wanted: Option<Standing>,
-    /// What the receiver has.
+    /// Notification that the receiver has, as far as its protocol confirms that.
     pub told: Option<Arc<Notification>>,
-    /// What is on its way.
+    /// Notification that was handed to the transport and whose outcome is still to be reported.
     pub in_flight: Option<Arc<Notification>>,
-    /// What failed to be delivered, and may have arrived all the same. Whatever the truth is then,
-    /// it has to be told.
+    /// Notification whose delivery failed, and that may have arrived all the same. The current state must then be
+    /// sent, whatever it is.
     pub in_doubt: Option<Arc<Notification>>,
-    /// It is to be told again, though nothing changed.
+    /// Set if the alarm is to be notified again although its state did not change.
     pub again: bool,
     pub damping: Damping,
-    /// The hold that the last telling set.
+    /// Hold-down that the last notification started.
     pub hold: Duration,
     pub held_until: Moment,
-    /// How often that hold was doubled.
+    /// Number of times that this hold-down was doubled.
     hold_doublings: u32,
-    /// When the receiver was told of this state first, and last, and how often again.
+    /// Time of the first and of the last notification of this state, and the number of repeats; `usize::MAX` stands
+    /// for no more repeats.
     pub told_at: Moment,
     pub sent_at: Moment,
     pub repeats: usize,
-    /// Failures in a row, when it was tried last, and when it is tried again.
+    /// Number of failures in a row, time of the last attempt, and time of the next attempt.
     pub failures: u32,
     pub tried_at: Moment,
     pub retry_at: Moment,
-    /// The receiver took other messages while this one failed: if it fails again, it is the trouble itself.
+    /// Set if the receiver took other messages while this one failed: if it fails again, the message itself is the
+    /// problem.
     pub outlived_an_outage: bool,
-    /// The receiver may hold a raise that this agent has no record of: if the alarm is good, that is told once.
-    /// The time is the earliest for that clear.
+    /// Set if the receiver may hold a raise without a record here. If the alarm is good, one clear is sent, at this
+    /// time at the earliest.
     pub doubted: Option<Moment>,
-    /// Spreads repeats of this alarm among agents and alarms.
+    /// Seed that spreads the repeats of different agents and alarms over time.
     jitter: u64,
-    /// Whether the last change came while the alarm was calm.
+    /// Set if the last change came while the alarm was calm.
     pub calm: bool,
-    /// Changes of state since the last telling began.
+    /// Number of state changes since the last notification was prepared.
     pub changes: u64,
     pub flaps: Flaps,
-    /// Another sink tells it: forget it when what is on its way has left.
+    /// Set if another sink has taken over the alarm: the entry is removed once its message in flight has an outcome.
     pub handed_over: bool,
-    /// Its subject is gone: forget it once nothing is left to tell.
+    /// Set if the subject of the alarm is gone, or out of scope: the entry is removed once nothing is left to send.
     pub retired: bool,
-    /// Where the ledger has noted it down.
+    /// Schedule position under which the log has filed the entry.
     pub noted: Noted,
 }
 
-/// Where the ledger has noted an entry down.
+/// Record of where the log has filed an entry, so that it can be removed there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Noted {
     pub place: Place,
-    /// Counted among those that wait to be told.
+    /// Set if the entry is counted among those that are to be notified.
     pub waiting: bool,
 }
 
-/// When an entry wants something done.
+/// Place of an entry in the schedule of the log: when it needs attention, and in which order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Place {
-    /// Never, as it stands.
+    /// Entry that needs no attention unless something changes.
     #[default]
     Nowhere,
-    /// Then.
+    /// Entry that needs attention at this time.
     Later(Moment),
-    /// Now, in this order.
+    /// Entry that can be sent now, in the order of its rank.
     Ready(Rank),
 }
 
-/// The order of telling: what explains others, what did not fail before, downs, the worse, the older; what is told
-/// again comes last.
+/// Order of sending: class; fresh before failed; raises before clears; then severity and age.
 pub(super) type Rank = (Class, bool, bool, Severity, WallTime);
 
-/// What may be told during a storm, and what comes first.
+/// Class of a message, the first part of its rank; only `Wide` is sent during a storm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Class {
-    /// Alarms about more than one test: they are few, and explain.
+    /// Alarms about more than one test: they are few, and explain others.
     Wide,
-    /// One test's.
+    /// Alarms about a single test or document.
     Single,
-    /// Told again, though nothing changed; or told good, though nobody was told that it was bad.
+    /// Repeats without a change, and clears without a raise on record.
     Again,
 }
 
 impl Class {
-    /// In this order.
+    /// Classes in their order of sending.
     pub const ALL: [Class; 3] = [Class::Wide, Class::Single, Class::Again];
 }
 
@@ -127,21 +131,21 @@ impl Entry {
         }
     }
 
-    /// The receiver may hold a raise that this agent has no record of. A clear for that reason alone is not sent before
-    /// `dispel_at`.
+    /// Records that the receiver may hold a raise without a record here. A clear for that reason alone is not sent
+    /// before `dispel_at`.
     pub fn doubt(&mut self, dispel_at: Moment) {
         let nothing_known = self.told.is_none() && self.in_doubt.is_none() && self.in_flight.is_none();
         self.doubted = nothing_known.then_some(dispel_at);
     }
 
-    /// Returns the earliest time of a message that is only sent because the receiver may hold a raise without a record
-    /// here; `None` if there are other reasons.
+    /// Returns the earliest time of a message that is only sent because the receiver may hold a raise without a
+    /// record here; `None` if there are other reasons.
     pub fn dispels_doubt_at(&self) -> Option<Moment> {
         let nothing_known = self.told.is_none() && self.in_doubt.is_none() && !self.wanted_is_raised();
         self.doubted.filter(|_| nothing_known)
     }
 
-    /// The state that the receiver should be told; nothing if there is none, or if it is kept back.
+    /// Returns the state that the receiver should be notified of; `None` if it is unknown, or raised but suppressed.
     pub fn target(&self, manner: &Manner) -> Option<AlarmState> {
         let wanted = self.wanted.as_ref()?;
         let state = if self.flaps.is_flapping() { AlarmState::Flapping } else { wanted.notification.state };
@@ -152,7 +156,7 @@ impl Entry {
         (!(kept_back && state.is_raised())).then_some(state)
     }
 
-    /// Whether the receiver has to be told something, sooner or later.
+    /// Returns whether the receiver has to be notified of something now or later; false while a message is in flight.
     pub fn is_dirty(&self, manner: &Manner) -> bool {
         let Some(target) = self.target(manner) else { return false };
         if self.in_flight.is_some() {
@@ -170,7 +174,8 @@ impl Entry {
         }
     }
 
-    /// When to tell again what was told, if it still is so.
+    /// Returns when to repeat the last notification, provided its state still applies: for `renotify`, or as
+    /// unacknowledged.
     pub fn repeat_at(&self, manner: &Manner) -> Option<Moment> {
         let told = self.told.as_ref().filter(|_| self.in_flight.is_none())?;
         if self.in_doubt.is_some() || self.target(manner) != Some(told.state) {
@@ -180,9 +185,10 @@ impl Entry {
         [nag, self.repeat_unacknowledged_at(manner)].into_iter().flatten().min()
     }
 
-    /// When to tell a receiver that forgets what it was told: all that is not known to be over.
+    /// Returns when to refresh a raise at a receiver where alarms expire; suppressed alarms, and those whose state is
+    /// not known yet, are refreshed too.
     fn refresh_at(&self, manner: &Manner) -> Option<Moment> {
-        // A clear that may have arrived is not undone by a reminder.
+        // A clear that may have arrived must not be undone by a repeated raise.
         let cleared = self.in_doubt.as_ref().is_some_and(|in_doubt| !in_doubt.is_raised());
         if !self.told_is_raised() || self.in_flight.is_some() || cleared {
             return None;
@@ -195,7 +201,8 @@ impl Entry {
         }
     }
 
-    /// When to tell again what nobody has acknowledged.
+    /// Returns when to repeat a notification that is not acknowledged, or expires at the receiver; `None` after the
+    /// last repeat.
     pub fn repeat_unacknowledged_at(&self, manner: &Manner) -> Option<Moment> {
         let told = self.told.as_ref()?;
         match &manner.assurance {
@@ -212,21 +219,21 @@ impl Entry {
         }
     }
 
-    /// When and in which order it wants to be told; or only looked at again.
+    /// Returns where the log is to file the entry: ready to send by rank, later, or nowhere.
     pub fn place(&self, manner: &Manner, now: Moment) -> Place {
         if self.in_flight.is_some() {
             return Place::Nowhere;
         }
-        // The first good news of an alarm whose record was lost can wait for everything else.
+        // The first clear of an alarm whose record was lost can wait for all other messages.
         let (own, not_before) = match self.dispels_doubt_at() {
             Some(dispel_at) => (Class::Again, dispel_at),
             None => (self.class(), self.held_until),
         };
-        // A reminder of one test waits for the end of a storm; a summary is one, and whoever forgets
-        // is told in every weather.
+        // A repeat about a single test waits for the end of a storm. The storm summary is repeated in a storm, and
+        // alarms that expire at the receiver are refreshed in one.
         let reminder = if own == Class::Wide { Class::Wide } else { Class::Again };
         let told_again = match &self.wanted {
-            // What was kept back since is not told again either.
+            // An alarm that was suppressed since is not repeated either.
             Some(_) if self.again && self.target(manner).is_some() => Some(now),
             Some(_) => self.repeat_at(manner),
             None => None,
@@ -239,7 +246,7 @@ impl Entry {
         let wish = wishes.into_iter().filter_map(|(class, at)| Some((at?, class))).min();
         let calm = self.flaps.calm_at(self.damping.flap);
         match (wish, calm) {
-            // Calm has to be noted first: it changes what is to be told.
+            // The end of flapping is processed first, since it changes the state to send.
             (_, Some(calm)) if calm <= now => Place::Later(calm),
             (Some((at, class)), _) if at <= now => Place::Ready(self.rank(class)),
             (Some((at, _)), Some(calm)) => Place::Later(at.min(calm)),
@@ -248,14 +255,14 @@ impl Entry {
         }
     }
 
-    /// Other settings count at once, also for the hold that runs.
+    /// Applies other damping settings at once, also to a hold-down that is running.
     pub fn set_damping(&mut self, damping: Damping) {
         if damping == self.damping {
             return;
         }
         self.damping = damping;
         let running = self.hold.min(damping.hold_down_max.max(damping.hold_down));
-        // A hold that has not doubled yet is the new setting's.
+        // A hold-down that has not doubled yet takes the new setting.
         let shorter = if self.hold_doublings == 0 { running.min(damping.hold_down) } else { running };
         if shorter < self.hold {
             self.hold = shorter;
@@ -263,18 +270,19 @@ impl Entry {
         }
     }
 
-    /// It was told: it is left alone for a while, ever longer while it keeps changing.
+    /// Starts the hold-down after a notification, and doubles it while the alarm keeps changing.
     pub fn hold_down(&mut self, suppressed: u64, now: Moment) {
         let (shortest, longest) = (self.damping.hold_down, self.damping.hold_down_max.max(self.damping.hold_down));
         self.hold = if self.calm { shortest } else { self.hold.saturating_mul(2).clamp(shortest, longest) };
         self.hold_doublings = if self.calm { 0 } else { self.hold_doublings.saturating_add(1) };
         self.held_until = now + self.hold;
         self.changes = self.changes.saturating_sub(suppressed + 1);
-        // What changed while it was on its way is a change in the new hold, not in a calm.
+        // A change while the message was in flight belongs to the new hold-down, not to a calm period.
         self.calm = false;
     }
 
-    /// What must be on disk: what the receiver was told, or is about to be told, and not yet told over.
+    /// Returns the record that must be on disk: what the receiver was, or is about to be, notified of; `None` once
+    /// its clear is confirmed or will not be repeated.
     pub fn record(&self, manner: &Manner) -> Option<ToldRecord> {
         let record =
             |notification: &Arc<Notification>, in_doubt| ToldRecord { notification: notification.clone(), in_doubt };
@@ -286,8 +294,8 @@ impl Entry {
         }
     }
 
-    /// Whether what should be told differs from what the receiver has, or may have. Good news that
-    /// nobody waits for is none.
+    /// Returns whether the target state differs from the one that the receiver has, or may have. A first clear,
+    /// without a raise, does not count.
     pub fn has_news(&self, manner: &Manner) -> bool {
         let Some(target) = self.target(manner).filter(|_| self.in_flight.is_none()) else { return false };
         match self.in_doubt.as_ref().or(self.told.as_ref()) {
@@ -320,7 +328,7 @@ impl Entry {
         (class, self.failures > 0, !self.wanted_is_raised(), severity, since)
     }
 
-    /// An interval of this alarm's repeats, 30 % longer or shorter.
+    /// Returns the interval of this alarm's next repeat, lengthened or shortened by up to 30 %.
     fn spread(&self, interval: Duration) -> Duration {
         jitter::spread(interval, (self.jitter, self.repeats))
     }
@@ -329,8 +337,8 @@ impl Entry {
 /// Factor by which the interval grows with each repeat after the configured ones.
 const REPEATS_GROW: u32 = 3;
 
-/// When something unacknowledged is told for the `n`-th time again, counted from the first telling: as configured, then
-/// at growing intervals, and for the last time when `renotify` is over.
+/// Returns when an unacknowledged notification is repeated for the `n`-th time, counted from the first one: as
+/// configured, then at growing intervals, and for the last time when `renotify` has passed.
 fn repeat_after(configured: &[Duration], n: usize, renotify: Option<Duration>) -> Option<Duration> {
     if let Some(after) = configured.get(n) {
         return Some(*after);

@@ -1,22 +1,24 @@
-//! Whether an alarm comes and goes too often to be told each time.
+//! Detection of flapping: an alarm that is raised and cleared too often for each change to be notified.
+//!
+//! `Flaps` counts the changes of one alarm within a sliding window, with a high and a low threshold as hysteresis.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::super::time::Moment;
 
-/// When an alarm is flapping.
+/// Thresholds of flapping, with the window in which changes are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FlapSettings {
-    /// So many changes within `flap_window`; 0: never.
+    /// Number of changes within `flap_window` from which the alarm is flapping; 0 disables the detection.
     pub flap_high: u32,
-    /// It is calm again once there are no more than so many.
+    /// Number of changes within `flap_window` at or below which the alarm is calm again.
     pub flap_low: u32,
-    /// The time in which changes are counted.
+    /// Length of the sliding window in which changes are counted.
     pub flap_window: Duration,
 }
 
-/// The newest changes of one alarm.
+/// Recent changes of one alarm, with its flapping state.
 #[derive(Debug, Default)]
 pub struct Flaps {
     recent: VecDeque<Moment>,
@@ -24,7 +26,7 @@ pub struct Flaps {
 }
 
 impl Flaps {
-    /// It changed.
+    /// Counts a change of the alarm, which may start flapping.
     pub fn on_change(&mut self, settings: FlapSettings, now: Moment) {
         if settings.flap_high == 0 {
             self.forget();
@@ -38,29 +40,29 @@ impl Flaps {
         self.flapping |= self.within(settings, now) >= settings.flap_high as usize;
     }
 
-    /// Time has passed.
+    /// Ends flapping once enough changes have left the window.
     pub fn on_time(&mut self, settings: FlapSettings, now: Moment) {
         if self.calm_at(settings).is_some_and(|calm| calm <= now) {
             self.flapping = false;
         }
     }
 
-    /// Begins to count anew.
+    /// Clears the flapping state and the recorded changes.
     pub fn forget(&mut self) {
         *self = Flaps::default();
     }
 
-    /// Whether it is flapping.
+    /// Returns whether the alarm is flapping.
     pub fn is_flapping(&self) -> bool {
         self.flapping
     }
 
-    /// When it will be calm, if it is flapping and does not change again.
+    /// Returns when flapping will end if the alarm does not change again; `None` if it is not flapping.
     pub fn calm_at(&self, settings: FlapSettings) -> Option<Moment> {
         if !self.flapping {
             return None;
         }
-        // So many of the newest may stay within the window; the one before them has to leave it.
+        // `flap_low` changes may stay within the window; the one before them has to leave it.
         let low = settings.flap_low.min(settings.flap_high.saturating_sub(1)) as usize;
         let newest = self.recent.iter().rev().nth(low);
         Some(newest.map_or(Moment::ZERO, |changed| *changed + settings.flap_window))
@@ -82,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn six_changes_in_ten_minutes_until_two() {
+    fn six_changes_in_ten_minutes_start_flapping_and_two_end_it() {
         let mut flaps = Flaps::default();
         for n in 0..5 {
             flaps.on_change(SETTINGS, at(n * 100));
@@ -99,14 +101,14 @@ mod tests {
     }
 
     #[test]
-    fn seldom_changes_are_none() {
+    fn infrequent_changes_are_not_flapping() {
         let mut flaps = Flaps::default();
         (0..100).for_each(|n| flaps.on_change(SETTINGS, at(n * 121)));
         assert!(!flaps.is_flapping());
     }
 
     #[test]
-    fn nobody_asked() {
+    fn detection_is_off_when_flap_high_is_zero() {
         let mut flaps = Flaps::default();
         (0..100).for_each(|n| flaps.on_change(FlapSettings { flap_high: 0, ..SETTINGS }, at(n)));
         assert!(!flaps.is_flapping());

@@ -1,4 +1,6 @@
-//! How a receiver wants to be told.
+//! Notification policy of a receiver: rate, scope, detail, acknowledgement and repeats.
+//!
+//! `Manner` is derived from the configuration of a sink; `Damping` comes with each alarm.
 
 use std::time::Duration;
 
@@ -7,100 +9,101 @@ use serde::{Deserialize, Serialize};
 use super::flaps::FlapSettings;
 use super::storm::StormSettings;
 
-/// How one alarm that keeps changing is damped.
+/// Hold-down and flapping settings of one alarm, which limit its notifications while it keeps changing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Damping {
-    /// It is left alone for so long after the first telling.
+    /// Hold-down after the first notification of a calm alarm, in which further changes are not sent.
     pub hold_down: Duration,
-    /// Doubling ends here.
+    /// Longest hold-down; it doubles up to this while the alarm keeps changing.
     pub hold_down_max: Duration,
-    /// When it is told as flapping.
+    /// Thresholds from which the alarm is notified as flapping instead of change by change.
     pub flap: FlapSettings,
 }
 
-/// Whether all that can be an alarm is known.
+/// Completeness of the inventory of alarms that can exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Knowledge {
-    /// Every document was read.
+    /// Every document was read, so that an alarm missing from the inventory cannot exist.
     Whole,
-    /// A document is bad, and no good version of it is known.
+    /// A document is bad and no good version of it is known, so that alarms may be missing from the inventory.
     Partial,
 }
 
-/// What becomes of the alarms that a receiver was told and will not be told any more.
+/// Treatment of the alarms that a receiver was notified of, once its sink no longer includes them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Parting {
-    /// The receiver is told that they are over, as far as it is concerned.
+    /// The receiver gets a clear of each alarm that is still raised there.
     Clear,
-    /// Another sink tells the same receiver: what stands, it tells anew.
+    /// Another sink of the same receiver takes over the records, and notifies it of further changes.
     HandOver,
 }
 
-/// Which alarms a receiver is told.
+/// Scope of a sink: the alarms that its receiver is notified of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Scope {
-    /// All of them.
+    /// Every alarm of the agent, of tests, hosts, groups and configuration.
     All,
-    /// Only faults of the configuration: the bootstrap's sinks once the documents name others.
+    /// Faults of the configuration alone, for the bootstrap's sinks once the documents name others.
     Config,
-    /// None: the sink is about to go.
+    /// Empty scope, because the sink is about to be removed.
     Nothing,
 }
 
-/// Whether good news of a test that was never told down is told.
+/// Treatment of the first clear of a connection whose raise was never notified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FirstUp {
-    /// As a console wants it.
+    /// The clear is sent, so that consoles list the test as up.
     Told,
-    /// Good news is sent only where the receiver may hold a raise without a record here.
+    /// The clear is sent only if the receiver may hold a raise without a record here.
     Silent,
 }
 
-/// Whether a receiver can be told of many alarms in one.
+/// Ability of a receiver to take one notification about many alarms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Detail {
-    /// Groups and storms are told in sum.
+    /// Groups and storms are notified in one message, instead of the alarms that they contain.
     Summed,
-    /// Its language has no words for that.
+    /// Every alarm of a group is notified alone, since the receiver's format cannot express groups.
     EachAlone,
 }
 
-/// What is known of a message that left.
+/// Confirmation that a protocol gives for a message that was sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Assurance {
-    /// That it arrived.
+    /// The receiver acknowledges each message, so that its arrival is known.
     Acknowledged,
-    /// Nothing: it is told again so long after the first time, and then at growing intervals until `renotify`.
+    /// Acknowledgements do not exist: the message is repeated after these times, counted from the first one, and then
+    /// at growing intervals until `renotify`.
     Repeated(Vec<Duration>),
-    /// The receiver forgets what it is not told again.
+    /// Alarms expire at the receiver, as at an Alertmanager, and have to be refreshed.
     Refreshed {
-        /// What stands is told this often.
+        /// Interval at which raised alarms are sent again.
         every: Duration,
-        /// What is over is told for so long.
+        /// Time for which the clear of an alarm is sent again.
         cleared_for: Duration,
     },
 }
 
-/// How a receiver wants to be told.
+/// Notification policy of one receiver, as derived from the configuration of its sink.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Manner {
-    /// Messages per second.
+    /// Messages per second: the rate at which the token bucket is refilled.
     pub rate: f64,
-    /// Messages at once.
+    /// Messages that may be sent at once: the size of the token bucket.
     pub burst: u32,
-    /// So many alarms fit into one message.
+    /// Greatest number of alarms in one message.
     pub batch: usize,
-    /// Which alarms.
+    /// Scope of the sink: the alarms that its receiver is notified of.
     pub scope: Scope,
-    /// Good news.
+    /// Policy for first clears, without a raise before them.
     pub first_up: FirstUp,
-    /// One by one, or in sum.
+    /// Policy for groups and storms: one message, or one for each alarm.
     pub detail: Detail,
-    /// What is known of what left.
+    /// Confirmation that the protocol gives, which decides about repeats.
     pub assurance: Assurance,
-    /// What stands is told again this often, so that nobody forgets it.
+    /// Interval at which raised alarms are sent again as a reminder; `None` for no reminders.
     pub renotify: Option<Duration>,
-    /// When there is a storm.
+    /// Thresholds and times of storm summaries.
     pub storm: StormSettings,
 }

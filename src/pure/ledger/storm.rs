@@ -1,47 +1,50 @@
-//! Whether so many alarms change that their receiver is told in sum, until it calms.
+//! Storm detection: when many alarms change, their receiver gets summaries instead of single notifications.
+//!
+//! `Storm` is a state machine per receiver. It opens by the number of alarms to notify, closes after a calm minute or
+//! after `storm_hold_max`, and then lets the single alarms through.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::super::time::Moment;
 
-/// When there is a storm, and how it is told.
+/// Thresholds of a storm, and the times of its summaries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StormSettings {
-    /// More alarms than this that wait to be told are a storm; 0: never.
+    /// Number of alarms to notify above which a storm begins; 0 disables storms.
     pub storm_on: u32,
-    /// It is calm once there were fewer changes than this in the last minute.
+    /// Number of changes within the last minute below which the storm is calm.
     pub storm_calm: u32,
-    /// It is summed up this often.
+    /// Interval between two summaries of a storm.
     pub summary_interval: Duration,
-    /// Single alarms wait for its end no longer than this; 10 s at least.
+    /// Longest time for which a storm holds single alarms; at least 10 s.
     pub storm_hold_max: Duration,
 }
 
-/// The time in which `storm_calm` is counted.
+/// Window in which changes are counted for `storm_calm`.
 const CALM_WINDOW: Duration = Duration::from_secs(60);
-/// What is told in sum is not told one by one in the same breath.
+/// Shortest duration of a storm, so that alarms are not sent one by one right after their summary.
 const SHORTEST: Duration = Duration::from_secs(10);
 
-/// What a storm does.
+/// Transition of a storm that its receiver is to be notified of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Turn {
-    /// It begins.
+    /// A storm begins: single alarms are held, and a summary is sent.
     Opened,
-    /// It goes on, and a summary is due.
+    /// The storm continues, and another summary is due.
     WentOn,
-    /// It is over, or has lasted long enough: single alarms may be told.
+    /// The storm has ended or reached its longest duration: single alarms may be sent.
     Closed,
 }
 
-/// The weather at one receiver.
+/// Storm state of one receiver, driven by changes, by alarms to notify, and by time.
 #[derive(Debug)]
 pub struct Storm {
     settings: StormSettings,
     phase: Phase,
-    /// The newest changes, no more than decide.
+    /// Times of the latest changes, only as many as decide whether the storm is calm.
     recent: VecDeque<Moment>,
-    /// When the newest alarms had to be told, no more than decide.
+    /// Times at which the latest alarms became due for notification, only as many as decide whether a storm begins.
     news: VecDeque<Moment>,
 }
 
@@ -52,24 +55,24 @@ enum Phase {
         since: Moment,
         summary_at: Moment,
     },
-    /// The alarms that waited are told one by one. There is no other storm before.
+    /// The alarms that were held are sent one by one; no other storm begins before `not_before`.
     Settling {
         not_before: Moment,
     },
 }
 
 impl Storm {
-    /// Calm.
+    /// Creates the calm state.
     pub fn new(settings: StormSettings) -> Self {
         Storm { settings, phase: Phase::Calm, recent: VecDeque::new(), news: VecDeque::new() }
     }
 
-    /// Other settings.
+    /// Applies other settings from now on, also to a storm that lasts.
     pub fn on_settings(&mut self, settings: StormSettings) {
         self.settings = settings;
     }
 
-    /// An alarm changed.
+    /// Counts a state change of an alarm.
     pub fn on_change(&mut self, now: Moment) {
         while self.recent.len() >= self.enough() {
             self.recent.pop_front();
@@ -85,9 +88,10 @@ impl Storm {
         self.news.push_back(now);
     }
 
-    /// Time has passed; `waiting` alarms wait to be told.
+    /// Advances the state to `now`, with `waiting` alarms still to be notified. Returns a transition, if there is
+    /// one.
     pub fn on_time(&mut self, waiting: usize, now: Moment) -> Option<Turn> {
-        // Alarms that are told as fast as they come wait for nothing, and are a storm all the same.
+        // Alarms that are sent as fast as they come are not waiting, but count as a storm all the same.
         let in_a_minute = self.news.len() >= self.too_many()
             && self.news.front().is_some_and(|first| now.since(*first) < CALM_WINDOW);
         let many = self.settings.storm_on > 0 && (waiting > self.settings.storm_on as usize || in_a_minute);
@@ -95,7 +99,8 @@ impl Storm {
             Phase::Calm if many => self.open(now),
             Phase::Calm => None,
             Phase::Raging { since, .. } if self.closes_at(since) <= now => {
-                // What waits has its time, unless it is calm.
+                // Unless it is calm, the alarms that were held get this time to be sent before another storm can
+                // begin.
                 let time = if self.calm_at() > now { self.hold_max() } else { Duration::ZERO };
                 self.phase = Phase::Settling { not_before: now + time };
                 Some(Turn::Closed)
@@ -120,12 +125,12 @@ impl Storm {
         }
     }
 
-    /// Whether single alarms wait for its end.
+    /// Returns whether a storm lasts, and single alarms are held.
     pub fn rages(&self) -> bool {
         matches!(self.phase, Phase::Raging { .. })
     }
 
-    /// Since when, if it does.
+    /// Returns the begin of the storm, if one lasts.
     pub fn since(&self) -> Option<Moment> {
         match self.phase {
             Phase::Raging { since, .. } => Some(since),
@@ -133,7 +138,7 @@ impl Storm {
         }
     }
 
-    /// When `on_time` may have something, if nothing changes before.
+    /// Returns the earliest time at which `on_time` may cause a transition, if nothing changes before.
     pub fn next_deadline(&self) -> Option<Moment> {
         match self.phase {
             Phase::Calm => None,
@@ -159,7 +164,7 @@ impl Storm {
         self.calm_at().max(since + SHORTEST).min(since + self.hold_max())
     }
 
-    /// When the last minute will have seen too few changes, if none comes.
+    /// Returns when fewer than `storm_calm` changes will lie within the last minute, if no other change comes.
     fn calm_at(&self) -> Moment {
         match self.recent.front() {
             Some(first) if self.recent.len() >= self.enough() => *first + CALM_WINDOW,
@@ -192,7 +197,8 @@ mod tests {
         Moment::new(Duration::from_secs(seconds))
     }
 
-    /// Ten changes a second until `last`, always with `waiting` alarms to tell.
+    /// Runs ten changes a second until second `last`, with `waiting` alarms to notify at each second, and returns the
+    /// transitions.
     fn turns(last: u64, waiting: impl Fn(u64) -> usize) -> Vec<(u64, Turn)> {
         let mut storm = Storm::new(SETTINGS);
         let mut turns = Vec::new();
@@ -206,21 +212,21 @@ mod tests {
     }
 
     #[test]
-    fn opens_sums_up_and_closes_after_a_calm_minute() {
+    fn storm_opens_sends_summaries_and_closes_after_a_calm_minute() {
         use Turn::{Closed, Opened, WentOn};
         let turns = turns(130, |second| if second < 195 { 100 } else { 0 });
         assert_eq!(turns, [(0, Opened), (60, WentOn), (120, WentOn), (180, WentOn), (188, Closed)]);
     }
 
     #[test]
-    fn a_storm_without_end_lets_single_alarms_through_now_and_then() {
+    fn endless_storm_closes_after_storm_hold_max() {
         let closed: Vec<u64> =
             turns(1999, |_| 100).into_iter().filter(|turn| turn.1 == Turn::Closed).map(|turn| turn.0).collect();
         assert_eq!(closed, [600, 1800]);
     }
 
     #[test]
-    fn a_few_are_no_storm() {
+    fn no_storm_at_storm_on_alarms() {
         assert_eq!(turns(130, |_| 20), []);
     }
 }

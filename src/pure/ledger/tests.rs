@@ -66,7 +66,8 @@ fn up(n: u8) -> Standing {
     alarm(Kind::Connection, n, AlarmState::Cleared)
 }
 
-/// Sends everything that is due to a receiver that takes all of it.
+/// Sends everything that is due to a receiver that takes all of it, and returns test number, state and suppressed
+/// changes.
 fn deliver(ledger: &mut Ledger, now: Moment) -> Vec<(u8, bool, u64)> {
     let due = ledger.take_due(both(now), usize::MAX);
     for message in &due {
@@ -84,7 +85,7 @@ fn deliver(ledger: &mut Ledger, now: Moment) -> Vec<(u8, bool, u64)> {
 }
 
 #[test]
-fn the_first_down_of_a_calm_alarm_is_not_held_and_its_clear_is() {
+fn first_raise_of_calm_alarm_is_sent_at_once_and_its_clear_is_held() {
     let mut ledger = Ledger::new("b", MANNER, at(0));
     ledger.on_change(up(1), HOLD, at(0));
     assert_eq!(deliver(&mut ledger, at(0)), []);
@@ -98,9 +99,9 @@ fn the_first_down_of_a_calm_alarm_is_not_held_and_its_clear_is() {
     assert_eq!(ledger.next_deadline(at(130)), None);
 }
 
-/// A test that toggles every 3 s for a minute, and stays up.
+/// The test changes every 3 s for a minute, and then stays up.
 #[test]
-fn a_flapper_is_told_seldom_and_truly() {
+fn rapidly_changing_alarm_is_sent_only_after_each_hold_down() {
     let mut ledger = Ledger::new("b", MANNER, at(0));
     let mut told = Vec::new();
     for second in 0..1000 {
@@ -110,12 +111,12 @@ fn a_flapper_is_told_seldom_and_truly() {
         }
         told.extend(deliver(&mut ledger, at(second)).into_iter().map(|message| (second, message)));
     }
-    // Down at once; after 30 s it is up or down as it happens to be; then the hold has doubled.
+    // The raise is sent at once; after 30 s follows the state of that moment; then the hold-down has doubled.
     assert_eq!(told, [(0, (1, true, 0)), (33, (1, false, 10)), (93, (1, true, 0))][..2]);
 }
 
 #[test]
-fn the_hold_doubles_while_it_keeps_changing_and_starts_over_after_calm() {
+fn hold_down_doubles_while_alarm_keeps_changing_and_resets_after_calm() {
     let mut ledger = Ledger::new("b", MANNER, at(0));
     let mut told = Vec::new();
     let mut raised = false;
@@ -129,7 +130,7 @@ fn the_hold_doubles_while_it_keeps_changing_and_starts_over_after_calm() {
     let gaps: Vec<u64> = told.windows(2).map(|pair| pair[1] - pair[0]).collect();
     assert!(gaps[0] >= 30 && gaps[1] >= 60 && gaps[2] >= 120 && gaps[3] >= 240, "{gaps:?}");
     assert!(gaps.iter().all(|gap| *gap <= 640), "{gaps:?}");
-    // It rests long enough, and the next change is told at once and held for 30 s again.
+    // After a long calm period the next change is sent at once, and starts a hold-down of 30 s again.
     deliver(&mut ledger, at(10_000));
     let state = if raised { up(1) } else { down(1) };
     ledger.on_change(state.clone(), HOLD, at(10_000));
@@ -139,7 +140,7 @@ fn the_hold_doubles_while_it_keeps_changing_and_starts_over_after_calm() {
 }
 
 #[test]
-fn downs_go_first_then_the_worse_then_the_older() {
+fn raises_are_sent_first_then_by_severity_and_age() {
     let mut ledger = Ledger::new("b", MANNER, at(0));
     ledger.on_change(down(1), HOLD, at(0));
     deliver(&mut ledger, at(0));
@@ -152,7 +153,7 @@ fn downs_go_first_then_the_worse_then_the_older() {
 }
 
 #[test]
-fn a_thousand_alarms_leave_at_burst_and_rate() {
+fn many_alarms_are_sent_at_burst_and_rate() {
     let mut ledger = Ledger::new("b", MANNER, at(0));
     for n in 0..=255 {
         ledger.on_change(down(n), HOLD, at(0));
@@ -163,7 +164,7 @@ fn a_thousand_alarms_leave_at_burst_and_rate() {
 }
 
 #[test]
-fn what_fails_stays_dirty() {
+fn failed_message_stays_pending_and_is_retried() {
     let mut ledger = Ledger::new("b", MANNER, at(0));
     ledger.on_change(down(1), HOLD, at(0));
     let due = ledger.take_due(both(at(0)), usize::MAX);
@@ -174,7 +175,7 @@ fn what_fails_stays_dirty() {
 }
 
 #[test]
-fn what_changes_on_the_way_is_told_after() {
+fn change_during_delivery_is_sent_after_the_hold_down() {
     let mut ledger = Ledger::new("b", MANNER, at(0));
     ledger.on_change(down(1), HOLD, at(0));
     let due = ledger.take_due(both(at(0)), usize::MAX);
@@ -185,11 +186,11 @@ fn what_changes_on_the_way_is_told_after() {
 }
 
 #[test]
-fn a_restart_between_down_and_up_tells_the_up() {
+fn clear_is_sent_after_restart_when_raise_was_in_flight() {
     let mut ledger = Ledger::new("b", MANNER, at(0));
     ledger.on_change(down(1), HOLD, at(0));
     ledger.take_due(both(at(0)), usize::MAX);
-    // The agent dies here, not knowing whether the message arrived.
+    // The agent ends here without knowing whether the message arrived.
     let mut next = Ledger::new("b", MANNER, at(0));
     next.load(ledger.records(), Recollection::Complete(None), HOLD, both(at(0)));
     assert_eq!(deliver(&mut next, at(0)), []);
@@ -199,7 +200,7 @@ fn a_restart_between_down_and_up_tells_the_up() {
 }
 
 #[test]
-fn a_restart_under_a_standing_alarm_is_silent() {
+fn raised_alarm_is_not_sent_again_after_restart() {
     let mut ledger = Ledger::new("b", MANNER, at(0));
     ledger.on_change(down(1), HOLD, at(0));
     deliver(&mut ledger, at(0));
@@ -210,7 +211,7 @@ fn a_restart_under_a_standing_alarm_is_silent() {
 }
 
 #[test]
-fn a_test_removed_while_the_agent_was_away_is_cleared() {
+fn clear_is_sent_for_test_removed_while_agent_was_stopped() {
     let mut ledger = Ledger::new("b", MANNER, at(0));
     ledger.load([down(1), down(2)].map(told).into(), Recollection::Complete(None), HOLD, both(at(0)));
     ledger.retain(&Possible::from_iter([key(Kind::Connection, 2)]), Knowledge::Whole, both(at(0)));
@@ -219,7 +220,7 @@ fn a_test_removed_while_the_agent_was_away_is_cleared() {
 }
 
 #[test]
-fn a_removed_test_that_was_never_told_is_forgotten() {
+fn entry_of_removed_test_is_dropped_when_never_notified() {
     let mut ledger = Ledger::new("b", MANNER, at(0));
     ledger.on_change(up(1), HOLD, at(0));
     ledger.retain(&Possible::default(), Knowledge::Whole, both(at(0)));
@@ -227,7 +228,7 @@ fn a_removed_test_that_was_never_told_is_forgotten() {
 }
 
 #[test]
-fn a_sink_that_loses_its_scope_takes_back_what_it_told() {
+fn narrowed_sink_clears_alarms_out_of_scope() {
     let mut ledger = Ledger::new("b", MANNER, at(0));
     ledger.on_change(down(1), HOLD, at(0));
     deliver(&mut ledger, at(0));
@@ -241,9 +242,9 @@ fn plain_trap() -> Manner {
     Manner { assurance: Assurance::Repeated(vec![Duration::from_secs(60), Duration::from_secs(300)]), ..MANNER }
 }
 
-/// Nobody knows whether a plain trap arrived: raises and clears are told again, and then left alone.
+/// Plain traps are not acknowledged: raises and clears are repeated at the configured times, and then no more.
 #[test]
-fn what_is_not_acknowledged_is_told_again() {
+fn unacknowledged_notifications_are_repeated_as_configured() {
     let mut ledger = Ledger::new("b", plain_trap(), at(0));
     let mut told = Vec::new();
     for second in 0..2000 {
@@ -267,9 +268,9 @@ fn what_is_not_acknowledged_is_told_again() {
     assert_eq!(ledger.next_deadline(at(2000)), None);
 }
 
-/// What changed meanwhile is told when its hold is over, and the old state not again.
+/// A state that changed meanwhile is sent when the hold-down ends, and the old state is not repeated.
 #[test]
-fn a_repeat_never_tells_what_is_no_longer_true() {
+fn repeat_is_not_sent_after_the_state_changed() {
     let mut ledger = Ledger::new("b", plain_trap(), at(0));
     let long = Damping { hold_down: Duration::from_secs(100), ..HOLD };
     ledger.on_change(down(1), long, at(0));
@@ -279,9 +280,9 @@ fn a_repeat_never_tells_what_is_no_longer_true() {
     assert_eq!(deliver(&mut ledger, at(100)), [(1, false, 0)]);
 }
 
-/// The clear of a removed test is repeated too, then forgotten; a restart in between tells it once more.
+/// The clear of a removed test is repeated too, and its entry then removed; a restart in between sends it once more.
 #[test]
-fn the_clear_of_a_removed_test_is_told_again() {
+fn clear_of_removed_test_is_repeated_and_survives_restart() {
     let mut ledger = Ledger::new("b", plain_trap(), at(0));
     ledger.on_change(down(1), HOLD, at(0));
     deliver(&mut ledger, at(0));
@@ -296,9 +297,9 @@ fn the_clear_of_a_removed_test_is_told_again() {
     assert_eq!(ledger.entries.len(), 0);
 }
 
-/// A half-edited document is no reason to tell that its test is well.
+/// A half-edited document is no reason to report that its test is well.
 #[test]
-fn what_an_earlier_run_told_stands_while_a_document_is_bad() {
+fn alarm_of_earlier_run_stays_raised_while_a_document_is_bad() {
     let mut ledger = Ledger::new("b", MANNER, at(0));
     ledger.load(vec![told(down(1))], Recollection::Complete(None), HOLD, both(at(0)));
     ledger.retain(&Possible::default(), Knowledge::Partial, both(at(0)));
@@ -307,9 +308,10 @@ fn what_an_earlier_run_told_stands_while_a_document_is_bad() {
     assert_eq!(deliver(&mut ledger, at(0)), [(1, false, 0)]);
 }
 
-/// What one sink has told, its successor at the same receiver knows, whatever changes meanwhile.
+/// The records that one sink hands over enable its successor at the same receiver to clear them, whatever changes
+/// meanwhile.
 #[test]
-fn a_hand_over_loses_no_clear() {
+fn handover_to_another_sink_loses_no_clear() {
     let mut before = Ledger::new("b", MANNER, at(0));
     (1..=3).for_each(|n| before.on_change(down(n), HOLD, at(0)));
     deliver(&mut before, at(0));
@@ -319,12 +321,12 @@ fn a_hand_over_loses_no_clear() {
     let gone = Manner { scope: Scope::Nothing, ..MANNER };
     let records = before.on_manner(gone, Parting::HandOver, both(at(6)));
     assert_eq!(records.len(), 4);
-    // What is on its way is the successor's to clear, arrived or not.
+    // The message in flight is for the successor to clear, whether it arrived or not.
     before.on_failed(&in_flight[0], at(7));
     assert!(before.is_settled());
 
     let mut after = Ledger::new("b", MANNER, at(6));
-    // Test 1 is withheld, 2 is up, 3 came up just now, 4 is down; then word comes of what was told.
+    // Test 1 is suppressed, 2 is up, 3 came up just now, 4 is down; then the records of the previous sink arrive.
     after.on_change(withheld(down(1)), HOLD, at(6));
     for standing in [up(2), up(3), down(4)] {
         after.on_change(standing, HOLD, at(6));
@@ -335,7 +337,8 @@ fn a_hand_over_loses_no_clear() {
     assert_eq!(deliver(&mut after, at(8)), [(1, false, 0)]);
 }
 
-/// Tries what is due, one message at a time, at a receiver that answers `outcome`.
+/// Tries everything that is due, message by message, with the outcome that `outcome` gives: taken, refused (`true`)
+/// or failed.
 fn try_out(ledger: &mut Ledger, now: Moment, outcome: impl Fn(&Due) -> Result<(), bool>) -> Vec<Due> {
     let mut tried = Vec::new();
     loop {
@@ -359,7 +362,7 @@ fn is_about(due: &Due, n: u8) -> bool {
 }
 
 #[test]
-fn refused_message_is_retried_ever_later_and_holds_up_no_other() {
+fn refused_message_is_retried_at_growing_intervals_and_delays_no_other() {
     let mut ledger = Ledger::new("b", MANNER, at(0));
     ledger.on_change(down(1), HOLD, at(0));
     let due = ledger.take_due(both(at(0)), 1);
@@ -373,17 +376,17 @@ fn refused_message_is_retried_ever_later_and_holds_up_no_other() {
     assert_eq!(deliver(&mut ledger, at(6)), [(1, true, 0)]);
 }
 
-/// A webhook that answers 500 to one alarm, an inform receiver that never acknowledges one.
+/// A webhook answers 500 to one alarm, or an inform receiver never acknowledges one.
 #[test]
-fn message_that_never_arrives_holds_up_no_other() {
+fn message_that_never_arrives_delays_no_other() {
     for refused in [true, false] {
         let mut ledger = Ledger::new("b", MANNER, at(0));
-        // The worst of all, so that it has the first rank.
+        // The oldest alarm has the first rank.
         ledger.on_change(since(1, down(1)), HOLD, at(0));
         let answer = |due: &Due| if is_about(due, 1) { Err(refused) } else { Ok(()) };
         let (mut tries, mut told_after) = (0, Vec::new());
         for second in 0..4 * 3600 {
-            // A change now and then.
+            // Another alarm changes every ten minutes.
             if second % 600 == 5 {
                 ledger.on_change(down(10 + (second / 600) as u8), HOLD, at(second));
             }
@@ -413,7 +416,7 @@ fn two_messages_that_never_arrive_delay_a_fresh_one_by_seconds() {
 }
 
 #[test]
-fn receiver_that_is_back_is_told_everything_at_once() {
+fn pending_alarms_are_sent_at_once_when_receiver_is_back() {
     let mut ledger = Ledger::new("b", MANNER, at(0));
     (1..=20).for_each(|n| ledger.on_change(down(n), HOLD, at(0)));
     let mut tries = 0;
@@ -429,7 +432,7 @@ fn receiver_that_is_back_is_told_everything_at_once() {
 }
 
 #[test]
-fn refused_cold_start_holds_up_no_alarm_and_is_retried_seldom() {
+fn failing_cold_start_delays_no_alarm_and_is_retried_seldom() {
     for refused in [true, false] {
         let mut ledger = Ledger::new("b", MANNER, at(0));
         ledger.on_cold_start();
@@ -450,7 +453,7 @@ fn refused_cold_start_holds_up_no_alarm_and_is_retried_seldom() {
 
 /// Alarms that failed in one message are tried alone: then the bad one is found, and the others get through.
 #[test]
-fn batch_with_one_bad_alarm_is_told_without_it() {
+fn other_alarms_of_a_batch_are_sent_when_one_is_refused() {
     let mut ledger = Ledger::new("b", Manner { batch: 100, ..MANNER }, at(0));
     (1..=50).for_each(|n| ledger.on_change(down(n), HOLD, at(0)));
     let mut told = BTreeSet::new();
@@ -460,7 +463,7 @@ fn batch_with_one_bad_alarm_is_told_without_it() {
             if due.is_empty() {
                 break;
             }
-            // The receiver answers 500 to a request with the seventh in it.
+            // The receiver answers 500 to every request that contains alarm 7.
             let is_bad = due.iter().any(|due| is_about(due, 7));
             for due in &due {
                 match is_bad {
@@ -475,7 +478,7 @@ fn batch_with_one_bad_alarm_is_told_without_it() {
 }
 
 #[test]
-fn narrowed_sink_takes_back_what_it_told_in_a_storm_and_is_done() {
+fn narrowed_sink_clears_its_alarms_in_a_storm_and_settles() {
     for scope in [Scope::Nothing, Scope::Config] {
         let mut ledger = Ledger::new("b", Manner { storm: STORM, ..MANNER }, at(0));
         ledger.on_change(down(200), HOLD, at(0));
@@ -491,9 +494,9 @@ fn narrowed_sink_takes_back_what_it_told_in_a_storm_and_is_done() {
     }
 }
 
-/// A sink is renamed and a down test removed in one change.
+/// A sink is renamed, and a test that is down is removed, in one change.
 #[test]
-fn take_over_clears_what_cannot_be_any_more() {
+fn taken_over_alarm_that_can_no_longer_exist_is_cleared() {
     let mut before = Ledger::new("b", MANNER, at(0));
     (1..=2).for_each(|n| before.on_change(down(n), HOLD, at(0)));
     deliver(&mut before, at(0));
@@ -548,9 +551,9 @@ fn hold_down_corrected_at_run_time_applies_at_once() {
     assert_eq!(deliver(&mut ledger, at(100)), [(1, false, 0)]);
 }
 
-/// The state directory was lost: the receiver may hold a raise of what is good by now.
+/// The state directory was lost, so that the receiver may hold raises of alarms that are good by now.
 #[test]
-fn good_alarm_is_told_cleared_once_after_records_were_lost() {
+fn clear_of_good_alarm_is_sent_once_after_records_were_lost() {
     for manner in [MANNER, plain_trap()] {
         let mut ledger = Ledger::new("b", manner, at(0));
         ledger.load(Vec::new(), Recollection::Doubtful, HOLD, both(at(0)));
@@ -558,11 +561,11 @@ fn good_alarm_is_told_cleared_once_after_records_were_lost() {
         ledger.retain(&valid, Knowledge::Whole, both(at(0)));
         ledger.on_change(up(1), HOLD, at(1));
         ledger.on_change(down(2), HOLD, at(1));
-        // A raise comes first.
+        // Raises are sent before clears that are only sent because records were lost.
         assert_eq!(deliver(&mut ledger, at(1)), [(2, true, 0), (1, false, 0)]);
-        // The clear is sent once only, for plain traps too.
+        // The clear is sent only once, also where plain traps are used.
         assert_eq!(deliver(&mut ledger, at(3600)).iter().filter(|(n, ..)| *n == 1).count(), 0);
-        // A test that is added later was never told.
+        // A test that is added later cannot have been notified before.
         ledger.on_change(up(3), HOLD, at(3601));
         assert_eq!(deliver(&mut ledger, at(3601)).iter().filter(|(n, ..)| *n == 3).count(), 0);
     }
@@ -592,9 +595,9 @@ fn first_start_with_many_good_tests_is_no_storm() {
     assert_eq!(told, 100);
 }
 
-/// 1,800 tests fail over three minutes, ten a second: as fast as they can be told.
+/// 1,800 tests fail over three minutes, ten a second: as fast as they can be sent.
 #[test]
-fn storm_begins_with_its_raises() {
+fn storm_opens_while_raises_are_sent_as_fast_as_they_come() {
     let mut ledger = Ledger::new("b", Manner { storm: STORM, ..MANNER }, at(0));
     let keys: Vec<Standing> = (0..1800u128)
         .map(|n| {
@@ -625,9 +628,9 @@ fn many_documents_with_faults_are_a_storm_too() {
     assert_eq!(states(&mut ledger, at(0)), [(Kind::Storm, AlarmState::Raised, false)]);
 }
 
-/// Nothing changed by a restart, or by a receiver's outage: that is no storm.
+/// A restart, or an outage of the receiver, changes no alarm, and so is no storm.
 #[test]
-fn what_is_only_in_doubt_is_no_storm() {
+fn repeats_after_restart_are_no_storm() {
     let manner = Manner { storm: STORM, ..plain_trap() };
     let mut ledger = Ledger::new("b", manner.clone(), at(0));
     ledger.load((0..50).map(|n| told(down(n))).collect(), Recollection::Complete(None), HOLD, both(at(0)));
@@ -637,7 +640,7 @@ fn what_is_only_in_doubt_is_no_storm() {
 }
 
 #[test]
-fn a_console_is_told_the_first_good_news() {
+fn first_clear_of_connection_is_sent_with_first_up_told() {
     let mut ledger = Ledger::new("b", Manner { first_up: FirstUp::Told, ..MANNER }, at(0));
     ledger.on_change(up(1), HOLD, at(0));
     ledger.on_change(alarm(Kind::Clock, 1, AlarmState::Cleared), HOLD, at(0));
@@ -645,7 +648,7 @@ fn a_console_is_told_the_first_good_news() {
 }
 
 #[test]
-fn a_clear_names_the_other_alarm_of_its_test_that_stands() {
+fn clear_names_other_raised_alarm_of_its_test_when_notified() {
     for told in [true, false] {
         let mut ledger = Ledger::new("b", MANNER, at(0));
         ledger.on_change(down(1), HOLD, at(0));
@@ -655,13 +658,13 @@ fn a_clear_names_the_other_alarm_of_its_test_that_stands() {
         ledger.on_change(up(1), HOLD, at(60));
         let due = ledger.take_due(both(at(60)), usize::MAX);
         let Due::Alarm { still_raised, .. } = &due[0] else { panic!("an alarm") };
-        // One that the receiver was not told of cannot stand in for a clear.
+        // An alarm that the receiver was not notified of cannot replace the clear.
         assert_eq!(still_raised.as_ref().map(|alarm| alarm.key.kind), told.then_some(Kind::Latency));
     }
 }
 
 #[test]
-fn the_cold_start_goes_first_and_is_repeated_until_it_leaves() {
+fn cold_start_is_sent_first_and_retried_after_failure() {
     let mut ledger = Ledger::new("b", MANNER, at(0));
     ledger.on_cold_start();
     ledger.on_change(down(1), HOLD, at(0));
@@ -674,7 +677,7 @@ fn the_cold_start_goes_first_and_is_repeated_until_it_leaves() {
 }
 
 #[test]
-fn the_first_good_news_holds_no_bad_news_back() {
+fn first_clear_starts_no_hold_down() {
     let mut ledger = Ledger::new("b", Manner { first_up: FirstUp::Told, ..MANNER }, at(0));
     ledger.on_change(up(1), HOLD, at(0));
     deliver(&mut ledger, at(0));
@@ -682,9 +685,10 @@ fn the_first_good_news_holds_no_bad_news_back() {
     assert_eq!(deliver(&mut ledger, at(5)), [(1, true, 0)]);
 }
 
-/// A silence, a window, a drained host: what was told before is told over, and nothing else.
+/// A silence, a window or a drained host suppresses raises; alarms that were notified before are cleared, and nothing
+/// else is sent.
 #[test]
-fn what_is_withheld_is_not_raised_but_cleared() {
+fn suppressed_alarm_is_cleared_but_not_raised() {
     let mut ledger = Ledger::new("b", MANNER, at(0));
     ledger.on_change(down(1), HOLD, at(0));
     assert_eq!(deliver(&mut ledger, at(0)).len(), 1);
@@ -693,14 +697,14 @@ fn what_is_withheld_is_not_raised_but_cleared() {
     assert_eq!(deliver(&mut ledger, at(100)), []);
     ledger.on_change(up(1), HOLD, at(101));
     assert_eq!(deliver(&mut ledger, at(101)), [(1, false, 0)]);
-    // The end of the silence: what is still down is told.
+    // After the end of the silence, an alarm that is still raised is notified.
     ledger.on_change(down(2), HOLD, at(200));
     assert_eq!(deliver(&mut ledger, at(200)), [(2, true, 0)]);
 }
 
-/// What flaps behind a silence is not told to flap.
+/// An alarm that flaps while it is suppressed is not notified as flapping.
 #[test]
-fn a_silence_silences_flapping_too() {
+fn flapping_is_not_notified_while_suppressed() {
     let damping = Damping { flap: FLAPS, ..HOLD };
     let mut ledger = Ledger::new("b", MANNER, at(0));
     for n in 0..20 {
@@ -709,9 +713,9 @@ fn a_silence_silences_flapping_too() {
     }
 }
 
-/// Whoever cannot be told of groups is told of their members; a silence silences all.
+/// Receivers that cannot express groups are notified of their members; a silence suppresses these as well.
 #[test]
-fn a_receiver_without_words_for_groups_is_told_each() {
+fn group_members_are_sent_with_detail_each_alone() {
     let mut ledger = Ledger::new("b", Manner { detail: Detail::EachAlone, ..MANNER }, at(0));
     ledger.on_change(Standing { withheld: Some(Withheld::Waiting), ..down(1) }, HOLD, at(0));
     ledger.on_change(withheld(down(2)), HOLD, at(0));
@@ -733,9 +737,9 @@ fn states(ledger: &mut Ledger, now: Moment) -> Vec<(Kind, AlarmState, bool)> {
         .collect()
 }
 
-/// Six changes in ten minutes are told as flapping, once; then nothing until it is calm.
+/// Six changes in ten minutes are notified as flapping, once; then nothing is sent until the alarm is calm.
 #[test]
-fn flapping_is_told_once_and_then_the_truth() {
+fn flapping_is_sent_once_and_the_state_after_it_is_calm() {
     let damping = Damping { flap: FLAPS, ..HOLD };
     let mut ledger = Ledger::new("b", MANNER, at(0));
     let mut all = Vec::new();
@@ -749,13 +753,13 @@ fn flapping_is_told_once_and_then_the_truth() {
     assert_eq!(all[..2], [(0, Raised), (40, Cleared)]);
     let flapping: Vec<_> = all.iter().filter(|told| told.1 == Flapping).collect();
     assert_eq!(flapping, [&(200, Flapping)]);
-    // The last change, at 800, left it down; the change at 720 leaves the window at 1320.
+    // The last change, at 800, left the test down; the change at 720 leaves the window at 1320.
     assert_eq!(all.last(), Some(&(1320, Raised)));
     assert_eq!(all.iter().filter(|told| (200..1320).contains(&told.0)).count(), 1);
 }
 
 #[test]
-fn a_storm_is_summed_up_and_its_end_is_true() {
+fn storm_sends_summaries_and_then_alarms_still_raised() {
     use AlarmState::{Cleared, Raised};
     let mut ledger = Ledger::new("b", Manner { storm: STORM, ..MANNER }, at(0));
     for n in 0..100 {
@@ -768,7 +772,7 @@ fn a_storm_is_summed_up_and_its_end_is_true() {
     }
     assert_eq!(states(&mut ledger, at(30)), []);
     assert_eq!(states(&mut ledger, at(60)), [(Kind::Storm, Raised, true)]);
-    // A calm minute later what stands is told, and what came and went is not.
+    // After a calm minute the alarms that are still raised are sent, and those that were raised and cleared are not.
     assert_eq!(states(&mut ledger, at(89)), []);
     let mut all = Vec::new();
     for second in 90..100 {
@@ -779,9 +783,9 @@ fn a_storm_is_summed_up_and_its_end_is_true() {
     assert_eq!(ledger.next_deadline(at(100)), None);
 }
 
-/// In a storm the alarms that explain it are told.
+/// Group alarms explain a storm, and are sent while it lasts.
 #[test]
-fn a_group_is_told_in_a_storm() {
+fn group_alarm_is_sent_in_a_storm() {
     let mut ledger = Ledger::new("b", Manner { storm: STORM, ..MANNER }, at(0));
     for n in 0..100 {
         ledger.on_change(down(n), HOLD, at(0));
@@ -793,9 +797,9 @@ fn a_group_is_told_in_a_storm() {
     assert_eq!(told.iter().map(|told| told.0).collect::<Vec<_>>(), [Kind::Connection, Kind::Storm]);
 }
 
-/// An agent that ends in a storm tells of its end when it begins again.
+/// The storm of an agent that ends is cleared when the agent starts again.
 #[test]
-fn a_storm_does_not_outlive_its_agent() {
+fn storm_is_cleared_after_restart() {
     let mut ledger = Ledger::new("b", Manner { storm: STORM, ..MANNER }, at(0));
     for n in 0..100 {
         ledger.on_change(down(n), HOLD, at(0));
@@ -807,7 +811,7 @@ fn a_storm_does_not_outlive_its_agent() {
 }
 
 #[test]
-fn what_stands_is_called_to_mind() {
+fn raised_alarm_is_repeated_after_renotify() {
     let four_hours = Duration::from_secs(4 * 3600);
     let mut ledger = Ledger::new("b", Manner { renotify: Some(four_hours), ..MANNER }, at(0));
     ledger.on_change(down(1), HOLD, at(0));
@@ -820,9 +824,9 @@ fn what_stands_is_called_to_mind() {
     assert_eq!(ledger.next_deadline(at(6 * 3600)), None);
 }
 
-/// An Alertmanager forgets: what stands is told each minute, and for five minutes what is over.
+/// Alerts expire at an Alertmanager: raised ones are sent each minute, and cleared ones for five minutes.
 #[test]
-fn a_forgetful_receiver_is_told_again_and_again() {
+fn alarms_are_refreshed_where_they_expire() {
     let assurance = Assurance::Refreshed { every: Duration::from_secs(60), cleared_for: Duration::from_secs(300) };
     let mut ledger = Ledger::new("b", Manner { assurance, ..MANNER }, at(0));
     ledger.on_change(down(1), HOLD, at(0));
@@ -846,9 +850,9 @@ fn a_forgetful_receiver_is_told_again_and_again() {
     assert!(all.iter().all(|(second, raised)| *raised == (*second < 250) && *second < 560), "{all:?}");
 }
 
-/// Nobody knows whether the traps before a restart arrived; an acknowledgement is remembered.
+/// Plain traps from before a restart may not have arrived; an acknowledgement is on record.
 #[test]
-fn a_restart_tells_anew_what_nobody_acknowledged() {
+fn unacknowledged_raise_is_repeated_after_restart() {
     for (manner, again) in [(MANNER, 0), (plain_trap(), 2)] {
         let mut ledger = Ledger::new("b", manner.clone(), at(0));
         ledger.on_change(down(1), HOLD, at(0));
@@ -862,7 +866,7 @@ fn a_restart_tells_anew_what_nobody_acknowledged() {
 }
 
 #[test]
-fn a_receiver_that_lost_its_state_is_told_all_that_stands() {
+fn resync_sends_all_raised_alarms_again() {
     let mut ledger = Ledger::new("b", MANNER, at(0));
     (0..3).for_each(|n| ledger.on_change(down(n), HOLD, at(0)));
     deliver(&mut ledger, at(0));
@@ -874,7 +878,7 @@ fn a_receiver_that_lost_its_state_is_told_all_that_stands() {
 }
 
 #[test]
-fn a_message_of_many_alarms_costs_one_token() {
+fn batch_of_alarms_costs_one_token() {
     let mut ledger = Ledger::new("b", Manner { batch: 100, burst: 2, ..MANNER }, at(0));
     (0..=255).for_each(|n| ledger.on_change(down(n), HOLD, at(0)));
     assert_eq!(deliver(&mut ledger, at(0)).len(), 200);

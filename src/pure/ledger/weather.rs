@@ -1,4 +1,4 @@
-//! What a receiver is told of a storm: an alarm of its own, at its own rhythm.
+//! Storm summary: the alarm of kind `Storm` by which a receiver is notified of begin, course and end of a storm.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use super::super::truth::blank;
 use super::storm::Turn;
 use super::{Damping, FlapSettings, Ledger, Scope};
 
-/// A storm has its own rhythm.
+/// Damping of the storm summary: no hold-down and no flapping, since `StormSettings` already sets its intervals.
 pub(super) const STORM_DAMPING: Damping = Damping {
     hold_down: Duration::ZERO,
     hold_down_max: Duration::ZERO,
@@ -18,7 +18,7 @@ pub(super) const STORM_DAMPING: Damping = Damping {
 };
 
 impl Ledger {
-    /// A storm begins, goes on or is over: its receiver is told.
+    /// Advances the storm state, and prepares a summary when a storm begins, continues or ends.
     pub(super) fn on_weather(&mut self, now: Now) {
         if self.manner.scope != Scope::All {
             return;
@@ -26,7 +26,7 @@ impl Ledger {
         let since = self.storm.since();
         let Some(turn) = self.storm.on_time(self.waiting, now.moment) else { return };
         if turn == Turn::Opened {
-            // Everything changes: that one alarm does says nothing of it.
+            // In a storm everything changes, so that the flapping of a single alarm is not significant.
             let flapping: Vec<_> = self
                 .entries
                 .iter()
@@ -57,7 +57,7 @@ impl Ledger {
         let entry = self.entry(&key, STORM_DAMPING);
         entry.again = turn == Turn::WentOn;
         entry.wanted = Some(standing);
-        // An end of which nobody was told the beginning is no news.
+        // The end of a storm is not notified if its begin was not.
         if turn == Turn::Closed && entry.told.is_none() && entry.in_flight.is_none() && entry.in_doubt.is_none() {
             self.remove(&key);
             return;
@@ -83,7 +83,7 @@ impl Ledger {
         Standing { notification: Arc::new(notification), withheld: None }
     }
 
-    /// Alarms of tests that stand, told or not.
+    /// Returns the number of raised alarms of tests, whether the receiver was notified of them or not.
     fn standing_tests(&self) -> usize {
         let single = self.entries.iter().filter(|(key, _)| key.test().is_some());
         single.filter(|(_, entry)| entry.wanted_is_raised()).count()

@@ -15,7 +15,7 @@ impl Situation {
         matches!(cause, Some(Cause::Silence(silence)) if silence.announced_stop)
     }
 
-    /// The hosts that this host cannot send to, and why.
+    /// Returns the hosts to which this host's probes cannot be sent, each with the cause.
     pub(super) fn refused_hosts(&self) -> BTreeMap<String, String> {
         let refused = self.truth.raised_of(Kind::Sender);
         let of_test = refused.filter(|alarm| alarm.key.test().is_some());
@@ -27,7 +27,8 @@ impl Situation {
             .collect()
     }
 
-    /// Says with a silence what else is known that points to its cause.
+    /// Sets the remark of a connection alarm: what else is known that points to its cause. Returns whether the text
+    /// changed.
     pub(super) fn annotate(&mut self, key: &AlarmKey, refused: &BTreeMap<String, String>) -> bool {
         let Some(notification) = self.truth.get(key).filter(|alarm| alarm.is_raised()) else { return false };
         let (Kind::Connection, Some(peer)) = (key.kind, self.peer(notification)) else { return false };
@@ -45,7 +46,7 @@ impl Situation {
         self.truth.annotate(key, &remark)
     }
 
-    /// The texts of tests that are down say how the others of their host are: those are other numbers by now.
+    /// Updates the remarks of tests that are down, where the state of another test of the same host has changed.
     pub(super) fn refresh_remarks(&mut self, now: Now) -> Vec<Standing> {
         if self.stale.is_empty() {
             return Vec::new();
@@ -67,7 +68,8 @@ impl Situation {
         standing
     }
 
-    /// The clear of a group names the members that are still down: each of them is told once it was seen again.
+    /// Adds to the clear of a group how many members are still down; each of them is notified alone once it was
+    /// confirmed.
     pub(super) fn say_what_is_left(&mut self, group: &AlarmKey) {
         let left = self.groups_of(group.kind).down_of(group).count();
         if left > 0 {
@@ -76,7 +78,7 @@ impl Situation {
         }
     }
 
-    /// The host at the other end of what an alarm is about.
+    /// Returns the host at the other end of what an alarm is about.
     fn peer(&self, alarm: &Notification) -> Option<String> {
         match (&alarm.test, &alarm.key.subject) {
             (Some(test), _) => Some(test.peer_of(&self.agent).to_owned()),

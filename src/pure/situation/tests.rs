@@ -1,4 +1,5 @@
-//! The whole of telling, from conditions to what a receiver believes: the invariant, and a storm.
+//! Tests of the alarm engine with a notification log, from conditions to the states at a receiver: convergence,
+//! groups, and storms.
 
 use super::*;
 use crate::pure::alarm::Silence as FellSilent;
@@ -44,7 +45,7 @@ fn id(n: usize) -> TestId {
     TestId::from_bytes((n as u128).to_be_bytes())
 }
 
-/// Test `n` comes from host `n / per_host`.
+/// Returns the facts of test `n`, which is sent by host `n / per_host`.
 fn facts(n: usize, per_host: usize) -> Arc<TestFacts> {
     Arc::new(TestFacts {
         id: id(n),
@@ -91,7 +92,7 @@ fn changed(test: &Arc<TestFacts>, raised: bool, at: Now) -> ConditionChange {
     ConditionChange { key, reporter: Subject::Test(test.id), at, verdict, test: Some(test.clone()) }
 }
 
-/// What a receiver believes: the last that it was told of each alarm.
+/// Fake receiver, with the state that it was last notified of for each alarm.
 #[derive(Default)]
 struct Receiver {
     believes: BTreeMap<AlarmKey, bool>,
@@ -111,7 +112,7 @@ impl Receiver {
     }
 }
 
-/// An agent with one receiver.
+/// Model of an agent with one receiver, on which the steps of the property tests run.
 struct World {
     now: Now,
     tests: Vec<Arc<TestFacts>>,
@@ -122,13 +123,13 @@ struct World {
     manner: Manner,
     receiver: Receiver,
     silences: Vec<Silence>,
-    /// How many were ever made.
+    /// Number of silences that were ever made, from which their ids are formed.
     silenced: usize,
-    /// How everything stands that is not the connection of a test.
+    /// Latest change of every alarm that is not the connection of a test.
     others: BTreeMap<AlarmKey, ConditionChange>,
     /// Alarms that the receiver refuses.
     refused: BTreeSet<AlarmKey>,
-    /// A copy of the records, as a backup has it.
+    /// Copy of the records, as a backup holds it.
     backup: Vec<ToldRecord>,
     /// Alarms that the receiver held when records were lost, and was not notified of since. The agent cannot clear
     /// those that can no longer be raised, or that are out of the sink's scope.
@@ -178,7 +179,7 @@ impl World {
         self.learn(standing);
     }
 
-    /// Something else than a connection changes: another measurement of a test, or what has no test.
+    /// Changes a condition other than a connection: another measurement of a test, or one without a test.
     fn set_other(&mut self, key: AlarmKey, test: Option<Arc<TestFacts>>, cause: Option<Cause>) {
         let reporter = if test.is_some() { key.subject.clone() } else { Subject::Agent };
         let verdict = cause.map_or(Verdict::Cleared, Verdict::Violated);
@@ -190,7 +191,7 @@ impl World {
 
     fn pass(&mut self, time: Duration) {
         self.now = Now { moment: self.now.moment + time, wall: self.now.wall + time };
-        // What ended an hour ago is forgotten, wherever the clock goes from there.
+        // The engine removes a silence that ended an hour ago, even if the clock is set back later.
         let now = self.now.wall;
         self.silences.retain(|silence| silence.until + SECOND * 3600 > now);
         let standing = self.situation.on_time(self.now);
@@ -217,7 +218,7 @@ impl World {
         self.ledger.retain(&possible, Knowledge::Whole, self.now);
     }
 
-    /// A new agent on this state.
+    /// Replaces the agent by a new one that starts from these records.
     fn restart(&mut self, records: Vec<ToldRecord>, recollection: Recollection) {
         self.situation = Situation::new("b".into(), Rules { members: BTreeMap::new(), ..self.rules.clone() });
         self.situation.load_silences(self.silences.clone());
@@ -233,7 +234,7 @@ impl World {
         }
     }
 
-    /// Records are lost.
+    /// Marks the alarms that the receiver holds as forgotten, before records are lost.
     fn forget(&mut self) {
         let believed = self.receiver.believes.iter().filter(|(_, raised)| **raised);
         self.forgotten.extend(believed.map(|(key, _)| key.clone()));
@@ -241,7 +242,7 @@ impl World {
         self.lost.extend(self.forgotten.iter().filter(|key| !possible.contains(key)).cloned());
     }
 
-    /// The receiver takes a message.
+    /// Delivers a message to the receiver, after which its alarm no longer counts as forgotten.
     fn hear(&mut self, due: &Due) {
         self.receiver.hear(due);
         if let Due::Alarm { notification, .. } = due {
@@ -250,7 +251,7 @@ impl World {
         }
     }
 
-    /// The receiver wants to be told of more, of less, or of nothing any more.
+    /// Changes the scope of the sink.
     fn narrow(&mut self, scope: Scope) {
         self.manner.scope = scope;
         self.ledger.on_manner(self.manner.clone(), Parting::Clear, self.now);
@@ -276,7 +277,7 @@ impl World {
         }
     }
 
-    /// Every alarm that the receiver knows, or should, against what is true.
+    /// Asserts that the receiver holds every alarm in its true state, except for those that the agent cannot know of.
     fn assert_converged(&self) {
         for standing in self.situation.all(self.now) {
             let (alarm, believed) = (&standing.notification, self.receiver.believes(&standing.notification.key));
@@ -284,7 +285,7 @@ impl World {
                 _ if !self.is_told(&alarm.key) => {
                     assert!(!believed || self.forgotten.contains(&alarm.key), "{alarm:?} is believed to stand");
                 }
-                // It may have been told before it was withheld.
+                // The alarm may have been notified before it was suppressed.
                 (true, Some(_)) => {}
                 (false, _) if self.lost.contains(&alarm.key) => {}
                 (raised, _) => assert_eq!(believed, raised, "{alarm:?}"),
@@ -307,7 +308,8 @@ impl World {
         }
     }
 
-    /// What an earlier run told of a group stands while its members are down and shelved.
+    /// Returns whether a group that an earlier run notified of may stay raised, while its members are down and
+    /// shelved.
     fn may_stand(&self, group: &AlarmKey) -> bool {
         let shares =
             |membership: &Membership| group.subject == Subject::Agent || membership.shares.contains(&group.subject);
@@ -318,13 +320,13 @@ impl World {
             && (members.len() - up) as f64 >= self.rules.group.group_ratio * members.len() as f64
     }
 
-    /// Whether this host's alarms are not to be raised, by a reckoning of its own.
+    /// Returns whether this host's alarms must not be raised, computed independently of the engine.
     fn is_shelved(&self, host: &str) -> bool {
         let silenced = |silence: &Silence| silence.until > self.now.wall && silence.matcher.hosts[0] == host;
         self.rules.drained.contains(host) || self.silences.iter().any(silenced)
     }
 
-    /// No raise leaves while its host is shelved, but what is told again.
+    /// Asserts that no new raise is sent while its host is shelved; repeats are allowed.
     fn check(&self, due: &Due) {
         let Due::Alarm { notification, .. } = due else { return };
         let host = match (&notification.test, &notification.key.subject) {
@@ -342,33 +344,33 @@ impl World {
 enum Step {
     Wait(u64),
     Change(usize, bool),
-    /// All tests of a host.
+    /// Changes all tests of a host.
     ChangeHost(usize, bool),
     Deliver,
-    /// The messages arrive, and the sender does not know.
+    /// The messages arrive, but count as failed for the sender.
     LostAcknowledgement,
-    /// They do not arrive, and the sender knows.
+    /// The messages do not arrive, and count as failed for the sender.
     Away,
-    /// The first does not arrive, and the others are not tried.
+    /// The first message fails, and the others are not tried.
     Broken,
-    /// The receiver does not take what is said of this test, or of this host's group, until it takes everything again.
+    /// The receiver refuses the alarms of this test, or of this host's group, until `Accept`.
     Refuse(usize),
     RefuseGroup(usize),
     Accept,
-    /// Another measurement of a test.
+    /// Changes a measurement of a test other than its connection.
     Measure(usize, Kind, bool),
-    /// A probe of a test is overdue.
+    /// Makes a probe of a test overdue, which arrives then.
     Overdue(usize),
     /// The agent's own probes to a host are refused, or arrive.
     Send(usize, bool),
-    /// A document is bad.
+    /// Makes a document bad, or good again.
     Document(usize, bool),
-    /// The sink is told of more or of less.
+    /// Changes the scope of the sink.
     Narrow(Scope),
-    /// Settings of groups and of damping.
+    /// Changes the settings of groups and of damping.
     Settings(u32, f64, u64, u64),
     Restart,
-    /// The state is gone, or that of the last backup is back.
+    /// Removes the state, or makes and restores a backup of it.
     LoseState,
     Backup,
     Restore,
@@ -463,7 +465,7 @@ fn carry_out(world: &mut World, step: Step) {
                     ConditionChange { verdict: Verdict::Overdue, ..changed(&world.tests[n], true, world.now) };
                 let standing = world.situation.on_change(&overdue, world.now);
                 world.learn(standing);
-                // The probe came after all.
+                // The overdue probe has arrived.
                 world.set(n, false);
             }
         }
@@ -500,14 +502,14 @@ fn carry_out(world: &mut World, step: Step) {
         Step::Remove(n) => {
             world.is_down.remove(&id(n));
             world.others.retain(|key, _| key.test() != Some(id(n)));
-            // The others are as they were; a test that comes back is a new one.
+            // The other members are unchanged; a test that is added again is a new one.
             world.rules.members = rules(TESTS, PER_HOST, GROUPS).members;
             world.retain();
         }
         Step::SetClock(seconds) => {
             let nanos = (world.now.wall.unix_nanos() as i64).saturating_add(seconds * 1_000_000_000);
             world.now.wall = WallTime::from_unix_nanos(nanos as u64);
-            // It is looked at every second.
+            // Time is evaluated every second in the agent, so also right after this step.
             world.pass(Duration::ZERO);
         }
         Step::Silence(host, seconds) => {
@@ -548,22 +550,22 @@ fn carry_out(world: &mut World, step: Step) {
 proptest! {
     #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases.max(3000), ..ProptestConfig::default() })]
 
-    /// More cases: `PROPTEST_CASES=12000 cargo test --lib situation`.
+    /// Runs with more cases by `PROPTEST_CASES=12000 cargo test --lib situation`.
     ///
-    /// After the last change, within the longest hold, storm and flapping, what was told equals
-    /// what is true, for every alarm; and what is kept back was not told anything false.
+    /// After the last change, within the longest hold-down, storm and flapping, the notified state equals the true
+    /// one for every alarm that is not suppressed, and the receiver holds no false raise.
     #[test]
-    fn the_receiver_converges_on_the_truth(steps in steps(), plain_traps: bool) {
+    fn notified_state_converges_on_the_true_state(steps in steps(), plain_traps: bool) {
         let assurance = match plain_traps {
             true => Assurance::Repeated(vec![Duration::from_secs(60), Duration::from_secs(300)]),
             false => Assurance::Acknowledged,
         };
         let mut world = both_ways(TESTS / PER_HOST, PER_HOST, assurance);
         steps.into_iter().for_each(|step| carry_out(&mut world, step));
-        // A refusal that lasts for ever holds up no other; this alarm alone is told when it ends.
+        // A lasting refusal delays no other alarm; the refused one is sent alone when the refusal ends.
         world.refused.clear();
-        // hold_down_max + storm_hold_max + flap_window, a burst's worth of tokens, and every wait; the end of a silence
-        // is a change, too.
+        // The wait is hold_down_max + storm_hold_max + flap_window, with a minute for a burst's worth of tokens and
+        // every wait; the end of a silence is a change, too.
         let silenced = world.silences.iter().map(|silence| silence.until.nanos_since(world.now.wall)).max();
         let silenced = Duration::from_nanos(silenced.unwrap_or(0).max(0) as u64);
         let quiet = world.now.moment + silenced + Duration::from_secs(600 + 600 + 600 + 60);
@@ -574,8 +576,8 @@ proptest! {
         world.assert_converged();
     }
 
-    /// What `next_deadline` promises: between two deadlines nothing becomes due, but for what a
-    /// token's time is rounded by.
+    /// Between two values of `next_deadline` nothing becomes due, except for the microsecond by which a token's time
+    /// is rounded.
     #[test]
     fn nothing_is_due_before_its_deadline(steps in steps()) {
         let mut world = both_ways(TESTS / PER_HOST, PER_HOST, Assurance::Acknowledged);
@@ -590,10 +592,11 @@ proptest! {
     }
 }
 
-/// The run of `cargo test simulation -- --nocapture`: 500 tests that flap for three minutes, one
-/// sample a second, then 30 % of them stay down. `loss` of the messages are lost on the way, and all of them in the
-/// seconds of `silent`, without a word to the sender. Gives the messages, the states that are wrong `later`, and after
-/// which second of calm none was wrong any more.
+/// Simulates 500 tests that flap for three minutes, with one sample a second, after which 30 % of them stay down. The
+/// share `loss` of the messages is lost in transit, and all of them in the seconds of `silent`; plain traps are lost
+/// without notice to the sender. Returns the number of messages, the states that are wrong after `later` seconds of
+/// calm, and the second of calm after which none was wrong any more. Run it with `cargo test simulation --
+/// --nocapture`.
 fn simulate(assurance: Assurance, loss: f64, silent: Range<u64>, later: u64, seed: u64) -> (usize, usize, u64) {
     const ALL: usize = 500;
     const STORM_SECONDS: u64 = 180;
@@ -671,7 +674,8 @@ fn simulation_of_a_storm() {
     }
 }
 
-/// Plain traps to a receiver that is away for ten minutes without a word, from the middle of the storm on. Run it with `cargo test --lib plain_traps -- --nocapture`.
+/// Plain traps are sent to a receiver that is away for ten minutes without notice, from the middle of the storm on.
+/// Run it with `cargo test --lib plain_traps -- --nocapture`.
 #[test]
 #[expect(clippy::print_stdout, reason = "the figures are what it is run for")]
 fn plain_traps_reach_a_receiver_that_was_silently_away() {
@@ -688,7 +692,7 @@ fn plain_traps_reach_a_receiver_that_was_silently_away() {
     }
 }
 
-/// A copy of the records is restored that names a raise; the receiver was told its end since.
+/// A restored copy of the records names a raise that the receiver was since notified to be cleared.
 #[test]
 fn alarm_that_stands_is_sent_again_after_older_records_were_restored() {
     let mut world = World::new(4, 4, GroupSettings { group_min: 0, ..GROUPS }, Assurance::Acknowledged);
@@ -717,9 +721,9 @@ fn told(world: &mut World) -> Vec<String> {
         .collect()
 }
 
-/// One dead host of many: one message, and one when it is back.
+/// A failed host, one of many, leads to one message, and to another when it is back.
 #[test]
-fn a_dead_host_is_one_alarm_and_one_clear() {
+fn failed_host_is_one_raise_and_one_clear() {
     let mut world = World::new(40, 8, GROUPS, Assurance::Acknowledged);
     (0..40).for_each(|n| world.set(n, false));
     world.pass(SECOND * 100);
@@ -736,9 +740,9 @@ fn a_dead_host_is_one_alarm_and_one_clear() {
     world.assert_converged();
 }
 
-/// The cause is pointed at: other tests from the same host, and what this host's own probes meet.
+/// Remarks point to the cause: other tests from the same host, and the result of this host's own probes to it.
 #[test]
-fn a_single_silence_says_what_else_is_known() {
+fn connection_alarm_of_one_test_shows_remarks_about_its_host() {
     let mut world = World::new(8, 2, GROUPS, Assurance::Acknowledged);
     (0..8).for_each(|n| world.set(n, false));
     world.set(2, true);
@@ -764,7 +768,7 @@ fn a_single_silence_says_what_else_is_known() {
 }
 
 #[test]
-fn a_drained_host_raises_nothing_and_is_told_afterwards() {
+fn alarm_of_drained_host_is_sent_after_draining_ends() {
     let mut world = World::new(8, 2, GROUPS, Assurance::Acknowledged);
     (0..8).for_each(|n| world.set(n, false));
     world.rules.drained.insert("h1".into());
@@ -778,14 +782,14 @@ fn a_drained_host_raises_nothing_and_is_told_afterwards() {
     world.rules.drained.clear();
     let standing = world.situation.on_rules(world.rules.clone(), world.now);
     world.learn(standing);
-    // Whether others follow is waited for, as ever.
+    // The engine waits as usual whether other tests of the group follow.
     world.pass(SECOND * 5);
     assert!(told(&mut world)[0].starts_with("h1 → b: connection DOWN, test 2"));
 }
 
-/// A group that stands is not ended by a silence, and one that is shelved from the beginning is not told.
+/// A group that is raised is not ended by a silence, and a group that is shelved from the beginning is not notified.
 #[test]
-fn a_silence_neither_ends_a_group_nor_lets_one_be_told() {
+fn silence_neither_clears_a_group_nor_lets_one_be_raised() {
     let mut world = World::new(24, 4, GROUPS, Assurance::Acknowledged);
     (0..24).for_each(|n| world.set(n, false));
     (0..4).for_each(|n| world.set(n, true));
@@ -799,7 +803,7 @@ fn a_silence_neither_ends_a_group_nor_lets_one_be_told() {
     assert_eq!(told(&mut world), [""; 0]);
     (0..4).for_each(|n| world.set(n, false));
     assert_eq!(told(&mut world).len(), 1);
-    // The end of the silence: the other host is told, as one.
+    // After the end of the silence, the other host is notified as one group.
     world.pass(SECOND * 1000);
     world.pass(SECOND * 6);
     let all = told(&mut world);
@@ -807,7 +811,7 @@ fn a_silence_neither_ends_a_group_nor_lets_one_be_told() {
 }
 
 #[test]
-fn windows_are_known_to_a_rebuilt_situation() {
+fn windows_apply_after_alarm_engine_is_rebuilt() {
     let window = Window {
         name: "always".into(),
         host: None,
@@ -822,9 +826,9 @@ fn windows_are_known_to_a_rebuilt_situation() {
     assert!(standing[0].withheld.is_some());
 }
 
-/// A test that is removed with a dead host's others is not told on its way out.
+/// A test that is removed together with the others of a failed host is not notified on its removal.
 #[test]
-fn a_removed_test_of_a_told_group_is_not_told() {
+fn removed_test_of_notified_group_is_not_sent() {
     let mut world = World::new(24, 4, GROUPS, Assurance::Acknowledged);
     (0..24).for_each(|n| world.set(n, n < 4));
     world.pass(SECOND * 5);
@@ -842,9 +846,9 @@ fn a_removed_test_of_a_told_group_is_not_told() {
     assert!(all.len() == 1 && all[0].starts_with("h0 → b: connection UP"), "{all:?}");
 }
 
-/// Found one after the other, since they are tested at different paces: it is isolation all the same.
+/// Tests with different intervals detect the loss one after the other; the agent is isolated all the same.
 #[test]
-fn staggered_loss_of_everything_is_isolation() {
+fn isolated_alarm_is_raised_when_all_hosts_fail_one_by_one() {
     let mut world = World::new(24, 4, GROUPS, Assurance::Acknowledged);
     (0..24).for_each(|n| world.set(n, false));
     let mut all = Vec::new();
@@ -854,7 +858,7 @@ fn staggered_loss_of_everything_is_isolation() {
         all.extend(told(&mut world));
     }
     assert!(all.last().unwrap().starts_with("b: isolated RAISED"), "{all:?}");
-    // Whoever is heard again ends it; the dead hosts stay named.
+    // The first probe that arrives ends the isolation; the failed hosts stay raised.
     world.set(0, false);
     world.pass(SECOND * 30);
     let over = told(&mut world);
@@ -862,7 +866,7 @@ fn staggered_loss_of_everything_is_isolation() {
 }
 
 #[test]
-fn a_corrected_description_and_a_new_tag_count_at_once() {
+fn changed_tags_of_a_test_match_silences_at_once() {
     let mut world = World::new(2, 1, GROUPS, Assurance::Acknowledged);
     world.set(0, true);
     let silence = Silence {
@@ -880,13 +884,13 @@ fn a_corrected_description_and_a_new_tag_count_at_once() {
     assert!(matches!(standing[0].withheld, Some(Withheld::Shelved { .. })), "{standing:?}");
 }
 
-/// Test `n` of this host's own, which sends to host `h{host}`.
+/// Returns test `n` of this host's own, which sends to host `h{host}`.
 fn sent(n: usize, host: usize) -> Arc<TestFacts> {
     let facts = facts(1_000 + n, 1);
     Arc::new(TestFacts { from_host: "b".into(), to_host: format!("h{host}"), ..facts.as_ref().clone() })
 }
 
-/// A world in which as many tests go to each host as come from it.
+/// Returns a world in which as many tests go to each host as come from it.
 fn both_ways(hosts: usize, per_host: usize, assurance: Assurance) -> World {
     let mut world = World::new(hosts * per_host, per_host, GROUPS, assurance);
     for n in 0..hosts * per_host {
@@ -908,7 +912,7 @@ fn both_ways(hosts: usize, per_host: usize, assurance: Assurance) -> World {
 }
 
 impl World {
-    /// A condition of another kind than the connection.
+    /// Changes a condition of another kind than the connection.
     fn set_kind(&mut self, kind: Kind, test: &Arc<TestFacts>, cause: Option<Cause>) {
         let change = ConditionChange {
             key: AlarmKey::new(kind, Subject::Test(test.id)),
@@ -930,9 +934,10 @@ fn lossy() -> Option<Cause> {
     Some(Cause::Loss { share: 0.3, max_loss: 0.02, loss_window: SECOND * 60, dropped: 0 })
 }
 
-/// Fifteen tests each way: what this host's probes meet is found first, then the silence; it heals in another order.
+/// Fifteen tests run each way: refused probes are detected first, then the missing ones; they recover in another
+/// order.
 #[test]
-fn killed_host_is_one_raise_and_one_clear() {
+fn failed_host_with_tests_both_ways_is_one_raise_and_one_clear() {
     let mut world = both_ways(4, 15, Assurance::Acknowledged);
     let mut all = Vec::new();
     (15..30).for_each(|n| world.set_kind(Kind::Loss, &facts(n, 15), lossy()));
@@ -950,7 +955,7 @@ fn killed_host_is_one_raise_and_one_clear() {
             all.extend(told(&mut world));
         }
     }
-    // Loss was told before anything else was known of it.
+    // Loss was notified before anything else was known about the host.
     let loss = all.iter().filter(|text| text.contains(": loss ")).count();
     assert!(loss == 0 || loss == 30, "{all:?}");
     all.retain(|text| !text.contains(": loss ") && !text.contains("storm"));
@@ -961,7 +966,7 @@ fn killed_host_is_one_raise_and_one_clear() {
 }
 
 #[test]
-fn senders_to_a_host_that_is_heard_are_one_alarm() {
+fn refused_probes_to_a_host_that_is_up_are_one_alarm() {
     let mut world = both_ways(4, 5, Assurance::Acknowledged);
     (5..10).for_each(|n| world.set_kind(Kind::Sender, &sent(n, 1), refused()));
     world.pass(SECOND * 20);
@@ -975,7 +980,7 @@ fn senders_to_a_host_that_is_heard_are_one_alarm() {
 
 /// Alarms about measurements before an outage are not sent after it, unless they are measured again.
 #[test]
-fn stale_loss_is_not_let_through_by_the_clear_of_its_connection() {
+fn outdated_loss_alarm_is_not_sent_after_connection_is_cleared() {
     let mut world = both_ways(2, 1, Assurance::Acknowledged);
     world.set(0, true);
     world.pass(SECOND * 10);
@@ -996,7 +1001,7 @@ fn stale_loss_is_not_let_through_by_the_clear_of_its_connection() {
 }
 
 #[test]
-fn group_that_is_no_longer_nearly_whole_ends_and_the_tests_that_are_left_are_told() {
+fn group_below_ratio_is_cleared_and_tests_still_down_are_sent() {
     let mut world = World::new(40, 10, GROUPS, Assurance::Acknowledged);
     (0..40).for_each(|n| world.set(n, false));
     world.pass(SECOND * 100);
@@ -1018,7 +1023,7 @@ fn group_that_is_no_longer_nearly_whole_ends_and_the_tests_that_are_left_are_tol
 }
 
 #[test]
-fn drained_host_counts_neither_way_in_isolation() {
+fn drained_host_is_excluded_from_isolation() {
     for drained_is_up in [true, false] {
         let mut world = World::new(24, 4, GROUPS, Assurance::Acknowledged);
         world.rules.drained.insert("h0".into());
@@ -1034,7 +1039,7 @@ fn drained_host_counts_neither_way_in_isolation() {
 }
 
 #[test]
-fn test_that_is_added_while_isolated_changes_nothing() {
+fn test_added_while_isolated_sends_nothing() {
     let mut world = World::new(24, 4, GROUPS, Assurance::Acknowledged);
     let last = world.rules.members.remove(&id(23)).unwrap();
     let standing = world.situation.on_rules(world.rules.clone(), world.now);
@@ -1050,7 +1055,7 @@ fn test_that_is_added_while_isolated_changes_nothing() {
 }
 
 #[test]
-fn test_that_is_overdue_does_not_count_as_getting_through() {
+fn overdue_test_is_not_counted_as_up_in_remarks() {
     let mut world = World::new(8, 2, GROUPS, Assurance::Acknowledged);
     (0..8).for_each(|n| world.set(n, false));
     let overdue = ConditionChange { verdict: Verdict::Overdue, ..changed(&facts(3, 2), false, world.now) };
@@ -1059,7 +1064,7 @@ fn test_that_is_overdue_does_not_count_as_getting_through() {
     world.pass(SECOND * 6);
     let text = told(&mut world).remove(0);
     assert!(text.ends_with("; no other test with h1 gets through"), "{text}");
-    // The probe was only late: the text says so from then on.
+    // The probe was only late, and the text counts its test from then on.
     world.set(3, false);
     world.pass(SECOND);
     let text = &world.situation.raised().next().unwrap().text;
@@ -1067,7 +1072,7 @@ fn test_that_is_overdue_does_not_count_as_getting_through() {
 }
 
 #[test]
-fn group_that_was_silenced_says_since_when_it_is_down() {
+fn group_raised_after_silence_keeps_time_of_failure() {
     let mut world = World::new(24, 4, GROUPS, Assurance::Acknowledged);
     (0..24).for_each(|n| world.set(n, false));
     carry_out(&mut world, Step::Silence(0, 1000));
@@ -1082,7 +1087,7 @@ fn group_that_was_silenced_says_since_when_it_is_down() {
 }
 
 #[test]
-fn faults_of_many_documents_are_one_alarm() {
+fn faults_of_many_documents_are_one_group_alarm() {
     let mut world = World::new(2, 1, GROUPS, Assurance::Acknowledged);
     let fault = |world: &mut World, n: usize, cause: Option<Cause>| {
         let subject = Subject::Document(format!("tests/b/{n:02}"));
@@ -1104,7 +1109,7 @@ fn faults_of_many_documents_are_one_alarm() {
 }
 
 #[test]
-fn tests_that_leave_a_told_group_wait_before_they_are_told() {
+fn tests_that_leave_a_notified_group_wait_before_they_are_sent() {
     let mut situation = Situation::new("b".into(), Rules { members: BTreeMap::new(), ..rules(4, 4, GROUPS) });
     let now = |seconds: u64| Now {
         moment: Moment::new(Duration::from_secs(seconds)),
@@ -1115,7 +1120,7 @@ fn tests_that_leave_a_told_group_wait_before_they_are_told() {
         situation.on_change(&changed(&facts(n, 4), true, now(1)), now(1));
     }
     assert!(situation.raised().any(|alarm| alarm.key.subject == Subject::Host("h0".into())));
-    // The tests come from the agent's own host now, of which there is no group.
+    // The tests now come from the agent's own host, of which there is no group.
     let mut moved = rules(4, 4, GROUPS);
     for member in moved.members.values_mut() {
         member.shares.retain(|share| matches!(share, Subject::Listener(_)));
@@ -1127,7 +1132,7 @@ fn tests_that_leave_a_told_group_wait_before_they_are_told() {
         .map(|standing| standing.notification.key.to_string())
         .collect();
     assert_eq!(told, [""; 0]);
-    // Hearing once more that they are down changes nothing.
+    // Another report that they are down changes nothing.
     for n in 0..4 {
         let again = ConditionChange { at: now(1), ..changed(&facts(n, 1), true, now(2)) };
         let standing = situation.on_change(&again, now(2));

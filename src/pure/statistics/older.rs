@@ -1,5 +1,7 @@
-//! What is over: the half minute before, the last ten minutes, and all. Looked at twice a minute and when somebody
-//! asks, and there is one for every test: so it lies in as few octets as will hold it.
+//! Archive of completed periods: the previous half minute, the last ten minutes, and the total.
+//!
+//! [`Older`] exists once per test and is accessed only twice a minute and on request. It is therefore stored in
+//! serialised form, in as few octets as possible.
 
 use std::time::Duration;
 
@@ -11,16 +13,17 @@ use super::period::Period;
 
 pub(super) const FIVE_MINUTES: Duration = Duration::from_secs(300);
 
-/// From a rack to the other side of the world.
+/// Upper bounds of the histogram buckets in seconds, from the delay within a rack to that around the world.
 pub(super) const BOUNDS: [f64; 15] =
     [50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 100e-3, 250e-3, 500e-3, 1.0, 2.5];
 
-/// Everything but the half minute that runs.
+/// Archive of all periods except the current half minute.
 #[derive(Clone, Debug)]
 pub(super) struct Older {
-    /// `FiveMinutes` that run, and the half minute before, which may be in them. Changes twice a minute.
+    /// Serialised `FiveMinutes` in progress, followed by the previous half minute, which may already be included.
+    /// Changes twice a minute.
     recent: Packed,
-    /// `Past`. Changes every five minutes.
+    /// Serialised `Past`, which changes every five minutes.
     past: Packed,
 }
 
@@ -28,27 +31,27 @@ pub(super) struct Older {
 struct FiveMinutes {
     begun: Moment,
     counted: Period,
-    /// Delays up to each of `BOUNDS`, of all half minutes that are over. A histogram that is coarser by now than it
-    /// was would count otherwise.
+    /// Number of delays up to each of `BOUNDS`, over all completed half minutes. Maintained separately, since the
+    /// histogram changes its counts whenever it becomes coarser.
     up_to: [u64; BOUNDS.len()],
 }
 
 #[derive(Default, Serialize, Deserialize)]
 struct Past {
-    /// The five minutes before those that run.
+    /// Counters of the five minutes before the current ones.
     five_minutes: Period,
-    /// All before those that run.
+    /// Counters of all time before the current five minutes.
     total: Period,
 }
 
-/// All of it, to be looked at.
+/// Deserialised content of the archive.
 pub(super) struct Opened {
     pub(super) half_minute: Period,
-    /// Five to ten minutes.
+    /// Counters of the last five to ten minutes.
     pub(super) ten_minutes: Period,
     pub(super) ten_minutes_begun: Moment,
     pub(super) total: Period,
-    /// Delays up to each of `BOUNDS`.
+    /// Number of delays up to each of `BOUNDS`.
     pub(super) up_to: [u64; BOUNDS.len()],
 }
 
@@ -58,7 +61,7 @@ impl Older {
         Older { recent: Packed::new(&(five_minutes, Period::default())), past: Packed::default() }
     }
 
-    /// A half minute is over.
+    /// Adds a completed half minute.
     pub(super) fn take_in(&mut self, half_minute: &Period, now: Moment) {
         let mut running: FiveMinutes = self.recent.open();
         running.counted.merge(half_minute);
@@ -71,7 +74,7 @@ impl Older {
         self.recent.put(&(running, half_minute));
     }
 
-    /// Nothing came in the half minute before.
+    /// Empties the previous half minute, in which no probe arrived.
     pub(super) fn forget_half_minute(&mut self) {
         let running: FiveMinutes = self.recent.open();
         self.recent.put(&(running, Period::default()));
@@ -83,7 +86,7 @@ impl Older {
         let mut begun = over.begun + FIVE_MINUTES;
         past.five_minutes = over.counted;
         if now.since(begun) >= FIVE_MINUTES {
-            // After a long silence they are not the five minutes before.
+            // After a long outage, the completed five minutes do not directly precede the current ones.
             past.five_minutes = Period::default();
             begun = now;
         }
@@ -111,13 +114,13 @@ impl Older {
     }
 }
 
-/// A value in few octets: numbers take as many as they need. Members stand one after the other, and what follows the
-/// value that is read is left alone.
+/// Value in a compact serialised form with variable-length integers. The members of a tuple are encoded one after the
+/// other, so that a prefix of them can be read alone.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Packed(Box<[u8]>);
 
 impl Packed {
-    /// Lengths are multiples of this, so that most changes need no other memory.
+    /// Granularity of the length in octets, so that most changes need no reallocation.
     const STEP: usize = 16;
 
     pub(super) fn new(value: &impl Serialize) -> Self {
@@ -131,7 +134,7 @@ impl Packed {
         let len = postcard::to_slice(value, &mut room).map(|octets| octets.len().next_multiple_of(Self::STEP));
         let octets = match len {
             Ok(len) => &room[..len],
-            // Larger than most.
+            // The value is larger than usual and needs a heap buffer.
             Err(_) => return self.0 = postcard::to_allocvec(value).unwrap_or_default().into(),
         };
         if self.0.len() == octets.len() {
@@ -141,7 +144,7 @@ impl Packed {
         }
     }
 
-    /// What was put there, or the first of it; its default before that.
+    /// Deserialises the stored value or a prefix of it; returns the default if nothing has been stored.
     pub(super) fn open<T: DeserializeOwned + Default>(&self) -> T {
         postcard::from_bytes(&self.0).unwrap_or_default()
     }

@@ -1,4 +1,6 @@
-//! What is counted in one period, and how it is told.
+//! Counters of one period and their summary.
+//!
+//! `Period` accumulates, in a layout for fast updates, and [`Summary`] presents the result in seconds and shares.
 
 use std::time::Duration;
 
@@ -9,7 +11,7 @@ use super::super::spread::{Bucket, Spread};
 use super::super::time::saturating_nanos;
 use super::Event;
 
-/// What is counted.
+/// Counters of the probes of one period.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[repr(C)]
 pub(super) struct Period {
@@ -19,9 +21,9 @@ pub(super) struct Period {
     variation_sum: u64,
     variation_max: u64,
     variations: u32,
-    /// The largest uncertainty of any delay, rounded up.
+    /// Largest uncertainty of any delay in microseconds, rounded up.
     uncertainty_micros: u32,
-    /// May be below zero, where probes that were counted as lost in the period before came after all.
+    /// Number of lost probes. Negative if probes that were counted as lost in a previous period arrived in this one.
     pub(super) lost: i64,
     duplicates: u32,
     reordered: u32,
@@ -33,42 +35,42 @@ pub(super) struct Period {
     longest_loss_episode: u32,
 }
 
-/// One period's numbers. Times are in seconds.
+/// Summary of one period, with times in seconds.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Summary {
-    /// How much time it covers.
+    /// Length of time that the summary covers, in seconds.
     pub covers: f64,
-    /// Probes that were accepted.
+    /// Number of probes that were accepted.
     pub received: u64,
-    /// Probes that did not come.
+    /// Number of probes that were not received.
     pub lost: u64,
-    /// Their share of all.
+    /// Ratio of lost probes to all probes, from 0 to 1; `None` without any probe.
     pub loss: Option<f64>,
-    /// Probes that came twice.
+    /// Number of probes that were received more than once.
     pub duplicates: u32,
-    /// Probes that a later one of the same flow overtook.
+    /// Number of probes that arrived after a later probe of the same flow.
     pub reordered: u32,
-    /// Probes that came when they were given up already.
+    /// Number of probes that arrived after the time at which they were presumed lost.
     pub late: u32,
-    /// Probes that were not accepted: too old, or from an earlier start of the sender.
+    /// Number of probes that were rejected, because their sequence number was too old or their epoch was over.
     pub stale: u32,
-    /// Probes whose delay the clocks cannot decide on.
+    /// Number of probes whose delay is undecidable because of the clock uncertainty.
     pub undecidable: u32,
-    /// Runs of probes that did not come.
+    /// Number of loss episodes: runs of consecutive probes that were not received.
     pub loss_episodes: u32,
-    /// The longest of them, in probes.
+    /// Length of the longest loss episode, in probes.
     pub longest_loss_episode: u32,
-    /// One-way delay; of the round trip at the sender of a test in mode `two_way`.
+    /// Distribution of the one-way delay or, at the sender of a test in mode `two_way`, of the round-trip delay.
     pub delay: Option<DelaySummary>,
-    /// Mean of the difference in delay from one probe to the next, without its sign.
+    /// Mean absolute difference in seconds between the delays of consecutive probes.
     pub delay_variation: Option<f64>,
-    /// The largest.
+    /// Largest absolute difference in seconds between the delays of consecutive probes.
     pub delay_variation_max: Option<f64>,
-    /// How often the time-to-live changed.
+    /// Number of changes of the IP time-to-live, which indicate a path change.
     pub path_changes: u32,
 }
 
-/// Delays in seconds.
+/// Distribution of the delays of one period, in seconds.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[expect(missing_docs, reason = "quantiles")]
 pub struct DelaySummary {
@@ -77,16 +79,16 @@ pub struct DelaySummary {
     pub p95: f64,
     pub p99: f64,
     pub max: f64,
-    /// Each of them may be off by this.
+    /// Largest error bound of any of the delays, in seconds.
     pub uncertainty: f64,
 }
 
 impl Period {
-    /// The first octets, which are all that most probes change.
+    /// Number of leading octets, which are the only ones that most probes change.
     pub(super) const HOT: usize = std::mem::offset_of!(Period, lost);
 
-    /// A probe was accepted, `previous` as in `Statistics::on_delay`. Its delay is counted once the spread of delays
-    /// is given what comes of it here.
+    /// Records an accepted probe; `previous` is as in `Statistics::on_delay`. Counting the delay is deferred: the
+    /// caller has to pass the returned bucket to `Spread::count_in` of `delays`.
     #[must_use]
     pub(super) fn note(&mut self, delay: Delay, previous: Option<i64>) -> Bucket {
         self.received += 1;
@@ -121,7 +123,7 @@ impl Period {
         self.longest_loss_episode = self.longest_loss_episode.max(longest);
     }
 
-    /// Begins anew, in the same memory.
+    /// Resets all counters and keeps the allocated memory.
     pub(super) fn clear(&mut self) {
         let mut delays = std::mem::take(&mut self.delays);
         delays.clear();
@@ -147,7 +149,7 @@ impl Period {
         self.path_changes = self.path_changes.saturating_add(other.path_changes);
     }
 
-    /// How many delays do not exceed so many seconds.
+    /// Returns the number of delays that do not exceed `bound` seconds.
     pub(super) fn up_to(&self, bound: f64) -> u64 {
         self.delays.count_up_to((bound * 1e9) as i64)
     }

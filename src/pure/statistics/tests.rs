@@ -9,7 +9,7 @@ fn delay(micros: i64) -> Delay {
     Delay { nanos: micros * 1_000, uncertainty: Duration::from_micros(5) }
 }
 
-/// One probe a second; every fifth is lost.
+/// Records one probe per second, of which every fifth is lost.
 fn one_in_five(statistics: &mut Statistics, seconds: std::ops::Range<u64>) {
     let mut missing = 0;
     let mut previous = None;
@@ -28,7 +28,7 @@ fn one_in_five(statistics: &mut Statistics, seconds: std::ops::Range<u64>) {
 }
 
 #[test]
-fn delays_that_are_counted_together_are_told_at_once() {
+fn buffered_delays_are_included_in_summaries_and_histogram() {
     let mut statistics = Statistics::new(at(0), Duration::ZERO);
     for n in 1..100 {
         statistics.on_delay(delay(n), None, at(n as u64));
@@ -41,12 +41,12 @@ fn delays_that_are_counted_together_are_told_at_once() {
 }
 
 #[test]
-fn one_in_five_is_twenty_percent_in_each_period() {
+fn one_lost_probe_in_five_is_twenty_percent_in_each_period() {
     let mut statistics = Statistics::new(at(0), Duration::ZERO);
     one_in_five(&mut statistics, 0..1501);
     let summaries = statistics.summaries(at(1500));
     for summary in [&summaries.minute, &summaries.ten_minutes, &summaries.total] {
-        // Half a minute of one probe a second ends somewhere within a turn of five.
+        // Half a minute of one probe per second is not a multiple of five, so that the share deviates slightly.
         assert!((summary.loss.unwrap() - 0.2).abs() < 0.02, "{summary:?}");
         assert_eq!(summary.longest_loss_episode, 1);
         let spread = summary.delay.as_ref().unwrap();
@@ -60,7 +60,7 @@ fn one_in_five_is_twenty_percent_in_each_period() {
 }
 
 #[test]
-fn what_comes_after_all_is_not_lost() {
+fn late_probes_are_not_counted_as_lost() {
     let mut statistics = Statistics::new(at(0), Duration::ZERO);
     statistics.on_newer(0, 0, at(0));
     statistics.on_delay(delay(100), None, at(0));
@@ -74,16 +74,16 @@ fn what_comes_after_all_is_not_lost() {
     assert_eq!((summary.lost, summary.loss_episodes, summary.longest_loss_episode), (0, 0, 0));
 }
 
-/// RFC 3357: numbers 1 to 9 are missing, then 4 and 5 come late.
+/// RFC 3357: numbers 1 to 9 are missing, then 4 and 5 arrive late.
 #[test]
-fn loss_episodes_are_what_is_left_of_a_gap() {
+fn late_probes_split_and_shorten_loss_episodes() {
     let mut statistics = Statistics::new(at(0), Duration::ZERO);
     statistics.on_newer(0, 0, at(0));
     statistics.on_newer(10, 9, at(1));
     [4, 5].into_iter().for_each(|late| statistics.on_filled(late, at(2)));
     let summary = statistics.summaries(at(2)).total;
     assert_eq!((summary.lost, summary.loss_episodes, summary.longest_loss_episode), (7, 2, 4));
-    // Single losses are episodes of one each, whatever was overtaken in between.
+    // Single losses are episodes of length one, even if probes in between were overtaken.
     for n in 0..5u32 {
         statistics.on_newer(13 + 3 * n, 2, at(3));
         statistics.on_filled(12 + 3 * n, at(3));
@@ -106,7 +106,7 @@ fn outage_is_a_loss_episode_while_it_lasts() {
 }
 
 #[test]
-fn silence_is_loss_until_sequence_numbers_tell() {
+fn timeout_counts_as_loss_until_sequence_numbers_prove_it() {
     let mut statistics = Statistics::new(at(0), Duration::ZERO);
     statistics.on_newer(0, 0, at(0));
     statistics.on_delay(delay(100), None, at(0));
@@ -114,14 +114,14 @@ fn silence_is_loss_until_sequence_numbers_tell() {
     assert_eq!(statistics.summaries(at(3)).total.lost, 3);
     statistics.on_newer(3, 2, at(4));
     assert_eq!(statistics.summaries(at(4)).total.lost, 2);
-    // A sender that was away sent nothing.
+    // A restarted sender did not send the probes that were presumed lost.
     statistics.on_silence(9, at(12));
     statistics.on_epoch(at(13));
     assert_eq!(statistics.summaries(at(13)).total.lost, 2);
 }
 
 #[test]
-fn old_numbers_leave_the_short_periods_only() {
+fn old_counts_leave_the_short_periods_but_not_the_total() {
     let mut statistics = Statistics::new(at(0), Duration::ZERO);
     one_in_five(&mut statistics, 0..100);
     let summaries = statistics.summaries(at(3_000));
@@ -131,10 +131,10 @@ fn old_numbers_leave_the_short_periods_only() {
     assert_eq!(statistics.summaries(at(400)).ten_minutes.received, 80);
 }
 
-/// Whatever the delays, a hundred thousand tests have to fit. One probe a second for a day, from microseconds to a
-/// second, some ahead of their time.
+/// Memory for 100 000 tests must suffice even in the worst case: one probe per second for a day, with delays from a
+/// microsecond to a second, half of them negative.
 #[test]
-fn what_is_over_takes_few_octets_however_scattered() {
+fn archive_size_is_bounded_for_widely_scattered_delays() {
     let mut statistics = Statistics::new(at(0), Duration::ZERO);
     let mut random = 1u64;
     let mut most = 0;
@@ -152,7 +152,7 @@ fn what_is_over_takes_few_octets_however_scattered() {
 }
 
 #[test]
-fn what_is_packed_comes_back() {
+fn archived_value_is_restored_unchanged() {
     let mut period = Period::default();
     for n in -50..50 {
         let bucket = period.note(delay(n * n * n), Some(n));
@@ -163,14 +163,14 @@ fn what_is_packed_comes_back() {
     period.lost = -2;
     assert_eq!(Packed::new(&period).open::<Period>(), period);
     assert_eq!(Packed::new(&(&period, 1)).open::<Period>(), period);
-    // More than most take.
+    // A value that exceeds the stack buffer is stored through the heap.
     let many = vec![u64::MAX; 300];
     assert_eq!(Packed::new(&many).open::<Vec<u64>>(), many);
 }
 
-/// Whoever adds them up takes one that shrinks for a restart.
+/// Prometheus treats a decreasing counter as a restart of the process.
 #[test]
-fn no_bucket_of_the_histogram_ever_shrinks() {
+fn cumulative_histogram_counts_never_decrease() {
     let mut statistics = Statistics::new(at(0), Duration::ZERO);
     let mut before = vec![0; BOUNDS.len()];
     let mut random = 1u64;

@@ -1,4 +1,6 @@
-//! What the page says of tests that are judged here: those that arrive, and round trips.
+//! Tables of the status page for tests that this host judges: tests that end here, and round trips that start here.
+//!
+//! The function `tests` renders both tables from the status of the tests.
 
 use super::{MOST_TESTS, clock, escape, milliseconds, more, named, pill};
 use crate::pure::condition::State;
@@ -12,14 +14,14 @@ pub(super) fn tests(tests: &[TestStatus]) -> String {
         Some(table) => table,
         None => "<p class=quiet>None.</p>".to_owned(),
     };
-    // A sender judges nothing else.
+    // A sender has statistics only if it measures round trips.
     let judged = of(Role::Sender).filter(|test| test.statistics.is_some());
     let round_trips = table(judged, Role::Sender)
         .map_or(String::new(), |table| format!("<h2>Round trips from here and back</h2>{table}"));
     format!("<h2>Tests received here</h2>{received}{round_trips}")
 }
 
-/// Nothing without a test.
+/// Renders the table of the tests, or returns `None` if there are none.
 fn table<'a>(tests: impl Iterator<Item = &'a TestStatus> + Clone, role: Role) -> Option<String> {
     let count = tests.clone().count();
     let rows: String = tests.take(MOST_TESTS).map(|status| row(status, role)).collect();
@@ -52,7 +54,7 @@ fn row(status: &TestStatus, role: Role) -> String {
     )
 }
 
-/// Which of a test's conditions are not well, if that is not plain.
+/// Renders the kinds of a test's conditions that are down or recovering.
 fn kinds(status: &TestStatus) -> String {
     let bad = status.conditions.iter().filter(|(_, state)| matches!(state, State::Down | State::Recovering));
     let bad: Vec<String> = bad.map(|(kind, _)| kind.to_string()).collect();
@@ -78,7 +80,7 @@ fn loss(statistics: Option<&Summaries>) -> String {
     })
 }
 
-/// How many there are, and the one that lost the largest share.
+/// Renders the number of flows, and the flow with the largest share of lost probes.
 fn flows(flows: &[FlowStatus]) -> String {
     if flows.is_empty() {
         return String::new();
@@ -109,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sender_of_one_way_tests_shows_no_round_trips() {
+    fn sender_of_one_way_tests_has_no_round_trip_table() {
         let sent = status(Role::Sender);
         assert!(!tests(std::slice::from_ref(&sent)).contains("Round trips"));
         let judged = TestStatus { statistics: Some(Summaries::default()), ..sent };
@@ -117,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn loss_is_shown_and_the_flow_that_lost_most() {
+    fn loss_and_worst_flow_are_shown() {
         let minute = Summary { loss: Some(0.2), ..Summary::default() };
         let flow = |flow, lost| FlowStatus {
             flow,

@@ -1,4 +1,5 @@
-//! An agent as its users run it: the binary, a bootstrap file, and its status page.
+//! An agent as its users run it: the binary with a bootstrap file, a store and a status page. `Agent` owns the
+//! process and its directory; dropping it kills the process and, if the test failed, prints the log.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -17,12 +18,13 @@ pub struct Agent {
     directory: TempDir,
     process: Process,
     web_port: u16,
-    /// The network namespace that it runs in, if that is not the test's.
+    /// Network namespace in which the agent runs, if it is not the namespace of the test.
     namespace: Option<String>,
 }
 
 impl Agent {
-    /// Starts an agent of `host` with a `dir` store, to be filled by `document`.
+    /// Starts an agent for `host` with a `dir` store that holds `documents`; `more` is appended to the bootstrap
+    /// file.
     pub fn with_dir(host: &str, documents: &[(&str, String)], more: &str) -> Agent {
         let directory = tempfile::tempdir().expect("a directory");
         let agent = |path: &str| directory.path().join("documents").join(path);
@@ -33,7 +35,8 @@ impl Agent {
         Self::start(directory, host, "[store]\nkind = \"dir\"\npath = \"documents\"\n", more)
     }
 
-    /// The same with more files beside the bootstrap file. One that is called `token` is the page's.
+    /// Starts an agent with a `dir` store and further files beside the bootstrap file. A file named `token` becomes
+    /// the `token_file` of the status page.
     pub fn with_files(host: &str, documents: &[(&str, String)], more: &str, files: &[(&str, &str)]) -> Agent {
         let directory = with_documents(documents);
         for (name, text) in files {
@@ -42,8 +45,8 @@ impl Agent {
         Self::start(directory, host, "[store]\nkind = \"dir\"\npath = \"documents\"\n", more)
     }
 
-    /// Starts an agent of `host` in a network namespace, with a `dir` store and `files` beside the
-    /// bootstrap file, which others cannot read.
+    /// Starts an agent for `host` in a network namespace, with a `dir` store and with `files` beside the bootstrap
+    /// file, readable only by their owner.
     pub fn within(
         namespace: &Namespace,
         host: &str,
@@ -61,20 +64,20 @@ impl Agent {
         Self::start_within(Some(namespace.name().to_owned()), directory, host, store, more)
     }
 
-    /// Starts an agent of `host` with an etcd at `port`.
+    /// Starts an agent for `host` whose store is the etcd at `port` of 127.0.0.1.
     pub fn with_etcd(host: &str, port: u16, more: &str) -> Agent {
         let store =
             format!("[store]\nkind = \"etcd\"\nendpoints = [\"http://127.0.0.1:{port}\"]\nrequest_timeout = \"1s\"\n");
         Self::start(tempfile::tempdir().expect("a directory"), host, &store, more)
     }
 
-    /// Starts an agent of `host` with this in its `[store]`.
+    /// Starts an agent for `host` with an etcd store, and with `store` as the lines of its `[store]` section.
     pub fn with_store(host: &str, store: &str, more: &str) -> Agent {
         let store = format!("[store]\nkind = \"etcd\"\n{store}");
         Self::start(tempfile::tempdir().expect("a directory"), host, &store, more)
     }
 
-    /// The same with files beside the bootstrap file.
+    /// Starts an agent with an etcd store like `with_store`, and with further files beside the bootstrap file.
     pub fn with_store_and_files(host: &str, store: &str, files: &[(&str, &str)]) -> Agent {
         let directory = tempfile::tempdir().expect("a directory");
         for (name, text) in files {
@@ -109,12 +112,12 @@ impl Agent {
         self.web_port
     }
 
-    /// Writes a file beside the bootstrap file.
+    /// Writes a file into the agent's directory, beside the bootstrap file.
     pub fn file(&self, name: &str, text: &str) {
         write(&self.path(name), text);
     }
 
-    /// Writes a document of a `dir` store.
+    /// Writes a document of the agent's `dir` store, at a path within the store.
     pub fn document(&self, path: &str, text: &str) {
         write(&self.path("documents").join(path), text);
     }
@@ -127,12 +130,12 @@ impl Agent {
         std::fs::read_to_string(self.path("log")).expect("the log")
     }
 
-    /// Lines of the log that hold `text`.
+    /// Returns the number of log lines that contain `text`.
     pub fn logged(&self, text: &str) -> usize {
         self.log().lines().filter(|line| line.contains(text)).count()
     }
 
-    /// How many alarms of this kind the log tells to be raised.
+    /// Returns the number of log lines that report a raised alarm of this kind.
     pub fn raised(&self, kind: &str) -> usize {
         let kind = format!("kind=\"{kind}\"");
         self.log().lines().filter(|line| line.contains("alarm raised") && line.contains(&kind)).count()
@@ -142,7 +145,7 @@ impl Agent {
         serde_json::from_str(&self.get("/status.json").expect("the status")).expect("JSON")
     }
 
-    /// What its page at this path says.
+    /// Returns the body of the agent's page at this path, or `None` if it cannot be reached.
     pub fn get(&self, path: &str) -> Option<String> {
         let get = || http(self.web_port, "GET", path, "");
         let answer = match &self.namespace {
@@ -157,7 +160,7 @@ impl Agent {
         wait_for(what, || found(&self.status()))
     }
 
-    /// Waits until test `n` stands in `condition` here as `role`.
+    /// Waits until test `n` has `condition` in this agent's status as `role`, and returns its part of the status.
     #[track_caller]
     pub fn wait_condition(&self, n: u8, role: &str, condition: &str) -> Value {
         self.wait_status(&format!("test {n} {condition} at its {role}"), |status| {
@@ -179,12 +182,12 @@ impl Agent {
         wait_for("the agent's end", || process.ended())
     }
 
-    /// Ends it without a word, as a power cut does.
+    /// Kills the process without an orderly stop, as a power failure would.
     pub fn kill(&mut self) {
         self.process.kill();
     }
 
-    /// Starts it again with the same files.
+    /// Starts the agent again with the same directory, and waits for its status page.
     pub fn restart(&mut self) {
         self.process = run(self.directory.path(), self.namespace.as_deref());
         wait_for("the status page", || self.get("/healthz"));
@@ -200,7 +203,7 @@ impl Drop for Agent {
     }
 }
 
-/// A directory with these documents of a `dir` store.
+/// Creates a directory whose `dir` store holds these documents.
 fn with_documents(documents: &[(&str, String)]) -> TempDir {
     let directory = tempfile::tempdir().expect("a directory");
     std::fs::create_dir_all(directory.path().join("documents")).expect("create directory");
@@ -210,7 +213,7 @@ fn with_documents(documents: &[(&str, String)]) -> TempDir {
     directory
 }
 
-/// The part of a status that is about test `n` in `role`.
+/// Returns the part of a status that describes test `n` in `role`, if there is one.
 pub fn test(status: &Value, n: u8, role: &str) -> Option<Value> {
     let id = super::id(n);
     status["tests"].as_array()?.iter().find(|test| test["id"] == id.as_str() && test["role"] == role).cloned()
@@ -219,7 +222,7 @@ pub fn test(status: &Value, n: u8, role: &str) -> Option<Value> {
 fn run(directory: &Path, namespace: Option<&str>) -> Process {
     let log = File::options().create(true).append(true).open(directory.join("log")).expect("a log file");
     let binary = env!("CARGO_BIN_EXE_peerpair");
-    // `ip` becomes the agent: its process id is the agent's.
+    // `ip netns exec` replaces itself by the agent, so that its process ID is the agent's.
     let mut command = match namespace {
         None => Command::new(binary),
         Some(namespace) => {

@@ -1,4 +1,5 @@
-//! Real etcds.
+//! Real etcd servers and clusters as child processes. `Etcd` owns one member with its data directory, and writes
+//! documents through either API.
 
 use std::process::{Command, Stdio};
 
@@ -10,7 +11,7 @@ use tempfile::TempDir;
 
 use super::{Process, http, http_as, spawn, tcp_port, wait_for};
 
-/// Which etcd, and by which of its APIs documents are written.
+/// Version of etcd, and the API through which the tests write documents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flavour {
     V2Of34,
@@ -25,10 +26,10 @@ pub struct Etcd {
     name: String,
     port: u16,
     peer_port: u16,
-    /// All members as etcd wants them.
+    /// Names and peer addresses of all members, in the form of `--initial-cluster`.
     cluster: String,
     arguments: Vec<String>,
-    /// What writes say of who writes.
+    /// Authentication token that is sent with every v3 request, if authentication is enabled.
     token: Option<String>,
 }
 
@@ -41,14 +42,14 @@ impl Etcd {
         Self::with(flavour, &[])
     }
 
-    /// With more arguments.
+    /// Starts a single etcd with additional command-line arguments, and waits until it is healthy.
     pub fn with(flavour: Flavour, arguments: &[&str]) -> Etcd {
         let mut etcd = Etcd::prepared(flavour, arguments);
         etcd.restart();
         etcd
     }
 
-    /// Its port is chosen, and nothing answers there.
+    /// Returns an etcd whose port is chosen but whose process is not started.
     pub fn not_started() -> Etcd {
         Self::prepared(Flavour::V2Of34, &[])
     }
@@ -69,7 +70,7 @@ impl Etcd {
         }
     }
 
-    /// Three members of one cluster.
+    /// Starts a cluster of three members, and waits until all of them are healthy.
     pub fn three(flavour: Flavour) -> Vec<Etcd> {
         let quick = ["--heartbeat-interval", "20", "--election-timeout", "200"];
         let mut members: Vec<Etcd> = (0..3).map(|_| Self::prepared(flavour, &quick)).collect();
@@ -89,7 +90,7 @@ impl Etcd {
         self.port
     }
 
-    /// Before it is started.
+    /// Changes the client port; takes effect at the next start.
     pub fn set_port(&mut self, port: u16) {
         self.port = port;
     }
@@ -99,7 +100,7 @@ impl Etcd {
         self.wait_until_healthy();
     }
 
-    /// Starts it, without waiting for the others.
+    /// Starts the process, without waiting until the member is healthy.
     pub fn launch(&mut self) {
         let (client, peer) =
             (format!("http://127.0.0.1:{}", self.port), format!("http://127.0.0.1:{}", self.peer_port));
@@ -142,14 +143,14 @@ impl Etcd {
         self.process = None;
     }
 
-    /// Stops it in order.
+    /// Stops the process with SIGTERM, and waits until it has ended.
     pub fn terminate(&mut self) {
         let mut process = self.process.take().expect("etcd runs");
         process.signal(Signal::SIGTERM);
         wait_for("etcd's end", || process.ended());
     }
 
-    /// Runs `meanwhile` on it, and then sets it back to what it held before.
+    /// Runs `meanwhile`, and then restores the data that the store held before it.
     pub fn roll_back(&mut self, meanwhile: impl FnOnce(&Etcd)) {
         let (data, aside) = (self.data(), self.directory.path().join("aside"));
         self.terminate();
@@ -162,7 +163,7 @@ impl Etcd {
         self.restart();
     }
 
-    /// Runs `before` on it, wipes it, and runs `after` on it.
+    /// Runs `before`, wipes the store and restarts it empty, and then runs `after`.
     pub fn roll_back_to_nothing<T>(&mut self, before: impl FnOnce(&Etcd) -> T, after: impl FnOnce(&Etcd, &T)) {
         let between = before(self);
         self.terminate();
@@ -171,12 +172,12 @@ impl Etcd {
         after(self, &between);
     }
 
-    /// One more argument from the next start on; the last one of its name counts.
+    /// Adds a command-line argument for the next start; of several with the same name, the last takes effect.
     pub fn set_argument(&mut self, argument: &str) {
         self.arguments.push(argument.to_owned());
     }
 
-    /// It hangs: connections are taken, and nothing is answered.
+    /// Stops the process with SIGSTOP: connections are accepted, but no request is answered.
     pub fn pause(&self) {
         self.process.as_ref().expect("etcd runs").signal(Signal::SIGSTOP);
     }
@@ -206,7 +207,7 @@ impl Etcd {
         wait_for("a write to etcd", || self.ask("kv/put", &body).ok());
     }
 
-    /// Puts a test under both of its hosts.
+    /// Writes the document of a test below each of these hosts.
     pub fn put_test<const N: usize>(&self, hosts: [&str; N], name: &str, value: &str) {
         for host in hosts {
             self.put(&format!("tests/{host}/{name}"), value);
@@ -225,20 +226,20 @@ impl Etcd {
         }
     }
 
-    /// The value of a v3 key below the prefix.
+    /// Returns the value of a v3 key below the prefix, if it exists.
     pub fn get(&self, key: &str) -> Option<String> {
         let answer = self.ask("kv/range", &json!({"key": whole(key)})).ok()?;
         let value = BASE64.decode(answer["kvs"][0]["value"].as_str()?).expect("base64");
         Some(String::from_utf8(value).expect("UTF-8"))
     }
 
-    /// The revision of the v3 store.
+    /// Returns the current revision of the v3 store.
     pub fn revision(&self) -> u64 {
         let answer = self.ask("kv/range", &json!({"key": whole("x")})).expect("a revision");
         answer["header"]["revision"].as_str().expect("a revision").parse().expect("a number")
     }
 
-    /// Asks something of the v3 API.
+    /// Sends a request to the v3 JSON API; an error carries the response body.
     pub fn ask(&self, rpc: &str, body: &Value) -> Result<Value, String> {
         let token = self.token.as_ref().map_or(String::new(), |token| format!("Authorization: {token}\r\n"));
         let path = format!("/v3/{rpc}");
@@ -250,7 +251,7 @@ impl Etcd {
         serde_json::from_str(&body).map_err(|error| format!("{error}: {body}"))
     }
 
-    /// Switches authentication on, with a user `agent` who may read and write below the prefix.
+    /// Enables authentication, with a user `agent` that may read and write below the prefix, and logs in as root.
     pub fn enable_auth(&mut self, password: &str) {
         let steps = [
             ("user/add", json!({"name": "root", "password": "r"})),
@@ -272,12 +273,12 @@ impl Etcd {
         self.login();
     }
 
-    /// Writes as nobody from now on.
+    /// Drops the token, so that later requests are sent without authentication.
     pub fn logout(&mut self) {
         self.token = None;
     }
 
-    /// Writes as root from now on.
+    /// Obtains a new token, so that later requests are sent as root.
     pub fn login(&mut self) {
         self.token = None;
         let answer =

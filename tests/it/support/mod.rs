@@ -1,4 +1,5 @@
-//! Agents and their peers as child processes, and ways to wait for what they do.
+//! Agents and their peers as child processes, and functions that wait for their effects. Every process is killed when
+//! the test that started it ends.
 
 mod agent;
 mod etcd;
@@ -22,12 +23,12 @@ pub use etcd::{Etcd, Flavour};
 pub use receivers::{Alertmanager, HttpReceiver, MailReceiver, Request, Rsyslog};
 pub use trapd::{Trap, Trapd};
 
-/// Nothing here takes longer unless it is broken.
+/// Upper limit of every wait; a healthy run never reaches it.
 pub const DEADLINE: Duration = Duration::from_secs(30);
-/// How often a condition is looked at.
+/// Interval at which a condition is polled while a test waits for it.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
-/// Waits for a condition; fails with `what` after the deadline.
+/// Polls a condition until it returns a value; panics with `what` after `DEADLINE`.
 #[track_caller]
 pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + DEADLINE;
@@ -40,7 +41,7 @@ pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// Watches that something stays as it is for a while.
+/// Checks repeatedly that a condition holds during this time; panics with `what` otherwise.
 #[track_caller]
 pub fn stays(what: &str, during: Duration, mut condition: impl FnMut() -> bool) {
     let end = Instant::now() + during;
@@ -50,37 +51,37 @@ pub fn stays(what: &str, during: Duration, mut condition: impl FnMut() -> bool) 
     }
 }
 
-/// For tests that measure time or load: they run one after the other.
+/// Acquires a lock for tests that measure time or load, so that they run one after the other.
 pub fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A loopback address that no other test of this process uses.
+/// Returns a loopback address that no other test of this process uses.
 pub fn address() -> String {
     static NEXT: AtomicU8 = AtomicU8::new(1);
     let n = NEXT.fetch_add(1, Ordering::Relaxed);
-    // Another run at the same time has other addresses.
+    // The process ID in the address separates test runs that happen at the same time.
     format!("127.{}.{}.1", std::process::id() % 200 + 20, n)
 }
 
-/// A UDP port that is free at this address now.
+/// Returns a UDP port that is currently free at this address.
 pub fn udp_port(address: &str) -> u16 {
     UdpSocket::bind((address, 0)).and_then(|socket| socket.local_addr()).expect("a free UDP port").port()
 }
 
-/// A TCP port that is free on 127.0.0.1 now.
+/// Returns a TCP port that is currently free on 127.0.0.1.
 pub fn tcp_port() -> u16 {
     let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a free TCP port");
     listener.local_addr().expect("its address").port()
 }
 
-/// One HTTP request to 127.0.0.1: the status and the body.
+/// Sends one HTTP request to 127.0.0.1, and returns the status code and the body.
 pub fn http(port: u16, method: &str, path: &str, body: &str) -> std::io::Result<(u16, String)> {
     http_as(port, method, path, body, "")
 }
 
-/// The same with more header lines.
+/// Sends one HTTP request with additional header lines, each of which ends with CRLF.
 pub fn http_as(port: u16, method: &str, path: &str, body: &str, more: &str) -> std::io::Result<(u16, String)> {
     let mut stream = TcpStream::connect(("127.0.0.1", port))?;
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
@@ -97,7 +98,7 @@ pub fn http_as(port: u16, method: &str, path: &str, body: &str, more: &str) -> s
     Ok((status, body.to_owned()))
 }
 
-/// A document of test `n` with good defaults for a quick test, and `more` fields.
+/// Returns the document of test `n` with defaults for a fast test; `more` is appended to its fields.
 pub fn test_document(n: u8, from: (&str, &str), to: (&str, &str), more: &str) -> String {
     format!(
         r#"{{"id":"{}","description":"test {n}","from_host":"{}","from":"{}","to_host":"{}","to":"{}",
@@ -110,12 +111,12 @@ pub fn test_document(n: u8, from: (&str, &str), to: (&str, &str), more: &str) ->
     )
 }
 
-/// The id of test `n`.
+/// Returns the test ID whose last octet is `n`.
 pub fn id(n: u8) -> String {
     format!("00000000-0000-4000-8000-0000000000{n:02x}")
 }
 
-/// Writes a file, as editors do: whole.
+/// Writes a file atomically, by renaming a temporary file, as editors do.
 pub fn write(path: &Path, text: &str) {
     std::fs::create_dir_all(path.parent().expect("a directory")).expect("create directory");
     let temporary = path.with_extension("tmp");
@@ -123,10 +124,10 @@ pub fn write(path: &Path, text: &str) {
     std::fs::rename(&temporary, path).expect("rename file");
 }
 
-/// A process that ends with the test that started it, however that ends.
+/// Child process that is killed when the value is dropped, including when the test panics.
 pub struct Process(Child);
 
-/// Runs something in the network namespace of a process.
+/// Runs a closure in the network namespace of a process, on a thread of its own.
 pub fn in_namespace_of<T: Send>(pid: Pid, run: impl FnOnce() -> T + Send) -> T {
     let namespace = std::fs::File::open(format!("/proc/{pid}/ns/net")).expect("a namespace");
     std::thread::scope(|scope| {
@@ -138,7 +139,7 @@ pub fn in_namespace_of<T: Send>(pid: Pid, run: impl FnOnce() -> T + Send) -> T {
     })
 }
 
-/// Starts a program, or says how to get it.
+/// Starts a program; panics with the name of the package to install if that fails.
 pub fn spawn(command: &mut Command, package: &str) -> Process {
     let program = command.get_program().to_string_lossy().into_owned();
     let child = command.spawn();
@@ -146,22 +147,22 @@ pub fn spawn(command: &mut Command, package: &str) -> Process {
 }
 
 impl Process {
-    /// Sends a signal.
+    /// Sends a signal to the process, which must still be running.
     pub fn signal(&self, signal: Signal) {
         nix::sys::signal::kill(self.pid(), signal).expect("a process of ours that lives");
     }
 
-    /// Its id.
+    /// Returns the process ID.
     pub fn pid(&self) -> Pid {
         Pid::from_raw(i32::try_from(self.0.id()).expect("a process id"))
     }
 
-    /// Its exit status, once it has ended by itself.
+    /// Returns the exit status if the process has ended.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.0.try_wait().expect("wait")
     }
 
-    /// Ends it for good, without a word.
+    /// Kills the process with SIGKILL, and waits until it has ended.
     pub fn kill(&mut self) {
         let _gone_already = self.0.kill();
         let _status = self.0.wait();

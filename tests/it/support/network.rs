@@ -1,5 +1,5 @@
-//! Two hosts with a cable between them: network namespaces, made and removed by the test, and a relay
-//! that does to packets what nftables cannot.
+//! Two hosts connected by a virtual cable: network namespaces that the test creates and removes, with packet filter
+//! rules. `Relay` delays, duplicates, reorders or drops packets, which nftables cannot do.
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, UdpSocket};
@@ -12,23 +12,23 @@ use std::time::{Duration, Instant, SystemTime};
 use peerpair::pure::probe::Probe;
 use peerpair::pure::time::WallTime;
 
-/// The hosts' addresses.
+/// IPv4 and IPv6 addresses of the two hosts, a and b.
 pub const A: &str = "10.77.0.1";
 pub const B: &str = "10.77.0.2";
 pub const A6: &str = "fd00:77::1";
 pub const B6: &str = "fd00:77::2";
 
-/// A host of its own.
+/// Network namespace that stands for one host; it is deleted when the value is dropped.
 pub struct Namespace(String);
 
-/// Two of them and their cable.
+/// Two network namespaces that are connected by a pair of virtual Ethernet devices.
 pub struct Network {
     pub a: Namespace,
     pub b: Namespace,
 }
 
 impl Network {
-    /// Nothing where none can be made, which is said.
+    /// Creates two connected namespaces. Without root privileges, returns `None` and prints that the test is not run.
     pub fn pair() -> Option<Network> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         if !nix::unistd::geteuid().is_root() {
@@ -63,7 +63,7 @@ impl Namespace {
         ip(&[&["-n", &self.0], arguments].concat());
     }
 
-    /// Runs something inside.
+    /// Runs a closure inside the namespace, on a thread of its own.
     pub fn run<T: Send>(&self, run: impl FnOnce() -> T + Send) -> T {
         let namespace = std::fs::File::open(format!("/run/netns/{}", self.0)).expect("a namespace");
         std::thread::scope(|scope| {
@@ -75,17 +75,17 @@ impl Namespace {
         })
     }
 
-    /// What happens to packets that come in, as an nftables rule; replaces the rules before.
+    /// Installs an nftables rule for incoming packets, in place of any previous rule.
     pub fn on_input(&self, rule: &str) {
         self.rules("input", rule);
     }
 
-    /// The same before they are looked at: for rules that change them.
+    /// Installs an nftables rule before routing, for rules that modify packets, in place of any previous rule.
     pub fn on_prerouting(&self, rule: &str) {
         self.rules("prerouting", rule);
     }
 
-    /// The same before they leave: the operating system refuses what is dropped here.
+    /// Installs an nftables rule for outgoing packets: if it drops a packet, the sender's `send` fails.
     pub fn on_output(&self, rule: &str) {
         self.rules("output", rule);
     }
@@ -98,12 +98,12 @@ impl Namespace {
         self.nft(&table);
     }
 
-    /// Nothing happens to them any more.
+    /// Removes the installed rule, so that all packets pass again.
     pub fn heal(&self) {
         self.nft("add table inet pp; delete table inet pp");
     }
 
-    /// How many packets the rule's counter saw.
+    /// Returns the number of packets that the rule's counter has counted.
     pub fn counted(&self) -> u64 {
         let text = self.nft("list table inet pp");
         let packets = text.split("packets ").nth(1).and_then(|rest| rest.split(' ').next());
@@ -118,7 +118,7 @@ impl Namespace {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
-    /// The local UDP ports that are open inside at an IPv4 address.
+    /// Returns the local UDP ports that are open in the namespace at an IPv4 address.
     pub fn udp_ports(&self, addr: &str) -> Vec<u16> {
         let wanted = addr.parse::<std::net::Ipv4Addr>().expect("an address");
         let table = self.run(|| std::fs::read_to_string("/proc/thread-self/net/udp").expect("the table of sockets"));
@@ -142,19 +142,19 @@ fn ip(arguments: &[&str]) {
     assert!(status.success(), "ip {arguments:?}");
 }
 
-/// What a relay does to the n-th packet.
+/// Action that a relay applies to one packet, chosen by the packet's number.
 pub enum Deed {
-    /// Passes it on after so long.
+    /// Forwards the packet after this delay.
     After(Duration),
-    /// Passes it on twice.
+    /// Forwards the packet twice.
     Twice,
-    /// Keeps it until the next one has gone.
+    /// Holds the packet back until the next one has been forwarded.
     Behind,
-    /// Drops it.
+    /// Drops the packet.
     Lost,
 }
 
-/// Takes packets at one address and passes them on to another.
+/// Receives packets at one address and forwards them to another, on a thread of its own.
 pub struct Relay {
     stopping: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -162,7 +162,7 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// Its socket is bound where this is called, its thread stays there.
+    /// Starts the relay in the caller's network namespace, where its sockets and its thread stay.
     pub fn start(listen: &str, to: SocketAddr, deed: impl Fn(u64) -> Deed + Send + 'static) -> Relay {
         let socket = UdpSocket::bind(listen).expect("bind the relay");
         socket.set_read_timeout(Some(Duration::from_millis(50))).expect("a timeout");
@@ -185,7 +185,7 @@ impl Relay {
                 let packet = &octets[..len];
                 match deed(n) {
                     Deed::After(delay) => {
-                        // Sleeping is not exact enough.
+                        // Spin, because sleeping is not precise enough.
                         while came.elapsed() < delay {
                             std::hint::spin_loop();
                         }
@@ -208,7 +208,8 @@ impl Relay {
         Relay { stopping, thread: Some(thread), passed }
     }
 
-    /// The sequence numbers of the probes that were passed on, and how old each was by then, in nanoseconds.
+    /// Returns the sequence numbers of the forwarded probes, and the age of each when it was forwarded, in
+    /// nanoseconds.
     pub fn passed(&self) -> BTreeMap<u32, i64> {
         self.passed.lock().expect("the log").clone()
     }

@@ -1,4 +1,5 @@
-//! Receivers of webhooks and of mail, as small as they can be, and a real rsyslog.
+//! Minimal receivers of webhooks and mail, and a real Alertmanager and rsyslogd. Every receiver listens on free ports
+//! of 127.0.0.1 and records what it receives.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -13,15 +14,15 @@ use tempfile::TempDir;
 
 use super::{Process, http, spawn, tcp_port, udp_port, wait_for};
 
-/// One HTTP request.
+/// HTTP request that a receiver has recorded, with the status of its response.
 #[derive(Clone, Debug)]
 pub struct Request {
     pub line: String,
     pub headers: BTreeMap<String, String>,
     pub body: String,
-    /// What it was answered.
+    /// Status code of the response to this request.
     pub status: u16,
-    /// The address that it came from.
+    /// IP address from which the request was sent.
     pub peer: String,
 }
 
@@ -31,11 +32,11 @@ impl Request {
     }
 }
 
-/// An HTTP receiver that answers as it is told to.
+/// HTTP receiver whose response the test can change at any time.
 pub struct HttpReceiver {
     port: u16,
     answer: Arc<Mutex<(u16, &'static str)>>,
-    /// Bodies that hold this are refused.
+    /// Text whose presence in a body makes the receiver respond with status 500.
     refused: Arc<Mutex<Option<String>>>,
     requests: Arc<Mutex<Vec<Request>>>,
 }
@@ -65,12 +66,12 @@ impl HttpReceiver {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    /// Answers so from now on, with these header lines.
+    /// Sets the status and the header lines of all later responses.
     pub fn answer(&self, status: u16, headers: &'static str) {
         *self.answer.lock().expect("the answer") = (status, headers);
     }
 
-    /// Answers 500 for ever to what holds this text.
+    /// Responds with status 500 to every later request whose body contains this text.
     pub fn refuse(&self, text: &str) {
         *self.refused.lock().expect("what is refused") = Some(text.to_owned());
     }
@@ -79,7 +80,7 @@ impl HttpReceiver {
         self.requests.lock().expect("the requests").clone()
     }
 
-    /// Those that were taken.
+    /// Returns the requests that were answered with status 200.
     pub fn taken(&self) -> Vec<Request> {
         self.requests().into_iter().filter(|request| request.status == 200).collect()
     }
@@ -112,7 +113,7 @@ fn serve_one(
     write!(stream, "HTTP/1.1 {status} x\r\n{more}Content-Length: 2\r\n\r\n{{}}").ok()
 }
 
-/// A real Alertmanager. It passes every alert on by itself, so that its notifications can be counted.
+/// Real Alertmanager that sends a separate notification for every alert, so that its notifications can be counted.
 pub struct Alertmanager {
     _directory: TempDir,
     _process: Process,
@@ -157,7 +158,7 @@ impl Alertmanager {
         self.passes_on.taken().into_iter().map(status).collect()
     }
 
-    /// The alerts that stand and match, as `amtool alert query` finds them.
+    /// Returns the active alerts that match, as `amtool alert query` prints them.
     pub fn query(&self, matcher: &str) -> Vec<Value> {
         let mut command = Command::new("amtool");
         command.args(["alert", "query", "--output=json", "--alertmanager.url", &self.url(), matcher]);
@@ -166,7 +167,7 @@ impl Alertmanager {
     }
 }
 
-/// A mail server that takes everything.
+/// Mail server that accepts every mail and records it.
 pub struct MailReceiver {
     port: u16,
     mails: Arc<Mutex<Vec<String>>>,
@@ -196,7 +197,7 @@ impl MailReceiver {
     }
 }
 
-/// RFC 5321, the words that are said in an ordinary delivery.
+/// Serves one SMTP connection (RFC 5321), with only the commands of an ordinary delivery.
 fn take_mail(mut stream: &TcpStream, mails: &Mutex<Vec<String>>) -> Option<()> {
     let mut reader = BufReader::new(stream);
     stream.write_all(b"220 mail\r\n").ok()?;
@@ -227,7 +228,7 @@ fn take_mail(mut stream: &TcpStream, mails: &Mutex<Vec<String>>) -> Option<()> {
     }
 }
 
-/// A real rsyslogd with a port for datagrams, one for streams, and one for TLS.
+/// Real rsyslogd with a UDP port, a TCP port and a port for TLS.
 pub struct Rsyslog {
     directory: TempDir,
     _process: Process,
@@ -240,7 +241,7 @@ impl Rsyslog {
     pub fn start() -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let path = |name: &str| directory.path().join(name);
-        // The default of `openssl req -x509` is a self-signed certificate that is an authority's.
+        // The certificate is self-signed and marked as an authority, like the default of `openssl req -x509`.
         let mut parameters =
             rcgen::CertificateParams::new(["localhost".to_owned(), "127.0.0.1".to_owned()]).expect("names");
         parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
@@ -283,7 +284,7 @@ impl Rsyslog {
         self.directory.path().join("cert.pem")
     }
 
-    /// What it has written.
+    /// Returns the lines that rsyslogd has written so far.
     pub fn messages(&self) -> Vec<String> {
         lines(&self.directory.path().join("messages"))
     }

@@ -1,4 +1,5 @@
-//! A real snmptrapd that knows our MIB, and the traps that it took in.
+//! A real snmptrapd that has loaded PEERPAIR-MIB, and the traps that it has received. `Trapd` owns the process and
+//! its directory.
 
 use std::fs::File;
 use std::path::Path;
@@ -12,21 +13,21 @@ pub struct Trapd {
     directory: TempDir,
     process: Process,
     port: u16,
-    /// What its configuration says.
+    /// Content of its configuration file, kept for restarts.
     configuration: String,
 }
 
-/// One trap as snmptrapd renders it.
+/// SNMP trap in the form that snmptrapd prints.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Trap {
-    /// The notification's name or OID.
+    /// Name of the notification, or its OID if no MIB names it.
     pub notification: String,
-    /// All of its varbinds, in order, as `name = value`.
+    /// Varbinds of the trap, in order, as `name = value`.
     pub varbinds: Vec<String>,
 }
 
 impl Trap {
-    /// The value of the varbind whose name ends so.
+    /// Returns the value of the varbind whose name ends with `name`, without its type prefix and quotes.
     pub fn value(&self, name: &str) -> &str {
         let found = self.varbinds.iter().find_map(|varbind| {
             let (found, value) = varbind.split_once(" = ")?;
@@ -46,7 +47,7 @@ impl Trapd {
         Self::with("authCommunity log public\n")
     }
 
-    /// One that is configured so. `DIR` stands for its directory.
+    /// Starts an snmptrapd with this configuration, in which `DIR` is replaced by its directory.
     pub fn with(configuration: &str) -> Trapd {
         let port = udp_port("127.0.0.1");
         let directory = tempfile::tempdir().expect("a directory");
@@ -57,7 +58,7 @@ impl Trapd {
         trapd
     }
 
-    /// A file in its directory.
+    /// Returns the path of a file in its directory.
     pub fn path(&self, name: &str) -> std::path::PathBuf {
         self.directory.path().join(name)
     }
@@ -66,7 +67,7 @@ impl Trapd {
         self.port
     }
 
-    /// A sink that sends here.
+    /// Returns the bootstrap section of a sink named `noc` that sends to this snmptrapd.
     pub fn sink(&self, profile: &str) -> String {
         format!(
             "[[sink]]\nname = \"noc\"\nkind = \"snmp\"\ntarget = \"127.0.0.1:{}\"\nprofile = \"{profile}\"\n",
@@ -74,21 +75,21 @@ impl Trapd {
         )
     }
 
-    /// All traps so far.
+    /// Returns all traps received so far.
     pub fn traps(&self) -> Vec<Trap> {
         let log = std::fs::read_to_string(self.directory.path().join("traps")).unwrap_or_default();
         let lines = log.split_inclusive('\n').filter(|line| line.ends_with('\n')).map(str::trim_end);
         lines.filter_map(|line| line.strip_prefix("TRAP|")).map(parse).collect()
     }
 
-    /// All traps so far of these notifications, by their names' ends.
+    /// Returns, for every trap received so far whose notification ends with one of `names`, that name.
     pub fn notifications(&self, names: &[&str]) -> Vec<String> {
         let names =
             |trap: &Trap| names.iter().find(|name| trap.notification.ends_with(*name)).map(|name| (*name).to_owned());
         self.traps().iter().filter_map(names).collect()
     }
 
-    /// Waits for the `n`th trap (from 0) of a notification, by its name's end.
+    /// Waits for the `n`th trap (from 0) whose notification ends with `name`.
     #[track_caller]
     pub fn wait_trap(&self, name: &str, n: usize) -> Trap {
         wait_for(&format!("trap {n} of {name}"), || {
@@ -100,7 +101,7 @@ impl Trapd {
         self.process.kill();
     }
 
-    /// Goes on with another configuration.
+    /// Restarts snmptrapd with another configuration.
     pub fn configure(&mut self, configuration: &str) {
         self.kill();
         configuration.clone_into(&mut self.configuration);

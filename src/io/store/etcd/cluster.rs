@@ -1,4 +1,6 @@
-//! The members of an etcd cluster: which one is asked, over which connection, and in whose name.
+//! HTTP client of an etcd cluster: it selects the member that is asked, keeps the connection, and authenticates.
+//! [`Cluster`] quarantines a member that failed and moves on to another. Certificates that are replaced on disk are
+//! loaded again before the next round of requests.
 
 use std::fs;
 use std::path::PathBuf;
@@ -16,27 +18,27 @@ use crate::config::secret::Secret;
 use crate::io::causes::describe;
 use crate::io::{secret, tls};
 
-/// A member that failed is asked again after a time in this range, in milliseconds, unless all have
-/// failed.
+/// Range, in milliseconds, of the time for which a failed member is not asked, unless all members have failed.
 const QUARANTINE: std::ops::Range<u64> = 20_000..40_000;
-/// A TCP connection, or one of HTTP/2, on which nothing comes for so long is asked for a sign of life.
+/// Idle time after which a TCP or HTTP/2 connection is probed with a keep-alive.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
-/// It has so long to give it.
+/// Time within which the peer must answer an HTTP/2 keep-alive, or the connection counts as dead.
 const KEEP_ALIVE_WITHIN: Duration = Duration::from_secs(5);
-/// When tokens are gone, all agents want new ones at once, and etcd checks no more than some ten
-/// passwords a second.
+/// Range over which agents spread the renewal of their tokens: when tokens expire, all agents need new ones at once,
+/// and etcd checks only about ten passwords a second.
 const NEW_TOKEN_WITHIN: Duration = Duration::from_secs(10);
-/// Whoever gives up before his turn has etcd check his password all the same, and asks again.
+/// Timeout of an authentication. It is long because etcd checks the password of a client that has given up all the
+/// same, and that client then asks again.
 const AUTHENTICATED_WITHIN: Duration = Duration::from_secs(120);
 
-/// A client of one cluster.
+/// Client of one cluster, which sends its requests to one member at a time.
 pub struct Cluster {
     config: StoreConfig,
     members: Vec<Member>,
     current: usize,
     connection: Option<Connection>,
     token: Option<Secret>,
-    /// Whether a token was had before: the next one is not hurried.
+    /// True once a token was requested: later requests are then spread over [`NEW_TOKEN_WITHIN`].
     had_token: bool,
 }
 
@@ -47,31 +49,32 @@ struct Member {
 
 struct Connection {
     client: Client,
-    /// What the certificates looked like when they were read.
+    /// Modification time and size of the certificate files when they were loaded; `None` for a file that could not be
+    /// read.
     files: Vec<Option<(SystemTime, u64)>>,
 }
 
-/// What a member answered.
+/// Response of a member, with the headers of the v2 API.
 pub struct Answer {
-    /// HTTP's status.
+    /// HTTP status of the response.
     pub status: StatusCode,
-    /// `X-Etcd-Index`, which only the v2 API sends.
+    /// Header `X-Etcd-Index`, which only the v2 API sends.
     pub index: Option<u64>,
-    /// `X-Etcd-Cluster-Id`, which only the v2 API sends.
+    /// Header `X-Etcd-Cluster-Id`, which only the v2 API sends.
     pub cluster_id: Option<String>,
-    /// The body.
+    /// Body of the response, unparsed.
     pub body: Vec<u8>,
 }
 
-/// What a member says of itself.
+/// Answer of a member to `GET /version`.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Version {
-    /// The server's.
+    /// Version of the server, such as `3.5.1`.
     pub etcdserver: String,
 }
 
 impl Cluster {
-    /// Members are asked from a random one on, so that a fleet spreads over them.
+    /// Creates a client for the configured endpoints, in random order, so that a fleet spreads over the members.
     pub fn new(config: &StoreConfig) -> Result<Self, Fault> {
         let mut members = Vec::new();
         for endpoint in &config.endpoints {
@@ -85,17 +88,17 @@ impl Cluster {
         Ok(Cluster { config: config.clone(), members, current: 0, connection: None, token: None, had_token: false })
     }
 
-    /// How many members there are.
+    /// Returns the number of configured members.
     pub fn len(&self) -> usize {
         self.members.len()
     }
 
-    /// The member that is asked now.
+    /// Returns the URL of the member that requests go to now.
     pub fn place(&self) -> String {
         self.members[self.current].url.to_string()
     }
 
-    /// Its version, which it tells everybody.
+    /// Requests the version of the current member, which etcd reports without authentication.
     pub async fn version(&mut self) -> Result<Version, Fault> {
         let url = self.url(&["version"])?;
         let answer = self.answer(self.client()?.get(url)).await?;
@@ -105,7 +108,7 @@ impl Cluster {
         })
     }
 
-    /// A request with v2's authentication.
+    /// Builds a request of the v2 API, with basic authentication if a user is configured.
     pub fn v2(&self, method: Method, path: &[&str], query: &[(&str, &str)]) -> Result<RequestBuilder, Fault> {
         let mut url = self.url(path)?;
         if !query.is_empty() {
@@ -118,14 +121,14 @@ impl Cluster {
         })
     }
 
-    /// Asks the v3 API, and once more with a new token if it wants one.
+    /// Sends a request of the v3 API; if the token is rejected, authenticates and sends it once more.
     pub async fn v3(&mut self, path: &str, body: &Value) -> Result<Answer, Fault> {
         let body = body.to_string();
         let first = self.ask_v3(path, &body).await;
         match first {
             Err(fault) if fault.kind == FaultKind::Token && !self.config.auth.user.is_empty() => {
                 match self.authenticate(path).await {
-                    // It refuses a token that it does not want, too.
+                    // etcd also rejects a token when authentication is off; then the request goes without one.
                     Err(Fault { kind: FaultKind::NoAuthentication, .. }) => self.token = None,
                     other => other?,
                 }
@@ -139,7 +142,7 @@ impl Cluster {
         }
     }
 
-    /// Opens a stream of the v3 API; what comes on it has no limit in time.
+    /// Opens a stream of the v3 API. Only the opening has a timeout; the stream itself has none.
     pub async fn v3_stream(&mut self, path: &str, body: String) -> Result<Response, Fault> {
         let request = self.v3_request(path, body)?.header("Grpc-Metadata-hasleader", "true");
         let opened = tokio::time::timeout(self.config.request_timeout, request.send()).await;
@@ -164,14 +167,14 @@ impl Cluster {
         let segments: Vec<&str> = path.split('/').filter(|segment| !segment.is_empty()).collect();
         let request = self.client()?.post(self.url(&segments)?).header("Content-Type", "application/json").body(body);
         let Some(token) = &self.token else { return Ok(request) };
-        // etcd takes the token as it is, without a scheme before it.
+        // etcd expects the bare token, without a scheme such as `Bearer` before it.
         let mut value = HeaderValue::from_str(token.reveal())
             .map_err(|_| Fault::access("the token has characters that no header can have".to_owned()))?;
         value.set_sensitive(true);
         Ok(request.headers(HeaderMap::from_iter([(AUTHORIZATION, value)])))
     }
 
-    /// Gets a token. `path` says which of its versions the API goes by.
+    /// Requests a token from the v3 API, under the version root that `path` begins with.
     async fn authenticate(&mut self, path: &str) -> Result<(), Fault> {
         let Some(password) = self.password()? else {
             return Err(Fault::access("[store.auth] names a user and no password".to_owned()));
@@ -211,7 +214,7 @@ impl Cluster {
         }
     }
 
-    /// Sends a request and reads the whole answer, within the time that an answer may take.
+    /// Sends a request and reads the whole response, within the configured request timeout.
     pub async fn answer(&self, request: RequestBuilder) -> Result<Answer, Fault> {
         let request = request.timeout(self.config.request_timeout);
         let response = request.send().await.map_err(|error| self.unreachable(&error))?;
@@ -227,12 +230,12 @@ impl Cluster {
         Ok(Answer { status, index, cluster_id, body })
     }
 
-    /// What an answer that is no success means.
+    /// Converts an unsuccessful response to the fault that it stands for.
     fn refusal(&self, answer: &Answer) -> Fault {
         tell_apart(answer.status.as_u16(), &answer.body, self.config.tls.cert_file.is_some())
     }
 
-    /// Why there is no answer, in words that show the way out.
+    /// Describes why a request got no response, with a hint at the fix where the cause is known.
     pub fn unreachable(&self, error: &reqwest::Error) -> Fault {
         let problem = describe(error);
         let https = self.members[self.current].url.scheme() == "https";
@@ -255,7 +258,7 @@ impl Cluster {
         {
             "; it wants a client certificate: set [store.tls] cert_file and key_file"
         } else if https && self.config.tls.cert_file.is_none() && problem.contains("connection closed") {
-            // The server's TLS alert is lost where the connection is closed before the alert is read.
+            // The server's TLS alert is lost if the connection is closed before the alert was read.
             "; if it wants a client certificate, set [store.tls] cert_file and key_file"
         } else {
             ""
@@ -281,8 +284,8 @@ impl Cluster {
         }
     }
 
-    /// Before a round of requests: certificates that were exchanged on disk are read again. If that
-    /// fails, the old ones go on.
+    /// Loads the certificates again if they were replaced on disk; called before each round of requests. If loading
+    /// fails, the previous client stays in use.
     pub fn refresh(&mut self) -> Result<(), Fault> {
         let tls = &self.config.tls;
         let stamp = |path: &PathBuf| {
@@ -323,7 +326,7 @@ impl Cluster {
             .map_err(|error| describe(&error))
     }
 
-    /// This member failed: it is left alone for a while, and another one is asked.
+    /// Quarantines the current member and selects the next one that is not quarantined.
     pub fn give_up_member(&mut self) {
         let now = Instant::now();
         let wait = Duration::from_millis(fastrand::u64(QUARANTINE));
@@ -333,7 +336,7 @@ impl Cluster {
         self.current = others.clone().find(good).or(others.clone().next()).unwrap_or(0);
     }
 
-    /// This member answered.
+    /// Ends the quarantine of the current member, because it answered.
     pub fn member_is_good(&mut self) {
         self.members[self.current].quarantined_until = None;
     }

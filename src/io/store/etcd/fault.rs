@@ -1,55 +1,57 @@
-//! What went wrong at an etcd, and whose business it is.
+//! Errors of etcd requests, classified by their consequence for the next attempt. [`Fault`] carries the problem and its
+//! [`FaultKind`]: try another member, get a token, list again, or wait for an operator. Several versions of etcd and
+//! its JSON gateway report the same error in different shapes.
 
 use serde::Deserialize;
 use serde_json::Value;
 
-/// Something went wrong.
+/// Failure of a request to etcd, as one human-readable line with its classification.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{problem}")]
 pub struct Fault {
-    /// What that means for the next attempt.
+    /// Consequence of the fault for the next attempt.
     pub kind: FaultKind,
-    /// For people.
+    /// Human-readable description, which names the fix where it is known.
     pub problem: String,
 }
 
-/// What a fault means for the next attempt.
+/// Consequence of a fault for the next attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FaultKind {
-    /// It is this member's: another one may know better.
+    /// Failure of one member; another member may succeed.
     Member,
-    /// It is about who asks, or what: all members would say the same.
+    /// Request, user or configuration is refused; every member would answer alike.
     Access,
-    /// The token is missing or no longer good.
+    /// Authentication token is missing or no longer valid.
     Token,
-    /// A user was named, and etcd asks for none.
+    /// User is configured, but authentication is disabled in etcd.
     NoAuthentication,
-    /// The API is not there. That is no word about a key.
+    /// Server does not offer this API; the fault is no statement about a key.
     Api,
-    /// etcd no longer knows what happened since then.
+    /// Requested revision has been compacted, so the changes since then are no longer available.
     Compacted,
 }
 
 impl Fault {
-    /// See [`FaultKind::Access`].
+    /// Creates a fault of kind [`FaultKind::Access`], which no other member can mend.
     pub fn access(problem: String) -> Self {
         Fault { kind: FaultKind::Access, problem }
     }
 
-    /// See [`FaultKind::Api`].
+    /// Creates a fault of kind [`FaultKind::Api`], for a server that does not offer the API.
     pub fn api(problem: String) -> Self {
         Fault { kind: FaultKind::Api, problem }
     }
 }
 
-/// gRPC's status codes, as far as they matter here.
+/// gRPC status codes that are classified by number.
 const NOT_FOUND: u64 = 5;
 const PERMISSION_DENIED: u64 = 7;
 const OUT_OF_RANGE: u64 = 11;
 const UNAVAILABLE: u64 = 14;
 const UNAUTHENTICATED: u64 = 16;
 
-/// An error of the v3 gateway. Its shape differs between versions, and between answers and streams.
+/// Error of the v3 gateway. Its shape differs between versions, and between responses and streams.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Refusal {
@@ -59,7 +61,8 @@ struct Refusal {
     grpc_code: u64,
 }
 
-/// What a refusal of the v3 gateway means. `with_certificate`: we showed one of ours.
+/// Classifies an error response of the v3 gateway; `with_certificate` is true if the agent presented a client
+/// certificate.
 pub fn tell_apart(status: u16, body: &[u8], with_certificate: bool) -> Fault {
     let refusal: Refusal = match serde_json::from_slice(body) {
         Ok(refusal) => refusal,
@@ -68,7 +71,7 @@ pub fn tell_apart(status: u16, body: &[u8], with_certificate: bool) -> Fault {
     of_refusal(refusal, with_certificate)
 }
 
-/// The same, of the `error` in a stream.
+/// Classifies the `error` field of a line in a watch stream.
 pub fn tell_stream_apart(error: &Value) -> Fault {
     let refusal = match error.as_str() {
         Some(message) => Refusal { message: message.to_owned(), ..Refusal::default() },
@@ -86,7 +89,7 @@ fn of_refusal(refusal: Refusal, with_certificate: bool) -> Fault {
         "invalid auth token",
         "user name is empty",
         "user name not found",
-        // Of signed tokens, after any change of users.
+        // Signed tokens become invalid after any change of the users.
         "revision of auth store is old",
         "revision in header is old",
     ];
@@ -112,7 +115,7 @@ fn of_refusal(refusal: Refusal, with_certificate: bool) -> Fault {
     }
     let kind = match code {
         PERMISSION_DENIED | NOT_FOUND => FaultKind::Access,
-        // Invalid arguments: a wrong password is one.
+        // Codes 3 and 9 are INVALID_ARGUMENT and FAILED_PRECONDITION; etcd reports a wrong password as the former.
         3 | 9 => FaultKind::Access,
         _ => FaultKind::Member,
     };
@@ -138,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn refusals_of_all_versions_are_told_apart() {
+    fn error_responses_of_all_etcd_versions_are_classified() {
         let kind = |status, body: &str| tell_apart(status, body.as_bytes(), true).kind;
         let old = r#"{"error":"etcdserver: invalid auth token","message":"etcdserver: invalid auth token","code":16}"#;
         assert_eq!(kind(401, old), FaultKind::Token);
@@ -155,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn the_two_traps_of_mutual_tls_are_named() {
+    fn mutual_tls_misconfigurations_are_explained() {
         let gateway = tell_apart(503, br#"{"error":"connection closed","code":14}"#, true);
         assert!(gateway.problem.contains("clientAuth"), "{gateway}");
         let newer = br#"{"error":"connection error: desc = \"transport: authentication handshake failed: remote error: tls: bad certificate\"","code":14}"#;
@@ -167,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_in_streams() {
+    fn error_in_watch_stream_is_classified() {
         let error: Value = serde_json::from_str(
             r#"{"grpc_code":14,"http_code":503,"message":"etcdserver: no leader","http_status":"Service Unavailable"}"#,
         )

@@ -1,31 +1,32 @@
-//! Where the documents stand in etcd.
+//! Layout of the documents in etcd. [`Keys`] computes the keys, ranges and v2 paths below the configured prefix that
+//! concern one host or the whole fleet.
 
 use crate::config::load::{GLOBAL_KEY, HOSTS_PREFIX, SETS_PREFIX, TESTS_PREFIX, tests_prefix};
 use crate::io::store::Concern;
 
-/// The keys that concern somebody, below a prefix.
+/// Keys below a prefix that concern one host or the whole fleet.
 #[derive(Clone, Debug)]
 pub struct Keys {
     prefix: String,
     concern: Concern,
 }
 
-/// One key, or all that begin so.
+/// Unit of listing and watching: a single key or all keys of a directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// One document.
+    /// Key of a single document, relative to the prefix.
     Key(&'static str),
-    /// All below a directory, which ends in a slash.
+    /// Directory with all keys below it, relative to the prefix; its name ends in a slash.
     Directory(String),
 }
 
 impl Keys {
-    /// The keys below `prefix`.
+    /// Creates the layout of the keys below `prefix` for one concern.
     pub fn new(prefix: &str, concern: Concern) -> Self {
         Keys { prefix: prefix.to_owned(), concern }
     }
 
-    /// What to list and to watch.
+    /// Returns the keys and directories to list and to watch.
     pub fn scopes(&self) -> Vec<Scope> {
         let tests = match &self.concern {
             Concern::Host(host) => tests_prefix(host),
@@ -39,18 +40,18 @@ impl Keys {
         ]
     }
 
-    /// The whole key.
+    /// Returns the full key in etcd of a key relative to the prefix.
     pub fn full(&self, key: &str) -> String {
         format!("{}/{key}", self.prefix)
     }
 
-    /// The key without the prefix.
+    /// Strips the prefix from a full key; returns `None` if the key is not below the prefix.
     pub fn below_prefix<'a>(&self, key: &'a str) -> Option<&'a str> {
         key.strip_prefix(&self.prefix)?.strip_prefix('/')
     }
 
-    /// What to list and to watch as v3 writes it: from a key up to another. In the order of keys the
-    /// tests come last, and what agents say of themselves first.
+    /// Returns the ranges to list and to watch in v3, each from its first key up to an excluded end. In the order of
+    /// keys, `agents/` comes before all documents and `tests/` after them.
     pub fn v3_ranges(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
         match &self.concern {
             Concern::Fleet => self.v3_whole(),
@@ -61,13 +62,13 @@ impl Keys {
         }
     }
 
-    /// The same in one range, with the tests of other hosts between.
+    /// Returns one range that covers all documents; for a host it also includes the tests of other hosts.
     pub fn v3_whole(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
         let (_, end) = self.v3_start(TESTS_PREFIX);
         vec![(self.full(GLOBAL_KEY).into_bytes(), end)]
     }
 
-    /// Whether a document of this key is asked for, of those in the ranges.
+    /// Returns true if the document of this relative key concerns the host or fleet; the ranges can include others.
     pub fn concerns(&self, key: &str) -> bool {
         let tests = match &self.concern {
             Concern::Host(host) => tests_prefix(host),
@@ -76,28 +77,28 @@ impl Keys {
         key == GLOBAL_KEY || [HOSTS_PREFIX, SETS_PREFIX, &tests].iter().any(|prefix| key.starts_with(prefix))
     }
 
-    /// All that begins so, likewise.
+    /// Returns the v3 range of all keys that begin with `start`, from its first key up to an excluded end.
     pub fn v3_start(&self, start: &str) -> (Vec<u8>, Vec<u8>) {
         let key = self.full(start).into_bytes();
         let mut end = key.clone();
-        // A prefix ends in a slash, so there is always a next octet.
+        // A prefix ends in a slash, so its last octet can always be incremented.
         if let Some(last) = end.last_mut() {
             *last += 1;
         }
         (key, end)
     }
 
-    /// The scope's path as v2 writes it, by its segments.
+    /// Returns the path segments of a scope in the v2 API.
     pub fn v2_path<'a>(&'a self, scope: &'a Scope) -> Vec<&'a str> {
         let key = match scope {
             Scope::Key(key) => key,
-            // The slash at the end matters to etcd's access rights.
+            // The trailing slash stays, because etcd's access rights distinguish a directory by it.
             Scope::Directory(directory) => directory.as_str(),
         };
         self.v2_key(key)
     }
 
-    /// A key's path, likewise.
+    /// Returns the path segments of a relative key in the v2 API.
     pub fn v2_key<'a>(&'a self, key: &'a str) -> Vec<&'a str> {
         let prefix = self.prefix.split('/').filter(|segment| !segment.is_empty());
         ["v2", "keys"].into_iter().chain(prefix).chain(key.split('/')).collect()
@@ -109,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_host_is_no_prefix_of_another() {
+    fn range_of_a_host_excludes_hosts_with_the_same_prefix() {
         let keys = Keys::new("/peerpair", Concern::Host("db1".to_owned()));
         let [(first, last), (from, to)] = keys.v3_ranges().try_into().unwrap();
         let within = |key: &str| first.as_slice() <= key.as_bytes() && key.as_bytes() < last.as_slice();

@@ -1,4 +1,5 @@
-//! `agents/<host>`: what each agent says of itself, under a lease, so that it goes when the agent does.
+//! Key `agents/<host>`, where each agent publishes its status under a lease, so that the key disappears with the agent.
+//! [`announce`] is the task that writes it until its sender is dropped; [`announced`] reads the status of all agents.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,17 +16,17 @@ use crate::config::bootstrap::{Api, StoreConfig, StoreKind};
 use crate::io::store::{Concern, Pace, StoreError};
 use crate::pure::backoff::Backoff;
 
-/// What the keys of agents start with.
+/// Prefix of the keys under which agents publish their status.
 const AGENTS_PREFIX: &str = "agents/";
-/// An agent of which nothing is heard for so long is silent.
+/// Lifetime of the lease: an agent that has not renewed it for this long is silent, and its key disappears.
 const TIME_TO_LIVE: Duration = Duration::from_secs(180);
-/// The lease is prolonged after 60 s, give or take a fifth.
+/// Range, in milliseconds, of the time after which the lease is renewed: 60 s, plus or minus a fifth.
 const KEEP_AFTER: std::ops::Range<u64> = 48_000..72_000;
-/// Each write is one of a whole fleet's, and stays in etcd until it is compacted.
+/// Least time between two writes: the whole fleet writes such keys, and each revision stays in etcd until a compaction.
 const APART: Duration = Duration::from_secs(30);
 const RETRY: Backoff = Backoff::new(Duration::from_secs(5), Duration::from_secs(300));
 
-/// Writes what this agent says of itself whenever that changes, for as long as anybody says it.
+/// Publishes this agent's status whenever it changes, until the sender of `said` is dropped; then the lease is revoked.
 /// Does nothing where the store has no leases.
 pub async fn announce(config: StoreConfig, host: String, mut said: watch::Receiver<Option<String>>) {
     if config.kind != StoreKind::Etcd || config.api == Api::V2 {
@@ -33,7 +34,7 @@ pub async fn announce(config: StoreConfig, host: String, mut said: watch::Receiv
     }
     let mut presence = Presence::new(&config, &host);
     let (mut retry, mut troubled) = (RETRY, false);
-    // Nothing is written before something is known.
+    // The key is not written before there is a status.
     while said.wait_for(Option::is_some).await.is_ok() {
         let begun = Instant::now();
         let Err(fault) = presence.follow(&config, &mut said).await else { break };
@@ -51,12 +52,12 @@ pub async fn announce(config: StoreConfig, host: String, mut said: watch::Receiv
     presence.end(&config).await;
 }
 
-/// Until nobody says anything any more.
+/// Completes when the sender of the status is dropped.
 async fn closed(said: &mut watch::Receiver<Option<String>>) {
     while said.changed().await.is_ok() {}
 }
 
-/// What was written, and under which lease; it outlives the connection.
+/// Published status and the lease that it is under; both outlive a connection.
 struct Presence {
     keys: Keys,
     key: String,
@@ -79,7 +80,7 @@ impl Presence {
         }
     }
 
-    /// Until something fails, or nobody says anything any more.
+    /// Renews the lease and writes each new status, until a request fails or the sender is dropped.
     async fn follow(&mut self, config: &StoreConfig, said: &mut watch::Receiver<Option<String>>) -> Result<(), Fault> {
         let (mut cluster, v3) = connect(config).await?;
         loop {
@@ -116,7 +117,7 @@ impl Presence {
         self.lease = Some(lease.clone());
         let written = v3.write_leased(cluster, &self.keys, &self.key, &text, &lease).await;
         if written.is_err() {
-            // It may have run out; a new one is taken the next time.
+            // The lease may have expired; the next write requests a new one.
             self.lease = None;
             let _runs_out_by_itself = v3.end_lease(cluster, &lease).await;
         }
@@ -126,14 +127,14 @@ impl Presence {
         Ok(())
     }
 
-    /// The agent stops on purpose: what it said goes with it.
+    /// Revokes the lease when the agent stops on purpose, which removes its key at once.
     async fn end(self, config: &StoreConfig) {
         let (Some(lease), Ok((mut cluster, v3))) = (&self.lease, connect(config).await) else { return };
         let _runs_out_by_itself = v3.end_lease(&mut cluster, lease).await;
     }
 }
 
-/// What all agents say of themselves, by host.
+/// Returns the published status of all agents, by host.
 pub async fn announced(config: &StoreConfig) -> Result<BTreeMap<String, String>, StoreError> {
     let place = config.endpoints.join(",");
     let failed = |fault: Fault| StoreError::new(&place, fault.problem, Pace::Quick);

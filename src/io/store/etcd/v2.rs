@@ -1,4 +1,5 @@
-//! etcd's v2 JSON API: the keys are listed, and each is watched by a long poll.
+//! Reader and writer of etcd's v2 JSON API. [`V2`] lists the keys of each scope with a quorum and watches each scope by
+//! a long poll. All documents are listed again every five to ten minutes, whatever the polls report.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,34 +18,34 @@ use crate::config::load::{Documents, GLOBAL_KEY, RawDocument};
 use crate::io::causes::describe;
 use crate::io::store::DEBOUNCE;
 
-/// Everything is listed anew after a time in this range, whatever the watches say.
+/// Range, in seconds, of the time after which all documents are listed again, whatever the watches report.
 const RELIST: std::ops::Range<u64> = 300..600;
-/// "Key not found".
+/// etcd error "Key not found".
 const KEY_NOT_FOUND: u64 = 100;
-/// "Compare failed".
+/// etcd error "Compare failed": the document has another version than expected.
 const COMPARE_FAILED: u64 = 101;
-/// "Key already exists".
+/// etcd error "Key already exists": the document was expected to be missing.
 const ALREADY_EXISTS: u64 = 105;
-/// "The request requires user authentication".
+/// etcd error "The request requires user authentication".
 const UNAUTHORIZED: u64 = 110;
-/// Errors of the cluster, not of the request.
+/// Range of error codes that concern the cluster's Raft state and not the request.
 const RAFT_ERRORS: std::ops::Range<u64> = 300..400;
-/// "The event in requested index is outdated and cleared".
+/// etcd error "The event in requested index is outdated and cleared".
 const INDEX_CLEARED: u64 = 401;
 
-/// What was listed, and the polls that continue it.
+/// Listed documents, and the long polls that continue from there.
 pub struct V2 {
     documents: Documents,
-    /// What to watch, and from which index on.
+    /// Scopes to watch, each with the index to continue from.
     watches: Vec<(Scope, u64)>,
     polls: Vec<Poll>,
     relist_at: Instant,
 }
 
-/// Ends when the key changed, or when the index is too old to know.
+/// Long poll of one scope; completes when a key changed, or when the index is too old for etcd to compare.
 type Poll = BoxFuture<'static, Result<(), Fault>>;
 
-/// A node of the tree, a file or a directory.
+/// Node of the v2 key tree: a key with its value, or a directory with its children.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Node {
@@ -85,12 +86,12 @@ impl Refusal {
 }
 
 impl V2 {
-    /// A reader that knows nothing yet.
+    /// Creates a reader that has listed nothing yet.
     pub fn new() -> Self {
         V2 { documents: Documents::new(), watches: Vec::new(), polls: Vec::new(), relist_at: Instant::now() }
     }
 
-    /// Whether anything stands below the prefix.
+    /// Returns true if there is any document below the prefix.
     pub async fn holds_any(&self, cluster: &Cluster, keys: &Keys) -> Result<bool, Fault> {
         for scope in keys.scopes() {
             if self.get(cluster, keys, &scope).await?.node.is_some_and(|node| !node.dir || !node.nodes.is_empty()) {
@@ -100,7 +101,7 @@ impl V2 {
         Ok(false)
     }
 
-    /// Lists everything, each part with quorum: what is not there is not there.
+    /// Lists all documents, each scope with a quorum, so that a key missing from the answer does not exist.
     pub async fn list(&mut self, cluster: &Cluster, keys: &Keys) -> Result<Listed, Fault> {
         self.watches.clear();
         self.polls.clear();
@@ -122,7 +123,7 @@ impl V2 {
         Ok(Listed { revision, documents, cluster: id })
     }
 
-    /// Ends when a watched key changed, or to say that the server is alive.
+    /// Waits until a watched key changes, the listing is due again, or the server has proved that it is alive.
     pub async fn watch(&mut self, cluster: &mut Cluster, keys: &Keys) -> Result<Seen, Fault> {
         if self.polls.is_empty() {
             let watches = std::mem::take(&mut self.watches);
@@ -138,7 +139,7 @@ impl V2 {
             }
             () = sleep_until(self.relist_at) => Ok(Seen::Doubt),
             () = sleep(ALIVE_EVERY) => {
-                // With a quorum: a member that has lost the others answers for itself alone.
+                // The read uses a quorum: a member that is cut off from the others would answer for itself alone.
                 self.get(cluster, keys, &Scope::Key(GLOBAL_KEY)).await?;
                 Ok(Seen::Nothing)
             }
@@ -151,7 +152,7 @@ impl V2 {
             Scope::Directory(_) => &[("quorum", "true"), ("recursive", "true")],
         };
         let answer = cluster.answer(cluster.v2(Method::GET, &keys.v2_path(scope), query)?).await?;
-        // A 404 without etcd's index is no word about a key: the API itself is missing.
+        // A 404 without etcd's index is no statement about a key: the API itself is missing.
         let Some(index) = answer.index else {
             let problem = format!("HTTP status {} without X-Etcd-Index", answer.status);
             let kind = if answer.status.is_server_error() { FaultKind::Member } else { FaultKind::Api };
@@ -172,7 +173,8 @@ impl V2 {
         }
     }
 
-    /// Writes a document, or removes it, if it is still of this version (0: not there). Tells whether it was.
+    /// Writes a document, or removes it, if its version is still the given one; version 0 stands for a missing
+    /// document. Returns false if the version differs.
     pub async fn write(
         &self,
         cluster: &Cluster,
@@ -226,13 +228,13 @@ struct Got {
 
 const FORM: &str = "application/x-www-form-urlencoded";
 
-/// A field of a form. A URL's query is written the same way.
+/// Encodes one field of an HTML form, which uses the same encoding as the query of a URL.
 fn form(name: &str, value: &str) -> String {
     let url = Url::parse_with_params("http://form/", [(name, value)]);
     url.ok().and_then(|url| url.query().map(str::to_owned)).unwrap_or_default()
 }
 
-/// One long poll. It has no timeout of its own: `ALIVE_EVERY` and `relist_at` bound it.
+/// Starts one long poll. It has no timeout of its own: `ALIVE_EVERY` and `relist_at` bound it.
 fn poll(cluster: &Cluster, keys: &Keys, scope: &Scope, index: u64) -> Result<Poll, Fault> {
     let index = index.to_string();
     let mut query = vec![("wait", "true"), ("waitIndex", index.as_str())];

@@ -1,5 +1,6 @@
-//! etcd's v3 API by its JSON gateway: everything is listed at one revision, and one stream carries
-//! the watches from there on.
+//! Reader and writer of etcd's v3 API through its JSON gateway. [`V3`] lists all documents at one revision, and one
+//! stream carries the watches from that revision on. The stream is dropped after any doubt, and the documents are then
+//! listed again.
 
 mod stream;
 mod wire;
@@ -24,44 +25,45 @@ use stream::Stream;
 pub use wire::Lease;
 use wire::{Event, Header, Kept, KeyValue, Line, Range, Txn, decode};
 
-/// Keys in one answer; more come in pages.
+/// Greatest number of keys in one response; further keys come in more pages.
 const PAGE: u64 = 2000;
-/// etcd says how far it is at least every ten minutes; a stream that is silent for longer is dead.
+/// Longest time without any line on a watch: etcd reports its progress at least every ten minutes, so a stream that is
+/// silent for longer is dead.
 const SILENCE: Duration = Duration::from_secs(700);
-/// Over HTTP/1.1, etcd's gateway begins to answer when it has read the first request of a body, and
-/// what it has not read by then is lost: it reads so many octets at once.
+/// Greatest length in octets of the requests in one stream: over HTTP/1.1, etcd's gateway starts its response when it
+/// has read the first request of a body, and loses what it has not read by then. It reads 512 octets at once.
 const TAKEN_AT_ONCE: usize = 512;
-/// Each watch is confirmed at once; one that is not was lost.
+/// Time within which etcd must confirm each watch; it does so at once, and a watch without confirmation was lost.
 const CONFIRMED_WITHIN: Duration = Duration::from_secs(5);
 
-/// What was listed, and the stream that continues it.
+/// Listed documents, and the stream that carries the changes after their revision.
 pub struct V3 {
-    /// What its paths begin with: `v3`, or `v3beta` of older servers.
+    /// First segment of the API's paths: `v3`, or `v3beta` and `v3alpha` on older servers.
     root: &'static str,
     documents: Documents,
     revision: u64,
     stream: Option<Stream>,
 }
 
-/// How a member answers.
+/// Consistency of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reading {
-    /// It asks the others.
+    /// Linearizable read, which a member answers only in agreement with the others.
     Agreed,
-    /// By itself: it may be behind.
+    /// Serializable read of one member alone, which may lag behind.
     Alone,
 }
 
-/// What a line of the stream means.
+/// Consequence of one line of the watch stream.
 enum Meaning {
     Nothing,
     Changed,
-    /// What was listed is not to be relied on.
+    /// Listed documents are no longer reliable and have to be listed again.
     Doubt,
 }
 
 impl V3 {
-    /// The API that a server of this version has.
+    /// Creates a reader for the API paths that a server of this version offers.
     pub fn of_server(version: &str) -> Self {
         let mut numbers = version.split('.').map(|number| number.parse::<u32>().unwrap_or(0));
         let root = match (numbers.next(), numbers.next()) {
@@ -72,7 +74,7 @@ impl V3 {
         V3 { root, documents: Documents::new(), revision: 0, stream: None }
     }
 
-    /// Whether anything stands below the prefix.
+    /// Returns true if there is any document below the prefix.
     pub async fn holds_any(&self, cluster: &mut Cluster, keys: &Keys) -> Result<bool, Fault> {
         let mut held = false;
         for (key, range_end) in keys.v3_ranges() {
@@ -83,12 +85,13 @@ impl V3 {
         Ok(held)
     }
 
-    /// Lists everything as it was at one revision, from a member that asked the others: what is not
-    /// there is not there.
+    /// Lists all documents as they were at one revision. A linearizable read makes sure that a key missing from the
+    /// answer does not exist.
     pub async fn list(&mut self, cluster: &mut Cluster, keys: &Keys, by: Reading) -> Result<Listed, Fault> {
         self.stream = None;
         let mut documents = Documents::new();
-        // Not in one transaction: one of ranges only, when its client leaves, ends etcd 3.5.1 in a panic.
+        // The ranges are separate requests, because a transaction of ranges only makes etcd 3.5.1 panic when its client
+        // disconnects.
         let mut at: Option<Header> = None;
         for (mut key, range_end) in keys.v3_ranges() {
             loop {
@@ -115,7 +118,7 @@ impl V3 {
         Ok(Listed { revision: self.revision, documents: self.documents.clone(), cluster })
     }
 
-    /// Waits for what happens after the list.
+    /// Waits for changes after the listing and returns the documents that result.
     pub async fn watch(&mut self, cluster: &mut Cluster, keys: &Keys) -> Result<Seen, Fault> {
         if self.stream.is_none() {
             self.stream = Some(self.open(cluster, keys).await?);
@@ -125,14 +128,14 @@ impl V3 {
             Some(Meaning::Doubt) => return Ok(Seen::Doubt),
             Some(Meaning::Nothing) | None => return Ok(Seen::Nothing),
         }
-        // One write by an operator is often several changes: they are taken together.
+        // A single write by an operator often makes several changes, which are collected.
         let most = Instant::now() + DEBOUNCE_MOST;
         loop {
             let until = (Instant::now() + DEBOUNCE).min(most);
             match timeout_at(until, self.next(cluster, keys)).await {
                 Ok(Ok(Meaning::Nothing | Meaning::Changed)) => {}
                 Ok(Ok(Meaning::Doubt)) => return Ok(Seen::Doubt),
-                // Of a change to several watches only a part may have come.
+                // A change that covers several watches may have arrived only in part.
                 Ok(Err(_)) => {
                     self.stream = None;
                     return Ok(Seen::Doubt);
@@ -143,7 +146,7 @@ impl V3 {
         Ok(Seen::Changed(self.revision, self.documents.clone()))
     }
 
-    /// The first line that means something; nothing after `ALIVE_EVERY` if the server is there.
+    /// Returns the first meaningful line, or `None` after `ALIVE_EVERY` if the server still answers.
     async fn first_change(&mut self, cluster: &mut Cluster, keys: &Keys) -> Result<Option<Meaning>, Fault> {
         let look = Instant::now() + ALIVE_EVERY;
         loop {
@@ -164,7 +167,7 @@ impl V3 {
                 Err(_) => break,
             }
         }
-        // A server that hangs or a path that lost its state is found by a small request.
+        // A hanging server, or a path that lost its connection state, is found by a small request.
         cluster.version().await?;
         if self.stream.as_ref().is_some_and(|stream| stream.heard.elapsed() > SILENCE) {
             self.stream = None;
@@ -187,7 +190,7 @@ impl V3 {
         }
         let Some(result) = line.result else { return Ok(Meaning::Nothing) };
         if result.canceled {
-            // The stream stays open, and nothing more comes for this watch.
+            // The stream stays open after a cancellation, but this watch delivers nothing more.
             return match result.compact_revision {
                 0 => Err(Fault::access(format!("etcd ended the watch: {}", result.cancel_reason))),
                 _ => Ok(Meaning::Doubt),
@@ -207,8 +210,8 @@ impl V3 {
         Ok(Meaning::Changed)
     }
 
-    /// A server that is behind what was listed lags, or was restored from an older state: then the
-    /// watch would wait for revisions that have long been given to other changes.
+    /// Handles the confirmation of a watch. A server whose revision is behind the listing either lags or was restored
+    /// from an older state; in the latter case the watch would skip changes that reuse the listed revisions.
     async fn on_created(&self, cluster: &mut Cluster, keys: &Keys, header: Header) -> Result<Meaning, Fault> {
         if header.revision >= self.revision {
             return Ok(Meaning::Nothing);
@@ -233,7 +236,7 @@ impl V3 {
         Ok(())
     }
 
-    /// A document that is as it was stays the very same.
+    /// Adds one entry to the documents; an unchanged document keeps its `Arc`.
     fn take_in(&self, documents: &mut Documents, keys: &Keys, entry: KeyValue) -> Result<(), Fault> {
         let key = decode(&entry.key)?;
         let key = String::from_utf8_lossy(&key).into_owned();
@@ -259,7 +262,7 @@ impl V3 {
             }});
             request.to_string()
         };
-        // Several watches in one stream: their requests stand one after the other in one body.
+        // Several watches share one stream: their requests follow one another in one body.
         let mut ranges = keys.v3_ranges();
         let mut body: String = ranges.iter().cloned().enumerate().map(request).collect();
         if body.len() > TAKEN_AT_ONCE {
@@ -270,7 +273,7 @@ impl V3 {
         Ok(Stream::new(response, ranges.len()))
     }
 
-    /// Asks for something that is answered at once.
+    /// Sends a request that is answered at once and parses the response.
     pub async fn ask<T: serde::de::DeserializeOwned>(
         &self,
         cluster: &mut Cluster,
@@ -281,7 +284,8 @@ impl V3 {
         serde_json::from_slice(&answer.body).map_err(|error| Fault::api(format!("unreadable answer to {rpc}: {error}")))
     }
 
-    /// Writes a document, or removes it, if it is still of this version (0: not there). Tells whether it was.
+    /// Writes a document, or removes it, if its version is still the given one; version 0 stands for a missing
+    /// document. Returns false if the version differs.
     pub async fn write(
         &self,
         cluster: &mut Cluster,
@@ -300,23 +304,23 @@ impl V3 {
         Ok(txn.succeeded)
     }
 
-    /// Begins a lease, for so long unless it is kept alive.
+    /// Requests a lease that expires after `time_to_live` unless it is renewed.
     pub async fn grant_lease(&self, cluster: &mut Cluster, time_to_live: Duration) -> Result<Lease, Fault> {
         self.ask(cluster, "lease/grant", &json!({"TTL": time_to_live.as_secs()})).await
     }
 
-    /// Prolongs a lease. Tells whether there still was one.
+    /// Renews a lease; returns false if it has already expired.
     pub async fn keep_lease(&self, cluster: &mut Cluster, lease: &Lease) -> Result<bool, Fault> {
         let kept: Kept = self.ask(cluster, "lease/keepalive", &json!({"ID": lease.id.to_string()})).await?;
         Ok(kept.result.time_to_live > 0)
     }
 
-    /// Ends a lease, and with it what was written under it.
+    /// Revokes a lease, which also removes the keys that were written under it.
     pub async fn end_lease(&self, cluster: &mut Cluster, lease: &Lease) -> Result<(), Fault> {
         self.ask::<Value>(cluster, "lease/revoke", &json!({"ID": lease.id.to_string()})).await.map(|_| ())
     }
 
-    /// Writes a key that goes with its lease.
+    /// Writes a key that is removed when its lease ends.
     pub async fn write_leased(
         &self,
         cluster: &mut Cluster,
@@ -331,7 +335,8 @@ impl V3 {
         Ok(())
     }
 
-    /// Every key that begins so, with its text; not what agents watch.
+    /// Reads all keys that begin with `start`, with their text, page by page and not at one revision; used for keys
+    /// that agents do not watch.
     pub async fn read(
         &self,
         cluster: &mut Cluster,

@@ -1,4 +1,5 @@
-//! The stream of a watch: one line after the other, as the octets come in.
+//! Reader of the HTTP body of a watch, which carries one JSON object a line. [`Stream`] splits the octets into lines as
+//! they arrive and records when they did, so that a dead stream can be detected.
 
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
@@ -8,31 +9,31 @@ use tokio::time::Instant;
 use crate::io::store::etcd::cluster::Cluster;
 use crate::io::store::etcd::fault::{Fault, FaultKind};
 
-/// A line of a stream that is longer than this is none of etcd's, whose events have 1.5 MiB at most.
+/// Limit in octets on a line. A longer line cannot be etcd's, whose events have at most 1.5 MiB.
 const LONGEST_LINE: usize = 64 << 20;
 
-/// A watch as it comes in.
+/// Open watch stream, with the octets of a line that is not complete yet.
 pub struct Stream {
     chunks: BoxStream<'static, reqwest::Result<Vec<u8>>>,
     pending: Vec<u8>,
     ended: bool,
-    /// When the last octets came.
+    /// Time at which the last octets arrived.
     pub heard: Instant,
-    /// When it was opened.
+    /// Time at which the stream was opened.
     pub opened: Instant,
-    /// Watches that the server has not confirmed yet.
+    /// Number of watches that the server has not confirmed yet.
     pub awaited: usize,
 }
 
 impl Stream {
-    /// The body of an answer that has just begun, to so many watches.
+    /// Wraps the body of a response that has just begun, for the given number of requested watches.
     pub fn new(response: Response, watches: usize) -> Self {
         let chunks = response.bytes_stream().map(|chunk| chunk.map(|chunk| chunk.to_vec())).boxed();
         let now = Instant::now();
         Stream { chunks, pending: Vec::new(), ended: false, heard: now, opened: now, awaited: watches }
     }
 
-    /// The next line; the last one may lack its newline.
+    /// Returns the next non-empty line; the last line may lack its newline.
     pub async fn next_line(&mut self, cluster: &Cluster) -> Result<Vec<u8>, Fault> {
         loop {
             if let Some(newline) = self.pending.iter().position(|&octet| octet == b'\n') {

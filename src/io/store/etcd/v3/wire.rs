@@ -1,4 +1,5 @@
-//! What the v3 gateway writes: zeros and empty lists are left out, 64-bit numbers are texts.
+//! JSON messages of etcd's v3 gateway, which omits zeros and empty lists and writes 64-bit numbers as strings. The
+//! types here hold only the fields that the agent uses.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -7,7 +8,7 @@ use serde_json::Value;
 
 use crate::io::store::etcd::fault::Fault;
 
-/// Where the store was when it answered.
+/// Identity and revision of the store at the time of a response.
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Header {
@@ -17,7 +18,7 @@ pub struct Header {
     pub revision: u64,
 }
 
-/// A key with its value, both in base64.
+/// Key with its value, both encoded in base64.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct KeyValue {
@@ -27,7 +28,7 @@ pub struct KeyValue {
     pub mod_revision: u64,
 }
 
-/// Keys, or one page of them.
+/// Response to `kv/range`: the keys, or one page of them.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Range {
@@ -36,14 +37,14 @@ pub struct Range {
     pub more: bool,
 }
 
-/// What became of a transaction.
+/// Response to `kv/txn`: true if the comparison held and the change was made.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Txn {
     pub succeeded: bool,
 }
 
-/// A line of a watch.
+/// Line of a watch stream, which carries either a result or an error.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Line {
@@ -51,7 +52,7 @@ pub struct Line {
     pub error: Option<Value>,
 }
 
-/// What a line says of one of the watches.
+/// Message about one of the watches on the stream: its confirmation, its cancellation, or its events.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct WatchResult {
@@ -64,7 +65,7 @@ pub struct WatchResult {
     pub events: Vec<Event>,
 }
 
-/// A change of a key.
+/// Change of one key; `kind` is empty for a put, because the gateway omits defaults.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Event {
@@ -73,7 +74,7 @@ pub struct Event {
     pub kv: KeyValue,
 }
 
-/// A lease.
+/// Lease of etcd, whose id keys are attached to.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Lease {
@@ -81,14 +82,14 @@ pub struct Lease {
     pub id: u64,
 }
 
-/// What became of a lease that was to be kept.
+/// Response to `lease/keepalive`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Kept {
     pub result: Alive,
 }
 
-/// How long it lives on; nothing: it is over.
+/// Remaining lifetime of a lease in seconds; zero means that the lease has expired.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Alive {
@@ -96,12 +97,12 @@ pub struct Alive {
     pub time_to_live: u64,
 }
 
-/// A key or a value.
+/// Decodes a key or a value from base64.
 pub fn decode(base64: &str) -> Result<Vec<u8>, Fault> {
     BASE64.decode(base64).map_err(|error| Fault::api(format!("unreadable base64: {error}")))
 }
 
-/// The gateway writes 64-bit numbers as texts, and leaves out zeros.
+/// Deserializes a 64-bit number, which the gateway writes as a string; a plain number is accepted too.
 fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
     let value = Value::deserialize(deserializer)?;
     let number = value.as_u64().or_else(|| value.as_str()?.parse().ok());
