@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use peerpair::config::bootstrap::StoreConfig;
-use peerpair::io::store::{Concern, Store, StoreEvent, reflect};
+use peerpair::io::store::{ReadScope, Store, StoreEvent, reflect};
 use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
@@ -87,7 +87,7 @@ impl Etcd {
 
     fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
-            let _gone_already = process.kill();
+            let _ignored = process.kill();
             let _status = process.wait();
         }
     }
@@ -133,9 +133,9 @@ async fn change() -> Outcome<()> {
     let etcd = Etcd::start().await?;
     let (sockets, sink) =
         ([UdpSocket::bind("127.0.0.1:0")?, UdpSocket::bind("127.0.0.1:0")?], UdpSocket::bind("127.0.0.1:0")?);
-    let elsewhere = sink.local_addr()?.to_string();
+    let prefetch_hint = sink.local_addr()?.to_string();
     let key = |n: u32| format!("tests/b/{n:06}");
-    let mut documents: Vec<_> = (1..TESTS).map(|n| (key(n), test(n, &elsewhere, "60s"))).collect();
+    let mut documents: Vec<_> = (1..TESTS).map(|n| (key(n), test(n, &prefetch_hint, "60s"))).collect();
     documents.push((key(0), test(0, &sockets[0].local_addr()?.to_string(), "10ms")));
     etcd.put(&documents).await?;
     let directory = tempfile::tempdir()?;
@@ -190,7 +190,7 @@ async fn watchers() -> Outcome<()> {
     for n in 0..WATCHERS {
         let endpoints = vec![format!("http://127.0.0.1:{}", etcd.port)];
         let config = StoreConfig { endpoints, ..StoreConfig::default() };
-        let store = Store::new(&config, Concern::Host(format!("h{n}")))?;
+        let store = Store::new(&config, ReadScope::Host(format!("h{n}")))?;
         let (sender, mut own) = mpsc::channel(4);
         tokio::task::spawn_local(reflect(store, sender));
         let events = events.clone();

@@ -21,24 +21,26 @@ use nix::sys::socket::{MsgFlags, SockaddrStorage, sendto};
 use nix::sys::time::TimeValLike;
 use nix::unistd::Pid;
 
-use peerpair::io::batch::Batch;
-use peerpair::io::gauges::Gauges;
+use peerpair::io::net::recv_batch::Batch;
+use peerpair::io::net::udp::Socket;
+use peerpair::io::shared::SharedState;
 use peerpair::io::time;
-use peerpair::io::udp::Socket;
 use peerpair::listener::{self, Listener};
-use peerpair::messages::{Enrol, ListenerFact, PacerFact, SenderFact, Station};
+use peerpair::messages::{ListenerFact, PacerFact, Register, SenderContext, SenderFact};
 use peerpair::pacer::{self, Pacer};
-use peerpair::pure::clock_error::{ClockQuality, DelayLimits, ErrorEstimate};
-use peerpair::pure::condition::Thresholds;
-use peerpair::pure::expectation::{Expected, Manner};
-use peerpair::pure::flows::Flows;
-use peerpair::pure::key::{Key, KeyChoice, KeyRing};
-use peerpair::pure::loss_window::LossLimits;
-use peerpair::pure::probe::Probe;
-use peerpair::pure::sending::{SenderPlan, Source};
-use peerpair::pure::status::Role;
-use peerpair::pure::test::{Mode, TestFacts, TestId, Wire};
-use peerpair::pure::time::WallTime;
+use peerpair::pure::base::time::WallTime;
+use peerpair::pure::clock::error_estimate::{ClockQuality, DelayLimits, ErrorEstimate};
+use peerpair::pure::judge::condition::Thresholds;
+use peerpair::pure::judge::session::{Criteria, SessionPlan};
+use peerpair::pure::measure::loss_window::LossLimits;
+use peerpair::pure::stamp::flows::Flows;
+use peerpair::pure::stamp::key::{Key, KeyChoice, KeyRing};
+use peerpair::pure::stamp::packet::Probe;
+use peerpair::pure::stamp::session_sender::{SenderPlan, Source};
+use peerpair::pure::test::facts::TestFacts;
+use peerpair::pure::test::id::TestId;
+use peerpair::pure::test::role::Role;
+use peerpair::pure::test::spec::{Mode, Wire};
 use peerpair::sender::{self, Sender};
 
 const TESTS: usize = 100_000;
@@ -123,12 +125,12 @@ fn limits() -> DelayLimits {
     }
 }
 
-fn expected(n: usize, manner: &Arc<Manner>) -> Expected {
-    Expected { test: facts(n), from_address: None, any_of: None, manner: manner.clone() }
+fn expected(n: usize, manner: &Arc<Criteria>) -> SessionPlan {
+    SessionPlan { test: facts(n), from_address: None, any_of: None, manner: manner.clone() }
 }
 
-fn manner(keys: Option<KeyChoice>) -> Manner {
-    Manner {
+fn manner(keys: Option<KeyChoice>) -> Criteria {
+    Criteria {
         role: Role::Receiver,
         mode: Mode::OneWay,
         expect_every: EVERY * 2,
@@ -161,11 +163,11 @@ fn plan(n: usize, destination: SocketAddr, keys: Option<KeyChoice>) -> Arc<Sende
     })
 }
 
-fn gauges() -> Gauges {
-    let gauges = Gauges::new();
-    gauges.set_clock(ClockQuality { synchronised: true, error: Duration::from_micros(100) });
-    gauges.set_keys(Arc::new(KeyRing::new([Key::new(1, [7; 32])], Some(1))));
-    gauges
+fn shared() -> SharedState {
+    let shared = SharedState::new();
+    shared.set_clock(ClockQuality { synchronized: true, error: Duration::from_micros(100) });
+    shared.set_keys(Arc::new(KeyRing::new([Key::new(1, [7; 32])], Some(1))));
+    shared
 }
 
 /// Stand-in for the watcher: receives the facts of listeners, senders and pacers, and discards them.
@@ -259,10 +261,11 @@ fn paced_send(keys: Option<KeyChoice>) -> (Turns, Duration) {
     let (_hole, to) = hole();
     System::new().block_on(async {
         let parent = Parent.start();
-        let outlet: Arc<[Arc<Socket>]> = [Arc::new(Socket::open("127.0.0.1:0".parse().unwrap(), None).unwrap())].into();
+        let sockets: Arc<[Arc<Socket>]> =
+            [Arc::new(Socket::open("127.0.0.1:0".parse().unwrap(), None).unwrap())].into();
         let plans: Vec<_> = (0..TESTS).map(|n| plan(n, to, keys.clone())).collect();
         let begun = Instant::now();
-        let _senders = senders(plans, &outlet, &parent);
+        let _senders = senders(plans, &sockets, &parent);
         tokio::time::sleep(Duration::from_millis(1)).await;
         let started = begun.elapsed();
         tokio::time::sleep(SETTLE * 2).await;
@@ -283,25 +286,25 @@ fn paced_send(keys: Option<KeyChoice>) -> (Turns, Duration) {
 /// Starts one sender actor for each of the plans, enrolled with a pacer that they share.
 fn senders(
     plans: impl IntoIterator<Item = Arc<SenderPlan>>,
-    outlet: &Arc<[Arc<Socket>]>,
+    sockets: &Arc<[Arc<Socket>]>,
     parent: &Addr<Parent>,
 ) -> Vec<Addr<Sender>> {
-    let pacer = Pacer::new(pacer::Beginning {
-        source: plan(0, outlet[0].local(), None).source.clone(),
-        outlet: outlet.clone(),
+    let pacer = Pacer::new(pacer::Args {
+        source: plan(0, sockets[0].local(), None).source.clone(),
+        sockets: sockets.clone(),
         reads: false,
-        gauges: gauges(),
+        shared: shared(),
         parent: parent.clone().recipient(),
         generation: 1,
     })
     .start();
-    let station = Arc::new(Station {
-        outlet: outlet.clone(),
-        pacer: pacer.recipient::<Enrol>(),
-        gauges: gauges(),
+    let station = Arc::new(SenderContext {
+        sockets: sockets.clone(),
+        pacer: pacer.recipient::<Register>(),
+        shared: shared(),
         parent: parent.clone().recipient(),
     });
-    let begin = |plan| sender::Beginning { plan, station: station.clone(), generation: 1 };
+    let begin = |plan| sender::Args { plan, station: station.clone(), generation: 1 };
     plans.into_iter().map(|plan| Sender::new(begin(plan)).start()).collect()
 }
 
@@ -401,21 +404,21 @@ fn bare_receive(socket: &Socket, batch: &mut Batch, during: Duration) -> f64 {
     let (begun, before, mut count) = (Instant::now(), cpu(), 0u64);
     while begun.elapsed() < during {
         std::thread::sleep(Duration::from_millis(4));
-        while let Ok(some @ 1..) = batch.take_in(socket.as_fd()) {
+        while let Ok(some @ 1..) = batch.apply(socket.as_fd()) {
             count += some as u64;
         }
     }
     per(cpu() - before, count)
 }
 
-fn listener(socket: Arc<Socket>, manner: Manner, parent: &Addr<Parent>) -> Addr<Listener> {
+fn listener(socket: Arc<Socket>, manner: Criteria, parent: &Addr<Parent>) -> Addr<Listener> {
     let manner = Arc::new(manner);
-    let beginning = listener::Beginning {
+    let beginning = listener::Args {
         address: socket.local(),
         socket,
         names: Vec::new(),
         expected: (0..TESTS).map(|n| expected(n, &manner)).collect(),
-        gauges: gauges(),
+        shared: shared(),
         parent: parent.clone().recipient(),
         generation: 1,
     };
@@ -501,7 +504,7 @@ fn memory_of_expectations() {
         let _source = Traffic::start([to, to], TESTS as f64, None, true);
         let before = resident();
         // Without a latency limit, no latency alarm is raised, whose text would be counted too.
-        let patient = Manner { limits: DelayLimits { max_latency: None, ..limits() }, ..manner(None) };
+        let patient = Criteria { limits: DelayLimits { max_latency: None, ..limits() }, ..manner(None) };
         let _listener = listener(socket, patient, &parent);
         // After 370 s, at least one slice of every statistics interval has ended and is archived.
         tokio::time::sleep(Duration::from_secs(370)).await;
@@ -513,9 +516,10 @@ fn memory_of_senders() {
     let (_hole, to) = hole();
     System::new().block_on(async {
         let parent = Parent.start();
-        let outlet: Arc<[Arc<Socket>]> = [Arc::new(Socket::open("127.0.0.1:0".parse().unwrap(), None).unwrap())].into();
+        let sockets: Arc<[Arc<Socket>]> =
+            [Arc::new(Socket::open("127.0.0.1:0".parse().unwrap(), None).unwrap())].into();
         let before = resident();
-        let senders = senders((0..TESTS).map(|n| plan(n, to, None)), &outlet, &parent);
+        let senders = senders((0..TESTS).map(|n| plan(n, to, None)), &sockets, &parent);
         tokio::time::sleep(Duration::from_secs(3)).await;
         println!("  sender               {:6} octets", (resident() - before) / senders.len());
     });
@@ -612,7 +616,7 @@ fn flood() {
         type Result = ();
         fn handle(&mut self, fact: ListenerFact, _: &mut Self::Context) {
             if let ListenerFact::Changed(change) = fact
-                && matches!(change.verdict, peerpair::pure::alarm::Verdict::Violated(_))
+                && matches!(change.verdict, peerpair::pure::alarm::change::Verdict::Violated(_))
                 && change.test.is_some()
             {
                 let _first =
@@ -625,13 +629,14 @@ fn flood() {
         let to = socket.local();
         let begun = Instant::now();
         let watching = Watching(begun).start();
-        let quick = Manner { expect_every: Duration::from_millis(500), startup_grace: Duration::ZERO, ..manner(None) };
-        let beginning = listener::Beginning {
+        let quick =
+            Criteria { expect_every: Duration::from_millis(500), startup_grace: Duration::ZERO, ..manner(None) };
+        let beginning = listener::Args {
             address: to,
             socket: socket.clone(),
             names: Vec::new(),
             expected: vec![expected(0, &Arc::new(quick))],
-            gauges: gauges(),
+            shared: shared(),
             parent: watching.recipient(),
             generation: 1,
         };

@@ -13,30 +13,31 @@ use std::sync::Arc;
 use actix::prelude::*;
 use tracing::{Span, error, info, info_span};
 
+use crate::actor::children::Children;
+use crate::config::document::sinks::SinkConfig;
 use crate::config::plan::AlarmPlan;
-use crate::config::receivers::{SinkPlan, parting};
-use crate::config::sinks::SinkConfig;
-use crate::io::outlet::Identity;
-use crate::io::state_file::{StateFile, recall};
+use crate::config::sink_plan::{SinkPlan, on_removal};
+use crate::io::receiver::delivery::Identity;
+use crate::io::state::file::{StateFile, load_list};
 use crate::io::time;
 use crate::messages::{
-    Adopt, AlarmFact, AlarmStatus, Carry, Generation, Learn, Observe, Retain, SinkFact, Stop, TakeIn, TakeOver, Tell,
+    AlarmFact, AlarmsStatus, ApiCall, ApplyChange, ConfigureSinks, Generation, Observe, Reconfigure, Retain, SinkFact,
+    Stop, TakeOver, UpdateAlarm,
 };
-use crate::pure::alarm::Kind;
-use crate::pure::ledger::{Manner, Parting, Scope, ToldRecord};
-use crate::pure::notification::Standing;
-use crate::pure::order::{Answer, Request};
-use crate::pure::pace;
-use crate::pure::situation::Situation;
-use crate::pure::status::SinkStatus;
-use crate::pure::test::TestFacts;
-use crate::pure::time::Moment;
-use crate::sink::{self, Beginning, Greeting, Sink, warn_of_forgotten};
-use crate::tree::Children;
+use crate::pure::alarm::engine::AlarmEngine;
+use crate::pure::alarm::key::Kind;
+use crate::pure::alarm::notification::AlarmStatus;
+use crate::pure::base::polling;
+use crate::pure::base::time::Moment;
+use crate::pure::notify::log::{NotificationPolicy, NotifiedRecord, OnRemoval, Scope};
+use crate::pure::status::api::{ApiRequest, ApiResponse};
+use crate::pure::status::snapshot::SinkStatus;
+use crate::pure::test::facts::TestFacts;
+use crate::sink::{self, Sink, StartMessage, warn_of_unconfigured_receivers};
 
 /// Greatest number of alarms in a status snapshot; alarms beyond it are only counted there, and `/api/alarms` lists
 /// all of them.
-const MOST_SHOWN: usize = 1000;
+const MAX_SHOWN: usize = 1000;
 /// Name of the state file that holds the silences.
 const SILENCES: &str = "silences";
 
@@ -47,7 +48,7 @@ pub struct Alarm {
     state_dir: PathBuf,
     parent: Recipient<AlarmFact>,
     generation: Generation,
-    situation: Situation,
+    engine: AlarmEngine,
     silences: StateFile,
     plan: AlarmPlan,
     timer: Option<(Moment, SpawnHandle)>,
@@ -59,7 +60,7 @@ pub struct Alarm {
     /// Plan that each sink was last given, by the name of the sink.
     adopted: BTreeMap<String, SinkPlan>,
     /// Receivers that were already notified of the start of this agent.
-    greeted: BTreeSet<String>,
+    notified_of_start: BTreeSet<String>,
     /// Set at the start of the agent only: clears under former host names are sent once, not by a rebuilt alarm
     /// actor.
     clears_former_names: bool,
@@ -69,10 +70,10 @@ pub struct Alarm {
 }
 
 /// Constructor arguments of an alarm actor.
-pub struct Setting {
+pub struct Args {
     /// Identity of this agent, which outbound messages name as their origin.
     pub identity: Identity,
-    /// Alarm plan of the bootstrap; its rules apply, but no sinks are started until `Tell` brings a plan.
+    /// Alarm plan of the bootstrap; its rules apply, but no sinks are started until `ConfigureSinks` brings a plan.
     pub plan: AlarmPlan,
     /// Directory that holds the notification logs of the sinks, and the silences.
     pub state_dir: PathBuf,
@@ -81,20 +82,20 @@ pub struct Setting {
     /// Generation of this actor, by which the supervisor distinguishes it from predecessors of the same name.
     pub generation: Generation,
     /// Receivers (see `SinkConfig::receiver`) that were already notified of the start of this agent.
-    pub greeted: BTreeSet<String>,
+    pub notified_of_start: BTreeSet<String>,
 }
 
 impl Alarm {
     /// Creates an alarm actor without alarms and without sinks, and loads the silences from disk.
-    pub fn new(setting: Setting) -> Self {
+    pub fn new(setting: Args) -> Self {
         let span = info_span!("alarm");
         let _entered = span.clone().entered();
         let agent = setting.identity.agent.to_string();
         let silences = StateFile::new(&setting.state_dir, SILENCES, &agent);
-        let mut situation = Situation::new(agent, setting.plan.rules.clone());
-        situation.load_silences(recall(&silences, "silences", "alarms that were silenced may be told"));
+        let mut engine = AlarmEngine::new(agent, setting.plan.rules.clone());
+        engine.load_silences(load_list(&silences, "silences", "alarms that were silenced may be notified"));
         Alarm {
-            situation,
+            engine,
             silences,
             identity: setting.identity,
             state_dir: setting.state_dir,
@@ -106,8 +107,8 @@ impl Alarm {
             sinks: Children::default(),
             leaving: BTreeMap::new(),
             adopted: BTreeMap::new(),
-            clears_former_names: setting.greeted.is_empty(),
-            greeted: setting.greeted,
+            clears_former_names: setting.notified_of_start.is_empty(),
+            notified_of_start: setting.notified_of_start,
             observed: BTreeMap::new(),
             stopping: false,
             span: span.clone(),
@@ -115,16 +116,16 @@ impl Alarm {
     }
 
     /// Passes changed alarms to all sinks, and sets the timer for the next change that time alone will cause.
-    fn spread(&mut self, changed: Vec<Standing>, ctx: &mut Context<Self>) {
+    fn publish(&mut self, changed: Vec<AlarmStatus>, ctx: &mut Context<Self>) {
         for standing in changed {
-            let damping = self.situation.damping(&standing.notification.key);
-            self.sinks.iter().for_each(|sink| sink.do_send(Learn(standing.clone(), damping)));
+            let damping = self.engine.damping(&standing.notification.key);
+            self.sinks.iter().for_each(|sink| sink.do_send(UpdateAlarm(standing.clone(), damping)));
         }
         self.arm(ctx);
     }
 
     fn arm(&mut self, ctx: &mut Context<Self>) {
-        let Some(next) = self.situation.next_deadline() else { return };
+        let Some(next) = self.engine.next_deadline() else { return };
         match self.timer {
             Some((set, _)) if set <= next => return,
             Some((_, handle)) => {
@@ -134,33 +135,33 @@ impl Alarm {
         }
         let handle = ctx.run_later(next.since(time::now().moment), |alarm, ctx| {
             alarm.timer = None;
-            alarm.look_up(ctx);
+            alarm.on_timer(ctx);
         });
         self.timer = Some((next, handle));
     }
 
-    fn look_up(&mut self, ctx: &mut Context<Self>) {
-        let changed = self.situation.on_time(time::now());
-        self.spread(changed, ctx);
+    fn on_timer(&mut self, ctx: &mut Context<Self>) {
+        let changed = self.engine.on_time(time::now());
+        self.publish(changed, ctx);
     }
 
-    fn teach(&self, sink: &Addr<Sink>) {
-        for standing in self.situation.all(time::now()) {
-            let damping = self.situation.damping(&standing.notification.key);
-            sink.do_send(Learn(standing, damping));
+    fn send_all(&self, sink: &Addr<Sink>) {
+        for standing in self.engine.all(time::now()) {
+            let damping = self.engine.damping(&standing.notification.key);
+            sink.do_send(UpdateAlarm(standing, damping));
         }
     }
 
     fn adopt(&mut self, plan: AlarmPlan, ctx: &mut Context<Self>) {
         self.plan = plan;
-        let changed = self.situation.on_rules(self.plan.rules.clone(), time::now());
-        self.spread(changed, ctx);
+        let changed = self.engine.on_rules(self.plan.rules.clone(), time::now());
+        self.publish(changed, ctx);
         let planned: Vec<SinkPlan> = self.plan.sinks.clone();
         let names: BTreeSet<&str> = planned.iter().map(|sink| sink.config.name.as_str()).collect();
         let gone: Vec<String> = self.adopted.keys().filter(|name| !names.contains(name.as_str())).cloned().collect();
         for name in gone {
             self.observed.remove(&name);
-            self.part_from(&name, ctx);
+            self.remove_sink(&name, ctx);
         }
         for sink in planned {
             let name = sink.config.name.clone();
@@ -168,15 +169,15 @@ impl Alarm {
                 Some(before) if *before == sink => {}
                 // Another receiver under the same name was not notified of what this one was notified of.
                 Some(before) if before.config.receiver() != sink.config.receiver() => {
-                    self.part_from(&name, ctx);
+                    self.remove_sink(&name, ctx);
                     self.start_sink(sink, ctx);
                 }
                 // A sink that is about to be rebuilt gets the new plan at that time.
                 Some(_) => {
                     self.adopted.insert(name.clone(), sink.clone());
                     if let Some(addr) = self.sinks.get(&name).cloned() {
-                        addr.do_send(Adopt(sink));
-                        self.teach(&addr);
+                        addr.do_send(Reconfigure(sink));
+                        self.send_all(&addr);
                     }
                 }
                 None => self.start_sink(sink, ctx),
@@ -186,23 +187,23 @@ impl Alarm {
 
     /// Brings a new sink up to date: first which alarms can still exist, so that others are cleared, then the current
     /// alarms.
-    fn instruct(&self, addr: &Addr<Sink>) {
+    fn initialize_sink(&self, addr: &Addr<Sink>) {
         if let Some(retain) = &self.retain {
             addr.do_send(self.retained(retain));
         }
-        self.teach(addr);
+        self.send_all(addr);
     }
 
     /// Adds to the inventory the alarms of groups, and every alarm that is raised now.
     fn retained(&self, retain: &Retain) -> Retain {
         let mut retain = retain.clone();
-        retain.possible.extend(self.situation.group_keys());
-        retain.possible.extend(self.situation.raised().map(|notification| notification.key.clone()));
+        retain.possible.extend(self.engine.group_keys());
+        retain.possible.extend(self.engine.raised().map(|notification| notification.key.clone()));
         retain
     }
 
     /// Removes a sink. Its actor still delivers the clears to its receiver, and then ends by itself.
-    fn part_from(&mut self, name: &str, ctx: &mut Context<Self>) {
+    fn remove_sink(&mut self, name: &str, ctx: &mut Context<Self>) {
         // A sink that is about to be rebuilt is rebuilt now, since its state file holds what was notified.
         if let Some(plan) = self.adopted.get(name).filter(|_| !self.sinks.contains(&name.to_owned())).cloned() {
             self.start_sink(plan, ctx);
@@ -211,15 +212,15 @@ impl Alarm {
         let Some(((sink, generation), before)) = sink.zip(before) else { return };
         self.leaving.insert(before.config.receiver(), (sink.clone(), generation));
         let others = self.plan.sinks.iter().filter(|sink| sink.manner.scope == Scope::All).map(|sink| &sink.config);
-        let parting = parting(&before.config, others);
-        let manner = Manner { scope: Scope::Nothing, ..before.manner };
-        sink.do_send(Adopt(SinkPlan { manner, parting, config: before.config }));
+        let on_removal = on_removal(&before.config, others);
+        let manner = NotificationPolicy { scope: Scope::Nothing, ..before.manner };
+        sink.do_send(Reconfigure(SinkPlan { manner, on_removal, config: before.config }));
     }
 
     /// Passes the notification log of a sink that was removed to another sink of the same receiver.
-    fn hand_over(&self, before: &SinkConfig, records: Vec<ToldRecord>) {
+    fn hand_over(&self, before: &SinkConfig, records: Vec<NotifiedRecord>) {
         let heirs = self.plan.sinks.iter().filter(|sink| sink.manner.scope == Scope::All);
-        let heir = heirs.map(|sink| &sink.config).find(|config| config.tells_the_same_as(before));
+        let heir = heirs.map(|sink| &sink.config).find(|config| config.is_same_receiver(before));
         if let Some(sink) = heir.and_then(|heir| self.sinks.get(&heir.name)) {
             sink.do_send(TakeOver(records, self.plan.rules.damping));
         }
@@ -229,27 +230,27 @@ impl Alarm {
         let name = plan.config.name.clone();
         // A sink that is still leaving has the current notification log of this receiver, so it is kept.
         if let Some((addr, generation)) = self.leaving.remove(&plan.config.receiver()) {
-            addr.do_send(Adopt(plan.clone()));
-            self.instruct(&addr);
+            addr.do_send(Reconfigure(plan.clone()));
+            self.initialize_sink(&addr);
             self.sinks.hold_again(name.clone(), addr, generation);
             self.adopted.insert(name, plan);
             return;
         }
         let generation = self.sinks.next_generation();
         // A receiver that is added later is not notified of a start that is long past.
-        let starting = self.retain.is_none() && self.greeted.insert(plan.config.receiver());
-        let greeting = if starting { Greeting::ColdStart } else { Greeting::None };
-        let sink = Sink::new(Beginning {
+        let starting = self.retain.is_none() && self.notified_of_start.insert(plan.config.receiver());
+        let start_message = if starting { StartMessage::ColdStart } else { StartMessage::None };
+        let sink = Sink::new(sink::Args {
             plan: plan.clone(),
             identity: self.identity.clone(),
             state_dir: &self.state_dir,
             damping: self.plan.rules.damping,
             parent: ctx.address().recipient(),
             generation,
-            greeting,
+            start_message,
         });
         let addr = sink.start();
-        self.instruct(&addr);
+        self.initialize_sink(&addr);
         if self.clears_former_names {
             self.clear_former_names(&plan, ctx);
         }
@@ -263,17 +264,22 @@ impl Alarm {
             if !sink::has_log(&self.state_dir, former, &plan.config) {
                 continue;
             }
-            info!(former, target = plan.config.place(), "this host was renamed: its alarms of before are cleared");
-            let manner = Manner { scope: Scope::Nothing, ..plan.manner.clone() };
+            info!(
+                former,
+                target = plan.config.place(),
+                "this host was renamed: alarms under its former name are \
+                cleared"
+            );
+            let manner = NotificationPolicy { scope: Scope::Nothing, ..plan.manner.clone() };
             let generation = self.sinks.next_generation();
-            let sink = Sink::new(Beginning {
-                plan: SinkPlan { manner, parting: Parting::Clear, config: plan.config.clone() },
+            let sink = Sink::new(sink::Args {
+                plan: SinkPlan { manner, on_removal: OnRemoval::Clear, config: plan.config.clone() },
                 identity: Identity { agent: former.as_str().into(), ..self.identity.clone() },
                 state_dir: &self.state_dir,
                 damping: self.plan.rules.damping,
                 parent: ctx.address().recipient(),
                 generation,
-                greeting: Greeting::None,
+                start_message: StartMessage::None,
             });
             self.leaving.insert(format!("{former} {}", plan.config.receiver()), (sink.start(), generation));
         }
@@ -291,7 +297,7 @@ impl Alarm {
             return;
         }
         let wait = self.sinks.on_failure(&name);
-        error!(name, ?wait, "sink failed, to be rebuilt");
+        error!(name, ?wait, "sink failed and is restarted");
         ctx.run_later(wait, move |alarm, ctx| {
             let plan = alarm.adopted.get(&name).cloned();
             if let Some(plan) = plan.filter(|_| !alarm.stopping && !alarm.sinks.contains(&name)) {
@@ -310,31 +316,31 @@ impl Actor for Alarm {
     }
 }
 
-impl Handler<TakeIn> for Alarm {
+impl Handler<ApplyChange> for Alarm {
     type Result = ();
-    fn handle(&mut self, TakeIn(change): TakeIn, ctx: &mut Self::Context) {
-        let changed = self.situation.on_change(&change, time::now());
-        self.spread(changed, ctx);
+    fn handle(&mut self, ApplyChange(change): ApplyChange, ctx: &mut Self::Context) {
+        let changed = self.engine.on_change(&change, time::now());
+        self.publish(changed, ctx);
     }
 }
 
 impl Handler<Retain> for Alarm {
     type Result = ();
     fn handle(&mut self, retain: Retain, ctx: &mut Self::Context) {
-        let changed = self.situation.retain(&retain.possible, &retain.reporters, time::now());
-        self.spread(changed, ctx);
+        let changed = self.engine.retain(&retain.possible, &retain.reporters, time::now());
+        self.publish(changed, ctx);
         let retained = self.retained(&retain);
         self.sinks.iter().for_each(|sink| sink.do_send(retained.clone()));
         if self.retain.is_none() {
-            warn_of_forgotten(&self.state_dir, &self.identity.agent, &self.plan.sinks);
+            warn_of_unconfigured_receivers(&self.state_dir, &self.identity.agent, &self.plan.sinks);
         }
         self.retain = Some(retain);
     }
 }
 
-impl Handler<Tell> for Alarm {
+impl Handler<ConfigureSinks> for Alarm {
     type Result = ();
-    fn handle(&mut self, Tell(plan): Tell, ctx: &mut Self::Context) {
+    fn handle(&mut self, ConfigureSinks(plan): ConfigureSinks, ctx: &mut Self::Context) {
         let span = self.span.clone();
         let _entered = span.enter();
         if plan != self.plan && !self.stopping {
@@ -343,19 +349,19 @@ impl Handler<Tell> for Alarm {
     }
 }
 
-impl Handler<Carry> for Alarm {
+impl Handler<ApiCall> for Alarm {
     type Result = ();
-    fn handle(&mut self, Carry(request, reply): Carry, ctx: &mut Self::Context) {
+    fn handle(&mut self, ApiCall(request, reply): ApiCall, ctx: &mut Self::Context) {
         let span = self.span.clone();
         let _entered = span.enter();
         match request {
-            Request::Alarms => self.list(reply, ctx),
-            Request::Resync(name) => self.resync(&name, reply, ctx),
-            Request::AddSilence(new) => self.add_silence(new, reply, ctx),
-            Request::ExpireSilence(id) => self.expire_silence(&id, reply, ctx),
-            Request::Silences => {
-                let silences = self.situation.silences(time::now()).cloned().collect();
-                let _nobody_waits = reply.send(Ok(Answer::Silences(silences)));
+            ApiRequest::Alarms => self.list(reply, ctx),
+            ApiRequest::Resync(name) => self.resync(&name, reply, ctx),
+            ApiRequest::AddSilence(new) => self.add_silence(new, reply, ctx),
+            ApiRequest::ExpireSilence(id) => self.expire_silence(&id, reply, ctx),
+            ApiRequest::Silences => {
+                let silences = self.engine.silences(time::now()).cloned().collect();
+                let _ignored = reply.send(Ok(ApiResponse::Silences(silences)));
             }
         }
     }
@@ -381,15 +387,15 @@ impl Handler<SinkFact> for Alarm {
 impl Handler<Observe> for Alarm {
     type Result = ();
     fn handle(&mut self, _: Observe, ctx: &mut Self::Context) {
-        self.look_up(ctx);
+        self.on_timer(ctx);
         self.sinks.iter().for_each(|sink| sink.do_send(Observe::Briefly));
         // The sinks have reported by then, so that one message carries the status of all.
-        ctx.run_later(time::until_next(pace::LONGEST), |alarm, _| {
-            alarm.parent.do_send(AlarmFact::Observed(Box::new(AlarmStatus {
-                alarms: worst(&alarm.situation),
-                silences: alarm.situation.silences(time::now()).cloned().collect(),
-                raised: alarm.situation.raised().count(),
-                suppressed: Arc::new(suppressed(&alarm.situation)),
+        ctx.run_later(time::until_next(polling::LONGEST), |alarm, _| {
+            alarm.parent.do_send(AlarmFact::Observed(Box::new(AlarmsStatus {
+                alarms: worst(&alarm.engine),
+                silences: alarm.engine.silences(time::now()).cloned().collect(),
+                raised: alarm.engine.raised().count(),
+                suppressed: Arc::new(suppressed(&alarm.engine)),
                 sinks: alarm.observed.values().cloned().collect(),
                 restarts: alarm.sinks.restarts(),
             })));
@@ -409,25 +415,25 @@ impl Handler<Stop> for Alarm {
     }
 }
 
-/// Returns the raised alarms that come first in display order, at most `MOST_SHOWN`, without sorting them.
-fn worst(situation: &Situation) -> Vec<Standing> {
+/// Returns the raised alarms that come first in display order, at most `MAX_SHOWN`, without sorting them.
+fn worst(engine: &AlarmEngine) -> Vec<AlarmStatus> {
     let now = time::now();
-    let mut raised: Vec<Standing> = situation.raised().map(|alarm| situation.standing(alarm, now)).collect();
-    if raised.len() > MOST_SHOWN {
-        raised.select_nth_unstable_by_key(MOST_SHOWN, Standing::rank);
-        raised.truncate(MOST_SHOWN);
+    let mut raised: Vec<AlarmStatus> = engine.raised().map(|alarm| engine.standing(alarm, now)).collect();
+    if raised.len() > MAX_SHOWN {
+        raised.select_nth_unstable_by_key(MAX_SHOWN, AlarmStatus::rank);
+        raised.truncate(MAX_SHOWN);
     }
     raised
 }
 
 /// Returns the raised alarms of tests that are suppressed, with the reason, so that the metrics let external alerting
 /// rules respect it.
-fn suppressed(situation: &Situation) -> Vec<(Arc<TestFacts>, Kind, &'static str)> {
+fn suppressed(engine: &AlarmEngine) -> Vec<(Arc<TestFacts>, Kind, &'static str)> {
     let now = time::now();
-    let of_tests = situation.raised().filter(|alarm| alarm.key.test().is_some());
+    let of_tests = engine.raised().filter(|alarm| alarm.key.test().is_some());
     let suppressed = of_tests.filter_map(|alarm| {
-        let withheld = situation.standing(alarm, now).withheld?;
-        Some((alarm.test.clone()?, alarm.key.kind, withheld.as_str()))
+        let suppressed_by = engine.standing(alarm, now).suppressed_by?;
+        Some((alarm.test.clone()?, alarm.key.kind, suppressed_by.as_str()))
     });
     suppressed.collect()
 }

@@ -1,5 +1,5 @@
-//! The command line: every subcommand and option of `peerpair`, declared with clap. [`Cli`] is the parsed command;
-//! [`Cli::execute`] runs it and returns the exit code. Doc comments on its variants and fields are the text of
+//! The command line: every subcommand and option of `peerpair`, declared with clap. [`Cli`] is the parsed
+//! command line. Doc comments on its variants and fields are the text of
 //! `--help`.
 
 use std::path::PathBuf;
@@ -7,30 +7,30 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::bootstrap::Overrides;
-use crate::config::maintenance;
-use crate::io::log;
-use crate::pure::time::WallTime;
-use crate::run::{self, EXIT_FAILURE};
+use crate::config::document::maintenance;
+use crate::pure::base::time::WallTime;
 
 /// Tests the network between the hosts of a fleet, one direction at a time: the receiver is the judge
 #[derive(Debug, Parser)]
 #[command(name = "peerpair", version, arg_required_else_help = true)]
 pub struct Cli {
+    /// Subcommand with its options.
     #[command(subcommand)]
-    command: Command,
+    pub command: Command,
 }
 
+/// Subcommand of `peerpair`.
 #[derive(Debug, Subcommand)]
-enum Command {
+pub enum Command {
     /// Run the agent until SIGTERM or SIGINT; SIGHUP reads the bootstrap file again
-    Run(Run),
+    Run(RunArguments),
     /// Dry run: report every problem in the configuration and the work that this host would do; bind and send nothing
     ///
     /// Exit codes: 0 good, 78 findings, 1 the store could not be read.
     CheckConfig(CheckConfig),
     /// Mute the raises of matching alarms of a running agent for a limited time; their clears are still notified
     #[command(subcommand)]
-    Silence(Silence),
+    Silence(SilenceCommand),
     /// Report problems that keep an agent on this host from working, each with its fix: the store, the sinks, the
     /// clock, sockets and capabilities
     ///
@@ -51,7 +51,7 @@ enum Command {
     Ping(Ping),
     /// Create a key for signing probes, or replace the key in use
     #[command(subcommand)]
-    Key(Key),
+    Key(KeyCommand),
     /// Send one notification, marked as a test, to a sink and report whether it was acknowledged
     ///
     /// Exit codes: 0 it was sent, or acknowledged where the protocol acknowledges; 1 it was not; 78 findings.
@@ -60,7 +60,7 @@ enum Command {
 
 /// Subcommands of `peerpair key`, which create a key or rotate the key in use.
 #[derive(Debug, Subcommand)]
-pub enum Key {
+pub enum KeyCommand {
     /// Write a new key of 32 octets to a file that only its owner can read
     New(NewKey),
     /// Show the next step from the key in use to a new one; --yes carries it out
@@ -135,7 +135,7 @@ pub struct Ping {
 
 /// Subcommands of `peerpair silence`, which add, list and expire the silences of a running agent.
 #[derive(Debug, Subcommand)]
-pub enum Silence {
+pub enum SilenceCommand {
     /// Add a silence, which always has an end
     Add(AddSilence),
     /// List the silences that have not ended
@@ -264,7 +264,7 @@ pub struct SendTestNotification {
 
 /// Arguments of `peerpair run`: the bootstrap file, and options that take precedence over it.
 #[derive(Debug, Args)]
-pub struct Run {
+pub struct RunArguments {
     /// Bootstrap file of the agent
     #[arg(long, value_name = "FILE", default_value = "/etc/peerpair/peerpair.toml")]
     pub config: PathBuf,
@@ -337,28 +337,5 @@ impl OverrideArguments {
             config_server: self.config_server.clone(),
             snmp_server: self.snmp_server.clone(),
         }
-    }
-}
-
-impl Cli {
-    /// Executes the command and returns the process's exit code; an error is logged to standard error.
-    pub fn execute(&self) -> i32 {
-        let outcome = match &self.command {
-            Command::Run(arguments) => run::run(arguments),
-            Command::CheckConfig(arguments) => run::check_config(arguments),
-            Command::Silence(arguments) => run::silence(arguments),
-            Command::Doctor(arguments) => run::doctor(arguments),
-            Command::Rollout(arguments) => run::rollout(arguments),
-            Command::Export(arguments) => run::export(arguments),
-            Command::Import(arguments) => run::import(arguments),
-            Command::Ping(arguments) => run::ping(arguments),
-            Command::Key(arguments) => run::key(arguments),
-            Command::SendTestNotification(arguments) => run::send_test_notification(arguments),
-        };
-        outcome.unwrap_or_else(|error| {
-            log::to_stderr();
-            tracing::error!("{error:#}");
-            EXIT_FAILURE
-        })
     }
 }

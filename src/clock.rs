@@ -1,6 +1,6 @@
 //! Clock actor: reads the quality of the local clock once a second, detects steps, and consults a time server.
 //!
-//! The main type is [`Clock`]. The actor owns no state that outlives it, and publishes its readings in [`Gauges`],
+//! The main type is [`Clock`]. The actor owns no state that outlives it, and publishes its readings in [`SharedState`],
 //! where senders and listeners read them. It stops on `Stop` from the supervisor or when it panics; after a panic, the
 //! supervisor starts a new one.
 
@@ -9,18 +9,18 @@ use std::time::Duration;
 use actix::prelude::*;
 use tracing::{Span, info, info_span, warn};
 
-use crate::config::endpoint::Endpoint;
+use crate::config::document::endpoint::Endpoint;
 use crate::io::adjtimex::clock_quality;
-use crate::io::gauges::Gauges;
+use crate::io::shared::SharedState;
 use crate::io::{ntp, time};
-use crate::messages::{ClockFact, Consult, Generation, Observe, Report, Stop};
-use crate::pure::clock_error::{ClockQuality, UNSYNCHRONISED_ERROR};
-use crate::pure::local_clock::{LocalClock, Opinion};
-use crate::pure::pace;
-use crate::pure::status::ClockStatus;
-use crate::pure::time::{Moment, seconds};
+use crate::messages::{ClockFact, ConfigureClock, Generation, Observe, ReportConditions, Stop};
+use crate::pure::base::polling;
+use crate::pure::base::time::{Moment, seconds};
+use crate::pure::clock::error_estimate::{ClockQuality, UNSYNCHRONISED_ERROR};
+use crate::pure::clock::local::{LocalClock, ServerMeasurement};
+use crate::pure::status::snapshot::ClockStatus;
 
-const READ_EVERY: Duration = pace::SECOND;
+const READ_EVERY: Duration = polling::SECOND;
 /// Interval between requests to the time server, well above the minimum that RFC 4330 section 10 permits.
 const ASK_EVERY: Duration = Duration::from_secs(256);
 /// Time after a suspension during which the clock's error bound is not trusted: the time service needs this long to
@@ -31,7 +31,7 @@ const ASK_AGAIN: Duration = Duration::from_secs(16);
 
 /// Actor that reads the local clock once a second and reports changes of its quality to the supervisor.
 pub struct Clock {
-    gauges: Gauges,
+    shared: SharedState,
     /// Error bound that the operator configured for this clock; takes precedence over the kernel's.
     claimed: Option<Duration>,
     parent: Recipient<ClockFact>,
@@ -46,7 +46,7 @@ pub struct Clock {
     unknown_until: Moment,
     server: Option<Endpoint>,
     /// Last answer of the time server, or the reason for its absence.
-    opinion: Option<Result<Opinion, String>>,
+    opinion: Option<Result<ServerMeasurement, String>>,
     asking: Option<SpawnHandle>,
     span: Span,
 }
@@ -54,16 +54,16 @@ pub struct Clock {
 impl Clock {
     /// Creates the actor; the first reading is taken when it starts.
     pub fn new(
-        gauges: Gauges,
+        shared: SharedState,
         claimed: Option<Duration>,
         parent: Recipient<ClockFact>,
         generation: Generation,
     ) -> Self {
         Clock {
             steps: 0,
-            sleeps: gauges.sleeps(),
+            sleeps: shared.sleeps(),
             unknown_until: Moment::ZERO,
-            gauges,
+            shared,
             claimed,
             parent,
             generation,
@@ -79,18 +79,18 @@ impl Clock {
     fn read(&mut self) {
         let now = time::now();
         self.kernel = match self.claimed {
-            Some(error) => ClockQuality { synchronised: true, error },
+            Some(error) => ClockQuality { synchronized: true, error },
             None => clock_quality(),
         };
-        self.gauges.observe(now, time::slept());
-        let step = self.gauges.take_step();
+        self.shared.observe(now, time::slept());
+        let step = self.shared.take_step();
         if let Some(step) = step {
             self.steps += 1;
             warn!(step_seconds = seconds(step), "the wall clock stepped");
         }
-        let sleeps = self.gauges.sleeps();
+        let sleeps = self.shared.sleeps();
         if std::mem::replace(&mut self.sleeps, sleeps) != sleeps {
-            info!("this machine slept; its clock is not trusted until it was disciplined again");
+            info!("this machine was suspended; its clock is not trusted until it is synchronized again");
             self.unknown_until = now.moment + SETTLES_WITHIN;
         }
         if now.moment < self.unknown_until {
@@ -99,24 +99,24 @@ impl Clock {
         if let Some(change) = self.local.on_reading(self.kernel, step, now) {
             self.parent.do_send(ClockFact::Changed(change));
         }
-        self.gauges.set_clock(self.local.judge(self.kernel));
+        self.shared.set_clock(self.local.judge(self.kernel));
     }
 
-    fn ask(&mut self, ctx: &mut Context<Self>) {
+    fn query(&mut self, ctx: &mut Context<Self>) {
         let Some(server) = self.server.clone() else { return };
-        let asked = async move { ntp::ask(&server).await };
+        let asked = async move { ntp::query(&server).await };
         self.asking = Some(ctx.spawn(asked.into_actor(self).map(|answer, clock, ctx| {
             let span = clock.span.clone();
             let _entered = span.enter();
             if let Err(problem) = &answer
                 && !matches!(clock.opinion, Some(Err(_)))
             {
-                warn!(problem, "no second opinion on the clock");
+                warn!(problem, "the time server cannot be queried");
             }
             clock.local.on_opinion(answer.as_ref().ok().cloned());
             let again = if answer.is_ok() { ASK_EVERY } else { ASK_AGAIN };
             clock.opinion = Some(answer);
-            clock.asking = Some(ctx.run_later(again, Self::ask));
+            clock.asking = Some(ctx.run_later(again, Self::query));
         })));
     }
 
@@ -143,9 +143,9 @@ impl Actor for Clock {
     }
 }
 
-impl Handler<Consult> for Clock {
+impl Handler<ConfigureClock> for Clock {
     type Result = ();
-    fn handle(&mut self, consult: Consult, ctx: &mut Self::Context) {
+    fn handle(&mut self, consult: ConfigureClock, ctx: &mut Self::Context) {
         self.local.set_needed(consult.is_needed);
         if consult.ntp_server == self.server {
             return;
@@ -156,13 +156,13 @@ impl Handler<Consult> for Clock {
         if let Some(asking) = self.asking.take() {
             ctx.cancel_future(asking);
         }
-        self.ask(ctx);
+        self.query(ctx);
     }
 }
 
-impl Handler<Report> for Clock {
+impl Handler<ReportConditions> for Clock {
     type Result = ();
-    fn handle(&mut self, _: Report, _: &mut Self::Context) {
+    fn handle(&mut self, _: ReportConditions, _: &mut Self::Context) {
         self.parent.do_send(ClockFact::Changed(self.local.report(time::now())));
     }
 }
@@ -173,7 +173,7 @@ impl Handler<Observe> for Clock {
         let judged = self.local.judge(self.kernel);
         let opinion = self.opinion.as_ref();
         self.parent.do_send(ClockFact::Observed(ClockStatus {
-            synchronised: judged.synchronised,
+            synchronized: judged.synchronized,
             error_seconds: judged.error.as_secs_f64(),
             steps: self.steps,
             ntp_server: self.server.as_ref().map(ToString::to_string),

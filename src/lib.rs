@@ -15,20 +15,21 @@
 //! Facts go up hop by hop, commands go down, and nothing goes sideways. Actors are shells: they read the clock once,
 //! call [`pure`] code, and execute the actions that it returns.
 
+pub mod actor;
 pub mod alarm;
 pub mod cli;
 pub mod clock;
+pub mod commands;
 pub mod config;
+pub mod exit;
 pub mod io;
 pub mod listener;
 pub mod messages;
 pub mod pacer;
 pub mod pure;
-pub mod run;
 pub mod sender;
 pub mod sink;
 pub mod supervisor;
-pub mod tree;
 pub mod watcher;
 pub mod web;
 

@@ -4,8 +4,8 @@
 //! so that a listener that is started again receives the datagrams that arrived meanwhile. It stops on `Stop` from the
 //! watcher or when it panics; the watcher starts a new one.
 
-mod expectations;
 mod reflecting;
+mod sessions;
 
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
@@ -18,26 +18,28 @@ use actix::prelude::*;
 use rustc_hash::FxHasher;
 use tracing::{Span, info, info_span};
 
-use crate::io::batch::{Batch, Datagram};
-use crate::io::gauges::Gauges;
+use crate::io::net::recv_batch::{Batch, Datagram};
+use crate::io::net::udp::{Readiness, Socket};
+use crate::io::shared::SharedState;
 use crate::io::time;
-use crate::io::udp::{Readiness, Socket};
-use crate::messages::{Expect, Forget, Generation, ListenerFact, Observe, Report, Stop, Whole};
-use crate::pure::alarm::{ConditionChange, Subject};
-use crate::pure::arrival::{self, AnyProbe, Clocks, Landed};
-use crate::pure::bucket::Bucket;
-use crate::pure::expectation::{Acceptance, Expectation, Expected};
-use crate::pure::foreign::{ForeignTraffic, Reason};
-use crate::pure::key::KeyRing;
-use crate::pure::pace::{self, Look, Pace};
-use crate::pure::probe::{Probe, flag};
-use crate::pure::reflection::{Signature, is_short_sender_packet};
-use crate::pure::status::{ForeignSource, ListenerStatus, TestStatus};
-use crate::pure::test::{Mode, TestId};
-use crate::pure::time::{Moment, Now};
+use crate::messages::{Generation, Handover, ListenerFact, Observe, RemoveTest, ReportConditions, SetTest, Stop};
+use crate::pure::alarm::change::ConditionChange;
+use crate::pure::alarm::key::Subject;
+use crate::pure::base::polling::{self, AdaptivePoll, NextRead};
+use crate::pure::base::time::{Moment, Now};
+use crate::pure::base::token_bucket::TokenBucket;
+use crate::pure::judge::session::{Acceptance, ReceiveSession, SessionPlan};
+use crate::pure::stamp::decode::{self, Clocks, DecodedProbe, RecvMeta};
+use crate::pure::stamp::key::KeyRing;
+use crate::pure::stamp::packet::{Probe, flag};
+use crate::pure::stamp::session_reflector::{Signature, is_short_sender_packet};
+use crate::pure::stamp::unknown_packets::{RejectReason, UnknownPackets};
+use crate::pure::status::snapshot::{ListenerStatus, TestStatus, UnknownSource};
+use crate::pure::test::id::TestId;
+use crate::pure::test::spec::Mode;
 
-use expectations::{Expectations, Place, TOGETHER};
 use reflecting::wants_answer;
+use sessions::{SessionIndex, Sessions, TOGETHER};
 
 /// Largest number of batches received in one wake-up, so that a flood leaves time for timers.
 const BATCHES_PER_WAKE: usize = 8;
@@ -60,17 +62,17 @@ const PATH_CHANGE_RATE: (f64, u32) = (1.0, 20);
 pub struct Listener {
     address: SocketAddr,
     socket: Arc<Socket>,
-    gauges: Gauges,
+    shared: SharedState,
     parent: Recipient<ListenerFact>,
     generation: Generation,
     names: Vec<String>,
-    expectations: Expectations,
+    sessions: Sessions,
     /// Maps the test id in a probe to the id of the test that accepts it, for tests that accept any of several
     /// senders.
     one_of: HashMap<TestId, TestId, BuildHasherDefault<FxHasher>>,
-    foreign: ForeignTraffic,
+    foreign: UnknownPackets,
     batch: Batch,
-    alarm_clock: Option<(Moment, SpawnHandle)>,
+    timer: Option<(Moment, SpawnHandle)>,
     /// Time at which the socket was last found empty; `last_run` is the time at which this actor last ran.
     drained: Moment,
     last_run: Moment,
@@ -87,20 +89,20 @@ pub struct Listener {
     clock_was_set: bool,
     addresses_changed: u32,
     /// Token buckets for reflected packets and for log lines about path changes.
-    answers: Bucket,
-    answers_to_strangers: Bucket,
-    path_changes: Bucket,
+    answers: TokenBucket,
+    answers_to_strangers: TokenBucket,
+    path_changes: TokenBucket,
     /// Changes of conditions that were found and not yet sent to the watcher.
     changes: Vec<ConditionChange>,
-    pace: Pace,
-    look: Look,
+    pace: AdaptivePoll,
+    look: NextRead,
     /// Registration of the socket, present only while each datagram causes a wake-up.
     readiness: Option<Readiness>,
     span: Span,
 }
 
 /// Constructor arguments of a listener.
-pub struct Beginning {
+pub struct Args {
     /// Bound address, as the plan names it.
     pub address: SocketAddr,
     /// Socket that is bound to the address.
@@ -108,9 +110,9 @@ pub struct Beginning {
     /// Names that the documents use for this address.
     pub names: Vec<String>,
     /// Tests whose probes this listener is to receive.
-    pub expected: Vec<Expected>,
+    pub expected: Vec<SessionPlan>,
     /// Shared state of the agent: clock error, keys, local addresses.
-    pub gauges: Gauges,
+    pub shared: SharedState,
     /// Watcher, which receives the facts of this listener.
     pub parent: Recipient<ListenerFact>,
     /// Generation of this listener, which distinguishes it from earlier ones with the same address.
@@ -119,21 +121,21 @@ pub struct Beginning {
 
 impl Listener {
     /// Creates a listener and starts the receive session of each expected test.
-    pub fn new(beginning: Beginning) -> Self {
+    pub fn new(beginning: Args) -> Self {
         let now = time::now();
-        let (steps, sleeps) = (beginning.gauges.steps(), beginning.gauges.sleeps());
+        let (steps, sleeps) = (beginning.shared.steps(), beginning.shared.sleeps());
         let mut listener = Listener {
             address: beginning.address,
             socket: beginning.socket,
-            gauges: beginning.gauges,
+            shared: beginning.shared,
             parent: beginning.parent,
             generation: beginning.generation,
             names: beginning.names,
-            expectations: Expectations::with_room_for(beginning.expected.len()),
+            sessions: Sessions::with_room_for(beginning.expected.len()),
             one_of: HashMap::default(),
-            foreign: ForeignTraffic::new(Subject::Listener(beginning.address.to_string()), now),
+            foreign: UnknownPackets::new(Subject::Listener(beginning.address.to_string()), now),
             batch: Batch::default(),
-            alarm_clock: None,
+            timer: None,
             drained: now.moment,
             last_run: now.moment,
             packets: 0,
@@ -145,12 +147,12 @@ impl Listener {
             sleeps,
             clock_was_set: false,
             addresses_changed: 0,
-            answers: Bucket::new(REFLECT_RATE.0, REFLECT_RATE.1, now.moment),
-            answers_to_strangers: Bucket::new(REFLECT_FOREIGN_RATE.0, REFLECT_FOREIGN_RATE.1, now.moment),
-            path_changes: Bucket::new(PATH_CHANGE_RATE.0, PATH_CHANGE_RATE.1, now.moment),
+            answers: TokenBucket::new(REFLECT_RATE.0, REFLECT_RATE.1, now.moment),
+            answers_to_strangers: TokenBucket::new(REFLECT_FOREIGN_RATE.0, REFLECT_FOREIGN_RATE.1, now.moment),
+            path_changes: TokenBucket::new(PATH_CHANGE_RATE.0, PATH_CHANGE_RATE.1, now.moment),
             changes: Vec::new(),
-            pace: Pace::new(now.moment),
-            look: Look::WhenReady,
+            pace: AdaptivePoll::new(now.moment),
+            look: NextRead::WhenReady,
             readiness: None,
             span: info_span!("listener", address = %beginning.address),
         };
@@ -160,39 +162,39 @@ impl Listener {
         listener
     }
 
-    fn expect(&mut self, expected: Expected, now: Now) {
+    fn expect(&mut self, expected: SessionPlan, now: Now) {
         let id = expected.test.id;
         self.one_of.retain(|_, wanted| *wanted != id);
         self.one_of.extend(expected.any_of.iter().flat_map(|any_of| any_of.iter()).map(|sender| (*sender, id)));
-        match self.expectations.find(id).and_then(|place| self.expectations.at(place)) {
+        match self.sessions.find(id).and_then(|place| self.sessions.at(place)) {
             Some((place, watched)) => {
-                watched.expectation.on_expected(expected, now, &mut self.changes);
-                self.expectations.reschedule(place);
-                self.say();
+                watched.session.on_expected(expected, now, &mut self.changes);
+                self.sessions.reschedule(place);
+                self.send_changes();
             }
             None => {
-                let mut expectation = Expectation::new(expected, now);
-                let replays = self.gauges.replays();
-                expectation.on_remembered(|id| replays.get(id), now);
-                self.expectations.insert(expectation);
+                let mut session = ReceiveSession::new(expected, now);
+                let replays = self.shared.replays();
+                session.restore_newest(|id| replays.get(id), now);
+                self.sessions.insert(session);
             }
         }
     }
 
     /// Receives up to `batches` batches, and returns when to read the socket next.
-    fn take_in(&mut self, batches: usize) -> Look {
-        self.notice_own_stall();
+    fn apply(&mut self, batches: usize) -> NextRead {
+        self.detect_suspension();
         self.clock_was_set = false;
         self.observe_clock();
-        self.keys = self.gauges.keys();
-        let changed = self.gauges.addresses_changed();
+        self.keys = self.shared.keys();
+        let changed = self.shared.addresses_changed();
         if std::mem::replace(&mut self.addresses_changed, changed) != changed {
-            self.expectations.values_mut().for_each(|watched| watched.source = None);
+            self.sessions.values_mut().for_each(|watched| watched.source = None);
         }
-        let mut look = Look::AtOnce;
+        let mut look = NextRead::AtOnce;
         for _ in 0..batches {
             let now = time::now();
-            match self.batch.take_in(self.socket.as_fd()) {
+            match self.batch.apply(self.socket.as_fd()) {
                 Ok(0) => {
                     look = self.pace.on_drained(now.moment, self.packets, self.reflected);
                     self.drained = now.moment;
@@ -200,31 +202,31 @@ impl Listener {
                 }
                 Ok(_) => self.judge_batch(now),
                 Err(error) => {
-                    look = Look::At(now.moment + pace::LONGEST);
+                    look = NextRead::At(now.moment + polling::LONGEST);
                     // A datagram cannot cause this error. The socket is read again after `pace::LONGEST`.
                     tracing::debug!(%error, "receive failed");
                     break;
                 }
             }
         }
-        self.say();
+        self.send_changes();
         look
     }
 
     /// Schedules the next read: immediately, at a time, or when the socket becomes readable.
-    fn wait(&mut self, look: Look, ctx: &mut Context<Self>) {
+    fn wait(&mut self, look: NextRead, ctx: &mut Context<Self>) {
         self.look = look;
         match look {
-            Look::AtOnce => {
+            NextRead::AtOnce => {
                 // Other actors and tasks run first.
                 let yielded = tokio::task::yield_now().into_actor(self);
                 ctx.spawn(yielded.map(|(), _, ctx| ctx.notify(Readable)));
             }
-            Look::At(moment) => {
+            NextRead::At(moment) => {
                 self.readiness = None;
                 ctx.notify_later(Readable, moment.since(time::now().moment));
             }
-            Look::WhenReady => {
+            NextRead::WhenReady => {
                 // A new registration also reports datagrams that are already queued.
                 let registered = self.readiness.take().map_or_else(|| Readiness::of(self.socket.clone()), Ok);
                 let ready = async { registered?.wait().await }.into_actor(self);
@@ -235,7 +237,7 @@ impl Listener {
                     }
                     Err(error) => {
                         tracing::debug!(%error, "cannot wait for the socket");
-                        ctx.notify_later(Readable, pace::LONGEST);
+                        ctx.notify_later(Readable, polling::LONGEST);
                     }
                 }));
             }
@@ -246,27 +248,27 @@ impl Listener {
     /// datagrams were sent or received by the clock's previous setting.
     fn observe_clock(&mut self) {
         let now = time::now();
-        self.gauges.observe(now, time::slept());
-        let (steps, sleeps) = (self.gauges.steps(), self.gauges.sleeps());
+        self.shared.observe(now, time::slept());
+        let (steps, sleeps) = (self.shared.steps(), self.shared.sleeps());
         if std::mem::replace(&mut self.steps, steps) != steps {
             self.clock_was_set = true;
-            self.expectations.values_mut().for_each(|watched| watched.expectation.on_own_step(now));
+            self.sessions.values_mut().for_each(|watched| watched.session.on_clock_step(now));
         }
         if std::mem::replace(&mut self.sleeps, sleeps) != sleeps {
-            info!("this machine slept; silence meanwhile is not judged");
-            self.expectations.values_mut().for_each(|watched| watched.expectation.on_own_stall(now));
+            info!("this machine was suspended; missing probes meanwhile are not judged");
+            self.sessions.values_mut().for_each(|watched| watched.session.on_suspension(now));
         }
-        self.clock_error = self.gauges.clock_error();
+        self.clock_error = self.shared.clock_error();
     }
 
     /// Detects a suspension of this process. Call before judging timeouts or a backlog: after a suspension, neither
     /// indicates a problem of the network.
-    fn notice_own_stall(&mut self) {
+    fn detect_suspension(&mut self) {
         let now = time::now();
         let slept = now.moment.since(self.last_run);
         if slept > OWN_STALL {
-            info!(?slept, "this process slept; silence meanwhile is not judged");
-            self.expectations.values_mut().for_each(|watched| watched.expectation.on_own_stall(now));
+            info!(?slept, "this process was suspended; missing probes meanwhile are not judged");
+            self.sessions.values_mut().for_each(|watched| watched.session.on_suspension(now));
         }
         self.last_run = now.moment;
     }
@@ -274,21 +276,21 @@ impl Listener {
     fn judge_batch(&mut self, now: Now) {
         self.observe_clock();
         let batch = std::mem::take(&mut self.batch);
-        let presumed = self.expectations.presume(batch.octets().map(Probe::quoted_test_id));
+        let presumed = self.sessions.probable_indices(batch.octets().map(Probe::quoted_test_id));
         let some = |first: usize| &presumed[first.min(presumed.len())..(first + TOGETHER).min(presumed.len())];
-        self.expectations.prefetch_for_probes(some(0));
+        self.sessions.prefetch_for_probes(some(0));
         for (n, datagram) in batch.datagrams().enumerate() {
             // While one group of probes is judged, the memory for the next group is being fetched.
             if n % TOGETHER == 0 {
-                self.expectations.prefetch_histograms(some(n));
-                self.expectations.prefetch_for_probes(some(n + TOGETHER));
+                self.sessions.prefetch_histograms(some(n));
+                self.sessions.prefetch_for_probes(some(n + TOGETHER));
             }
             self.on_datagram(&datagram, presumed.get(n).copied().flatten(), now);
         }
         self.batch = batch;
     }
 
-    fn on_datagram(&mut self, datagram: &Datagram<'_>, presumed: Option<Place>, now: Now) {
+    fn on_datagram(&mut self, datagram: &Datagram<'_>, presumed: Option<SessionIndex>, now: Now) {
         self.packets += 1;
         if let Some(drops) = datagram.drops {
             self.kernel_drops = drops.into();
@@ -296,8 +298,12 @@ impl Listener {
         let received = self.arrival(datagram, now);
         match self.on_probe(datagram, presumed, received) {
             Ok(()) => {}
-            Err(Reason::PlainStamp) if self.gauges.reflects_foreign() => self.on_foreign_sender(datagram, received),
-            Err(Reason::NotAProbe) if self.gauges.reflects_foreign() && is_short_sender_packet(datagram.octets) => {
+            Err(RejectReason::PlainStamp) if self.shared.reflects_foreign() => {
+                self.on_foreign_sender(datagram, received)
+            }
+            Err(RejectReason::NotAProbe)
+                if self.shared.reflects_foreign() && is_short_sender_packet(datagram.octets) =>
+            {
                 self.on_foreign_sender(datagram, received);
             }
             Err(reason) => {
@@ -307,31 +313,36 @@ impl Listener {
         }
     }
 
-    fn on_probe(&mut self, datagram: &Datagram<'_>, presumed: Option<Place>, received: Now) -> Result<(), Reason> {
-        let probe = arrival::read(datagram.octets)?;
-        if let AnyProbe::Stamp(stamp) = &probe
+    fn on_probe(
+        &mut self,
+        datagram: &Datagram<'_>,
+        presumed: Option<SessionIndex>,
+        received: Now,
+    ) -> Result<(), RejectReason> {
+        let probe = decode::decode(datagram.octets)?;
+        if let DecodedProbe::Stamp(stamp) = &probe
             && stamp.flags & flag::RECEIVER_STOPS != 0
         {
-            self.on_farewell(datagram, stamp, received);
+            self.on_stop_announced(datagram, stamp, received);
             return Ok(());
         }
         // A test with this id takes precedence over one that accepts any of several senders.
         let id = probe.test_id();
-        let place = self.expectations.find_at(presumed, id);
-        let place = place.or_else(|| self.expectations.find(*self.one_of.get(&id)?));
-        let Some((place, watched)) = place.and_then(|place| self.expectations.at(place)) else {
+        let place = self.sessions.find_at(presumed, id);
+        let place = place.or_else(|| self.sessions.find(*self.one_of.get(&id)?));
+        let Some((place, watched)) = place.and_then(|place| self.sessions.at(place)) else {
             return self.on_visitor(datagram, &probe, received);
         };
-        let expected = watched.expectation.expected();
+        let expected = watched.session.expected();
         let signed_with = check_signature(expected, &self.keys, &probe, datagram.octets)?;
         let (from, source) = (datagram.source, datagram.source.ip());
         let (is_usual, is_local) = match watched.source {
             Some((known, is_local)) if known.ip() == source => (true, is_local),
-            Some(_) | None => (false, self.gauges.is_local(source)),
+            Some(_) | None => (false, self.shared.is_local(source)),
         };
         // The source address becomes the usual one if there is none, or if no probe was accepted for `expect_every`.
-        let becomes_usual = is_usual || watched.source.is_none() || watched.expectation.is_silent(received.moment);
-        let landed = Landed {
+        let becomes_usual = is_usual || watched.source.is_none() || watched.session.is_silent(received.moment);
+        let landed = RecvMeta {
             received,
             clocks: if is_local { Clocks::Same } else { Clocks::Two(self.clock_error) },
             ttl: datagram.ttl,
@@ -348,16 +359,16 @@ impl Listener {
         let incoming = probe.incoming(ends, landed)?;
         let reflects = expected.mode == Mode::TwoWay && wants_answer(&probe);
         let may_reflect = signed_with.is_some() || expected.from_address.is_none_or(|from| from == source);
-        let accepted = watched.expectation.on_probe(&incoming, &mut self.changes);
+        let accepted = watched.session.on_probe(&incoming, &mut self.changes);
         if becomes_usual && matches!(accepted, Acceptance::Accepted(_)) {
             watched.source = Some((from, is_local));
         }
-        self.expectations.reschedule(place);
+        self.sessions.reschedule(place);
         let Acceptance::Accepted(ttl_was) = accepted else { return Ok(()) };
         if let Some(was) = ttl_was
             && self.path_changes.take(received.moment).is_ok()
         {
-            info!(test = %id, was, ttl = datagram.ttl, "the time-to-live of probes changed: they take another path");
+            info!(test = %id, was, ttl = datagram.ttl, "the time-to-live of probes changed: the path changed");
         }
         if reflects && may_reflect && self.answers.take(received.moment).is_ok() {
             let keys = self.keys.clone();
@@ -378,23 +389,23 @@ impl Listener {
 
     fn judge(&mut self) {
         // Datagrams in the socket arrived before the deadline, even if they are read after it.
-        self.take_in(BATCHES_BEFORE_JUDGING);
+        self.apply(BATCHES_BEFORE_JUDGING);
         self.judge_silence();
     }
 
     fn judge_silence(&mut self) {
         let now = time::now();
-        for place in self.expectations.have_their_turn(now.moment) {
-            if let Some((_, watched)) = self.expectations.at(place) {
-                watched.expectation.on_silence(now, self.kernel_drops, &mut self.changes);
+        for place in self.sessions.take_due(now.moment) {
+            if let Some((_, watched)) = self.sessions.at(place) {
+                watched.session.on_timeout(now, self.kernel_drops, &mut self.changes);
             }
-            self.expectations.reschedule(place);
+            self.sessions.reschedule(place);
         }
         self.changes.extend(self.foreign.on_quiet(now));
-        self.say();
+        self.send_changes();
     }
 
-    fn say(&mut self) {
+    fn send_changes(&mut self) {
         for change in self.changes.drain(..) {
             self.parent.do_send(ListenerFact::Changed(change));
         }
@@ -402,11 +413,11 @@ impl Listener {
 
     /// Sets the timer to the earliest deadline, unless an earlier or equal one is set.
     fn arm(&mut self, ctx: &mut Context<Self>) {
-        let first = self.expectations.next_call().into_iter().chain(self.foreign.next_deadline()).min();
+        let first = self.sessions.next_call().into_iter().chain(self.foreign.next_deadline()).min();
         // The next scheduled read judges everything that is due by then.
-        let looks = |next: &Moment| matches!(self.look, Look::At(look) if look <= *next);
+        let looks = |next: &Moment| matches!(self.look, NextRead::At(look) if look <= *next);
         let Some(next) = first.filter(|next| !looks(next)) else { return };
-        match self.alarm_clock {
+        match self.timer {
             Some((set, _)) if set <= next => return,
             Some((_, handle)) => {
                 ctx.cancel_future(handle);
@@ -416,23 +427,23 @@ impl Listener {
         let handle = ctx.run_later(next.since(time::now().moment), |listener, ctx| {
             let span = listener.span.clone();
             let _entered = span.enter();
-            listener.alarm_clock = None;
+            listener.timer = None;
             listener.judge();
             listener.arm(ctx);
         });
-        self.alarm_clock = Some((next, handle));
+        self.timer = Some((next, handle));
     }
 
     /// Stores the newest accepted sequence numbers of a signed test, so that the next listener does not accept
     /// replays.
-    fn keep_newest(&self, expectation: &Expectation) {
-        if expectation.expected().keys.is_some() {
-            expectation.newest().for_each(|(id, newest)| self.gauges.replays().set(id, newest));
+    fn keep_newest(&self, session: &ReceiveSession) {
+        if session.expected().keys.is_some() {
+            session.newest().for_each(|(id, newest)| self.shared.replays().set(id, newest));
         }
     }
 
     fn status(&self) -> ListenerStatus {
-        let sources = self.foreign.busiest(SOURCES_SHOWN).into_iter().map(|(source, count)| ForeignSource {
+        let sources = self.foreign.busiest(SOURCES_SHOWN).into_iter().map(|(source, count)| UnknownSource {
             source: source.to_string(),
             packets: count.packets,
             last_reason: count.last_reason.to_string(),
@@ -440,28 +451,33 @@ impl Listener {
         let (address, names) = (self.address.to_string(), self.names.clone());
         ListenerStatus {
             packets: self.packets,
-            foreign: self.foreign.total(),
-            foreign_sources: sources.collect(),
-            kernel_drops: self.kernel_drops,
+            unknown_packets: self.foreign.total(),
+            unknown_sources: sources.collect(),
+            dropped_packets: self.kernel_drops,
             reflected: self.reflected,
-            ..ListenerStatus::silent(address, names, self.expectations.len())
+            ..ListenerStatus::silent(address, names, self.sessions.len())
         }
     }
 }
 
 /// Returns the id of the key that signed a probe, or `None` if its test uses no keys.
-fn check_signature(expected: &Expected, keys: &KeyRing, probe: &AnyProbe, octets: &[u8]) -> Result<Option<u8>, Reason> {
+fn check_signature(
+    expected: &SessionPlan,
+    keys: &KeyRing,
+    probe: &DecodedProbe,
+    octets: &[u8],
+) -> Result<Option<u8>, RejectReason> {
     let Some(choice) = &expected.keys else { return Ok(None) };
-    let AnyProbe::Stamp(probe) = probe else { return Err(Reason::BadSignature) };
-    let key = keys.taken(choice, probe.key_id).filter(|key| Probe::is_signed(octets, key));
-    key.map(|key| Some(key.id())).ok_or(Reason::BadSignature)
+    let DecodedProbe::Stamp(probe) = probe else { return Err(RejectReason::BadSignature) };
+    let key = keys.accepted(choice, probe.key_id).filter(|key| Probe::is_signed(octets, key));
+    key.map(|key| Some(key.id())).ok_or(RejectReason::BadSignature)
 }
 
 impl Actor for Listener {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        self.wait(Look::WhenReady, ctx);
+        self.wait(NextRead::WhenReady, ctx);
         self.arm(ctx);
     }
 
@@ -480,8 +496,8 @@ impl Handler<Readable> for Listener {
     fn handle(&mut self, _: Readable, ctx: &mut Self::Context) {
         let span = self.span.clone();
         let _entered = span.enter();
-        let look = self.take_in(BATCHES_PER_WAKE);
-        if look != Look::AtOnce {
+        let look = self.apply(BATCHES_PER_WAKE);
+        if look != NextRead::AtOnce {
             self.judge_silence();
         }
         self.wait(look, ctx);
@@ -489,35 +505,35 @@ impl Handler<Readable> for Listener {
     }
 }
 
-impl Handler<Expect> for Listener {
+impl Handler<SetTest> for Listener {
     type Result = ();
-    fn handle(&mut self, Expect(expected): Expect, ctx: &mut Self::Context) {
+    fn handle(&mut self, SetTest(expected): SetTest, ctx: &mut Self::Context) {
         self.expect(expected, time::now());
         self.arm(ctx);
     }
 }
 
-impl Handler<Forget> for Listener {
+impl Handler<RemoveTest> for Listener {
     type Result = ();
-    fn handle(&mut self, Forget(id, whole): Forget, _: &mut Self::Context) {
-        if let Some(expectation) = self.expectations.remove(id) {
-            self.keep_newest(&expectation);
-            if whole == Whole::Retired {
-                self.changes.extend(expectation.retire(time::now()));
-                self.say();
+    fn handle(&mut self, RemoveTest(id, whole): RemoveTest, _: &mut Self::Context) {
+        if let Some(session) = self.sessions.remove(id) {
+            self.keep_newest(&session);
+            if whole == Handover::Ended {
+                self.changes.extend(session.retire(time::now()));
+                self.send_changes();
             }
         }
         self.one_of.retain(|_, wanted| *wanted != id);
     }
 }
 
-impl Handler<Report> for Listener {
+impl Handler<ReportConditions> for Listener {
     type Result = ();
-    fn handle(&mut self, _: Report, _: &mut Self::Context) {
+    fn handle(&mut self, _: ReportConditions, _: &mut Self::Context) {
         let now = time::now();
-        self.changes.extend(self.expectations.values().flat_map(|expectation| expectation.report(now)));
+        self.changes.extend(self.sessions.values().flat_map(|session| session.report(now)));
         self.changes.extend(self.foreign.report(now));
-        self.say();
+        self.send_changes();
     }
 }
 
@@ -529,14 +545,14 @@ impl Handler<Observe> for Listener {
         self.judge();
         self.arm(ctx);
         let now = time::now().moment;
-        let all = || self.expectations.values();
+        let all = || self.sessions.values();
         let tests = match observe {
             Observe::Briefly => None,
-            Observe::Fully => Some(all().map(|expectation| TestStatus::of(expectation, now)).collect()),
+            Observe::Fully => Some(all().map(|session| TestStatus::of(session, now)).collect()),
         };
         // Without keys no signed probe is accepted, so that the walk over very many tests is skipped.
         if self.keys.ids().next().is_some() {
-            all().for_each(|expectation| self.keep_newest(expectation));
+            all().for_each(|session| self.keep_newest(session));
         }
         self.parent.do_send(ListenerFact::Observed(Box::new(self.status()), tests));
     }
@@ -546,7 +562,7 @@ impl Handler<Stop> for Listener {
     type Result = ();
     fn handle(&mut self, stop: Stop, ctx: &mut Self::Context) {
         if stop == Stop::WithGoodbye {
-            self.say_farewell();
+            self.announce_stop();
         }
         ctx.stop();
     }

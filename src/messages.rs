@@ -9,25 +9,27 @@ use actix::{Message, Recipient};
 use tokio::sync::oneshot;
 
 use crate::config::bootstrap::Bootstrap;
-use crate::config::endpoint::Endpoint;
+use crate::config::document::endpoint::Endpoint;
+use crate::config::document::sinks::SinkConfig;
 use crate::config::load::{Loaded, Loader};
 use crate::config::plan::{AlarmPlan, Names, Plan};
-use crate::config::receivers::SinkPlan;
-use crate::config::sinks::SinkConfig;
-use crate::io::gauges::Gauges;
-use crate::io::outgoing::{Line, Outlet};
+use crate::config::sink_plan::SinkPlan;
+use crate::io::net::transmit::{SenderCell, SourceSockets};
+use crate::io::shared::SharedState;
 use crate::io::store::Snapshot;
-use crate::pure::alarm::{ConditionChange, Kind, Subject};
-use crate::pure::expectation::Expected;
-use crate::pure::ledger::{Damping, Knowledge, ToldRecord, ToldState};
-use crate::pure::notification::{Notification, Standing};
-use crate::pure::order::{Answer, Refusal, Request};
-use crate::pure::possible::Possible;
-use crate::pure::sending::{SenderPlan, Source};
-use crate::pure::shelf::Silence;
-use crate::pure::status::{ClockStatus, ListenerStatus, SenderStatus, SinkStatus, StoreStatus, TestStatus};
-use crate::pure::test::{TestFacts, TestId};
-use crate::pure::time::WallTime;
+use crate::pure::alarm::change::ConditionChange;
+use crate::pure::alarm::inventory::AlarmInventory;
+use crate::pure::alarm::key::{Kind, Subject};
+use crate::pure::alarm::notification::{AlarmStatus, Notification};
+use crate::pure::alarm::shelving::Silence;
+use crate::pure::base::time::WallTime;
+use crate::pure::judge::session::SessionPlan;
+use crate::pure::notify::log::{Completeness, HoldDown, NotifiedRecord, NotifiedState};
+use crate::pure::stamp::session_sender::{SenderPlan, Source};
+use crate::pure::status::api::{ApiError, ApiRequest, ApiResponse};
+use crate::pure::status::snapshot::{ClockStatus, ListenerStatus, SenderStatus, SinkStatus, StoreStatus, TestStatus};
+use crate::pure::test::facts::TestFacts;
+use crate::pure::test::id::TestId;
 
 /// Number that distinguishes a child from its predecessors under the same key.
 pub type Generation = u64;
@@ -43,7 +45,7 @@ pub enum ListenerFact {
     /// Status of the listener, with the status of its tests if they were asked for.
     Observed(Box<ListenerStatus>, Option<Vec<TestStatus>>),
     /// Goodbye of the receiver of a test that starts here; it arrived at this listener's address.
-    ReceiverStops(Farewell),
+    ReceiverStops(ReceiverStopping),
     /// End of the listener at this address, by request or by failure.
     Down(std::net::SocketAddr, Generation),
 }
@@ -147,16 +149,16 @@ pub struct WatcherStatus {
 #[rtype(result = "()")]
 pub enum AlarmFact {
     /// Status of the alarm actor and its sinks.
-    Observed(Box<AlarmStatus>),
+    Observed(Box<AlarmsStatus>),
     /// End of the alarm actor, by request or by failure.
     Down(Generation),
 }
 
 /// Alarm actor's part of the status snapshot.
 #[derive(Clone, Debug, Default)]
-pub struct AlarmStatus {
+pub struct AlarmsStatus {
     /// Active alarms, limited to the highest-ranked ones if there are very many.
-    pub alarms: Vec<Standing>,
+    pub alarms: Vec<AlarmStatus>,
     /// Number of all active alarms.
     pub raised: usize,
     /// Active alarms of tests that are suppressed, each with the reason.
@@ -177,7 +179,7 @@ pub enum SinkFact {
     Observed(Box<SinkStatus>),
     /// Notification log of a sink that no longer notifies its receiver; another sink with the same receiver takes it
     /// over.
-    HandedOver(Box<SinkConfig>, Vec<ToldRecord>),
+    HandedOver(Box<SinkConfig>, Vec<NotifiedRecord>),
     /// End of the sink of this name, by request or by failure.
     Down(String, Generation),
 }
@@ -203,7 +205,7 @@ pub enum WebFact {
     /// Client has requested the tests, so that they are polled for a while.
     Looked,
     /// Request of an API client, with the channel for the answer.
-    Asked(Request, oneshot::Sender<Result<Answer, Refusal>>),
+    Asked(ApiRequest, oneshot::Sender<Result<ApiResponse, ApiError>>),
     /// End of the web actor: by request, or with the problem that caused it.
     Down(Generation, Option<String>),
 }
@@ -213,20 +215,20 @@ pub enum WebFact {
 /// Command to a listener: expect this test, which is new or has changed parameters.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub struct Expect(pub Expected);
+pub struct SetTest(pub SessionPlan);
 
 /// Command to a listener: stop expecting this test.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub struct Forget(pub TestId, pub Whole);
+pub struct RemoveTest(pub TestId, pub Handover);
 
 /// Consequence of the end of a receive session for the alarms of its test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Whole {
+pub enum Handover {
     /// Listener reports no clear: another listener continues the test, or the whole test was removed.
-    GoesOn,
+    Moved,
     /// Listener clears the alarms that it raised as receiver: this host is only the sender of the test from now on.
-    Retired,
+    Ended,
 }
 
 /// Command to a sender: send by this plan from now on.
@@ -236,17 +238,17 @@ pub struct Send {
     /// Plan of the test, such as its interval, destination and key.
     pub plan: Arc<SenderPlan>,
     /// Sockets and actors that the sender works with.
-    pub station: Arc<Station>,
+    pub station: Arc<SenderContext>,
 }
 
 /// Sender context: the sockets, actors and shared state that all senders of one source use.
-pub struct Station {
+pub struct SenderContext {
     /// Source sockets, one for each port of the source.
-    pub outlet: Outlet,
+    pub sockets: SourceSockets,
     /// Pacer, which sends the probes of enrolled tests when they are due.
-    pub pacer: Recipient<Enrol>,
+    pub pacer: Recipient<Register>,
     /// Shared state that other actors write, such as the clock error and the keys.
-    pub gauges: Gauges,
+    pub shared: SharedState,
     /// Watcher, which receives the senders' facts.
     pub parent: Recipient<SenderFact>,
 }
@@ -254,7 +256,7 @@ pub struct Station {
 /// Command to a sender: the receiver of its test stops on purpose.
 #[derive(Clone, Copy, Debug, Message)]
 #[rtype(result = "()")]
-pub struct Farewell {
+pub struct ReceiverStopping {
     /// Test whose receiver stops.
     pub test_id: TestId,
     /// Address that the goodbye came from.
@@ -268,17 +270,17 @@ pub struct Farewell {
 /// Command to a pacer: send the probes of this test from now on.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub struct Enrol(pub Arc<Line>);
+pub struct Register(pub Arc<SenderCell>);
 
 /// Command to the watcher: the bootstrap file was read again and has changed.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub struct Rebase(pub Arc<Bootstrap>);
+pub struct BootstrapChanged(pub Arc<Bootstrap>);
 
 /// Command to the clock actor: settings that come from the documents.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub struct Consult {
+pub struct ConfigureClock {
     /// Time server that is asked for a second opinion on the local clock.
     pub ntp_server: Option<Endpoint>,
     /// True if any test on this host judges delays by the local clock.
@@ -288,44 +290,44 @@ pub struct Consult {
 /// Command to the alarm actor: process a changed condition.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub struct TakeIn(pub ConditionChange);
+pub struct ApplyChange(pub ConditionChange);
 
 /// Command to the alarm actor: notify these sinks from now on.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub struct Tell(pub AlarmPlan);
+pub struct ConfigureSinks(pub AlarmPlan);
 
 /// Command to the alarm actor and its sinks: limit alarms and reporters to this inventory.
 #[derive(Clone, Debug, Message)]
 #[rtype(result = "()")]
 pub struct Retain {
     /// Inventory of the alarms that can be raised.
-    pub possible: Possible,
+    pub possible: AlarmInventory,
     /// Subjects that can report conditions.
     pub reporters: Arc<BTreeSet<Subject>>,
     /// Completeness of the inventory: an alarm missing from a partial one may still exist.
-    pub knowledge: Knowledge,
+    pub knowledge: Completeness,
 }
 
 /// Command to the alarm actor: answer a request of an API client.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub struct Carry(pub Request, pub oneshot::Sender<Result<Answer, Refusal>>);
+pub struct ApiCall(pub ApiRequest, pub oneshot::Sender<Result<ApiResponse, ApiError>>);
 
 /// Command to a sink: an alarm has changed to this status, with the hold-down that applies to it.
 #[derive(Clone, Debug, Message)]
 #[rtype(result = "()")]
-pub struct Learn(pub Standing, pub Damping);
+pub struct UpdateAlarm(pub AlarmStatus, pub HoldDown);
 
 /// Command to a sink: take over the notification log of another sink with the same receiver.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub struct TakeOver(pub Vec<ToldRecord>, pub Damping);
+pub struct TakeOver(pub Vec<NotifiedRecord>, pub HoldDown);
 
 /// Command to a sink: return the notified state of each alarm.
 #[derive(Clone, Copy, Debug, Message)]
-#[rtype(result = "Vec<(Arc<Notification>, ToldState)>")]
-pub struct Account;
+#[rtype(result = "Vec<(Arc<Notification>, NotifiedState)>")]
+pub struct QueryNotified;
 
 /// Command to a sink: notify every active alarm again; returns the number of alarms.
 #[derive(Clone, Copy, Debug, Message)]
@@ -335,12 +337,12 @@ pub struct Resync;
 /// Command to a sink: follow this plan from now on.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub struct Adopt(pub SinkPlan);
+pub struct Reconfigure(pub SinkPlan);
 
 /// Command to any child: report every decided condition again, for example to a rebuilt alarm actor.
 #[derive(Clone, Copy, Debug, Message)]
 #[rtype(result = "()")]
-pub struct Report;
+pub struct ReportConditions;
 
 /// Command to any child: report the status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Message)]

@@ -16,25 +16,25 @@ use actix::prelude::*;
 use futures_util::stream::{self, Stream};
 use tracing::{Span, debug, info, info_span};
 
-use crate::io::batch::{Batch, Datagram};
-use crate::io::gauges::Gauges;
-use crate::io::outgoing::{Line, Outlet, Post};
-use crate::io::prefetch::prefetch;
+use crate::io::net::prefetch::prefetch;
+use crate::io::net::recv_batch::{Batch, Datagram};
+use crate::io::net::transmit::{SenderCell, SourceSockets, Transmitter};
+use crate::io::net::udp::{PathError, Readiness};
+use crate::io::shared::SharedState;
 use crate::io::time;
-use crate::io::udp::{PathError, Readiness};
-use crate::messages::{Enrol, Generation, PacerFact, Stop};
-use crate::pure::alarm::ConditionChange;
-use crate::pure::calendar::Calendar;
-use crate::pure::key::Key;
-use crate::pure::pace;
-use crate::pure::probe::{Probe, flag};
-use crate::pure::reflection::Reply;
-use crate::pure::sending::{Grid, Source};
-use crate::pure::test::TestId;
-use crate::pure::time::{Moment, Now};
+use crate::messages::{Generation, PacerFact, Register, Stop};
+use crate::pure::alarm::change::ConditionChange;
+use crate::pure::base::calendar_queue::CalendarQueue;
+use crate::pure::base::polling;
+use crate::pure::base::time::{Moment, Now};
+use crate::pure::stamp::key::Key;
+use crate::pure::stamp::packet::{Probe, flag};
+use crate::pure::stamp::session_reflector::Reply;
+use crate::pure::stamp::session_sender::{SlotPrecision, Source};
+use crate::pure::test::id::TestId;
 
 /// Interval of reading the sockets' error queues, chosen to coincide with other wake-ups.
-const LOOK_EVERY: Duration = pace::LONGEST;
+const LOOK_EVERY: Duration = polling::LONGEST;
 /// Number of these intervals, about one second, after which sockets without reflected probes are read for
 /// announcements of receivers that stop.
 const LOOKS_FOR_FAREWELLS: u32 = 5;
@@ -55,43 +55,43 @@ const FEW: usize = 1_000;
 /// Actor that sends the probes of all tests with one source.
 pub struct Pacer {
     source: Source,
-    outlet: Outlet,
+    sockets: SourceSockets,
     /// True if this pacer is the only reader of the sockets; otherwise a listener reads them.
     reads: bool,
     parent: Recipient<PacerFact>,
     generation: Generation,
-    post: Post,
-    calendar: Calendar<Entry>,
-    lines: HashMap<TestId, Arc<Line>>,
+    post: Transmitter,
+    calendar: CalendarQueue<Enrolled>,
+    lines: HashMap<TestId, Arc<SenderCell>>,
     /// Session states of the tests that expect reflected probes, by destination address: a Session-Reflector of
     /// another make may not return the test id.
-    answering: HashMap<SocketAddr, Vec<Arc<Line>>>,
+    answering: HashMap<SocketAddr, Vec<Arc<SenderCell>>>,
     listening: Option<Vec<SpawnHandle>>,
     batch: Batch,
     /// Time at which each port's socket was last found empty.
     drained: Vec<Moment>,
-    alarm_clock: Option<(Moment, SpawnHandle)>,
+    timer: Option<(Moment, SpawnHandle)>,
     strangers: u64,
     looks: u32,
     steps: u32,
     span: Span,
 }
 
-struct Entry {
-    line: Arc<Line>,
+struct Enrolled {
+    line: Arc<SenderCell>,
     turn: u32,
 }
 
 /// Constructor arguments of a pacer.
-pub struct Beginning {
+pub struct Args {
     /// Source address and ports from which the probes are sent.
     pub source: Source,
     /// Sockets of the source, one for each port.
-    pub outlet: Outlet,
+    pub sockets: SourceSockets,
     /// True if this pacer is the only reader of the sockets; otherwise a listener reads them.
     pub reads: bool,
     /// Shared state of the agent: clock readings and keys.
-    pub gauges: Gauges,
+    pub shared: SharedState,
     /// Watcher, which receives the facts of this pacer.
     pub parent: Recipient<PacerFact>,
     /// Generation of this pacer, which distinguishes it from earlier ones with the same source.
@@ -100,33 +100,33 @@ pub struct Beginning {
 
 impl Pacer {
     /// Creates a pacer without tests; senders enrol later.
-    pub fn new(beginning: Beginning) -> Self {
-        let Beginning { source, outlet, reads, gauges, parent, generation } = beginning;
-        let post = Post::new(gauges);
+    pub fn new(beginning: Args) -> Self {
+        let Args { source, sockets, reads, shared, parent, generation } = beginning;
+        let post = Transmitter::new(shared);
         Pacer {
             span: info_span!("pacer", source = %source.address),
             source,
             reads,
             parent,
             generation,
-            steps: post.known().0.steps,
+            steps: post.readings_and_keys().0.steps,
             post,
-            calendar: Calendar::default(),
+            calendar: CalendarQueue::default(),
             lines: HashMap::new(),
             answering: HashMap::new(),
             listening: None,
             batch: Batch::default(),
-            drained: vec![time::now().moment; outlet.len()],
-            alarm_clock: None,
+            drained: vec![time::now().moment; sockets.len()],
+            timer: None,
             strangers: 0,
             looks: 0,
-            outlet,
+            sockets,
         }
     }
 
     /// Sends the probes of the tests that are due.
     fn serve(&mut self) {
-        self.notice_own_stall();
+        self.detect_suspension();
         self.post.refresh();
         let mut changes = Vec::new();
         for _ in 0..TICKS_PER_WAKE {
@@ -142,33 +142,33 @@ impl Pacer {
                 now = self.serve_one(entry, now, &mut changes);
             }
         }
-        self.say(changes);
+        self.send_changes(changes);
     }
 
     /// Reads the reflected probes that are queued and detects a suspension of this process. Call before judging
     /// missing reflections: those in the sockets arrived in time.
-    fn notice_own_stall(&mut self) {
+    fn detect_suspension(&mut self) {
         let now = time::now();
         let late = self.calendar.next().map_or(Duration::ZERO, |due| now.moment.since(due));
         if self.answering.is_empty() || late < LATE {
             return;
         }
-        (0..self.outlet.len()).for_each(|port| self.take_answers(port));
+        (0..self.sockets.len()).for_each(|port| self.take_answers(port));
         if late > OWN_STALL {
-            info!(?late, "this process slept; answers that are missing meanwhile are not judged");
+            info!(?late, "this process was suspended; missing replies meanwhile are not judged");
             let lines = self.answering.values().flatten();
-            lines.filter_map(|line| line.sound()).for_each(|mut sending| sending.on_own_stall(now));
+            lines.filter_map(|line| line.lock_unpoisoned()).for_each(|mut sending| sending.on_suspension(now));
         }
     }
 
     /// Serves one turn of a test, and returns the time at which its last probe left. A panic in one test's turn is
     /// reported for that test and does not affect the others.
-    fn serve_one(&mut self, entry: Entry, now: Now, changes: &mut Vec<ConditionChange>) -> Now {
-        let (post, outlet, grid) = (&mut self.post, &self.outlet, grid_of(self.lines.len()));
+    fn serve_one(&mut self, entry: Enrolled, now: Now, changes: &mut Vec<ConditionChange>) -> Now {
+        let (post, sockets, grid) = (&mut self.post, &self.sockets, grid_of(self.lines.len()));
         let served = catch_unwind(AssertUnwindSafe(|| {
-            let mut sending = entry.line.sound().filter(|sending| sending.is_turn(entry.turn))?;
+            let mut sending = entry.line.lock_unpoisoned().filter(|sending| sending.is_turn(entry.turn))?;
             sending.on_slot(now, changes);
-            let left = post.send_turn(&mut sending, outlet, 0, now);
+            let left = post.send_turn(&mut sending, sockets, 0, now);
             Some((left, sending.next_slot(left, grid)))
         }));
         match served {
@@ -187,9 +187,9 @@ impl Pacer {
 
     /// Removes a test whose state is withdrawn or damaged, unless a later sender of the same test has enrolled
     /// another.
-    fn forget(&mut self, line: &Arc<Line>) {
+    fn forget(&mut self, line: &Arc<SenderCell>) {
         let current = self.lines.get(&line.id).is_some_and(|known| Arc::ptr_eq(known, line));
-        if current && line.sound().is_none_or(|sending| sending.is_withdrawn()) {
+        if current && line.lock_unpoisoned().is_none_or(|sending| sending.is_withdrawn()) {
             self.lines.remove(&line.id);
             self.answering.values_mut().for_each(|lines| lines.retain(|known| !Arc::ptr_eq(known, line)));
             self.answering.retain(|_, lines| !lines.is_empty());
@@ -197,29 +197,29 @@ impl Pacer {
     }
 
     /// Schedules the next reading of the error queues at a multiple of the interval, at which other timers expire too.
-    fn look_later(ctx: &mut Context<Self>) {
+    fn poll_errors_later(ctx: &mut Context<Self>) {
         ctx.run_later(time::until_next(LOOK_EVERY), |pacer, ctx| {
             let span = pacer.span.clone();
             let _entered = span.enter();
-            pacer.look();
-            Self::look_later(ctx);
+            pacer.poll_errors();
+            Self::poll_errors_later(ctx);
         });
     }
 
     /// Compares the clocks, reads the errors that the network returned, and reports them to their tests.
-    fn look(&mut self) {
+    fn poll_errors(&mut self) {
         let now = time::now();
         self.observe_clock();
         self.looks = self.looks.wrapping_add(1);
-        let errors: Vec<PathError> = self.outlet.iter().flat_map(|socket| socket.take_path_errors()).collect();
+        let errors: Vec<PathError> = self.sockets.iter().flat_map(|socket| socket.take_path_errors()).collect();
         // Datagrams left in a socket after a batch cause no wake-up. On a socket without reflected probes only
         // announcements of a stop arrive: they are read before the errors that they explain.
         let may_explain = self.looks.is_multiple_of(LOOKS_FOR_FAREWELLS) || !errors.is_empty();
         if self.listening.is_some() || self.reads && may_explain {
-            (0..self.outlet.len()).for_each(|port| self.take_answers(port));
+            (0..self.sockets.len()).for_each(|port| self.take_answers(port));
         }
         for error in errors {
-            let line = self.lines.get(&error.test_id).and_then(|line| line.sound());
+            let line = self.lines.get(&error.test_id).and_then(|line| line.lock_unpoisoned());
             if let Some(mut sending) = line {
                 debug!(test = %error.test_id, error.cause, "probe not delivered");
                 sending.on_path_error(error.cause, now);
@@ -233,19 +233,19 @@ impl Pacer {
         let now = time::now();
         self.post.observe(now);
         self.post.refresh();
-        let steps = self.post.known().0.steps;
+        let steps = self.post.readings_and_keys().0.steps;
         if std::mem::replace(&mut self.steps, steps) != steps {
             let lines = self.answering.values().flatten();
-            lines.filter_map(|line| line.sound()).for_each(|mut sending| sending.on_own_step(now));
+            lines.filter_map(|line| line.lock_unpoisoned()).for_each(|mut sending| sending.on_clock_step(now));
         }
     }
 
     fn take_answers(&mut self, port: usize) {
-        let Some(socket) = self.outlet.get(port).cloned() else { return };
+        let Some(socket) = self.sockets.get(port).cloned() else { return };
         let mut changes = Vec::new();
         for _ in 0..BATCHES_PER_WAKE {
             let now = time::now();
-            if !matches!(self.batch.take_in(socket.as_fd()), Ok(taken) if taken > 0) {
+            if !matches!(self.batch.apply(socket.as_fd()), Ok(taken) if taken > 0) {
                 if let Some(drained) = self.drained.get_mut(port) {
                     *drained = now.moment;
                 }
@@ -256,7 +256,7 @@ impl Pacer {
             let answers = self.batch.datagrams().map(|datagram| self.on_answer(&datagram, now, drained, &mut changes));
             self.strangers += answers.filter(Option::is_none).count() as u64;
         }
-        self.say(changes);
+        self.send_changes(changes);
     }
 
     /// Handles a reflected probe. Its receive time is no earlier than the socket was last found empty, even if the
@@ -271,36 +271,37 @@ impl Pacer {
         if let Ok(probe) = Probe::decode(datagram.octets)
             && probe.flags & flag::RECEIVER_STOPS != 0
         {
-            return self.on_farewell(datagram, &probe, now);
+            return self.on_stop_announced(datagram, &probe, now);
         }
         let reply = Reply::decode(datagram.octets)?;
         let wall = datagram.received.unwrap_or(now.wall);
         let age = u64::try_from(now.wall.nanos_since(wall)).unwrap_or(0);
         let received = Now { moment: (now.moment - Duration::from_nanos(age)).max(drained), wall };
         let lines = self.answering.get(&datagram.source)?;
-        let (readings, keys) = self.post.known();
-        let named = |line: &&Arc<Line>| reply.test_id.is_none_or(|id| id == line.id);
-        lines.iter().filter(named).filter_map(|line| line.sound()).find_map(|mut sending| {
+        let (readings, keys) = self.post.readings_and_keys();
+        let named = |line: &&Arc<SenderCell>| reply.test_id.is_none_or(|id| id == line.id);
+        lines.iter().filter(named).filter_map(|line| line.lock_unpoisoned()).find_map(|mut sending| {
             let taken = sending.on_answer(&reply, datagram.octets, received, readings.clock, keys, changes);
             taken.ok()
         })
     }
 
-    fn on_farewell(&self, datagram: &Datagram<'_>, probe: &Probe, now: Now) -> Option<()> {
+    fn on_stop_announced(&self, datagram: &Datagram<'_>, probe: &Probe, now: Now) -> Option<()> {
         let line = self.lines.get(&probe.test_id)?;
-        let key = self.post.known().1.get(probe.key_id).filter(|key| Probe::is_signed(datagram.octets, key));
-        line.sound()?.on_farewell(datagram.source, key.map(Key::id), probe.sent, now);
+        let key =
+            self.post.readings_and_keys().1.get(probe.key_id).filter(|key| Probe::is_signed(datagram.octets, key));
+        line.lock_unpoisoned()?.on_stop_announced(datagram.source, key.map(Key::id), probe.sent, now);
         Some(())
     }
 
-    fn say(&self, changes: Vec<ConditionChange>) {
+    fn send_changes(&self, changes: Vec<ConditionChange>) {
         changes.into_iter().for_each(|change| self.parent.do_send(PacerFact::Changed(change)));
     }
 
     /// Sets the timer to the next turn, unless an earlier or equal time is set.
     fn arm(&mut self, ctx: &mut Context<Self>) {
         let Some(next) = self.calendar.next() else { return };
-        match self.alarm_clock {
+        match self.timer {
             Some((set, _)) if set <= next => return,
             Some((_, handle)) => {
                 ctx.cancel_future(handle);
@@ -310,34 +311,34 @@ impl Pacer {
         let handle = ctx.run_later(next.since(time::now().moment), |pacer, ctx| {
             let span = pacer.span.clone();
             let _entered = span.enter();
-            pacer.alarm_clock = None;
+            pacer.timer = None;
             pacer.serve();
             pacer.arm(ctx);
         });
-        self.alarm_clock = Some((next, handle));
+        self.timer = Some((next, handle));
     }
 }
 
-fn grid_of(tests: usize) -> Grid {
-    if tests < FEW { Grid::Coarse } else { Grid::Fine }
+fn grid_of(tests: usize) -> SlotPrecision {
+    if tests < FEW { SlotPrecision::Coarse } else { SlotPrecision::Fine }
 }
 
 /// Returns a stream that yields the index of a port whenever its socket may be readable.
-fn readiness(readiness: Readiness, port: usize) -> impl Stream<Item = Readable> {
+fn readiness(readiness: Readiness, port: usize) -> impl Stream<Item = SourceReadable> {
     stream::unfold(readiness, move |readiness| async move {
         readiness.readable().await.ok()?;
-        Some((Readable(port), readiness))
+        Some((SourceReadable(port), readiness))
     })
 }
 
 /// Item of the stream above: the socket of the port with this index may be readable.
-struct Readable(usize);
+struct SourceReadable(usize);
 
 impl Actor for Pacer {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        Self::look_later(ctx);
+        Self::poll_errors_later(ctx);
     }
 
     fn stopped(&mut self, _: &mut Self::Context) {
@@ -345,8 +346,8 @@ impl Actor for Pacer {
     }
 }
 
-impl StreamHandler<Readable> for Pacer {
-    fn handle(&mut self, Readable(port): Readable, _: &mut Self::Context) {
+impl StreamHandler<SourceReadable> for Pacer {
+    fn handle(&mut self, SourceReadable(port): SourceReadable, _: &mut Self::Context) {
         let span = self.span.clone();
         let _entered = span.enter();
         self.take_answers(port);
@@ -355,11 +356,11 @@ impl StreamHandler<Readable> for Pacer {
     fn finished(&mut self, _: &mut Self::Context) {}
 }
 
-impl Handler<Enrol> for Pacer {
+impl Handler<Register> for Pacer {
     type Result = ();
-    fn handle(&mut self, Enrol(line): Enrol, ctx: &mut Self::Context) {
+    fn handle(&mut self, Register(line): Register, ctx: &mut Self::Context) {
         let grid = grid_of(self.lines.len());
-        let Some((turn, next, answers)) = line.sound().map(|mut sending| {
+        let Some((turn, next, answers)) = line.lock_unpoisoned().map(|mut sending| {
             let turn = sending.on_enrolled();
             let answers = sending.answers().map(|_| sending.plan().destination);
             (turn, sending.next_slot(time::now().moment, grid), answers)
@@ -371,13 +372,13 @@ impl Handler<Enrol> for Pacer {
         if let Some(from) = answers {
             self.answering.entry(from).or_default().push(line.clone());
             if self.reads && self.listening.is_none() {
-                let sockets = self.outlet.iter().cloned().enumerate();
+                let sockets = self.sockets.iter().cloned().enumerate();
                 let listening = sockets
                     .filter_map(|(port, socket)| Some(ctx.add_stream(readiness(Readiness::of(socket).ok()?, port))));
                 self.listening = Some(listening.collect());
             }
         }
-        self.calendar.enter(next, Entry { line, turn });
+        self.calendar.enter(next, Enrolled { line, turn });
         self.arm(ctx);
     }
 }

@@ -11,40 +11,44 @@ use std::sync::Arc;
 use actix::prelude::*;
 use tracing::{Span, info_span};
 
-use crate::io::outgoing::{Line, Post};
+use crate::io::net::transmit::{SenderCell, Transmitter};
 use crate::io::time;
-use crate::messages::{Enrol, Farewell, Generation, Observe, Report, Send, SenderFact, Station, Stop};
-use crate::pure::alarm::{ConditionChange, Kind};
-use crate::pure::condition::State;
-use crate::pure::probe::flag;
-use crate::pure::sending::{SenderPlan, Sending};
-use crate::pure::status::{Role, SenderStatus, TestStatus};
-use crate::pure::test::TestId;
+use crate::messages::{
+    Generation, Observe, ReceiverStopping, Register, ReportConditions, Send, SenderContext, SenderFact, Stop,
+};
+use crate::pure::alarm::change::ConditionChange;
+use crate::pure::alarm::key::Kind;
+use crate::pure::judge::condition::State;
+use crate::pure::stamp::packet::flag;
+use crate::pure::stamp::session_sender::{SenderPlan, SessionSender};
+use crate::pure::status::snapshot::{SenderStatus, TestStatus};
+use crate::pure::test::id::TestId;
+use crate::pure::test::role::Role;
 
 /// Actor that owns the state of one test that starts on this host.
 pub struct Sender {
-    line: Arc<Line>,
-    station: Arc<Station>,
+    line: Arc<SenderCell>,
+    station: Arc<SenderContext>,
     generation: Generation,
 }
 
 /// Constructor arguments of a sender.
-pub struct Beginning {
+pub struct Args {
     /// Plan of the test: what to send, to which destination, and how often.
     pub plan: Arc<SenderPlan>,
     /// Sender context that senders of the same source share: sockets, pacer, shared state and the watcher.
-    pub station: Arc<Station>,
+    pub station: Arc<SenderContext>,
     /// Generation of this sender, which distinguishes it from earlier ones of the same test.
     pub generation: Generation,
 }
 
 impl Sender {
     /// Creates a sender with a new epoch that starts now.
-    pub fn new(beginning: Beginning) -> Self {
-        let Beginning { plan, station, generation } = beginning;
+    pub fn new(beginning: Args) -> Self {
+        let Args { plan, station, generation } = beginning;
         let now = time::now();
-        let epoch = station.gauges.next_epoch(now.wall);
-        let line = Line::new(plan.test.id, Sending::new(plan, now, epoch));
+        let epoch = station.shared.next_epoch(now.wall);
+        let line = SenderCell::new(plan.test.id, SessionSender::new(plan, now, epoch));
         Sender { line, station, generation }
     }
 
@@ -57,15 +61,15 @@ impl Sender {
         info_span!("sender", test = %self.id())
     }
 
-    fn say(&self, changes: Vec<ConditionChange>) {
+    fn send_changes(&self, changes: Vec<ConditionChange>) {
         changes.into_iter().for_each(|change| self.station.parent.do_send(SenderFact::Changed(change)));
     }
 
     /// Announces to the receiver that the test stops. The announcement is sent twice, because a datagram may be lost.
-    fn say_goodbye(&self, sending: &mut Sending) {
-        let mut post = Post::new(self.station.gauges.clone());
+    fn announce_stop(&self, sending: &mut SessionSender) {
+        let mut post = Transmitter::new(self.station.shared.clone());
         for _ in 0..2 {
-            post.send_turn(sending, &self.station.outlet, flag::STOPS, time::now());
+            post.send_turn(sending, &self.station.sockets, flag::STOPS, time::now());
         }
     }
 }
@@ -74,7 +78,7 @@ impl Actor for Sender {
     type Context = Context<Self>;
 
     fn started(&mut self, _: &mut Self::Context) {
-        self.station.pacer.do_send(Enrol(self.line.clone()));
+        self.station.pacer.do_send(Register(self.line.clone()));
     }
 
     fn stopped(&mut self, _: &mut Self::Context) {
@@ -94,31 +98,31 @@ impl Handler<Send> for Sender {
             if plan.destination != sending.plan().destination {
                 // The receiver at the previous destination may learn of the change later than this host, and must not
                 // take the end of the probes for a fault.
-                self.say_goodbye(&mut sending);
+                self.announce_stop(&mut sending);
             }
             let now = time::now();
-            let epoch = self.station.gauges.next_epoch(now.wall);
+            let epoch = self.station.shared.next_epoch(now.wall);
             sending.on_plan(plan, epoch, now, &mut changes);
         }
         self.station = station;
-        self.station.pacer.do_send(Enrol(self.line.clone()));
-        self.say(changes);
+        self.station.pacer.do_send(Register(self.line.clone()));
+        self.send_changes(changes);
     }
 }
 
-impl Handler<Farewell> for Sender {
+impl Handler<ReceiverStopping> for Sender {
     type Result = ();
-    fn handle(&mut self, farewell: Farewell, _: &mut Self::Context) {
-        let Farewell { from, signed_with, sent, .. } = farewell;
-        self.line.state().on_farewell(from, signed_with, sent, time::now());
+    fn handle(&mut self, stop_announced: ReceiverStopping, _: &mut Self::Context) {
+        let ReceiverStopping { from, signed_with, sent, .. } = stop_announced;
+        self.line.state().on_stop_announced(from, signed_with, sent, time::now());
     }
 }
 
-impl Handler<Report> for Sender {
+impl Handler<ReportConditions> for Sender {
     type Result = ();
-    fn handle(&mut self, _: Report, _: &mut Self::Context) {
+    fn handle(&mut self, _: ReportConditions, _: &mut Self::Context) {
         let changes = self.line.state().report(time::now());
-        self.say(changes);
+        self.send_changes(changes);
     }
 }
 
@@ -164,7 +168,7 @@ impl Handler<Stop> for Sender {
     type Result = ();
     fn handle(&mut self, stop: Stop, ctx: &mut Self::Context) {
         if stop == Stop::WithGoodbye {
-            self.say_goodbye(&mut self.line.state());
+            self.announce_stop(&mut self.line.state());
         }
         ctx.stop();
     }

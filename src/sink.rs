@@ -12,18 +12,21 @@ use std::time::{Duration, Instant};
 use actix::prelude::*;
 use tracing::{Span, info, info_span, warn};
 
-use crate::config::receivers::SinkPlan;
-use crate::io::causes::describe;
-use crate::io::outlet::{Delivered, Identity, Outcome, Outlet};
-use crate::io::state_file::StateFile;
+use crate::config::sink_plan::SinkPlan;
+use crate::io::error_chain::error_chain;
+use crate::io::receiver::Receiver;
+use crate::io::receiver::delivery::{Delivered, Identity, Outcome};
+use crate::io::state::file::StateFile;
 use crate::io::time;
-use crate::messages::{Account, Adopt, Generation, Learn, Observe, Resync, Retain, SinkFact, Stop, TakeOver};
-use crate::pure::ledger::{Damping, Ledger, Scope};
-use crate::pure::status::SinkStatus;
-use crate::pure::time::Moment;
+use crate::messages::{
+    Generation, Observe, QueryNotified, Reconfigure, Resync, Retain, SinkFact, Stop, TakeOver, UpdateAlarm,
+};
+use crate::pure::base::time::Moment;
+use crate::pure::notify::log::{HoldDown, NotificationLog, Scope};
+use crate::pure::status::snapshot::SinkStatus;
 
 use kept_log::{KeptLog, SAVE_EVERY, SAVE_WITHIN, log_file};
-pub use kept_log::{has_log, warn_of_forgotten};
+pub use kept_log::{has_log, warn_of_unconfigured_receivers};
 
 /// Longest pause that a receiver may ask for; longer requests are cut to this.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(300);
@@ -31,12 +34,12 @@ const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(300);
 const BATCH_EVERY: Duration = Duration::from_millis(100);
 /// Pause after a write, as a multiple of the time that it took, and at most `SAVE_WITHIN`. A log of many thousand
 /// alarms is thus written less often, in larger batches.
-const SAVE_REST: u32 = 10;
+const SAVE_REST_FACTOR: u32 = 10;
 /// Greatest number of messages in a batch. A receiver that counts as away is tried with one.
-const MOST_IN_A_BATCH: usize = 1000;
+const MAX_IN_A_BATCH: usize = 1000;
 /// Time for which a removed or narrowed sink tries to clear what it notified; a receiver that is away longer is named
 /// in the log file.
-const LEAVE_WITHIN: Duration = Duration::from_secs(4 * 3600);
+const REMOVAL_TIMEOUT: Duration = Duration::from_secs(4 * 3600);
 /// Shortest interval between two log lines about different problems of the same receiver.
 const PROBLEM_AGAIN: Duration = Duration::from_secs(60);
 
@@ -46,15 +49,15 @@ pub struct Sink {
     identity: Identity,
     parent: Recipient<SinkFact>,
     generation: Generation,
-    ledger: Ledger,
+    ledger: NotificationLog,
     state: StateFile,
     state_broken: bool,
     /// Set while the file on disk is still that of the previous run.
     kept_by_earlier_run: bool,
     /// Connection to the receiver; `None` while a batch in flight uses it.
-    outlet: Option<Outlet>,
+    receiver: Option<Receiver>,
     /// Connection by a changed configuration, which was adopted while a batch was in flight.
-    next_outlet: Option<Outlet>,
+    next_receiver: Option<Receiver>,
     /// Set if the notification log has changed since it was last saved.
     unsaved: bool,
     /// Earliest time of the next write after one that failed.
@@ -65,7 +68,7 @@ pub struct Sink {
     timer: Option<(Moment, SpawnHandle)>,
     stopping: bool,
     /// Deadline of a removed sink, which ends earlier if its receiver was notified of every clear.
-    leave_by: Option<Moment>,
+    removal_deadline: Option<Moment>,
     sent: u64,
     failed: u64,
     /// Reason why the last message was not taken, and the time at which the log file named one.
@@ -74,7 +77,7 @@ pub struct Sink {
 }
 
 /// Constructor arguments of a sink.
-pub struct Beginning<'a> {
+pub struct Args<'a> {
     /// Plan of the sink: its configuration, notification policy and parting.
     pub plan: SinkPlan,
     /// Identity of this agent, which outbound messages name as their origin.
@@ -82,18 +85,18 @@ pub struct Beginning<'a> {
     /// Directory in which the notification log is kept.
     pub state_dir: &'a Path,
     /// Damping of alarms that an earlier run notified of, until their own is known.
-    pub damping: Damping,
+    pub damping: HoldDown,
     /// Alarm actor that receives the status of this sink and the report of its end.
     pub parent: Recipient<SinkFact>,
     /// Generation of this sink, by which the alarm actor distinguishes it from predecessors of the same name.
     pub generation: Generation,
     /// Start message for the receiver, if the agent has just started.
-    pub greeting: Greeting,
+    pub start_message: StartMessage,
 }
 
 /// Start message that a new sink sends before its first alarm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Greeting {
+pub enum StartMessage {
     /// The agent has just started, and the receiver is notified of that.
     ColdStart,
     /// The sink alone was started or rebuilt, so that no start message is sent.
@@ -102,23 +105,23 @@ pub enum Greeting {
 
 impl Sink {
     /// Creates a sink, and loads from disk what its receiver was notified of.
-    pub fn new(beginning: Beginning<'_>) -> Self {
+    pub fn new(beginning: Args<'_>) -> Self {
         let now = time::now();
         let name = &beginning.plan.config.name;
         let span = info_span!("sink", name);
         let _entered = span.clone().entered();
         let agent = &beginning.identity.agent;
         let state = log_file(beginning.state_dir, agent, &beginning.plan.config);
-        let mut ledger = Ledger::new(agent.as_ref(), beginning.plan.manner.clone(), now.moment);
+        let mut ledger = NotificationLog::new(agent.as_ref(), beginning.plan.manner.clone(), now.moment);
         let kept_by_earlier_run = state.exists();
-        let (records, recollection) = KeptLog::recall(&state, now.wall);
+        let (records, recollection) = KeptLog::load_list(&state, now.wall);
         ledger.load(records, recollection, beginning.damping, now);
         let leaves = beginning.plan.manner.scope == Scope::Nothing;
-        if beginning.greeting == Greeting::ColdStart {
+        if beginning.start_message == StartMessage::ColdStart {
             ledger.on_cold_start();
         }
         Sink {
-            outlet: Some(Outlet::new(&beginning.plan.config, &beginning.identity)),
+            receiver: Some(Receiver::new(&beginning.plan.config, &beginning.identity)),
             plan: beginning.plan,
             identity: beginning.identity,
             parent: beginning.parent,
@@ -127,14 +130,14 @@ impl Sink {
             state,
             state_broken: false,
             kept_by_earlier_run,
-            next_outlet: None,
+            next_receiver: None,
             unsaved: true,
             saved_at: now.moment,
             save_not_before: Moment::ZERO,
             not_before: Moment::ZERO,
             timer: None,
             stopping: false,
-            leave_by: leaves.then(|| now.moment + LEAVE_WITHIN),
+            removal_deadline: leaves.then(|| now.moment + REMOVAL_TIMEOUT),
             sent: 0,
             failed: 0,
             problem: None,
@@ -143,15 +146,15 @@ impl Sink {
     }
 
     /// Sends what is due, or arms the timer for when something will be.
-    fn pump(&mut self, ctx: &mut Context<Self>) {
-        let Some(mut outlet) = self.outlet.take() else { return };
+    fn send_due(&mut self, ctx: &mut Context<Self>) {
+        let Some(mut receiver) = self.receiver.take() else { return };
         let full = time::now();
         let now = full.moment;
-        let due = if now < self.not_before { Vec::new() } else { self.ledger.take_due(full, MOST_IN_A_BATCH) };
+        let due = if now < self.not_before { Vec::new() } else { self.ledger.take_due(full, MAX_IN_A_BATCH) };
         let overdue = now >= self.next_save();
         if due.is_empty() && !overdue {
-            self.outlet = Some(outlet);
-            if self.stopping || self.has_left(now) {
+            self.receiver = Some(receiver);
+            if self.stopping || self.may_stop(now) {
                 ctx.stop();
                 return;
             }
@@ -166,17 +169,17 @@ impl Sink {
             // lost.
             let began = Instant::now();
             let kept = log.save(state).await;
-            let rest = began.elapsed().saturating_mul(SAVE_REST).clamp(BATCH_EVERY, SAVE_WITHIN);
-            let delivered = outlet.deliver(due).await;
-            (kept, rest, outlet, delivered)
+            let rest = began.elapsed().saturating_mul(SAVE_REST_FACTOR).clamp(BATCH_EVERY, SAVE_WITHIN);
+            let delivered = receiver.deliver(due).await;
+            (kept, rest, receiver, delivered)
         };
-        ctx.spawn(delivery.into_actor(self).map(|(kept, rest, outlet, delivered), sink, ctx| {
+        ctx.spawn(delivery.into_actor(self).map(|(kept, rest, receiver, delivered), sink, ctx| {
             let span = sink.span.clone();
             let _entered = span.enter();
-            sink.outlet = Some(sink.next_outlet.take().unwrap_or(outlet));
+            sink.receiver = Some(sink.next_receiver.take().unwrap_or(receiver));
             sink.on_kept(kept);
             sink.on_delivered(delivered, rest);
-            sink.pump(ctx);
+            sink.send_due(ctx);
         }));
     }
 
@@ -186,26 +189,23 @@ impl Sink {
     }
 
     /// Returns whether a removed sink has notified its receiver of everything, or has run out of time.
-    fn has_left(&self, now: Moment) -> bool {
-        let Some(leave_by) = self.leave_by else { return false };
+    fn may_stop(&self, now: Moment) -> bool {
+        let Some(removal_deadline) = self.removal_deadline else { return false };
         if self.ledger.is_settled() {
             return true;
         }
-        if leave_by > now {
+        if removal_deadline > now {
             return false;
         }
         let (target, alarms) = (self.plan.config.place(), self.ledger.records().len());
-        let way_out = "clear them at the receiver by hand";
-        warn!(
-            target,
-            alarms, way_out, "a receiver that is no longer configured could not be told that alarms are over"
-        );
+        let help = "clear them manually at the receiver";
+        warn!(target, alarms, help, "a receiver that is no longer configured could not be notified of clears");
         true
     }
 
     fn arm(&mut self, now: Moment, ctx: &mut Context<Self>) {
         let due = self.ledger.next_deadline(now).map(|next| next.max(self.not_before));
-        let next = due.into_iter().chain([self.next_save()]).chain(self.leave_by).min().unwrap_or(now);
+        let next = due.into_iter().chain([self.next_save()]).chain(self.removal_deadline).min().unwrap_or(now);
         match self.timer {
             Some((set, _)) if set <= next => return,
             Some((_, handle)) => {
@@ -217,7 +217,7 @@ impl Sink {
             let span = sink.span.clone();
             let _entered = span.enter();
             sink.timer = None;
-            sink.pump(ctx);
+            sink.send_due(ctx);
         });
         self.timer = Some((next, handle));
     }
@@ -241,7 +241,7 @@ impl Sink {
                 Outcome::Refused(why) => {
                     self.failed += 1;
                     self.ledger.on_refused(&due, now);
-                    problem.get_or_insert(("the receiver refuses a message", why));
+                    problem.get_or_insert(("the receiver rejects a message", why));
                 }
                 Outcome::Unreachable(why) => {
                     self.failed += 1;
@@ -268,7 +268,7 @@ impl Sink {
         let named = match &self.problem {
             Some((known, named)) if *known == why || now.since(*named) < PROBLEM_AGAIN => *named,
             Some(_) | None => {
-                warn!(target = self.plan.config.place(), problem = why, "{what}; it is tried again");
+                warn!(target = self.plan.config.place(), problem = why, "{what}; it is sent again");
                 now
             }
         };
@@ -287,8 +287,8 @@ impl Sink {
                 self.unsaved = true;
                 self.save_not_before = time::now().moment + SAVE_WITHIN;
                 if !self.state_broken {
-                    let way_out = "make state_dir writable";
-                    warn!(problem, way_out, "told states cannot be kept; a restart may lose a clear");
+                    let help = "make state_dir writable";
+                    warn!(problem, help, "the notification log cannot be saved; a restart may lose a clear");
                 }
                 self.state_broken = true;
             }
@@ -300,30 +300,30 @@ impl Actor for Sink {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        self.pump(ctx);
+        self.send_due(ctx);
     }
 
     fn stopped(&mut self, _: &mut Self::Context) {
-        if self.leave_by.is_some() && self.ledger.is_settled() {
+        if self.removal_deadline.is_some() && self.ledger.is_settled() {
             self.state.remove();
             self.parent.do_send(SinkFact::Down(self.plan.config.name.clone(), self.generation));
             return;
         }
-        let told = KeptLog::new(&self.ledger, true, time::now().wall);
-        if let Err(error) = self.state.save(&[told]) {
-            warn!(problem = describe(&error), "told states cannot be kept; a restart may lose a clear");
+        let notified = KeptLog::new(&self.ledger, true, time::now().wall);
+        if let Err(error) = self.state.save(&[notified]) {
+            warn!(problem = error_chain(&error), "the notification log cannot be saved; a restart may lose a clear");
         }
         self.parent.do_send(SinkFact::Down(self.plan.config.name.clone(), self.generation));
     }
 }
 
-impl Handler<Learn> for Sink {
+impl Handler<UpdateAlarm> for Sink {
     type Result = ();
-    fn handle(&mut self, Learn(standing, damping): Learn, ctx: &mut Self::Context) {
+    fn handle(&mut self, UpdateAlarm(standing, damping): UpdateAlarm, ctx: &mut Self::Context) {
         let span = self.span.clone();
         let _entered = span.enter();
         self.ledger.on_change(standing, damping, time::now().moment);
-        self.pump(ctx);
+        self.send_due(ctx);
     }
 }
 
@@ -331,31 +331,31 @@ impl Handler<Retain> for Sink {
     type Result = ();
     fn handle(&mut self, retain: Retain, ctx: &mut Self::Context) {
         self.ledger.retain(&retain.possible, retain.knowledge, time::now());
-        self.pump(ctx);
+        self.send_due(ctx);
     }
 }
 
-impl Handler<Adopt> for Sink {
+impl Handler<Reconfigure> for Sink {
     type Result = ();
-    fn handle(&mut self, Adopt(plan): Adopt, ctx: &mut Self::Context) {
+    fn handle(&mut self, Reconfigure(plan): Reconfigure, ctx: &mut Self::Context) {
         let now = time::now();
         if plan.config != self.plan.config {
-            let outlet = Outlet::new(&plan.config, &self.identity);
-            match self.outlet {
-                Some(_) => self.outlet = Some(outlet),
-                None => self.next_outlet = Some(outlet),
+            let receiver = Receiver::new(&plan.config, &self.identity);
+            match self.receiver {
+                Some(_) => self.receiver = Some(receiver),
+                None => self.next_receiver = Some(receiver),
             }
             self.not_before = now.moment;
         }
         self.plan = plan;
-        let handed_over = self.ledger.on_manner(self.plan.manner.clone(), self.plan.parting, now);
+        let handed_over = self.ledger.on_manner(self.plan.manner.clone(), self.plan.on_removal, now);
         if !handed_over.is_empty() {
             self.parent.do_send(SinkFact::HandedOver(Box::new(self.plan.config.clone()), handed_over));
         }
         // A sink with an empty scope ends once its clears are delivered.
         let leaves = self.plan.manner.scope == Scope::Nothing;
-        self.leave_by = leaves.then(|| self.leave_by.unwrap_or(now.moment + LEAVE_WITHIN));
-        self.pump(ctx);
+        self.removal_deadline = leaves.then(|| self.removal_deadline.unwrap_or(now.moment + REMOVAL_TIMEOUT));
+        self.send_due(ctx);
     }
 }
 
@@ -378,16 +378,16 @@ impl Handler<Observe> for Sink {
 impl Handler<TakeOver> for Sink {
     type Result = ();
     fn handle(&mut self, TakeOver(records, damping): TakeOver, ctx: &mut Self::Context) {
-        self.ledger.take_over(records, damping, time::now());
+        self.ledger.adopt_records(records, damping, time::now());
         self.unsaved = true;
-        self.pump(ctx);
+        self.send_due(ctx);
     }
 }
 
-impl Handler<Account> for Sink {
-    type Result = MessageResult<Account>;
-    fn handle(&mut self, _: Account, _: &mut Self::Context) -> Self::Result {
-        MessageResult(self.ledger.told(time::now()).collect())
+impl Handler<QueryNotified> for Sink {
+    type Result = MessageResult<QueryNotified>;
+    fn handle(&mut self, _: QueryNotified, _: &mut Self::Context) -> Self::Result {
+        MessageResult(self.ledger.notified(time::now()).collect())
     }
 }
 
@@ -395,7 +395,7 @@ impl Handler<Resync> for Sink {
     type Result = usize;
     fn handle(&mut self, _: Resync, ctx: &mut Self::Context) -> usize {
         let resent = self.ledger.resync(time::now().moment);
-        self.pump(ctx);
+        self.send_due(ctx);
         resent
     }
 }
@@ -414,6 +414,6 @@ impl Handler<Stop> for Sink {
             return;
         }
         self.not_before = Moment::ZERO;
-        self.pump(ctx);
+        self.send_due(ctx);
     }
 }

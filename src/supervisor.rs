@@ -5,7 +5,6 @@
 //! signal stops it: senders send goodbyes, sinks flush, and then the process ends.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,41 +14,45 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 use tracing::{Span, error, info, info_span, warn};
 
-use crate::alarm::{Alarm, Setting};
+use crate::actor::slot::Slot;
+use crate::alarm::{self, Alarm};
 use crate::clock::Clock;
-use crate::config::bootstrap::{Bootstrap, Overrides};
+use crate::config::bootstrap::Bootstrap;
 use crate::config::plan::{AlarmPlan, Plan};
-use crate::io::engine::Role;
-use crate::io::gauges::Gauges;
-use crate::io::outlet::Identity;
-use crate::io::{former_names, time};
+use crate::exit::{EXIT_FAILURE, EXIT_GOOD};
+use crate::io::bootstrap_file::BootstrapFile;
+use crate::io::receiver::delivery::Identity;
+use crate::io::shared::SharedState;
+use crate::io::state::engine_boots::EngineRole;
+use crate::io::state::former_names;
+use crate::io::time;
 use crate::messages::{
-    AlarmFact, AlarmStatus, Carry, ClockFact, Consult, InForce, Memory, Observe, Planned, Rebase, Report, Stop, TakeIn,
-    Tell, WatcherFact, WatcherStatus, WebFact,
+    AlarmFact, AlarmsStatus, ApiCall, ApplyChange, BootstrapChanged, ClockFact, ConfigureClock, ConfigureSinks,
+    InForce, Memory, Observe, Planned, ReportConditions, Stop, WatcherFact, WatcherStatus, WebFact,
 };
-use crate::pure::alarm::{AlarmKey, Cause, ConditionChange, Kind, Subject};
-use crate::pure::clock_error::ClockQuality;
-use crate::pure::faults::Faults;
-use crate::pure::pace;
-use crate::pure::status::{ClockStatus, Status};
-use crate::pure::time::{Moment, WallTime};
-use crate::run;
-use crate::tree::Slot;
-use crate::watcher::{Beginning, Watcher};
+use crate::pure::alarm::cause::Cause;
+use crate::pure::alarm::change::ConditionChange;
+use crate::pure::alarm::faults::Faults;
+use crate::pure::alarm::key::{AlarmKey, Kind, Subject};
+use crate::pure::base::polling;
+use crate::pure::base::time::{Moment, WallTime};
+use crate::pure::clock::error_estimate::ClockQuality;
+use crate::pure::status::snapshot::{ClockStatus, Status};
+use crate::watcher::{self, Watcher};
 use crate::web::{self, Web};
 
 /// Interval at which children are polled for their status.
-const OBSERVE_EVERY: Duration = pace::SECOND;
+const OBSERVE_EVERY: Duration = polling::SECOND;
 /// Time for which tests are polled after a client last requested them.
-const LOOKED_FOR: Duration = Duration::from_secs(10);
+const TESTS_POLLED_FOR: Duration = Duration::from_secs(10);
 /// Time limit of an ordered stop, after which the process exits at once.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
 
 /// Root actor, with the newest status of each child and the state that a rebuilt child needs at once.
 pub struct Supervisor {
-    source: Source,
+    file: BootstrapFile,
     bootstrap: Arc<Bootstrap>,
-    gauges: Gauges,
+    shared: SharedState,
     watcher: Slot<Watcher>,
     alarm: Slot<Alarm>,
     clock: Slot<Clock>,
@@ -63,7 +66,7 @@ pub struct Supervisor {
     /// Faults that the supervisor itself detects: a failed watcher, or a status page that cannot be served.
     faults: Faults,
     watcher_status: WatcherStatus,
-    alarm_status: AlarmStatus,
+    alarm_status: AlarmsStatus,
     clock_status: ClockStatus,
     started: WallTime,
     published: watch::Sender<Arc<Status>>,
@@ -76,15 +79,6 @@ pub struct Supervisor {
     span: Span,
 }
 
-/// Location of the bootstrap file, which is read again on SIGHUP.
-#[derive(Clone, Debug)]
-pub struct Source {
-    /// Path of the bootstrap file.
-    pub path: PathBuf,
-    /// Command line options that take precedence over the file.
-    pub overrides: Overrides,
-}
-
 #[derive(Clone, Copy, Debug)]
 enum Signal {
     Stop,
@@ -93,20 +87,20 @@ enum Signal {
 
 impl Supervisor {
     /// Creates a supervisor without children, and the channel on which the exit code arrives.
-    pub fn new(source: Source, bootstrap: Bootstrap) -> (Self, oneshot::Receiver<i32>) {
+    pub fn new(file: BootstrapFile, bootstrap: Bootstrap) -> (Self, oneshot::Receiver<i32>) {
         let (ended, exit_code) = oneshot::channel();
         let started = time::now().wall;
         let clock = ClockQuality::UNKNOWN;
         let clock_status = ClockStatus { error_seconds: clock.error.as_secs_f64(), ..ClockStatus::default() };
         let bootstrap = Arc::new(bootstrap);
-        let former = former_names::note(&bootstrap.state_dir, &source.path, &bootstrap.host);
-        let identity = Identity { former: former.into(), ..Identity::of(&bootstrap, Role::Agent) };
+        let former = former_names::record(&bootstrap.state_dir, &file.path, &bootstrap.host);
+        let identity = Identity { former: former.into(), ..Identity::of(&bootstrap, EngineRole::Agent) };
         let mut supervisor = Supervisor {
             alarms: Plan::of_bootstrap(&bootstrap.sink, &bootstrap.host).alarms,
             identity,
-            source,
+            file,
             bootstrap,
-            gauges: Gauges::new(),
+            shared: SharedState::new(),
             watcher: Slot::default(),
             alarm: Slot::default(),
             clock: Slot::default(),
@@ -115,7 +109,7 @@ impl Supervisor {
             memory: None,
             faults: Faults::default(),
             watcher_status: WatcherStatus::default(),
-            alarm_status: AlarmStatus::default(),
+            alarm_status: AlarmsStatus::default(),
             clock_status,
             started,
             published: watch::Sender::default(),
@@ -131,9 +125,9 @@ impl Supervisor {
     fn start_watcher(&mut self, ctx: &mut Context<Self>) {
         let generation = self.watcher.next_generation();
         let parent = ctx.address().recipient();
-        let watcher = Watcher::new(Beginning {
+        let watcher = Watcher::new(watcher::Args {
             bootstrap: self.bootstrap.clone(),
-            gauges: self.gauges.clone(),
+            shared: self.shared.clone(),
             parent,
             generation,
             memory: self.memory.clone(),
@@ -145,27 +139,27 @@ impl Supervisor {
         let rebuilt = self.alarm.restarts() > 0;
         let generation = self.alarm.next_generation();
         let known = self.alarms.sinks.iter().map(|sink| sink.config.receiver());
-        let alarm = Alarm::new(Setting {
+        let alarm = Alarm::new(alarm::Args {
             identity: self.identity.clone(),
             plan: self.alarms.clone(),
             state_dir: self.bootstrap.state_dir.clone(),
             parent: ctx.address().recipient(),
             generation,
-            greeted: if rebuilt { known.collect() } else { BTreeSet::new() },
+            notified_of_start: if rebuilt { known.collect() } else { BTreeSet::new() },
         });
         self.alarm.hold(alarm.start());
-        self.alarm.send(Tell(self.alarms.clone()));
+        self.alarm.send(ConfigureSinks(self.alarms.clone()));
         if rebuilt {
-            self.take_in(self.faults.report(time::now()));
-            self.watcher.send(Report);
-            self.clock.send(Report);
+            self.apply(self.faults.report(time::now()));
+            self.watcher.send(ReportConditions);
+            self.clock.send(ReportConditions);
         }
     }
 
     fn start_clock(&mut self, ctx: &mut Context<Self>) {
         let generation = self.clock.next_generation();
         let claimed = self.bootstrap.clock.error;
-        let clock = Clock::new(self.gauges.clone(), claimed, ctx.address().recipient(), generation);
+        let clock = Clock::new(self.shared.clone(), claimed, ctx.address().recipient(), generation);
         self.clock.hold(clock.start());
         self.consult();
     }
@@ -176,7 +170,7 @@ impl Supervisor {
             return;
         }
         let generation = self.web.next_generation();
-        let web = Web::new(web::Setting {
+        let web = Web::new(web::Args {
             listen: config.listen.clone(),
             token_file: config.token_file.clone(),
             status: self.published.subscribe(),
@@ -208,18 +202,18 @@ impl Supervisor {
     fn consult(&self) {
         let Some(in_force) = self.in_force.borrow().clone() else { return };
         let ntp_server = in_force.loaded.ntp_server.clone();
-        self.clock.send(Consult { ntp_server, is_needed: in_force.plan.judges_by_clock() });
+        self.clock.send(ConfigureClock { ntp_server, is_needed: in_force.plan.judges_by_clock() });
     }
 
     /// Raises a fault that the supervisor detects, or clears it if `problem` is `None`.
     fn set_fault(&mut self, subject: Subject, problem: Option<String>) {
         let key = AlarmKey::new(Kind::Config, subject);
         let changes = self.faults.on_fault(key, problem.map(Cause::Config), time::now());
-        self.take_in(changes);
+        self.apply(changes);
     }
 
-    fn take_in(&self, changes: Vec<ConditionChange>) {
-        changes.into_iter().for_each(|change| self.alarm.send(TakeIn(change)));
+    fn apply(&self, changes: Vec<ConditionChange>) {
+        changes.into_iter().for_each(|change| self.alarm.send(ApplyChange(change)));
     }
 
     fn on_planned(&mut self, planned: Planned) {
@@ -231,7 +225,7 @@ impl Supervisor {
         self.set_fault(Subject::Agent, None);
         self.alarms = alarms;
         self.memory = memory.or(self.memory.take());
-        self.alarm.send(Tell(self.alarms.clone()));
+        self.alarm.send(ConfigureSinks(self.alarms.clone()));
         if let Some(mut retain) = retain {
             retain.possible.extend(self.faults.keys().cloned());
             self.alarm.send(retain);
@@ -239,13 +233,13 @@ impl Supervisor {
     }
 
     fn reload(&mut self, ctx: &mut Context<Self>) {
-        let bootstrap = match run::read_bootstrap(&self.source) {
+        let bootstrap = match self.file.read() {
             Ok(bootstrap) => Arc::new(bootstrap),
             Err(findings) => {
                 for finding in findings {
-                    error!(place = finding.place, way_out = finding.way_out, "{}", finding.problem);
+                    error!(place = finding.location, help = finding.help, "{}", finding.problem);
                 }
-                error!("the bootstrap file has errors; the last good one stays in force");
+                error!("the bootstrap file has errors; the last good one remains in force");
                 return;
             }
         };
@@ -271,21 +265,21 @@ impl Supervisor {
                 false => self.start_web(ctx),
             }
         }
-        self.watcher.send(Rebase(self.bootstrap.clone()));
+        self.watcher.send(BootstrapChanged(self.bootstrap.clone()));
         info!("bootstrap file read again");
     }
 
     fn on_stop_signal(&mut self, ctx: &mut Context<Self>) {
         if self.stopping {
             warn!("second signal, stopping at once");
-            self.exit(run::EXIT_FAILURE);
+            self.exit(EXIT_FAILURE);
             return;
         }
         info!("stopping");
         self.stopping = true;
         ctx.run_later(STOP_WITHIN, |supervisor, _| {
-            warn!(within = ?STOP_WITHIN, "ordered stop takes too long, cut short");
-            supervisor.exit(run::EXIT_GOOD);
+            warn!(within = ?STOP_WITHIN, "the ordered stop takes too long and is aborted");
+            supervisor.exit(EXIT_GOOD);
         });
         match self.watcher.is_held() {
             true => self.watcher.send(Stop::WithGoodbye),
@@ -310,12 +304,12 @@ impl Supervisor {
         self.clock.send(Stop::Quietly);
         self.web.send(Stop::WithGoodbye);
         info!("stopped");
-        self.exit(run::EXIT_GOOD);
+        self.exit(EXIT_GOOD);
     }
 
     fn exit(&mut self, code: i32) {
         if let Some(ended) = self.ended.take() {
-            let _nobody_waits = ended.send(code);
+            let _ignored = ended.send(code);
         }
     }
 
@@ -323,7 +317,7 @@ impl Supervisor {
     fn on_looked(&mut self) {
         let now = time::now().moment;
         let before = self.looked.replace(now);
-        if before.is_none_or(|before| now.since(before) >= LOOKED_FOR) {
+        if before.is_none_or(|before| now.since(before) >= TESTS_POLLED_FOR) {
             self.watcher.send(Observe::Fully);
         }
     }
@@ -359,7 +353,7 @@ impl Supervisor {
 
     fn observe_later(ctx: &mut Context<Self>) {
         ctx.run_later(time::until_next(OBSERVE_EVERY), |supervisor, ctx| {
-            let looked = supervisor.looked.is_some_and(|at| time::now().moment.since(at) < LOOKED_FOR);
+            let looked = supervisor.looked.is_some_and(|at| time::now().moment.since(at) < TESTS_POLLED_FOR);
             supervisor.watcher.send(if looked { Observe::Fully } else { Observe::Briefly });
             supervisor.alarm.send(Observe::Briefly);
             supervisor.clock.send(Observe::Briefly);
@@ -422,7 +416,7 @@ impl Handler<WatcherFact> for Supervisor {
         let span = self.span.clone();
         let _entered = span.enter();
         match fact {
-            WatcherFact::Changed(change) => self.alarm.send(TakeIn(change)),
+            WatcherFact::Changed(change) => self.alarm.send(ApplyChange(change)),
             WatcherFact::Planned(planned) => self.on_planned(*planned),
             WatcherFact::Observed(status) => {
                 self.watcher_status = *status;
@@ -437,8 +431,9 @@ impl Handler<WatcherFact> for Supervisor {
                     return;
                 }
                 let wait = self.watcher.on_failure();
-                error!(?wait, "watcher failed, to be rebuilt");
-                let failed = "the watcher failed, a fault of peerpair's own: nothing is tested until it is rebuilt";
+                error!(?wait, "watcher failed and is restarted");
+                let failed = "the watcher failed because of a defect in peerpair: nothing is tested until it is \
+                restarted";
                 self.set_fault(Subject::Agent, Some(failed.to_owned()));
                 ctx.run_later(wait, |supervisor, ctx| supervisor.unless_stopping(ctx, Self::start_watcher));
             }
@@ -465,7 +460,7 @@ impl Handler<AlarmFact> for Supervisor {
                     return;
                 }
                 let wait = self.alarm.on_failure();
-                error!(?wait, "alarm actor failed, to be rebuilt");
+                error!(?wait, "alarm actor failed and is restarted");
                 ctx.run_later(wait, |supervisor, ctx| supervisor.unless_stopping(ctx, Self::start_alarm));
             }
         }
@@ -480,7 +475,7 @@ impl Handler<WebFact> for Supervisor {
         match fact {
             WebFact::Looked => self.on_looked(),
             WebFact::Serving(_) => self.set_fault(Subject::Web(self.bootstrap.web.listen.clone()), None),
-            WebFact::Asked(request, reply) => self.alarm.send(Carry(request, reply)),
+            WebFact::Asked(request, reply) => self.alarm.send(ApiCall(request, reply)),
             WebFact::Down(generation, problem) => {
                 if self.web.on_down(generation) && !self.stopping {
                     self.on_web_down(problem, ctx);
@@ -496,12 +491,12 @@ impl Handler<ClockFact> for Supervisor {
         let span = self.span.clone();
         let _entered = span.enter();
         match fact {
-            ClockFact::Changed(change) => self.alarm.send(TakeIn(change)),
+            ClockFact::Changed(change) => self.alarm.send(ApplyChange(change)),
             ClockFact::Observed(status) => self.clock_status = status,
             ClockFact::Down(generation) => {
                 if self.clock.on_down(generation) && !self.stopping {
                     let wait = self.clock.on_failure();
-                    error!(?wait, "clock failed, to be rebuilt");
+                    error!(?wait, "clock actor failed and is restarted");
                     ctx.run_later(wait, |supervisor, ctx| supervisor.unless_stopping(ctx, Self::start_clock));
                 }
             }

@@ -4,12 +4,12 @@
 //! and sender actors that use them, which it rebuilds with back-off. It stops when the supervisor commands it or when
 //! it panics. Its children then stop with it, and the supervisor rebuilds the watcher, which rebuilds them.
 
+mod anti_replay;
 mod children;
 mod config;
 mod names;
 mod observed;
 mod observing;
-mod replays;
 mod sockets;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -22,38 +22,40 @@ use futures_util::stream;
 use tokio::sync::{mpsc, watch};
 use tracing::{Span, debug, info, info_span, warn};
 
+use crate::actor::children::Children;
 use crate::config::bootstrap::Bootstrap;
-use crate::config::difference::difference;
 use crate::config::load::STORE_PATIENCE;
-use crate::config::plan::{self, Names, Plan, Surroundings};
-use crate::io::addresses::{self, AddressesChanged, local_addresses};
-use crate::io::gauges::Gauges;
+use crate::config::plan::diff::difference;
+use crate::config::plan::{self, Names, Plan, PlanInputs};
 use crate::io::keys;
-use crate::io::resolve::resolve;
-use crate::io::store::{self, Concern, Store, StoreEvent};
+use crate::io::net::addresses::{self, AddressesChanged, local_addresses};
+use crate::io::net::dns::resolve;
+use crate::io::shared::SharedState;
+use crate::io::store::{self, ReadScope, Store, StoreEvent};
 use crate::io::time;
 use crate::listener::Listener;
 use crate::messages::{
-    Generation, InForce, ListenerFact, Memory, Observe, PacerFact, Planned, Rebase, Report, Retain, SenderFact,
-    Station, Stop, WatcherFact,
+    BootstrapChanged, Generation, InForce, ListenerFact, Memory, Observe, PacerFact, Planned, ReportConditions, Retain,
+    SenderContext, SenderFact, Stop, WatcherFact,
 };
 use crate::pacer::Pacer;
-use crate::pure::alarm::{AlarmKey, Cause, ConditionChange, Kind, Subject};
-use crate::pure::clock_witness::ClockWitness;
-use crate::pure::faults::Faults;
-use crate::pure::ledger::Knowledge;
-use crate::pure::possible::Possible;
-use crate::pure::sending::Source;
-use crate::pure::test::TestId;
-use crate::pure::time::{Now, WallTime};
+use crate::pure::alarm::cause::Cause;
+use crate::pure::alarm::change::ConditionChange;
+use crate::pure::alarm::faults::Faults;
+use crate::pure::alarm::inventory::AlarmInventory;
+use crate::pure::alarm::key::{AlarmKey, Kind, Subject};
+use crate::pure::base::time::{Now, WallTime};
+use crate::pure::clock::attribution::ClockAttribution;
+use crate::pure::notify::log::Completeness;
+use crate::pure::stamp::session_sender::Source;
+use crate::pure::test::id::TestId;
 use crate::sender::Sender;
-use crate::tree::Children;
 
-use config::{Config, Listed};
+use anti_replay::AntiReplayStore;
+use config::{Config, ListedFaults};
 use names::KnownNames;
 use observed::Observed;
-use observing::Round;
-use replays::ReplayKeeper;
+use observing::PollRound;
 use sockets::Sockets;
 
 /// Interval at which names are resolved again.
@@ -71,7 +73,7 @@ const STORE_EVENTS: usize = 4;
 /// Actor that carries out the plan, with all state that the plan and its children need.
 pub struct Watcher {
     bootstrap: Arc<Bootstrap>,
-    gauges: Gauges,
+    shared: SharedState,
     parent: Recipient<WatcherFact>,
     generation: Generation,
     config: Config,
@@ -82,7 +84,7 @@ pub struct Watcher {
     /// True if the plan in force comes from documents, and not only from the bootstrap file.
     planned: bool,
     /// Inventory of the alarms that can be raised under the plan in force.
-    possible: Possible,
+    possible: AlarmInventory,
     /// Local addresses of this host; `None` until they could be read.
     addresses: Option<HashSet<IpAddr>>,
     /// State that the predecessor of a rebuilt watcher left, until it is applied.
@@ -94,13 +96,13 @@ pub struct Watcher {
     listeners: Children<SocketAddr, Listener>,
     pacers: Children<Source, Pacer>,
     /// Sender context of each source, and true if the pacer alone reads its sockets.
-    stations: BTreeMap<Source, (Arc<Station>, bool)>,
+    stations: BTreeMap<Source, (Arc<SenderContext>, bool)>,
     senders: Children<TestId, Sender>,
     faults: Faults,
-    clock_witness: ClockWitness,
+    clock_witness: ClockAttribution,
     observed: Observed,
-    round: Round,
-    replays: ReplayKeeper,
+    round: PollRound,
+    replays: AntiReplayStore,
     /// Problems with the fleet's keys on this host, by key id.
     key_problems: Vec<(u8, String)>,
     stopping: bool,
@@ -108,11 +110,11 @@ pub struct Watcher {
 }
 
 /// Constructor arguments of [`Watcher`].
-pub struct Beginning {
+pub struct Args {
     /// Bootstrap file, which names the store, the host and the sinks.
     pub bootstrap: Arc<Bootstrap>,
     /// Shared state that other actors read and write.
-    pub gauges: Gauges,
+    pub shared: SharedState,
     /// Supervisor, which receives the watcher's facts.
     pub parent: Recipient<WatcherFact>,
     /// Generation of this watcher, which distinguishes it from its predecessors.
@@ -123,18 +125,18 @@ pub struct Beginning {
 
 impl Watcher {
     /// Creates a watcher; with a predecessor's memory, it applies that when it starts.
-    pub fn new(beginning: Beginning) -> Self {
-        let Beginning { bootstrap, gauges, parent, generation, .. } = beginning;
+    pub fn new(beginning: Args) -> Self {
+        let Args { bootstrap, shared, parent, generation, .. } = beginning;
         Watcher {
             config: Config::new(&bootstrap),
-            gauges,
+            shared,
             parent,
             generation,
             names: KnownNames::default(),
             following: None,
             running: Arc::new(Plan::of_bootstrap(&bootstrap.sink, &bootstrap.host)),
             planned: false,
-            possible: Possible::default(),
+            possible: AlarmInventory::default(),
             addresses: None,
             memory: beginning.memory,
             looking_again: None,
@@ -145,10 +147,10 @@ impl Watcher {
             stations: BTreeMap::new(),
             senders: Children::default(),
             faults: Faults::default(),
-            clock_witness: ClockWitness::default(),
+            clock_witness: ClockAttribution::default(),
             observed: Observed::default(),
-            round: Round::default(),
-            replays: ReplayKeeper::new(&bootstrap),
+            round: PollRound::default(),
+            replays: AntiReplayStore::new(&bootstrap),
             key_problems: Vec::new(),
             stopping: false,
             span: info_span!("watcher"),
@@ -157,7 +159,7 @@ impl Watcher {
     }
 
     fn follow_store(&mut self, ctx: &mut Context<Self>) {
-        let store = match Store::new(&self.bootstrap.store, Concern::Host(self.bootstrap.host.clone())) {
+        let store = match Store::new(&self.bootstrap.store, ReadScope::Host(self.bootstrap.host.clone())) {
             Ok(mut store) => {
                 store.allow_reading_alone();
                 if let Some(origin) = self.config.origin() {
@@ -179,18 +181,18 @@ impl Watcher {
         self.following = Some(ctx.add_stream(received));
     }
 
-    fn on_listed(&mut self, listed: Listed, ctx: &mut Context<Self>) {
-        let (Listed::InForce(again), Some(loaded)) = (listed, self.config.loaded().cloned()) else {
-            if self.say_faults(time::now()) {
-                self.say_plan();
+    fn on_listed(&mut self, listed: ListedFaults, ctx: &mut Context<Self>) {
+        let (ListedFaults::InForce(again), Some(loaded)) = (listed, self.config.loaded().cloned()) else {
+            if self.report_faults(time::now()) {
+                self.log_plan();
             }
-            self.say_how_it_stands();
+            self.update_announcement();
             return;
         };
         if let Some(again) = again {
-            self.look_again(again, ctx);
+            self.await_fresh_samples(again, ctx);
         }
-        self.gauges.set_config_version(loaded.config_version);
+        self.shared.set_config_version(loaded.config_version);
         let needed = plan::names_to_resolve(&loaded, &self.bootstrap.host);
         let unknown = self.names.on_needed(needed);
         // At the start, a slow name service delays only the tests that need it. Later, a running test continues until
@@ -199,12 +201,12 @@ impl Watcher {
             self.replan(ctx);
         }
         self.resolve(unknown, ctx);
-        self.say_how_it_stands();
+        self.update_announcement();
     }
 
     /// Updates the status that is published in the store, for those who roll out documents.
-    fn say_how_it_stands(&self) {
-        let said = self.config.announcement(self.bootstrap.web.url(&self.bootstrap.host), &self.gauges.keys());
+    fn update_announcement(&self) {
+        let said = self.config.announcement(self.bootstrap.web.url(&self.bootstrap.host), &self.shared.keys());
         self.said.send_if_modified(|before| {
             *before != said && {
                 *before = said;
@@ -214,7 +216,7 @@ impl Watcher {
     }
 
     /// Schedules another pass over the same documents, at the end of a grace period in them.
-    fn look_again(&mut self, after: Duration, ctx: &mut Context<Self>) {
+    fn await_fresh_samples(&mut self, after: Duration, ctx: &mut Context<Self>) {
         if let Some(earlier) = self.looking_again.take() {
             ctx.cancel_future(earlier);
         }
@@ -230,7 +232,7 @@ impl Watcher {
     /// Starts the task that publishes this agent's status in the store; the previous task ends.
     fn announce(&mut self) {
         self.said = watch::Sender::new(None);
-        self.say_how_it_stands();
+        self.update_announcement();
         let (store, host) = (self.bootstrap.store.clone(), self.bootstrap.host.clone());
         actix::spawn(store::announce(store, host, self.said.subscribe()));
     }
@@ -238,15 +240,15 @@ impl Watcher {
     fn on_store_answered(&mut self) {
         let now = time::now();
         self.config.on_answered(now);
-        if self.say_faults(now) {
-            self.say_plan();
+        if self.report_faults(now) {
+            self.log_plan();
         }
     }
 
     fn on_store_lost(&mut self, problem: String) {
         self.config.on_lost(problem);
-        if self.say_faults(time::now()) {
-            self.say_plan();
+        if self.report_faults(time::now()) {
+            self.log_plan();
         }
     }
 
@@ -270,14 +272,14 @@ impl Watcher {
     fn replan(&mut self, ctx: &mut Context<Self>) {
         let Some(loaded) = self.config.loaded() else { return };
         if let Ok(addresses) = local_addresses() {
-            self.gauges.set_local_addresses(addresses.clone());
+            self.shared.set_local_addresses(addresses.clone());
             self.addresses = Some(addresses);
         }
-        self.gauges.set_reflects_foreign(loaded.reflect_foreign);
-        let (keys, key_problems) = keys::read(&loaded.keys, loaded.active_key, &self.gauges.keys());
-        self.gauges.set_keys(Arc::new(keys));
+        self.shared.set_reflects_foreign(loaded.reflect_foreign);
+        let (keys, key_problems) = keys::read(&loaded.keys, loaded.active_key, &self.shared.keys());
+        self.shared.set_keys(Arc::new(keys));
         self.key_problems = key_problems;
-        let around = Surroundings { names: self.names.known(), addresses: self.addresses.as_ref() };
+        let around = PlanInputs { names: self.names.known(), addresses: self.addresses.as_ref() };
         let plan = plan::plan(loaded, around, &self.bootstrap.host, &self.bootstrap.sink);
         let changes = difference(&self.running, &plan);
         let before = std::mem::replace(&mut self.running, Arc::new(plan));
@@ -295,15 +297,15 @@ impl Watcher {
         // The list begins with what stops, so that its addresses are free for what starts.
         let starts = changes.iter().position(|change| !change.stops()).unwrap_or(changes.len());
         let (stops, starts) = changes.split_at(starts);
-        stops.iter().for_each(|change| self.carry_out(change));
+        stops.iter().for_each(|change| self.apply(change));
         self.stop_idle_pacers();
         self.open_sockets(ctx);
         self.start_pacers(ctx);
-        starts.iter().for_each(|change| self.carry_out(change));
+        starts.iter().for_each(|change| self.apply(change));
         self.start_missing(ctx);
-        let faults_changed = self.say_faults(time::now());
+        let faults_changed = self.report_faults(time::now());
         if first || faults_changed || before != self.running {
-            self.say_plan();
+            self.log_plan();
         }
     }
 
@@ -331,7 +333,7 @@ impl Watcher {
     }
 
     /// Reports faults that appeared or ended, once each; returns true if there were any.
-    fn say_faults(&mut self, now: Now) -> bool {
+    fn report_faults(&mut self, now: Now) -> bool {
         let store_patience = self.config.loaded().map_or(STORE_PATIENCE, |loaded| loaded.store_patience);
         let patience = |key: &AlarmKey| match key.subject {
             Subject::Store => store_patience,
@@ -352,13 +354,13 @@ impl Watcher {
         any
     }
 
-    fn say_plan(&self) {
+    fn log_plan(&self) {
         let mut possible = self.possible.clone();
         possible.extend(self.faults.keys().cloned());
         // Unless all documents are known, an alarm that was notified earlier cannot be called cleared.
         let knowledge = match self.config.is_whole() {
-            false => Knowledge::Partial,
-            true => Knowledge::Whole,
+            false => Completeness::Partial,
+            true => Completeness::Whole,
         };
         let reporters = Arc::new(self.running.reporters());
         let retain = self.planned.then_some(Retain { possible, reporters, knowledge });
@@ -404,18 +406,18 @@ impl Actor for Watcher {
         self.follow_store(ctx);
         actix::spawn(self.config.writer());
         if let Some(memory) = self.memory.take() {
-            info!("rebuilt with the last good documents");
+            info!("restarted with the last good documents");
             self.names = KnownNames::remembered(memory.names);
-            self.config.remember(memory.loader);
+            self.config.restore(memory.loader);
             let listed = self.config.on_listed(memory.snapshot, time::now());
             self.on_listed(listed, ctx);
         }
-        self.replays.remember(&self.gauges);
+        self.replays.remember(&self.shared);
         Self::keep_replays_later(ctx);
         ctx.run_later(FALL_BACK, |watcher, ctx| {
             let span = watcher.span.clone();
             let _entered = span.enter();
-            if let Some(listed) = watcher.config.fall_back(time::now()) {
+            if let Some(listed) = watcher.config.use_cached(time::now()) {
                 watcher.on_listed(listed, ctx);
             }
         });
@@ -424,7 +426,8 @@ impl Actor for Watcher {
             Ok(changes) => {
                 ctx.add_stream(changes);
             }
-            Err(error) => warn!(%error, "addresses are not watched: looked at every 30 s instead"),
+            Err(error) => warn!(%error, "address changes are not reported by the kernel: addresses are read every 30 \
+                s instead"),
         }
         ctx.run_interval(RESOLVE_EVERY, |watcher, ctx| {
             watcher.replan(ctx);
@@ -460,7 +463,7 @@ impl StreamHandler<StoreEvent> for Watcher {
         if self.stopping {
             return;
         }
-        self.on_store_lost("its reader failed, to be begun anew".to_owned());
+        self.on_store_lost("the store reader failed and is restarted".to_owned());
         self.following = None;
         ctx.run_later(READ_AGAIN, |watcher, ctx| {
             if watcher.following.is_none() {
@@ -512,9 +515,9 @@ impl Handler<ListenerFact> for Watcher {
                 }
                 self.on_answered(answered);
             }
-            ListenerFact::ReceiverStops(farewell) => {
-                if let Some(sender) = self.senders.get(&farewell.test_id) {
-                    sender.do_send(farewell);
+            ListenerFact::ReceiverStops(stop_announced) => {
+                if let Some(sender) = self.senders.get(&stop_announced.test_id) {
+                    sender.do_send(stop_announced);
                 }
             }
             ListenerFact::Down(address, generation) => self.on_listener_down(address, generation, ctx),
@@ -542,17 +545,17 @@ impl Handler<SenderFact> for Watcher {
 
 impl Watcher {
     /// Reports the faults that have lasted long enough by now.
-    fn say_lasting_faults(&mut self) {
+    fn report_lasting_faults(&mut self) {
         let now = time::now();
-        if self.faults.next_deadline().is_some_and(|at| at <= now.moment) && self.say_faults(now) {
-            self.say_plan();
+        if self.faults.next_deadline().is_some_and(|at| at <= now.moment) && self.report_faults(now) {
+            self.log_plan();
         }
     }
 }
 
-impl Handler<Rebase> for Watcher {
+impl Handler<BootstrapChanged> for Watcher {
     type Result = ();
-    fn handle(&mut self, Rebase(bootstrap): Rebase, ctx: &mut Self::Context) {
+    fn handle(&mut self, BootstrapChanged(bootstrap): BootstrapChanged, ctx: &mut Self::Context) {
         let span = self.span.clone();
         let _entered = span.enter();
         let before = std::mem::replace(&mut self.bootstrap, bootstrap);
@@ -569,19 +572,19 @@ impl Handler<Rebase> for Watcher {
             true => self.replan(ctx),
             false => self.running = Arc::new(Plan::of_bootstrap(&self.bootstrap.sink, &self.bootstrap.host)),
         }
-        self.say_plan();
+        self.log_plan();
     }
 }
 
-impl Handler<Report> for Watcher {
+impl Handler<ReportConditions> for Watcher {
     type Result = ();
-    fn handle(&mut self, _: Report, _: &mut Self::Context) {
-        self.say_plan();
+    fn handle(&mut self, _: ReportConditions, _: &mut Self::Context) {
+        self.log_plan();
         let mut faults = self.faults.report(time::now());
         faults.push(self.clock_witness.report(time::now()));
         faults.into_iter().for_each(|change| self.parent.do_send(WatcherFact::Changed(change)));
-        self.listeners.iter().for_each(|listener| listener.do_send(Report));
-        self.senders.iter().for_each(|sender| sender.do_send(Report));
+        self.listeners.iter().for_each(|listener| listener.do_send(ReportConditions));
+        self.senders.iter().for_each(|sender| sender.do_send(ReportConditions));
     }
 }
 

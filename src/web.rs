@@ -1,7 +1,7 @@
 //! Web actor: serves the status page, the JSON API and the metrics.
 //!
 //! The actor owns the HTTP server, which reads snapshots instead of querying other actors. Requests of operators
-//! (silences, resynchronisation) are sent to the supervisor as facts, and the answers return the same way. It stops on
+//! (silences, resynchronization) are sent to the supervisor as facts, and the answers return the same way. It stops on
 //! `Stop` from the supervisor, or when it cannot serve; the supervisor starts a new one.
 
 mod api;
@@ -21,10 +21,10 @@ use tokio::sync::watch;
 use tracing::{Span, info, info_span};
 
 use crate::messages::{Generation, InForce, Stop, WebFact};
-use crate::pure::status::Status;
+use crate::pure::status::snapshot::Status;
 
 /// Receiver of the latest status snapshot.
-type Snapshot = watch::Receiver<Arc<Status>>;
+type StatusHandle = watch::Receiver<Arc<Status>>;
 
 /// Receiver of the plan in force; `None` until one has been applied.
 type Plans = watch::Receiver<Option<Arc<InForce>>>;
@@ -32,13 +32,13 @@ type Plans = watch::Receiver<Option<Arc<InForce>>>;
 /// Time after which a client that has not sent a complete request is disconnected.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Largest number of connections, ample for a few operators, scrapers and health checks.
-const MOST_CONNECTIONS: usize = 256;
+const MAX_CONNECTIONS: usize = 256;
 /// Largest size of a request body in octets; requests to the API are short.
 const LONGEST_BODY: usize = 64 * 1024;
 
 /// Actor that runs the HTTP server.
 pub struct Web {
-    setting: Setting,
+    setting: Args,
     server: Option<ServerHandle>,
     /// Reason why the server cannot serve, for the supervisor.
     problem: Option<String>,
@@ -47,13 +47,13 @@ pub struct Web {
 
 /// Constructor arguments of a web actor, kept to start the server.
 #[derive(Clone)]
-pub struct Setting {
+pub struct Args {
     /// Address and port to listen on, as `ADDRESS:PORT`.
     pub listen: String,
     /// File of the bearer token that requests which change state must carry; `None` forbids all changes.
     pub token_file: Option<PathBuf>,
     /// Receiver of the latest status snapshot.
-    pub status: Snapshot,
+    pub status: StatusHandle,
     /// Receiver of the plan in force.
     pub in_force: Plans,
     /// Supervisor, which receives the facts of this actor.
@@ -64,13 +64,13 @@ pub struct Setting {
 
 impl Web {
     /// Creates the actor; the server starts with it.
-    pub fn new(setting: Setting) -> Self {
+    pub fn new(setting: Args) -> Self {
         Web { setting, server: None, problem: None, span: info_span!("web") }
     }
 }
 
 /// Binds the address and returns the server. The server handles no signals, because the supervisor does.
-fn bind(setting: &Setting) -> io::Result<Server> {
+fn bind(setting: &Args) -> io::Result<Server> {
     let (status, in_force) = (setting.status.clone(), setting.in_force.clone());
     let access = api::Access::new(setting.parent.clone(), setting.token_file.clone());
     let server = HttpServer::new(move || {
@@ -92,7 +92,7 @@ fn bind(setting: &Setting) -> io::Result<Server> {
     });
     let server = server
         .workers(1)
-        .max_connections(MOST_CONNECTIONS)
+        .max_connections(MAX_CONNECTIONS)
         .client_request_timeout(CLIENT_TIMEOUT)
         .disable_signals()
         .shutdown_timeout(1);

@@ -6,12 +6,12 @@
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
-use peerpair::pure::arrival;
-use peerpair::pure::clock_error::ErrorEstimate;
-use peerpair::pure::key::Key;
-use peerpair::pure::probe::{Probe, STAMP_LEN};
-use peerpair::pure::reflection::{Reflector, Reply, reflect};
-use peerpair::pure::time::WallTime;
+use peerpair::pure::stamp::arrival;
+use peerpair::pure::clock::clock_error::ErrorEstimate;
+use peerpair::pure::stamp::key::Key;
+use peerpair::pure::stamp::probe::{Probe, STAMP_LEN};
+use peerpair::pure::stamp::reflection::{Reflector, Reply, reflect};
+use peerpair::pure::base::time::WallTime;
 
 static KEY: LazyLock<Key> = LazyLock::new(|| Key::new(1, [7; 32]));
 

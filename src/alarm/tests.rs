@@ -1,11 +1,13 @@
 use super::*;
+use crate::config::document::sinks::SinkConfig;
 use crate::config::plan::Plan;
-use crate::config::sinks::SinkConfig;
-use crate::io::engine::{Engine, Role};
-use crate::pure::alarm::{AlarmKey, Cause, Kind, Subject, Verdict, condition_change};
-use crate::pure::groups::Membership;
-use crate::pure::ledger::Assurance;
-use crate::pure::test::TestId;
+use crate::io::state::engine_boots::{Engine, EngineRole};
+use crate::pure::alarm::cause::Cause;
+use crate::pure::alarm::change::{Verdict, condition_change};
+use crate::pure::alarm::correlation::Membership;
+use crate::pure::alarm::key::{AlarmKey, Kind, Subject};
+use crate::pure::notify::log::DeliveryMode;
+use crate::pure::test::id::TestId;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -44,7 +46,11 @@ impl Handler<AlarmFact> for Parent {
     }
 }
 
-async fn until(alarm: &Addr<Alarm>, facts: &mut UnboundedReceiver<AlarmFact>, expected: impl Fn(&AlarmStatus) -> bool) {
+async fn until(
+    alarm: &Addr<Alarm>,
+    facts: &mut UnboundedReceiver<AlarmFact>,
+    expected: impl Fn(&AlarmsStatus) -> bool,
+) {
     loop {
         alarm.do_send(Observe::Fully);
         match timeout(DEADLINE, facts.recv()).await.expect("in time").expect("an alarm actor") {
@@ -54,25 +60,25 @@ async fn until(alarm: &Addr<Alarm>, facts: &mut UnboundedReceiver<AlarmFact>, ex
     }
 }
 
-fn change(verdict: Verdict) -> TakeIn {
-    TakeIn(condition_change(AlarmKey::new(Kind::Config, Subject::Store), Subject::Store, time::now(), verdict))
+fn change(verdict: Verdict) -> ApplyChange {
+    ApplyChange(condition_change(AlarmKey::new(Kind::Config, Subject::Store), Subject::Store, time::now(), verdict))
 }
 
-fn setting(directory: &std::path::Path, parent: Recipient<AlarmFact>, greeted: BTreeSet<String>) -> Setting {
-    Setting {
+fn setting(directory: &std::path::Path, parent: Recipient<AlarmFact>, notified_of_start: BTreeSet<String>) -> Args {
+    Args {
         identity: Identity {
             agent: "a".into(),
             config_server: "dir".into(),
             page: "".into(),
             former: [].into(),
             machine: "".into(),
-            engine: Engine::new(directory, "a", Role::Agent),
+            engine: Engine::new(directory, "a", EngineRole::Agent),
         },
         plan: Plan::of_bootstrap(&[], "a").alarms,
         state_dir: directory.to_owned(),
         parent,
         generation: 1,
-        greeted,
+        notified_of_start,
     }
 }
 
@@ -80,7 +86,7 @@ fn setting(directory: &std::path::Path, parent: Recipient<AlarmFact>, greeted: B
 fn noc(receiver: &tokio::net::UdpSocket) -> SinkConfig {
     SinkConfig {
         name: "noc".into(),
-        kind: crate::config::sinks::SinkKind::Snmp,
+        kind: crate::config::document::sinks::SinkKind::Snmp,
         target: receiver.local_addr().unwrap().to_string(),
         ..SinkConfig::default()
     }
@@ -116,17 +122,17 @@ async fn status_is_reported_while_a_hundred_thousand_alarms_change() {
             )
         })
         .collect();
-    alarm.do_send(Tell(plan));
+    alarm.do_send(ConfigureSinks(plan));
     let mut slowest = Duration::ZERO;
     for round in 0..4 {
-        let changes: Vec<TakeIn> = (0..ALARMS)
+        let changes: Vec<ApplyChange> = (0..ALARMS)
             .map(|n| {
                 let verdict = match round % 2 {
                     0 => Verdict::Violated(Cause::Config("down".into())),
                     _ => Verdict::Cleared,
                 };
                 let subject = Subject::Test(id(n));
-                TakeIn(condition_change(
+                ApplyChange(condition_change(
                     AlarmKey::new(Kind::Connection, subject.clone()),
                     subject,
                     time::now(),
@@ -135,7 +141,7 @@ async fn status_is_reported_while_a_hundred_thousand_alarms_change() {
             })
             .collect();
         for chunk in changes.chunks(CHUNK) {
-            chunk.iter().for_each(|TakeIn(change)| alarm.do_send(TakeIn(change.clone())));
+            chunk.iter().for_each(|ApplyChange(change)| alarm.do_send(ApplyChange(change.clone())));
             let asked = tokio::time::Instant::now();
             until(&alarm, &mut facts, |_| true).await;
             slowest = slowest.max(asked.elapsed());
@@ -157,14 +163,16 @@ async fn rebuilt_sink_sends_clear_of_raise_from_its_notification_log() {
     let alarm = Alarm::new(setting(directory.path(), parent, BTreeSet::from([sink.receiver()]))).start();
     let mut plan = Plan::of_bootstrap(&[sink], "a").alarms;
     plan.sinks.retain(|sink| sink.config.name == "noc");
-    plan.sinks[0].manner.assurance = Assurance::Acknowledged;
+    plan.sinks[0].manner.delivery_mode = DeliveryMode::Acknowledged;
     Arc::make_mut(&mut plan.rules).damping.hold_down = Duration::ZERO;
-    alarm.do_send(Tell(plan));
+    alarm.do_send(ConfigureSinks(plan));
     let mut octets = [0; 2048];
     alarm.do_send(change(Verdict::Violated(Cause::Config("away".into()))));
     timeout(DEADLINE, receiver.recv(&mut octets)).await.unwrap().unwrap();
-    until(&alarm, &mut facts, |status| status.sinks.iter().any(|sink| sink.counts.told == 1 && sink.counts.dirty == 0))
-        .await;
+    until(&alarm, &mut facts, |status| {
+        status.sinks.iter().any(|sink| sink.counts.notified == 1 && sink.counts.pending == 0)
+    })
+    .await;
 
     alarm.do_send(Fail);
     until(&alarm, &mut facts, |status| status.restarts == 1).await;

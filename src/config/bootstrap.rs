@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::duration;
-use super::endpoint::Endpoint;
-use super::findings::{Findings, Level};
-use super::read::{self, Format};
-use super::secret::SecretSource;
-use super::sinks::SinkConfig;
+use crate::config::check::sinks::check_sinks;
+use crate::config::document::deserialize::{self, Format};
+use crate::config::document::duration;
+use crate::config::document::endpoint::Endpoint;
+use crate::config::document::findings::{Findings, Level};
+use crate::config::document::secret::SecretSource;
+use crate::config::document::sinks::SinkConfig;
 
 /// Contents of the bootstrap file. Fields that the file omits take the values of `Default`.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -268,8 +269,8 @@ impl Bootstrap {
     /// the directory of `path`. `short_hostname` becomes the host name when neither the file nor the command line
     /// gives one.
     pub fn read(text: &str, path: &Path, overrides: &Overrides, short_hostname: &str, findings: &mut Findings) -> Self {
-        let Some(value) = read::parse(text, Format::Toml, findings) else { return Bootstrap::default() };
-        let mut bootstrap: Bootstrap = read::typed(value, Level::Error, findings);
+        let Some(value) = deserialize::parse(text, Format::Toml, findings) else { return Bootstrap::default() };
+        let mut bootstrap: Bootstrap = deserialize::typed(value, Level::Error, findings);
         let directory = path.parent().unwrap_or(Path::new("."));
         bootstrap.state_dir = directory.join(&bootstrap.state_dir);
         if !bootstrap.store.path.as_os_str().is_empty() {
@@ -283,7 +284,7 @@ impl Bootstrap {
             *path = directory.join(&path);
         }
         for (n, sink) in bootstrap.sink.iter_mut().enumerate() {
-            sink.place_paths(&format!("sink[{n}]"), Some(directory), findings);
+            sink.resolve_paths(&format!("sink[{n}]"), Some(directory), findings);
         }
         bootstrap.apply(overrides);
         if bootstrap.host.is_empty() {
@@ -302,7 +303,7 @@ impl Bootstrap {
             self.store.endpoints = server.split(',').map(etcd_url).collect();
         }
         if let Some(server) = &overrides.snmp_server {
-            use super::sinks::{SinkKind, SnmpProfile};
+            use crate::config::document::sinks::{SinkKind, SnmpProfile};
             self.sink.retain(|sink| sink.name != "snmp-server");
             self.sink.push(SinkConfig {
                 name: "snmp-server".to_owned(),
@@ -316,7 +317,12 @@ impl Bootstrap {
 
     fn check(&self, findings: &mut Findings) {
         if self.host.is_empty() || self.host.contains('/') || self.host == "." || self.host == ".." {
-            findings.error("host", "no usable host name", "write the name under which this host's documents stand");
+            findings.error(
+                "host",
+                "no usable host name",
+                "write the name under which the store has this host's \
+                documents",
+            );
         }
         match self.store.kind {
             StoreKind::Dir if self.store.path.as_os_str().is_empty() => {
@@ -325,26 +331,31 @@ impl Bootstrap {
             StoreKind::Dir => {}
             StoreKind::Etcd => {
                 if self.store.request_timeout < MIN_REQUEST_TIMEOUT {
-                    findings.error("store.request_timeout", "too short for any answer", "write \"100ms\" or more");
+                    findings.error("store.request_timeout", "too short", "write \"100ms\" or more");
                 }
                 if self.store.endpoints.is_empty() {
                     findings.error("store.endpoints", "no endpoint", "write [\"http://127.0.0.1:2379\"]");
                 }
                 for (n, endpoint) in self.store.endpoints.iter().enumerate() {
                     if !is_http_url(endpoint) {
-                        let way_out = "write a URL such as \"http://127.0.0.1:2379\" or \"https://etcd1:2379\"";
-                        findings.error(&format!("store.endpoints[{n}]"), "not an http or https URL", way_out);
+                        let help = "write a URL such as \"http://127.0.0.1:2379\" or \"https://etcd1:2379\"";
+                        findings.error(&format!("store.endpoints[{n}]"), "not an http or https URL", help);
                     }
                 }
                 self.check_access(findings);
                 if !self.store.prefix.starts_with('/') || self.store.prefix.ends_with('/') {
-                    findings.error("store.prefix", "not a key", "start it with / and end it without, as \"/peerpair\"");
+                    findings.error(
+                        "store.prefix",
+                        "not a valid key",
+                        "start it with / and do not end it with /, as \
+                in \"/peerpair\"",
+                    );
                 }
             }
         }
         if !self.web.listen.is_empty() && self.web.listen.parse::<std::net::SocketAddr>().is_err() {
-            let way_out = "write an address and a port, as \"127.0.0.1:8650\", or \"\" for none";
-            findings.error("web.listen", "not an address with a port", way_out);
+            let help = "write an address and a port, as \"127.0.0.1:8650\", or \"\" for none";
+            findings.error("web.listen", "not an address with a port", help);
         }
         check_sinks("sink", &self.sink, findings);
     }
@@ -361,20 +372,20 @@ impl Bootstrap {
             (Some(_), Some(_)) | (None, None) => {}
         }
         if *tls != StoreTls::default() && endpoints.iter().all(|endpoint| endpoint.starts_with("http://")) {
-            let way_out = "write https:// in store.endpoints, or remove [store.tls]";
-            findings.warning("store.tls", "certificates, but no endpoint speaks TLS", way_out);
+            let help = "write https:// in store.endpoints, or remove [store.tls]";
+            findings.warning("store.tls", "[store.tls] is set, but no endpoint uses TLS", help);
         }
         match (auth.user.is_empty(), auth.password()) {
             (false, None) => {
-                let way_out = "write the file that holds it, or the environment variable in password_env";
-                findings.error("store.auth.password_file", "missing", way_out);
+                let help = "write the file that holds it, or the environment variable in password_env";
+                findings.error("store.auth.password_file", "missing", help);
             }
             (true, Some(_)) => {
                 findings.error("store.auth.user", "missing", "write the user whose password that is");
             }
-            (false, Some(source)) if !source.is_named_well() => {
-                let way_out = "write the name of the variable, not the password";
-                findings.error("store.auth.password_env", "not the name of an environment variable", way_out);
+            (false, Some(source)) if !source.has_valid_name() => {
+                let help = "write the name of the variable, not the password";
+                findings.error("store.auth.password_env", "not the name of an environment variable", help);
             }
             (false, Some(_)) | (true, None) => {}
         }
@@ -390,17 +401,6 @@ fn is_http_url(text: &str) -> bool {
         let endpoint: Result<Endpoint, _> = endpoint.parse();
         endpoint.is_ok_and(|endpoint| !endpoint.is_wildcard())
     })
-}
-
-/// Checks every sink of a list, and that the names of the sinks are unique within the list.
-pub fn check_sinks(field: &str, sinks: &[SinkConfig], findings: &mut Findings) {
-    for (n, sink) in sinks.iter().enumerate() {
-        sink.check(&format!("{field}[{n}]"), findings);
-        if sinks[..n].iter().any(|earlier| earlier.name == sink.name) {
-            let problem = format!("`{}` is the name of an earlier sink", sink.name);
-            findings.error(&format!("{field}[{n}].name"), problem, "give each sink a name of its own");
-        }
-    }
 }
 
 /// Converts an entry of `--config-server` to a URL. The original program accepted `HOST[:PORT]`, so that form stays

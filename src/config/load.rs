@@ -3,89 +3,36 @@
 //! is the result.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
-use std::string::FromUtf8Error;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
-
 use super::bootstrap::Bootstrap;
-use super::central::{AlarmSettings, Global, HostDocument, KeyDocument, SCHEMA, TestDocument};
-use super::document::{self, Document};
-use super::endpoint::Endpoint;
-use super::expansion::Expansion;
-use super::findings::{Finding, Findings, Level};
-use super::maintenance;
-use super::read::{self, Format};
-use super::receivers::Telling;
-use super::set::{Hosts, SetDocument};
-use super::sinks::{SinkConfig, SinkKind};
-use super::test::{Context, Test, damping};
-use crate::pure::groups::GroupSettings;
-use crate::pure::ledger::Damping;
-use crate::pure::shelf::Window;
-use crate::pure::status::RejectedDocument;
-use crate::pure::test::TestId;
+use super::expand::Expansion;
+use super::sink_plan::NotificationSettings;
+use super::test::{CheckContext, Test, damping};
+use crate::config::check::document::{Document, read_document};
+use crate::config::document::deserialize::{self};
+use crate::config::document::endpoint::Endpoint;
+use crate::config::document::findings::{Finding, Findings, Level};
+use crate::config::document::fleet::{FleetDocument, KeyDocument, SCHEMA};
+use crate::config::document::host::HostDocument;
+use crate::config::document::maintenance;
+use crate::config::document::raw::{
+    Documents, GLOBAL_KEY, HOSTS_PREFIX, RawDocument, SETS_PREFIX, host_key, tests_prefix,
+};
+use crate::config::document::set::{Hosts, SetDocument};
+use crate::config::document::settings::AlarmSettings;
+use crate::config::document::sinks::{SinkConfig, SinkKind};
+use crate::config::document::test::TestDocument;
+use crate::pure::alarm::correlation::GroupSettings;
+use crate::pure::alarm::shelving::Window;
+use crate::pure::notify::log::HoldDown;
+use crate::pure::status::snapshot::RejectedDocument;
+use crate::pure::test::id::TestId;
 
 /// Default for `store_patience`. A store that restarts, or elects another leader, is reachable again within this
 /// time.
 pub const STORE_PATIENCE: Duration = Duration::from_secs(60);
-
-/// Key of the global document, relative to the store's prefix.
-pub const GLOBAL_KEY: &str = "config";
-
-/// Returns the key of a host's document, relative to the store's prefix.
-pub fn host_key(host: &str) -> String {
-    format!("{HOSTS_PREFIX}{host}")
-}
-
-/// Prefix of the keys of host documents.
-pub const HOSTS_PREFIX: &str = "hosts/";
-
-/// Prefix of the keys of set documents.
-pub const SETS_PREFIX: &str = "sets/";
-
-/// Prefix of the keys of test documents.
-pub const TESTS_PREFIX: &str = "tests/";
-
-/// Returns the prefix of the keys of the tests that are stored under a host.
-pub fn tests_prefix(host: &str) -> String {
-    format!("{TESTS_PREFIX}{host}/")
-}
-
-/// Document as read from its store, before parsing.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RawDocument {
-    /// Text of the document. Empty when it could not be read.
-    pub text: String,
-    /// Language of the text: JSON or TOML.
-    pub format: Format,
-    /// Location of the document as shown in findings.
-    pub place: String,
-    /// Reason why the text could not be read, or `None`.
-    pub unreadable: Option<String>,
-    /// Directory against which relative paths in the document are resolved. `None` for a store without directories.
-    pub directory: Option<PathBuf>,
-    /// Version number that the store assigns with each change; 0 for a store without versions.
-    pub version: u64,
-}
-
-impl RawDocument {
-    /// Creates a document of a store without directories. Text that is not UTF-8 makes the document unreadable.
-    pub fn of_store(key: &str, text: Result<String, FromUtf8Error>, version: u64) -> Self {
-        let (text, unreadable) = match text {
-            Ok(text) => (text, None),
-            Err(_) => (String::new(), Some("not UTF-8 text".to_owned())),
-        };
-        RawDocument { text, format: Format::Json, place: key.to_owned(), unreadable, directory: None, version }
-    }
-}
-
-/// Documents by their keys below the prefix. An unchanged document keeps its `Arc`, so that changes are found by
-/// comparing pointers.
-pub type Documents = BTreeMap<String, Arc<RawDocument>>;
 
 /// Configuration in force on a host, computed from the documents.
 #[derive(Clone, Debug)]
@@ -97,11 +44,11 @@ pub struct Loaded {
     /// Receivers named by the host's and the global document.
     pub sinks: Vec<SinkConfig>,
     /// Hold-down and flap settings for alarms that are not about a single test.
-    pub damping: Damping,
+    pub damping: HoldDown,
     /// Conditions under which alarms of related tests form a group.
     pub group: GroupSettings,
     /// Notification settings that the receivers share: repetition and storm handling.
-    pub telling: Telling,
+    pub notification_settings: NotificationSettings,
     /// Time for which the store may be unreachable before an alarm is raised.
     pub store_patience: Duration,
     /// Hosts that were added to the documents recently, while this agent was running.
@@ -132,15 +79,15 @@ pub struct Loader {
     host: String,
     /// Permission to run programs that documents name, from the bootstrap file.
     allow_exec: bool,
-    known: BTreeMap<String, Known>,
+    known: BTreeMap<String, DocumentState>,
     /// Defaults that take the place of missing documents. They are shared, so that comparing pointers detects a
     /// change.
-    absent: (Arc<Global>, Arc<HostDocument>),
+    absent: (Arc<FleetDocument>, Arc<HostDocument>),
 }
 
 /// State of a document: its newest version and the last good one.
 #[derive(Clone, Debug)]
-struct Known {
+struct DocumentState {
     /// Newest version as read from the store.
     newest: Arc<RawDocument>,
     /// Parts of the newest version that could be read.
@@ -150,10 +97,10 @@ struct Known {
     good: Option<(Arc<RawDocument>, Document)>,
     /// Test computed from this document, with the global and the host document that it was computed from. Valid while
     /// both are unchanged.
-    filled: Option<(Arc<Global>, Arc<HostDocument>, Arc<Test>)>,
+    filled: Option<(Arc<FleetDocument>, Arc<HostDocument>, Arc<Test>)>,
 }
 
-impl Known {
+impl DocumentState {
     fn has_errors(&self) -> bool {
         self.findings.iter().any(|finding| finding.level == Level::Error)
     }
@@ -187,9 +134,11 @@ impl Loader {
                 Some(known) if Arc::ptr_eq(&known.newest, raw) || known.newest == *raw => continue,
                 before => before.and_then(|known| known.good.clone()),
             };
-            let (document, findings) = document::read(key, raw);
-            self.known
-                .insert(key.clone(), Known { newest: raw.clone(), document, findings, good: before, filled: None });
+            let (document, findings) = read_document(key, raw);
+            self.known.insert(
+                key.clone(),
+                DocumentState { newest: raw.clone(), document, findings, good: before, filled: None },
+            );
         }
     }
 
@@ -201,19 +150,21 @@ impl Loader {
 
     /// Computes the configuration in force on a host from the documents read before.
     pub fn load_for(&mut self, host_name: &str) -> Loaded {
-        let mut run = Run { findings: Vec::new(), rejected: Vec::new() };
-        let global = match self.settle(GLOBAL_KEY, Vec::new(), &mut run) {
-            Outcome::Good(Document::Global(global)) => global,
-            Outcome::Absent => self.absent.0.clone(),
+        let mut run = LoadRun { findings: Vec::new(), rejected: Vec::new() };
+        let global = match self.accept_or_keep_last_good(GLOBAL_KEY, Vec::new(), &mut run) {
+            LoadOutcome::Good(Document::Global(global)) => global,
+            LoadOutcome::Absent => self.absent.0.clone(),
             // The global document has errors and no good version is known: run no tests rather than tests with
             // unintended settings.
-            Outcome::Good(_) | Outcome::Bad => Arc::new(Global { enabled: false, ..Global::default() }),
+            LoadOutcome::Good(_) | LoadOutcome::Bad => {
+                Arc::new(FleetDocument { enabled: false, ..FleetDocument::default() })
+            }
         };
-        let host = match self.settle(&host_key(host_name), Vec::new(), &mut run) {
-            Outcome::Good(Document::Host(host)) => host,
-            Outcome::Absent | Outcome::Good(_) | Outcome::Bad => self.absent.1.clone(),
+        let host = match self.accept_or_keep_last_good(&host_key(host_name), Vec::new(), &mut run) {
+            LoadOutcome::Good(Document::Host(host)) => host,
+            LoadOutcome::Absent | LoadOutcome::Good(_) | LoadOutcome::Bad => self.absent.1.clone(),
         };
-        let context = Context { host_name, global: &global, host: &host };
+        let context = CheckContext { host_name, global: &global, host: &host };
         let (mut tests, off) = self.tests(&context, &mut run);
         let mut windows = maintenance::windows(&global.maintenance, GLOBAL_KEY, None, &mut Findings::about(""));
         let drained = self.shelving(host_name, &host, &mut windows);
@@ -237,7 +188,7 @@ impl Loader {
                 group_min: alarm.group_min.unwrap_or(GROUPS.group_min),
                 group_ratio: alarm.group_ratio.unwrap_or(GROUPS.group_ratio),
             },
-            telling: Telling::of(&alarm),
+            notification_settings: NotificationSettings::of(&alarm),
             store_patience: alarm.store_patience.unwrap_or(STORE_PATIENCE),
             newcomers: BTreeSet::new(),
             windows,
@@ -253,7 +204,11 @@ impl Loader {
     }
 
     /// Returns the tests defined by documents of their own, and the ids of disabled ones.
-    fn tests(&mut self, context: &Context<'_>, run: &mut Run) -> (BTreeMap<TestId, Arc<Test>>, BTreeSet<TestId>) {
+    fn tests(
+        &mut self,
+        context: &CheckContext<'_>,
+        run: &mut LoadRun,
+    ) -> (BTreeMap<TestId, Arc<Test>>, BTreeSet<TestId>) {
         let prefix = tests_prefix(context.host_name);
         let keys = self.known.range(prefix.clone()..).map(|(key, _)| key).take_while(|key| key.starts_with(&prefix));
         let keys: Vec<String> = keys.cloned().collect();
@@ -289,8 +244,8 @@ impl Loader {
     fn fill_in(
         &mut self,
         key: &str,
-        context: &Context<'_>,
-        run: &mut Run,
+        context: &CheckContext<'_>,
+        run: &mut LoadRun,
     ) -> Option<(Arc<TestDocument>, Option<Arc<Test>>)> {
         let known = self.known.get(key)?;
         if let (Some((global, host, test)), Some(Document::Test(document))) = (&known.filled, &known.document)
@@ -317,8 +272,8 @@ impl Loader {
         };
         let findings = findings.into_vec();
         let silent = findings.is_empty() && known.findings.is_empty();
-        match (self.settle(key, findings, run), newest) {
-            (Outcome::Good(Document::Test(document)), Some((newest, test))) if Arc::ptr_eq(&document, &newest) => {
+        match (self.accept_or_keep_last_good(key, findings, run), newest) {
+            (LoadOutcome::Good(Document::Test(document)), Some((newest, test))) if Arc::ptr_eq(&document, &newest) => {
                 if let (Some(test), Some(known)) = (&test, self.known.get_mut(key).filter(|_| silent)) {
                     known.filled = Some((context.global.clone(), context.host.clone(), test.clone()));
                 }
@@ -329,20 +284,20 @@ impl Loader {
             }
             // The last good version may conflict with the current global document. Findings about that old text are
             // not reported.
-            (Outcome::Good(Document::Test(document)), _) => {
+            (LoadOutcome::Good(Document::Test(document)), _) => {
                 let test = fill_in(&document, &mut Findings::about(""));
                 if let Some(rejected) = run.rejected.last_mut().filter(|_| test.is_none()) {
                     rejected.last_good_in_force = false;
                 }
                 Some((document, test))
             }
-            (Outcome::Good(_) | Outcome::Absent | Outcome::Bad, _) => None,
+            (LoadOutcome::Good(_) | LoadOutcome::Absent | LoadOutcome::Bad, _) => None,
         }
     }
 
     /// Returns the tests of sets that start or end at this host. Appends the maintenance windows of the sets to
     /// `windows`.
-    fn tests_of_sets(&mut self, context: &Context<'_>, windows: &mut Vec<Window>, run: &mut Run) -> Vec<Test> {
+    fn tests_of_sets(&mut self, context: &CheckContext<'_>, windows: &mut Vec<Window>, run: &mut LoadRun) -> Vec<Test> {
         let keys = self.known.range(SETS_PREFIX.to_owned()..).map(|(key, _)| key);
         let keys: Vec<String> = keys.take_while(|key| key.starts_with(SETS_PREFIX)).cloned().collect();
         if keys.is_empty() {
@@ -358,7 +313,10 @@ impl Loader {
             if let Some(Document::Set(set)) = &known.document {
                 expand(name, set, &hosts, context, &mut findings);
             }
-            let Outcome::Good(Document::Set(set)) = self.settle(&key, findings.into_vec(), run) else { continue };
+            let LoadOutcome::Good(Document::Set(set)) = self.accept_or_keep_last_good(&key, findings.into_vec(), run)
+            else {
+                continue;
+            };
             if !set.enabled {
                 continue;
             }
@@ -382,7 +340,7 @@ impl Loader {
     /// price.
     pub fn hosts(&self) -> Hosts {
         let hosts = self.known.range(HOSTS_PREFIX.to_owned()..).take_while(|(key, _)| key.starts_with(HOSTS_PREFIX));
-        let document = |known: &Known| match (&known.good, &known.document) {
+        let document = |known: &DocumentState| match (&known.good, &known.document) {
             (_, Some(Document::Host(host))) if !known.has_errors() => Some(host.clone()),
             (Some((_, Document::Host(host))), _) | (None, Some(Document::Host(host))) => Some(host.clone()),
             (_, _) => None,
@@ -413,33 +371,33 @@ impl Loader {
     /// reported by that host.
     fn shelving(&mut self, host_name: &str, own: &HostDocument, windows: &mut Vec<Window>) -> BTreeSet<String> {
         let mut drained = BTreeSet::new();
-        let mut take_in = |name: &str, host: &HostDocument| {
+        let mut apply = |name: &str, host: &HostDocument| {
             let mut nowhere = Findings::about("");
             windows.extend(maintenance::windows(&host.maintenance, &host_key(name), Some(name), &mut nowhere));
             if host.drained {
                 drained.insert(name.to_owned());
             }
         };
-        take_in(host_name, own);
+        apply(host_name, own);
         for (key, known) in self.known.iter_mut().filter(|(key, _)| key.starts_with(HOSTS_PREFIX)) {
             let name = &key[HOSTS_PREFIX.len()..];
             if name == host_name {
                 continue;
             }
             if let Some(Document::Host(host)) = &known.document {
-                take_in(name, host);
+                apply(name, host);
                 if !known.has_errors() {
                     known.good = Some((known.newest.clone(), Document::Host(host.clone())));
                 }
             } else if let Some((_, Document::Host(host))) = &known.good {
-                take_in(name, host);
+                apply(name, host);
             }
         }
         drained
     }
 
     /// Returns the receivers in force: those of the host, and those of the fleet whose names the host does not reuse.
-    fn sinks(&self, global: &Global, host: &HostDocument, run: &mut Run) -> Vec<SinkConfig> {
+    fn sinks(&self, global: &FleetDocument, host: &HostDocument, run: &mut LoadRun) -> Vec<SinkConfig> {
         let mut sinks = host.sinks.clone();
         for sink in &global.sinks {
             if sinks.iter().all(|own| own.name != sink.name) {
@@ -450,9 +408,9 @@ impl Loader {
             let allowed = self.allow_exec || sink.kind != SinkKind::Exec;
             if !allowed {
                 let mut findings = Findings::about("documents");
-                let problem = "left out: this host runs no programs that documents name";
-                let way_out = "set allow_exec = true in its bootstrap file, or name the sink there";
-                findings.warning(&format!("sinks: {}", sink.name), problem, way_out);
+                let problem = "ignored: this host does not run programs that documents name";
+                let help = "set allow_exec = true in its bootstrap file, or name the sink there";
+                findings.warning(&format!("sinks: {}", sink.name), problem, help);
                 run.findings.extend(findings.into_vec());
             }
             allowed
@@ -461,19 +419,19 @@ impl Loader {
     }
 
     /// Returns the document, or its last good version when it has errors itself or `more` contains some.
-    fn settle(&mut self, key: &str, more: Vec<Finding>, run: &mut Run) -> Outcome {
-        let Some(known) = self.known.get_mut(key) else { return Outcome::Absent };
+    fn accept_or_keep_last_good(&mut self, key: &str, more: Vec<Finding>, run: &mut LoadRun) -> LoadOutcome {
+        let Some(known) = self.known.get_mut(key) else { return LoadOutcome::Absent };
         let findings: Vec<Finding> = known.findings.iter().cloned().chain(more).collect();
         let errors = findings.iter().any(|finding| finding.level == Level::Error);
         match &known.document {
             Some(document) if !errors => {
                 run.findings.extend(findings);
                 known.good = Some((known.newest.clone(), document.clone()));
-                Outcome::Good(document.clone())
+                LoadOutcome::Good(document.clone())
             }
             Some(_) | None => {
                 run.reject(key, findings, known.good.is_some());
-                known.good.as_ref().map_or(Outcome::Bad, |(_, document)| Outcome::Good(document.clone()))
+                known.good.as_ref().map_or(LoadOutcome::Bad, |(_, document)| LoadOutcome::Good(document.clone()))
             }
         }
     }
@@ -481,7 +439,13 @@ impl Loader {
 
 /// Expands a set into the tests of a host. A pair with errors is left out alone, and the agent at its other end finds
 /// the same errors. When all pairs are bad, the set itself has errors.
-fn expand(name: &str, set: &SetDocument, hosts: &Hosts, context: &Context<'_>, findings: &mut Findings) -> Vec<Test> {
+fn expand(
+    name: &str,
+    set: &SetDocument,
+    hosts: &Hosts,
+    context: &CheckContext<'_>,
+    findings: &mut Findings,
+) -> Vec<Test> {
     let expansion = Expansion::new(name, set, hosts);
     expansion.check(findings);
     let (mut tests, mut wrong) = (Vec::new(), BTreeSet::new());
@@ -497,8 +461,8 @@ fn expand(name: &str, set: &SetDocument, hosts: &Hosts, context: &Context<'_>, f
     }
     for finding in wrong {
         let level = if tests.is_empty() { finding.level } else { Level::Warning };
-        let field = finding.place.trim_start_matches(": ").to_owned();
-        findings.add(level, &field, finding.problem, finding.way_out);
+        let field = finding.location.trim_start_matches(": ").to_owned();
+        findings.add(level, &field, finding.problem, finding.help);
     }
     tests
 }
@@ -506,30 +470,22 @@ fn expand(name: &str, set: &SetDocument, hosts: &Hosts, context: &Context<'_>, f
 /// Returns the schema version of the documents when it is newer than this agent supports.
 pub fn newer_schema(documents: &Documents) -> Option<u64> {
     let raw = documents.get(GLOBAL_KEY)?;
-    let value = read::parse(&raw.text, raw.format, &mut Findings::about(""))?;
+    let value = deserialize::parse(&raw.text, raw.format, &mut Findings::about(""))?;
     value.get("schema")?.as_u64().filter(|schema| *schema > SCHEMA)
 }
 
-/// Returns a short hash of the documents, by which sets of documents can be distinguished.
-pub fn digest(documents: &Documents) -> String {
-    let each = documents.iter().fold(Sha256::new(), |hash, (key, document)| {
-        hash.chain_update(key).chain_update([0]).chain_update(&document.text).chain_update([0])
-    });
-    each.finalize().iter().take(8).map(|octet| format!("{octet:02x}")).collect()
-}
-
-enum Outcome {
+enum LoadOutcome {
     Good(Document),
     Absent,
     Bad,
 }
 
-struct Run {
+struct LoadRun {
     findings: Vec<Finding>,
     rejected: Vec<RejectedDocument>,
 }
 
-impl Run {
+impl LoadRun {
     fn reject(&mut self, key: &str, findings: Vec<Finding>, last_good_in_force: bool) {
         let errors = findings.iter().filter(|finding| finding.level == Level::Error);
         let reasons = errors.map(ToString::to_string).collect();

@@ -1,43 +1,49 @@
 //! The plan of a host: the addresses it listens at, the tests it sends and the receivers it notifies. [`plan`]
-//! computes a [`Plan`] from the loaded documents without side effects; [`difference`](super::difference) compares two
+//! computes a [`Plan`] from the loaded documents without side effects; [`diff`] compares two
 //! plans.
 
-mod resolver;
+pub mod diff;
+pub mod removal_grace;
+mod resolve;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::central::WhenAbsent;
-use super::endpoint::wildcard_of;
-use super::findings::{Finding, Findings};
-use super::load::{Documents, Loaded, Loader};
-use super::receivers::{self, SinkPlan};
-use super::sinks::SinkConfig;
+use super::load::{Loaded, Loader};
+use super::sink_plan::{self, SinkPlan};
 use super::test::Test;
-use crate::pure::alarm::{AlarmKey, Cause, Kind, Subject};
-use crate::pure::clock_error::DelayLimits;
-use crate::pure::expectation::{Expected, Manner};
-use crate::pure::groups::Membership;
-use crate::pure::possible::Possible;
-use crate::pure::sender_health::ERROR_LINGERS;
-use crate::pure::sending::{SenderPlan, Source};
-use crate::pure::situation::Rules;
-use crate::pure::status::Role;
-use crate::pure::test::{Mode, TestFacts, TestId};
-use resolver::Resolver;
+use crate::config::document::endpoint::wildcard_of;
+use crate::config::document::findings::{Finding, Findings};
+use crate::config::document::raw::Documents;
+use crate::config::document::sinks::SinkConfig;
+use crate::config::document::test::WhenAbsent;
+use crate::pure::alarm::cause::Cause;
+use crate::pure::alarm::correlation::Membership;
+use crate::pure::alarm::engine::Rules;
+use crate::pure::alarm::inventory::AlarmInventory;
+use crate::pure::alarm::key::{AlarmKey, Kind, Subject};
+use crate::pure::clock::error_estimate::DelayLimits;
+use crate::pure::judge::sender_health::ERROR_LIFETIME;
+use crate::pure::judge::session::{Criteria, SessionPlan};
+use crate::pure::stamp::session_sender::{SenderPlan, Source};
+use crate::pure::test::facts::TestFacts;
+use crate::pure::test::id::TestId;
+use crate::pure::test::role::Role;
+use crate::pure::test::spec::Mode;
+use resolve::Resolver;
 
 /// Inputs of a plan other than the documents.
 #[derive(Clone, Copy, Debug)]
-pub struct Surroundings<'a> {
+pub struct PlanInputs<'a> {
     /// Addresses that the names in the documents resolve to.
     pub names: &'a Names,
     /// Addresses currently configured on the host. `None` when unknown, as for a plan of another host.
     pub addresses: Option<&'a HashSet<IpAddr>>,
 }
 
-impl Surroundings<'_> {
+impl PlanInputs<'_> {
     /// Returns true if the address can presumably be bound. Addresses in 127.0.0.0/8 always can.
     fn has(&self, addr: IpAddr) -> bool {
         addr.is_unspecified() || addr.is_loopback() || self.addresses.is_none_or(|addresses| addresses.contains(&addr))
@@ -70,7 +76,7 @@ pub struct ListenerPlan {
     /// Spellings of the address in the documents, as names or wildcards.
     pub names: BTreeSet<String>,
     /// Tests that are received at this address.
-    pub tests: BTreeMap<TestId, Expected>,
+    pub tests: BTreeMap<TestId, SessionPlan>,
 }
 
 /// Receivers of alarms, and the rules of the alarm engine.
@@ -94,14 +100,14 @@ pub fn names_to_resolve(loaded: &Loaded, host: &str) -> BTreeSet<String> {
 }
 
 /// Computes the plan of `host` from the loaded documents and its surroundings.
-pub fn plan(loaded: &Loaded, around: Surroundings<'_>, host: &str, bootstrap_sinks: &[SinkConfig]) -> Plan {
+pub fn plan(loaded: &Loaded, around: PlanInputs<'_>, host: &str, bootstrap_sinks: &[SinkConfig]) -> Plan {
     let mut plan = Plan {
         listeners: BTreeMap::new(),
         senders: BTreeMap::new(),
         waiting: BTreeMap::new(),
         standby: BTreeMap::new(),
         alarms: AlarmPlan {
-            sinks: receivers::choose(&loaded.sinks, bootstrap_sinks, &loaded.telling),
+            sinks: sink_plan::select_receivers(&loaded.sinks, bootstrap_sinks, &loaded.notification_settings),
             rules: Arc::new(Rules {
                 damping: loaded.damping,
                 tests: loaded.tests.values().map(|test| (test.facts.id, (test.facts.clone(), test.damping))).collect(),
@@ -134,8 +140,8 @@ pub fn plan(loaded: &Loaded, around: Surroundings<'_>, host: &str, bootstrap_sin
                 plan.faults.insert(key, Cause::Config(format!("{}: from: {problem}", test.place)));
             }
             Ok(addresses) => {
-                let elsewhere = test.when_absent == WhenAbsent::Standby && !around.has(addresses.listen.ip());
-                if is_receiver && elsewhere {
+                let prefetch_hint = test.when_absent == WhenAbsent::Standby && !around.has(addresses.listen.ip());
+                if is_receiver && prefetch_hint {
                     plan.standby.insert(test.facts.id, test.facts.clone());
                 } else if is_receiver {
                     receives.push((test, addresses.listen, addresses.from.ip()));
@@ -155,7 +161,7 @@ pub fn plan(loaded: &Loaded, around: Surroundings<'_>, host: &str, bootstrap_sin
         }
     }
 
-    let mut manners = Manners::default();
+    let mut manners = CriteriaPool::default();
     let bound: BTreeSet<SocketAddr> = receives
         .iter()
         .map(|(_, listen, _)| *listen)
@@ -173,7 +179,7 @@ pub fn plan(loaded: &Loaded, around: Surroundings<'_>, host: &str, bootstrap_sin
         let two_way = test.mode == Mode::TwoWay;
         if two_way && plan.listeners.contains_key(&address) {
             let key = AlarmKey::new(Kind::Config, Subject::Document(test.place.clone()));
-            let problem = format!("{}: from: answers come to {address}, where probes are expected", test.place);
+            let problem = format!("{}: from: replies would arrive at {address}, where probes are expected", test.place);
             plan.faults.insert(key, Cause::Config(problem));
             continue;
         }
@@ -183,7 +189,7 @@ pub fn plan(loaded: &Loaded, around: Surroundings<'_>, host: &str, bootstrap_sin
                 .entry(test.facts.id)
                 .or_insert_with(|| membership(test, None));
         }
-        Arc::make_mut(&mut plan.alarms.rules).sent.insert(test.facts.id, sent_membership(test));
+        Arc::make_mut(&mut plan.alarms.rules).sent.insert(test.facts.id, sender_membership(test));
         let sender = SenderPlan {
             test: test.facts.clone(),
             source: Source { address, interface: test.from_interface.clone() },
@@ -206,17 +212,17 @@ pub fn plan(loaded: &Loaded, around: Surroundings<'_>, host: &str, bootstrap_sin
 impl Plan {
     /// Returns the plan before any document is loaded: the sinks of the bootstrap file receive every alarm.
     pub fn of_bootstrap(sinks: &[SinkConfig], host: &str) -> Self {
-        let around = Surroundings { names: &Names::new(), addresses: None };
+        let around = PlanInputs { names: &Names::new(), addresses: None };
         plan(&Loader::new(host).load(&Documents::new()), around, host, sinks)
     }
 
     /// Returns the inventory: every alarm that can be raised under this plan. Reports of other alarms are discarded.
-    pub fn possible_alarms(&self) -> Possible {
+    pub fn possible_alarms(&self) -> AlarmInventory {
         let mut possible: BTreeSet<AlarmKey> = self.faults.keys().cloned().collect();
         if !self.listeners.is_empty() {
             possible.insert(AlarmKey::new(Kind::UnknownPacket, Subject::Agent));
         }
-        let mut add = |expected: &Expected| {
+        let mut add = |expected: &SessionPlan| {
             let id = expected.test.id;
             possible.extend(expected.kinds().map(|kind| AlarmKey::new(kind, Subject::Test(id))));
             possible.insert(AlarmKey::new(Kind::Clock, Subject::Host(expected.peer().to_owned())));
@@ -313,14 +319,14 @@ pub fn remarks(loaded: &Loaded, names: &Names, host: &str) -> Vec<Finding> {
     let mut found = Vec::new();
     for test in loaded.tests.values() {
         let mut findings = Findings::about(&test.place);
-        let (resolver, way_out) = (Resolver { names }, "write both as IPv4 or both as IPv6 addresses");
+        let (resolver, help) = (Resolver { names }, "write both as IPv4 or both as IPv6 addresses");
         if let Ok(addresses) = resolver.addresses(test) {
             if let Some(problem) = addresses.contradiction() {
-                findings.error("from", problem, way_out);
+                findings.error("from", problem, help);
             }
             if addresses.listen.is_ipv4() != addresses.to.is_ipv4() {
-                let problem = "not of the family of `to`: only a translator in between can bring probes there";
-                findings.warning("listen", problem, way_out);
+                let problem = "not of the address family of `to`: probes arrive only through a translator (NAT64)";
+                findings.warning("listen", problem, help);
             }
         }
         if test.from.port != 0 && test.flows.ports > 1 {
@@ -340,8 +346,8 @@ pub fn remarks(loaded: &Loaded, names: &Names, host: &str) -> Vec<Finding> {
                 }
                 Some(Ok(_)) => {}
                 Some(Err(problem)) => {
-                    let way_out = "correct the name, or the name service; until then the test does not run";
-                    findings.error(field, format!("`{name}` cannot be resolved: {problem}"), way_out);
+                    let help = "correct the name, or the name server; until then the test does not run";
+                    findings.error(field, format!("`{name}` cannot be resolved: {problem}"), help);
                 }
                 None => {}
             }
@@ -359,14 +365,14 @@ fn all_loopback(addresses: &[IpAddr]) -> bool {
 
 /// Pool of criteria, which lets tests with equal settings share an allocation.
 #[derive(Default)]
-struct Manners(Vec<Arc<Manner>>);
+struct CriteriaPool(Vec<Arc<Criteria>>);
 
-impl Manners {
+impl CriteriaPool {
     /// Number of recent entries to search. Sets are expanded one after the other, so equal settings occur close
     /// together.
     const RECENT: usize = 8;
 
-    fn share(&mut self, manner: Manner) -> Arc<Manner> {
+    fn share(&mut self, manner: Criteria) -> Arc<Criteria> {
         if let Some(known) = self.0.iter().rev().take(Self::RECENT).find(|known| ***known == manner) {
             return known.clone();
         }
@@ -377,15 +383,15 @@ impl Manners {
 }
 
 /// Returns the criteria by which a sender judges the answers to its probes.
-fn answers(test: &Test, startup_grace: Duration, manners: &mut Manners) -> Expected {
+fn answers(test: &Test, startup_grace: Duration, manners: &mut CriteriaPool) -> SessionPlan {
     let limits = DelayLimits { max_latency: test.max_round_trip, clear_latency: Duration::MAX, ..test.limits };
     let max_each_way = test.limits.max_latency;
-    let manner = Manner { role: Role::Sender, limits, max_each_way, ..manner(test, startup_grace) };
-    Expected { test: test.facts.clone(), from_address: None, any_of: None, manner: manners.share(manner) }
+    let manner = Criteria { role: Role::Sender, limits, max_each_way, ..manner(test, startup_grace) };
+    SessionPlan { test: test.facts.clone(), from_address: None, any_of: None, manner: manners.share(manner) }
 }
 
-fn expected(test: &Test, from: IpAddr, startup_grace: Duration, manners: &mut Manners) -> Expected {
-    Expected {
+fn expected(test: &Test, from: IpAddr, startup_grace: Duration, manners: &mut CriteriaPool) -> SessionPlan {
+    SessionPlan {
         test: test.facts.clone(),
         from_address: Some(from).filter(|from| !from.is_unspecified()),
         any_of: test.any_of.clone(),
@@ -393,8 +399,8 @@ fn expected(test: &Test, from: IpAddr, startup_grace: Duration, manners: &mut Ma
     }
 }
 
-fn manner(test: &Test, startup_grace: Duration) -> Manner {
-    Manner {
+fn manner(test: &Test, startup_grace: Duration) -> Criteria {
+    Criteria {
         role: Role::Receiver,
         mode: test.mode,
         expect_every: test.expect_every,
@@ -426,11 +432,11 @@ fn membership(test: &Test, addr: Option<SocketAddr>) -> Membership {
 }
 
 /// Returns the groups of a sent test: its `sender` alarm is grouped by the destination host.
-fn sent_membership(test: &Test) -> Membership {
+fn sender_membership(test: &Test) -> Membership {
     let (every, thresholds) = (test.send_every, test.thresholds);
     Membership {
         shares: vec![Subject::Host(test.facts.to_host.clone())],
-        fresh_after: every.saturating_mul(thresholds.clear_out_of.saturating_add(1)) + ERROR_LINGERS,
+        fresh_after: every.saturating_mul(thresholds.clear_out_of.saturating_add(1)) + ERROR_LIFETIME,
         found_after: every.saturating_mul(thresholds.raise_out_of),
         description: test.facts.description.clone(),
     }

@@ -1,4 +1,4 @@
-//! Merges a test document with the settings of its host, the fleet and the built-in defaults. [`Context::fill_in`]
+//! Merges a test document with the settings of its host, the fleet and the built-in defaults. [`CheckContext::fill_in`]
 //! checks the document and returns a complete [`Test`].
 
 use std::collections::BTreeSet;
@@ -6,18 +6,22 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::arrivals;
-use super::central::{AlarmSettings, Global, HostDocument, TestDefaults, TestDocument, WhenAbsent};
-use super::endpoint::{Endpoint, EndpointError, EndpointHost};
-use super::findings::Findings;
-use crate::pure::clock_error::DelayLimits;
-use crate::pure::condition::Thresholds;
-use crate::pure::flows::{CodePoints, Flows, MOST_FLOWS};
-use crate::pure::key::KeyChoice;
-use crate::pure::ledger::{Damping, FlapSettings};
-use crate::pure::loss_window::LossLimits;
-use crate::pure::probe::PADDED_LEN;
-use crate::pure::test::{Mode, TestFacts, TestId, Wire};
+use crate::config::document::endpoint::{Endpoint, EndpointError, EndpointHost};
+use crate::config::document::findings::Findings;
+use crate::config::document::fleet::FleetDocument;
+use crate::config::document::host::HostDocument;
+use crate::config::document::settings::{AlarmSettings, TestSettings};
+use crate::config::document::test::{TestDocument, WhenAbsent};
+use crate::pure::clock::error_estimate::DelayLimits;
+use crate::pure::judge::condition::Thresholds;
+use crate::pure::measure::loss_window::LossLimits;
+use crate::pure::notify::log::{FlapSettings, HoldDown};
+use crate::pure::stamp::flows::{CodePoints, Flows, MAX_FLOWS};
+use crate::pure::stamp::key::KeyChoice;
+use crate::pure::stamp::packet::PADDED_LEN;
+use crate::pure::test::facts::TestFacts;
+use crate::pure::test::id::TestId;
+use crate::pure::test::spec::{Mode, Wire};
 
 /// Test in which every setting of its document, host, fleet or built-in default is resolved.
 #[derive(Clone, Debug, PartialEq)]
@@ -61,7 +65,7 @@ pub struct Test {
     /// Time for which missing probes are tolerated after the sender announced that it stops.
     pub max_pause: Duration,
     /// Hold-down and flap settings of the test's alarms.
-    pub damping: Damping,
+    pub damping: HoldDown,
     /// Packet format of the probes: STAMP (RFC 8762) or the JSON of the original program.
     pub wire: Wire,
     /// Behavior of the receiver while the address in `listen` is not configured on its host.
@@ -81,20 +85,22 @@ const HOLD_DOWN_MAX: Duration = Duration::from_secs(600);
 const FLAPS: FlapSettings = FlapSettings { flap_high: 6, flap_low: 2, flap_window: Duration::from_secs(600) };
 const LOSS_WINDOW: Duration = Duration::from_secs(60);
 const MAX_PAUSE: Duration = Duration::from_secs(300);
+/// Time within which the agent of a host is expected to start after the host was added to the documents.
+pub const RECENT_HOST_GRACE: Duration = Duration::from_secs(300);
 /// Lower bound on the default grace. A slow test gets three periods of `expect_every`.
 const STARTUP_GRACE: Duration = Duration::from_secs(30);
 
 /// Documents by which a test document is completed on a host.
-pub struct Context<'a> {
+pub struct CheckContext<'a> {
     /// Name of the host on which the document is read.
     pub host_name: &'a str,
     /// Global document of the fleet, with the settings that apply to every host.
-    pub global: &'a Arc<Global>,
+    pub global: &'a Arc<FleetDocument>,
     /// Document of the host, whose alarm settings take precedence over the fleet's.
     pub host: &'a Arc<HostDocument>,
 }
 
-impl Context<'_> {
+impl CheckContext<'_> {
     /// Returns the alarm settings of an item with settings of its own, completed by those of the host and the fleet.
     pub fn alarm(&self, own: AlarmSettings) -> AlarmSettings {
         own.or(&self.host.alarm).or(&self.global.alarm)
@@ -120,27 +126,28 @@ impl Context<'_> {
         }
         if document.from_host != self.host_name && document.to_host != self.host_name {
             let alike = |host: &String| host.trim().eq_ignore_ascii_case(self.host_name);
-            let way_out = match [&document.from_host, &document.to_host].into_iter().any(alike) {
+            let help = match [&document.from_host, &document.to_host].into_iter().any(alike) {
                 true => "write the name exactly so: upper and lower case and blanks count",
                 false => "move it below its own hosts; it does nothing here",
             };
             let problem = format!("`{}` is neither its from_host nor its to_host", self.host_name);
-            findings.warning("", problem, way_out);
+            findings.warning("", problem, help);
         }
 
-        let (send_every, expect_every) = intervals(document.send_every, document.expect_every, defaults);
-        check_intervals("", document.send_every, (send_every, expect_every), findings);
-        check_settings("", &document.settings(), findings);
-        self.check_together(&document.settings().or(defaults), send_every, findings);
+        let (send_every, expect_every) =
+            intervals(document.settings.common.send_every, document.settings.common.expect_every, defaults);
+        check_intervals("", document.settings.common.send_every, (send_every, expect_every), findings);
+        check_settings("", &document.settings, findings);
+        self.check_together(&document.settings.clone().or(defaults), send_every, findings);
         if findings.has_errors() {
             return None;
         }
 
-        let alarm = self.alarm(document.alarm());
+        let alarm = self.alarm(document.alarm.clone());
         let (raise_after, clear_after) =
             (alarm.raise_after.unwrap_or(RAISE_AFTER), alarm.clear_after.unwrap_or(CLEAR_AFTER));
-        let settings = document.settings().or(defaults);
-        let max_latency = settings.max_latency;
+        let settings = document.settings.clone().or(defaults);
+        let max_latency = settings.common.max_latency;
         let (from, to, listen) = (from?, to?, listen?);
         Some(Test {
             facts: Arc::new(TestFacts {
@@ -167,34 +174,34 @@ impl Context<'_> {
             },
             limits: DelayLimits {
                 max_latency,
-                clear_latency: settings.clear_latency.unwrap_or(Duration::MAX),
+                clear_latency: settings.common.clear_latency.unwrap_or(Duration::MAX),
                 egregious_latency: self.global.egregious_latency,
             },
             // A round trip above twice the limit proves that at least one direction exceeded it.
-            max_round_trip: settings.max_round_trip.or(max_latency.map(|limit| limit * 2)),
-            max_above_baseline: settings.max_latency_above_baseline,
+            max_round_trip: settings.common.max_round_trip.or(max_latency.map(|limit| limit * 2)),
+            max_above_baseline: settings.common.max_latency_above_baseline,
             loss: LossLimits {
-                max_loss_ppm: settings.max_loss.map(|share| (share * 1e6).round() as u32),
-                max_jitter: settings.max_jitter,
-                loss_window: settings.loss_window.unwrap_or(LOSS_WINDOW.max(send_every * 20)),
+                max_loss_ppm: settings.common.max_loss.map(|share| (share * 1e6).round() as u32),
+                max_jitter: settings.common.max_jitter,
+                loss_window: settings.common.loss_window.unwrap_or(LOSS_WINDOW.max(send_every * 20)),
             },
-            mode: settings.mode.unwrap_or_default(),
+            mode: settings.stamp.mode.unwrap_or_default(),
             flows: Flows {
-                ports: settings.flows.unwrap_or(1),
-                dscp: CodePoints::of(settings.dscp.as_deref().unwrap_or(&[0])),
-                size: settings.size,
+                ports: settings.stamp.flows.unwrap_or(1),
+                dscp: CodePoints::of(settings.stamp.dscp.as_deref().unwrap_or(&[0])),
+                size: settings.stamp.size,
             },
-            keys: match (settings.key, settings.keyed) {
+            keys: match (settings.stamp.key, settings.stamp.keyed) {
                 (Some(ids), _) => Some(KeyChoice::These(ids.into())),
                 (None, Some(true)) => Some(KeyChoice::Fleet),
                 (None, Some(false) | None) => None,
             },
-            from_interface: settings.from_interface,
+            from_interface: settings.stamp.from_interface,
             is_grace_default: alarm.startup_grace.is_none(),
             startup_grace: alarm.startup_grace.unwrap_or(STARTUP_GRACE.max(expect_every * 3)),
             max_pause: alarm.max_pause.unwrap_or(MAX_PAUSE),
             damping: damping(&alarm),
-            wire: settings.wire.unwrap_or(Wire::Stamp),
+            wire: settings.stamp.wire.unwrap_or(Wire::Stamp),
             when_absent: document.when_absent,
             any_of: None,
         })
@@ -206,20 +213,20 @@ impl Test {
     /// The time is extended when the peer was added to the documents recently, because its agent may start later.
     pub fn grace(&self, host: &str, newcomers: &BTreeSet<String>) -> Duration {
         let is_new = self.is_grace_default && newcomers.contains(self.facts.peer_of(host));
-        if is_new { self.startup_grace.max(arrivals::WITHIN) } else { self.startup_grace }
+        if is_new { self.startup_grace.max(RECENT_HOST_GRACE) } else { self.startup_grace }
     }
 }
 
 /// Returns the intervals of sending and expecting. Explicit values take precedence; a missing value is half or twice
 /// the other, and the defaults apply when both are missing.
-pub fn intervals(send: Option<Duration>, expect: Option<Duration>, defaults: &TestDefaults) -> (Duration, Duration) {
+pub fn intervals(send: Option<Duration>, expect: Option<Duration>, defaults: &TestSettings) -> (Duration, Duration) {
     match (send, expect) {
         (Some(send), Some(expect)) => (send, expect),
         (Some(send), None) => (send, send * 2),
         (None, Some(expect)) => (expect / 2, expect),
-        (None, None) => match (defaults.send_every, defaults.expect_every) {
+        (None, None) => match (defaults.common.send_every, defaults.common.expect_every) {
             (None, None) => (SEND_EVERY, SEND_EVERY * 2),
-            (send, expect) => intervals(send, expect, &TestDefaults::default()),
+            (send, expect) => intervals(send, expect, &TestSettings::default()),
         },
     }
 }
@@ -239,102 +246,102 @@ pub fn check_intervals(
     }
     if expect_every < send_every {
         let problem = format!(
-            "{} is shorter than send_every, {}: healthy silence would be an alarm",
+            "{} is shorter than send_every, {}: the alarm would be raised while all probes arrive",
             humantime::format_duration(expect_every),
             humantime::format_duration(send_every)
         );
-        let way_out = "write at least send_every, better twice that";
-        findings.error(&format!("{field}expect_every"), problem, way_out);
+        let help = "write at least send_every, preferably twice that";
+        findings.error(&format!("{field}expect_every"), problem, help);
     }
 }
 
 /// Checks each setting by itself and adds a finding at `field` for each invalid value.
-pub fn check_settings(field: &str, settings: &TestDefaults, findings: &mut Findings) {
+pub fn check_settings(field: &str, settings: &TestSettings, findings: &mut Findings) {
     let limits = [
-        ("max_latency", settings.max_latency),
-        ("max_latency_above_baseline", settings.max_latency_above_baseline),
-        ("max_round_trip", settings.max_round_trip),
-        ("max_jitter", settings.max_jitter),
+        ("max_latency", settings.common.max_latency),
+        ("max_latency_above_baseline", settings.common.max_latency_above_baseline),
+        ("max_round_trip", settings.common.max_round_trip),
+        ("max_jitter", settings.common.max_jitter),
     ];
     for (name, limit) in limits {
         if limit.is_some_and(|limit| limit.is_zero()) {
             findings.error(&format!("{field}{name}"), "zero", "write a limit above zero, or leave it out");
         }
     }
-    if settings.loss_window.is_some_and(|window| window < SHORTEST_LOSS_WINDOW) {
+    if settings.common.loss_window.is_some_and(|window| window < SHORTEST_LOSS_WINDOW) {
         findings.error(&format!("{field}loss_window"), "shorter than 1s", "write \"1s\" or more");
     }
-    if settings.flows.is_some_and(|flows| flows == 0 || flows > MOST_PORTS) {
-        let way_out = format!("write 1 to {MOST_PORTS}");
-        findings.error(&format!("{field}flows"), "not a number of source ports", way_out);
+    if settings.stamp.flows.is_some_and(|flows| flows == 0 || flows > MAX_PORTS) {
+        let help = format!("write 1 to {MAX_PORTS}");
+        findings.error(&format!("{field}flows"), "not a number of source ports", help);
     }
-    let dscp = settings.dscp.as_deref().unwrap_or(&[0]);
+    let dscp = settings.stamp.dscp.as_deref().unwrap_or(&[0]);
     let twice = dscp.iter().enumerate().any(|(n, code)| dscp[..n].contains(code));
     if dscp.is_empty() || twice || dscp.iter().any(|code| *code > HIGHEST_DSCP) {
-        let way_out = format!("write different code points from 0 to {HIGHEST_DSCP}, such as [0, 46]");
-        findings.error(&format!("{field}dscp"), "not differentiated services code points", way_out);
+        let help = format!("write different code points from 0 to {HIGHEST_DSCP}, such as [0, 46]");
+        findings.error(&format!("{field}dscp"), "not differentiated services code points", help);
     }
-    if settings.size.is_some_and(|size| !PADDED_LEN.contains(&usize::from(size))) {
-        let way_out = format!("write {} to {} octets of UDP payload", PADDED_LEN.start(), PADDED_LEN.end());
-        findings.error(&format!("{field}size"), "not a size that a probe can have", way_out);
+    if settings.stamp.size.is_some_and(|size| !PADDED_LEN.contains(&usize::from(size))) {
+        let help = format!("write {} to {} octets of UDP payload", PADDED_LEN.start(), PADDED_LEN.end());
+        findings.error(&format!("{field}size"), "not a size that a probe can have", help);
     }
-    if settings.key.as_ref().is_some_and(|ids| ids.is_empty() || ids.contains(&0)) {
+    if settings.stamp.key.as_ref().is_some_and(|ids| ids.is_empty() || ids.contains(&0)) {
         findings.error(&format!("{field}key"), "not ids of keys", "write the id of one of `keys`, from 1 to 255");
     }
-    let interface = settings.from_interface.as_deref().unwrap_or("any");
+    let interface = settings.stamp.from_interface.as_deref().unwrap_or("any");
     if interface.is_empty() || interface.len() > LONGEST_INTERFACE || interface.contains(['/', ' ', '\0']) {
         let problem = format!("`{interface}` is not the name of a network interface");
         findings.error(&format!("{field}from_interface"), problem, "write it as `ip link` shows it, such as \"eth1\"");
     }
 }
 
-impl Context<'_> {
+impl CheckContext<'_> {
     /// Checks settings in combination, and against the keys of the fleet.
-    fn check_together(&self, settings: &TestDefaults, send_every: Duration, findings: &mut Findings) {
-        let dscp = settings.dscp.as_ref().map_or(1, Vec::len);
-        let sizes = if settings.size.is_some() { 2 } else { 1 };
-        let flows = usize::from(settings.flows.unwrap_or(1)) * dscp * sizes;
-        if flows > MOST_FLOWS {
+    fn check_together(&self, settings: &TestSettings, send_every: Duration, findings: &mut Findings) {
+        let dscp = settings.stamp.dscp.as_ref().map_or(1, Vec::len);
+        let sizes = if settings.stamp.size.is_some() { 2 } else { 1 };
+        let flows = usize::from(settings.stamp.flows.unwrap_or(1)) * dscp * sizes;
+        if flows > MAX_FLOWS {
             let problem = format!("{flows} flows, counted with dscp and size");
-            findings.error("flows", problem, format!("write fewer: {MOST_FLOWS} can be told apart"));
+            findings.error("flows", problem, format!("write fewer: at most {MAX_FLOWS} flows are distinguished"));
         }
         if flows > 1 && send_every < MIN_SEND_EVERY * u32::try_from(flows).unwrap_or(u32::MAX) {
-            let problem = format!("{flows} probes in each send_every are a flood");
+            let problem = format!("{flows} probes in each send_every are too many");
             findings.error("send_every", problem, format!("write \"{flows}ms\" or more, or fewer flows"));
         }
-        let two_way = settings.mode == Some(Mode::TwoWay);
-        let keyed = settings.keyed == Some(true) || settings.key.is_some();
-        if settings.wire == Some(Wire::JsonV1) && (flows > 1 || two_way || keyed) {
-            let problem = "the original's probes have neither flows, sizes, keys nor answers";
-            findings.error("wire", problem, "write \"stamp\", or leave the others out");
+        let two_way = settings.stamp.mode == Some(Mode::TwoWay);
+        let keyed = settings.stamp.keyed == Some(true) || settings.stamp.key.is_some();
+        if settings.stamp.wire == Some(Wire::JsonV1) && (flows > 1 || two_way || keyed) {
+            let problem = "json-v1 probes have no flows, sizes, keys or replies";
+            findings.error("wire", problem, "write \"stamp\", or remove the other settings");
         }
-        if settings.max_round_trip.is_some() && !two_way {
-            findings.warning("max_round_trip", "nothing comes back in mode one_way", "write mode = \"two_way\"");
+        if settings.common.max_round_trip.is_some() && !two_way {
+            findings.warning("max_round_trip", "no replies are sent in mode one_way", "write mode = \"two_way\"");
         }
         let known: BTreeSet<u8> = self.global.keys.iter().map(|key| key.id).collect();
-        let missing: Vec<u8> = settings.key.iter().flatten().copied().filter(|id| !known.contains(id)).collect();
+        let missing: Vec<u8> = settings.stamp.key.iter().flatten().copied().filter(|id| !known.contains(id)).collect();
         if !missing.is_empty() {
             let problem = format!("no key has the id {missing:?}");
             findings.error("key", problem, "add it to `keys` of the document config first");
         }
-        if settings.key.is_none() && settings.keyed == Some(true) && self.global.active_key.is_none() {
-            let way_out = "write `keys` and `active_key` in the document config first (peerpair key new)";
-            findings.error("keyed", "the fleet has no active_key", way_out);
+        if settings.stamp.key.is_none() && settings.stamp.keyed == Some(true) && self.global.active_key.is_none() {
+            let help = "write `keys` and `active_key` in the document config first (peerpair key new)";
+            findings.error("keyed", "the fleet has no active_key", help);
         }
     }
 }
 
 const SHORTEST_LOSS_WINDOW: Duration = Duration::from_secs(1);
-const MOST_PORTS: u8 = 128;
+const MAX_PORTS: u8 = 128;
 const HIGHEST_DSCP: u8 = 63;
 /// Upper bound on the length of an interface name: IFNAMSIZ without the terminating zero.
 const LONGEST_INTERFACE: usize = 15;
 
 /// Returns the hold-down and flap settings for alarms under the given settings.
-pub fn damping(alarm: &AlarmSettings) -> Damping {
+pub fn damping(alarm: &AlarmSettings) -> HoldDown {
     let hold_down = alarm.hold_down.unwrap_or(HOLD_DOWN);
     let flap_high = alarm.flap_high.unwrap_or(FLAPS.flap_high);
-    Damping {
+    HoldDown {
         hold_down,
         hold_down_max: alarm.hold_down_max.unwrap_or(HOLD_DOWN_MAX).max(hold_down),
         flap: FlapSettings {
@@ -350,7 +357,7 @@ fn parse_id(document: &TestDocument, findings: &mut Findings) -> Option<TestId> 
         Ok(id) => Some(id),
         Err(_) => {
             let problem =
-                if document.id.is_empty() { "missing".to_owned() } else { format!("`{}` is no UUID", document.id) };
+                if document.id.is_empty() { "missing".to_owned() } else { format!("`{}` is not a UUID", document.id) };
             let place = format!("{}/{}/{}/{}", document.from_host, document.from, document.to_host, document.to);
             let proposed = TestId::proposed_for(&place);
             findings.error("id", problem, format!("write a UUID, such as \"{proposed}\""));
@@ -373,17 +380,17 @@ fn parse_endpoint(field: &str, text: &str, example: &str, findings: &mut Finding
 fn check_destination(document: &TestDocument, to: &Endpoint, findings: &mut Findings) {
     if to.is_wildcard() {
         let problem = if document.to.is_empty() { "missing" } else { "probes cannot be sent to a wildcard" };
-        let way_out = "write the receiver's address, such as \"127.0.0.3:8620\"; to bind a wildcard, use listen";
-        findings.error("to", problem, way_out);
-    } else if is_for_many(to) {
-        let way_out = "write the address of one receiver";
-        findings.error("to", "a multicast or broadcast address", way_out);
+        let help = "write the receiver's address, such as \"127.0.0.3:8620\"; to bind a wildcard, use listen";
+        findings.error("to", problem, help);
+    } else if is_multicast_or_broadcast(to) {
+        let help = "write the address of one receiver";
+        findings.error("to", "a multicast or broadcast address", help);
     } else if to.port == 0 {
         findings.error("to", "port 0", "write the port that the receiver listens at");
     }
 }
 
-fn is_for_many(to: &Endpoint) -> bool {
+fn is_multicast_or_broadcast(to: &Endpoint) -> bool {
     match to.host {
         EndpointHost::Ip(IpAddr::V4(addr)) => addr.is_multicast() || addr.is_broadcast(),
         EndpointHost::Ip(addr @ IpAddr::V6(_)) => addr.is_multicast(),

@@ -4,11 +4,11 @@
 
 use std::time::Duration;
 
-use crate::pure::clock_error::{ClockQuality, UNSYNCHRONISED_ERROR};
+use crate::pure::clock::error_estimate::{ClockQuality, UNSYNCHRONISED_ERROR};
 
-/// Reads the clock's synchronisation state and error bound from the kernel; needs no privilege.
+/// Reads the clock's synchronization state and error bound from the kernel; needs no privilege.
 ///
-/// The clock counts as synchronised when the call succeeds and `maxerror` is below 16 s. `STA_UNSYNC` is ignored,
+/// The clock counts as synchronized when the call succeeds and `maxerror` is below 16 s. `STA_UNSYNC` is ignored,
 /// because chrony without `rtcsync` leaves it set on a well-disciplined clock.
 #[expect(unsafe_code, reason = "neither nix nor rustix offers adjtimex")]
 pub fn clock_quality() -> ClockQuality {
@@ -22,5 +22,5 @@ pub fn clock_quality() -> ClockQuality {
     if state < 0 || micros(timex.maxerror) >= UNSYNCHRONISED_ERROR {
         return ClockQuality::UNKNOWN;
     }
-    ClockQuality { synchronised: true, error }
+    ClockQuality { synchronized: true, error }
 }

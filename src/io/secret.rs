@@ -5,7 +5,7 @@
 use std::env;
 use std::fs;
 
-use crate::config::secret::{Secret, SecretSource};
+use crate::config::document::secret::{Secret, SecretSource};
 
 /// Reads a secret and removes surrounding white space. The error names the source, never the secret.
 pub fn read(source: SecretSource<'_>) -> Result<Secret, String> {

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use nix::time::{ClockId, clock_gettime};
 use tokio::time::Instant;
 
-use crate::pure::time::{Moment, Now, WallTime};
+use crate::pure::base::time::{Moment, Now, WallTime};
 
 static START: OnceLock<Instant> = OnceLock::new();
 

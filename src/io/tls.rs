@@ -15,7 +15,7 @@ use rustls::{ClientConfig, ConfigBuilder, DigitallySignedStruct, RootCertStore, 
 use rustls_platform_verifier::BuilderVerifierExt;
 use x509_cert::der::Decode as _;
 
-use crate::pure::time::WallTime;
+use crate::pure::base::time::WallTime;
 
 /// Returns the configuration for requests to this URL. A URL without TLS needs no root certificates, and a host may
 /// have none installed.
@@ -79,19 +79,19 @@ fn trusting(ca_file: Option<&Path>) -> Result<ConfigBuilder<ClientConfig, WantsC
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let chains = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider);
     let chains = chains.build().map_err(|error| failed(error.to_string()))?;
-    Ok(builder()?.dangerous().with_custom_certificate_verifier(Arc::new(Named { chains, named })))
+    Ok(builder()?.dangerous().with_custom_certificate_verifier(Arc::new(ListedCertVerifier { chains, named })))
 }
 
 /// Verifier that trusts certificates signed by those in `ca_file`, and the listed certificates themselves. The
 /// self-signed certificate of a server is often marked as a CA certificate, which the standard verifier rejects as a
 /// server's own.
 #[derive(Debug)]
-struct Named {
+struct ListedCertVerifier {
     chains: Arc<WebPkiServerVerifier>,
     named: Vec<CertificateDer<'static>>,
 }
 
-impl Named {
+impl ListedCertVerifier {
     /// Returns whether this certificate itself is listed in `ca_file`, matches the server's name and is valid at
     /// `now`.
     fn is_named(&self, certificate: &CertificateDer<'_>, server: &ServerName<'_>, now: UnixTime) -> bool {
@@ -109,7 +109,7 @@ impl Named {
     }
 }
 
-impl ServerCertVerifier for Named {
+impl ServerCertVerifier for ListedCertVerifier {
     fn verify_server_cert(
         &self,
         certificate: &CertificateDer<'_>,

@@ -6,17 +6,17 @@
 use std::net::SocketAddr;
 
 use super::Listener;
-use crate::io::batch::Datagram;
+use crate::io::net::recv_batch::Datagram;
+use crate::io::net::udp::Envelope;
 use crate::io::time;
-use crate::io::udp::Envelope;
-use crate::messages::{Farewell, ListenerFact};
-use crate::pure::arrival::AnyProbe;
-use crate::pure::expectation::Expected;
-use crate::pure::foreign::Reason;
-use crate::pure::key::{Key, KeyChoice};
-use crate::pure::probe::{PROBE_LEN, Probe, SIGNED_LEN, STAMP_LEN, flag};
-use crate::pure::reflection::{Reflector, Signature, reflect, reflect_short, signature_of};
-use crate::pure::time::Now;
+use crate::messages::{ListenerFact, ReceiverStopping};
+use crate::pure::base::time::Now;
+use crate::pure::judge::session::SessionPlan;
+use crate::pure::stamp::decode::DecodedProbe;
+use crate::pure::stamp::key::{Key, KeyChoice};
+use crate::pure::stamp::packet::{PROBE_LEN, Probe, SIGNED_LEN, STAMP_LEN, flag};
+use crate::pure::stamp::session_reflector::{Reflector, Signature, reflect, reflect_short, signature_of};
+use crate::pure::stamp::unknown_packets::RejectReason;
 
 impl Listener {
     /// Handles a probe of a test that is not configured here, as `peerpair ping` sends them. It is reflected if it is
@@ -24,17 +24,17 @@ impl Listener {
     pub(super) fn on_visitor(
         &mut self,
         datagram: &Datagram<'_>,
-        probe: &AnyProbe,
+        probe: &DecodedProbe,
         received: Now,
-    ) -> Result<(), Reason> {
-        let AnyProbe::Stamp(stamp) = probe else { return Err(Reason::UnknownTest) };
+    ) -> Result<(), RejectReason> {
+        let DecodedProbe::Stamp(stamp) = probe else { return Err(RejectReason::UnknownTest) };
         if !wants_answer(probe) {
-            return Err(Reason::UnknownTest);
+            return Err(RejectReason::UnknownTest);
         }
-        let key = self.keys.taken(&KeyChoice::Fleet, stamp.key_id);
+        let key = self.keys.accepted(&KeyChoice::Fleet, stamp.key_id);
         let key = key.filter(|key| Probe::is_signed(datagram.octets, key)).cloned();
-        if key.is_none() && !self.gauges.reflects_foreign() {
-            return Err(Reason::UnknownTest);
+        if key.is_none() && !self.shared.reflects_foreign() {
+            return Err(RejectReason::UnknownTest);
         }
         if self.answers_to_strangers.take(received.moment).is_ok() {
             self.answer(datagram, received, key.as_deref().map_or(Signature::None, Signature::Good));
@@ -44,10 +44,10 @@ impl Listener {
 
     /// Announces to the senders of the tests that end here that this receiver stops, so that they do not report a
     /// closed port as a fault. The announcement is sent twice, because a datagram may be lost.
-    pub(super) fn say_farewell(&mut self) {
+    pub(super) fn announce_stop(&mut self) {
         let now = time::now();
         let mut octets = [0; SIGNED_LEN];
-        let heard: Vec<(Expected, SocketAddr)> = self.expectations.heard_lately(now.moment).collect();
+        let heard: Vec<(SessionPlan, SocketAddr)> = self.sessions.active_sources(now.moment).collect();
         for (expected, sender) in heard {
             let key = match &expected.keys {
                 Some(choice) => match self.keys.signing(choice) {
@@ -59,7 +59,7 @@ impl Listener {
             let probe = Probe {
                 sequence: 0,
                 sent: now.wall,
-                error_estimate: self.gauges.error_estimate(),
+                error_estimate: self.shared.error_estimate(),
                 ssid: Probe::ssid_of(expected.test.id),
                 flags: flag::RECEIVER_STOPS,
                 flow: 0,
@@ -84,14 +84,18 @@ impl Listener {
 
     /// Handles the announcement that the receiver of a test stops. The test starts here, and its sender shares this
     /// socket.
-    pub(super) fn on_farewell(&mut self, datagram: &Datagram<'_>, probe: &Probe, received: Now) {
+    pub(super) fn on_stop_announced(&mut self, datagram: &Datagram<'_>, probe: &Probe, received: Now) {
         if self.answers_to_strangers.take(received.moment).is_err() {
             return;
         }
         let key = self.keys.get(probe.key_id).filter(|key| Probe::is_signed(datagram.octets, key));
-        let farewell =
-            Farewell { test_id: probe.test_id, from: datagram.source, signed_with: key.map(Key::id), sent: probe.sent };
-        self.parent.do_send(ListenerFact::ReceiverStops(farewell));
+        let stop_announced = ReceiverStopping {
+            test_id: probe.test_id,
+            from: datagram.source,
+            signed_with: key.map(Key::id),
+            sent: probe.sent,
+        };
+        self.parent.do_send(ListenerFact::ReceiverStops(stop_announced));
     }
 
     /// Handles a packet of a STAMP sender that is no agent, when such senders are answered.
@@ -108,7 +112,7 @@ impl Listener {
         let by = Reflector {
             received: received.wall,
             sent: time::now().wall,
-            error_estimate: self.gauges.error_estimate(),
+            error_estimate: self.shared.error_estimate(),
             ttl: datagram.ttl,
         };
         let mut octets = datagram.octets.to_vec();
@@ -122,12 +126,12 @@ impl Listener {
         let envelope = Envelope { destination: datagram.source, source, dscp: datagram.dscp.unwrap_or(0) };
         match self.socket.send(&octets, &envelope) {
             Ok(()) => self.reflected += 1,
-            Err(error) => tracing::debug!(%error, "answer not sent"),
+            Err(error) => tracing::debug!(%error, "reply not sent"),
         }
     }
 }
 
 /// Returns whether a probe requests a reflection.
-pub(super) fn wants_answer(probe: &AnyProbe) -> bool {
-    matches!(probe, AnyProbe::Stamp(probe) if probe.flags & flag::REFLECT != 0)
+pub(super) fn wants_answer(probe: &DecodedProbe) -> bool {
+    matches!(probe, DecodedProbe::Stamp(probe) if probe.flags & flag::REFLECT != 0)
 }

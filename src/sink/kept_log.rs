@@ -10,15 +10,15 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
-use crate::config::receivers::SinkPlan;
-use crate::config::sinks::SinkConfig;
-use crate::io::causes::describe;
-use crate::io::state_file::{Found, Newest, StateFile, recall_newest};
-use crate::pure::ledger::{Doubt, Ledger, Recollection, ToldRecord};
-use crate::pure::time::WallTime;
+use crate::config::document::sinks::SinkConfig;
+use crate::config::sink_plan::SinkPlan;
+use crate::io::error_chain::error_chain;
+use crate::io::state::file::{Found, Newest, StateFile, load_newest};
+use crate::pure::base::time::WallTime;
+use crate::pure::notify::log::{LostRecords, NotificationLog, NotifiedRecord, RecordState};
 
 /// First part of the name of each file.
-const TOLD: &str = "told";
+const KIND: &str = "notified";
 /// Time after which a save counts as failed, since a slow disk must not hold up notifications.
 pub const SAVE_WITHIN: Duration = Duration::from_secs(3);
 /// Interval of saves while nothing is sent, so that a file that is older was restored, or its agent was killed.
@@ -35,14 +35,14 @@ pub struct KeptLog {
     saved: WallTime,
     /// The agent wrote the file when it stopped: nothing was sent after it.
     stopped: bool,
-    doubt: Option<Doubt>,
-    records: Vec<ToldRecord>,
+    lost_records: Option<LostRecords>,
+    records: Vec<NotifiedRecord>,
 }
 
 impl KeptLog {
     /// Copies a log to save it. `stopped` is true for the last save of an orderly stop.
-    pub fn new(ledger: &Ledger, stopped: bool, now: WallTime) -> Self {
-        KeptLog { saved: now, stopped, doubt: ledger.doubt(now), records: ledger.records() }
+    pub fn new(ledger: &NotificationLog, stopped: bool, now: WallTime) -> Self {
+        KeptLog { saved: now, stopped, lost_records: ledger.lost_records(now), records: ledger.records() }
     }
 
     /// Returns whether messages may have been sent after this was saved. `written` is the time at which the file system
@@ -53,20 +53,20 @@ impl KeptLog {
     }
 
     /// Reads the records of the previous run from `file`, if there are any, and judges whether they are complete.
-    pub fn recall(file: &StateFile, now: WallTime) -> (Vec<ToldRecord>, Recollection) {
-        let (kept, newest) = recall_newest::<Vec<KeptLog>>(file, "notification log", "receivers may keep old alarms");
+    pub fn load_list(file: &StateFile, now: WallTime) -> (Vec<NotifiedRecord>, RecordState) {
+        let (kept, newest) = load_newest::<Vec<KeptLog>>(file, "notification log", "receivers may keep old alarms");
         let Some(kept) = kept.and_then(|kept| kept.into_iter().next()) else {
-            return (Vec::new(), Recollection::Doubtful);
+            return (Vec::new(), RecordState::Incomplete);
         };
         let is_complete = newest == Newest::Yes && !kept.may_be_outdated(file.written(), now);
-        (kept.records, if is_complete { Recollection::Complete(kept.doubt) } else { Recollection::Doubtful })
+        (kept.records, if is_complete { RecordState::Complete(kept.lost_records) } else { RecordState::Incomplete })
     }
 
     /// Saves the log, and gives up after [`SAVE_WITHIN`].
     pub async fn save(self, file: StateFile) -> Result<(), String> {
         let saved = tokio::task::spawn_blocking(move || file.save(&[self]));
         match tokio::time::timeout(SAVE_WITHIN, saved).await {
-            Ok(Ok(saved)) => saved.map_err(|error| describe(&error)),
+            Ok(Ok(saved)) => saved.map_err(|error| error_chain(&error)),
             Ok(Err(error)) => Err(error.to_string()),
             Err(_) => Err(format!("no answer from state_dir within {}", humantime::format_duration(SAVE_WITHIN))),
         }
@@ -75,7 +75,7 @@ impl KeptLog {
 
 /// Returns the file of a receiver. Agents of several hosts may share a directory: each has its own file.
 pub fn log_file(directory: &Path, agent: &str, config: &SinkConfig) -> StateFile {
-    StateFile::new(directory, TOLD, &format!("{agent} {}", config.receiver()))
+    StateFile::new(directory, KIND, &format!("{agent} {}", config.receiver()))
 }
 
 /// Returns whether a notification log of this receiver is kept for an agent of this name.
@@ -85,15 +85,15 @@ pub fn has_log(directory: &Path, agent: &str, config: &SinkConfig) -> bool {
 
 /// Warns of receivers that an earlier run notified of alarms and that are not configured any more, because no sink can
 /// clear those alarms.
-pub fn warn_of_forgotten(directory: &Path, agent: &str, plans: &[SinkPlan]) {
+pub fn warn_of_unconfigured_receivers(directory: &Path, agent: &str, plans: &[SinkPlan]) {
     let known = plans.iter().map(|plan| log_file(directory, agent, &plan.config).path().to_owned()).collect();
-    for forgotten in StateFile::others(directory, TOLD, &format!("{agent} "), &known) {
+    for forgotten in StateFile::others(directory, KIND, &format!("{agent} "), &known) {
         let Ok(Found::State(logs)) = forgotten.load::<Vec<KeptLog>>() else { continue };
         let raised = logs.iter().flat_map(|log| &log.records).filter(|record| record.notification.is_raised()).count();
         if raised > 0 {
             let path = forgotten.path().display().to_string();
-            let way_out = "configure that sink once more to have them cleared there, or remove the file";
-            warn!(path, alarms = raised, way_out, "a receiver that is no longer configured was told of alarms");
+            let help = "configure that sink again to have them cleared there, or remove the file";
+            warn!(path, alarms = raised, help, "a receiver that is no longer configured was notified of alarms");
         }
     }
 }
@@ -106,25 +106,25 @@ mod tests {
     use crate::io::time;
 
     fn kept(saved: WallTime, stopped: bool) -> KeptLog {
-        KeptLog { saved, stopped, doubt: None, records: Vec::new() }
+        KeptLog { saved, stopped, lost_records: None, records: Vec::new() }
     }
 
     fn before(now: WallTime, seconds: u64) -> WallTime {
         WallTime::from_unix_nanos(now.unix_nanos() - seconds * 1_000_000_000)
     }
 
-    fn recalled(file: &StateFile) -> Recollection {
-        KeptLog::recall(file, time::now().wall).1
+    fn recalled(file: &StateFile) -> RecordState {
+        KeptLog::load_list(file, time::now().wall).1
     }
 
     #[test]
     fn log_of_the_last_run_is_complete() {
         let directory = tempfile::tempdir().unwrap();
-        let file = StateFile::new(directory.path(), TOLD, "a noc");
-        assert_eq!(recalled(&file), Recollection::Doubtful, "no file");
+        let file = StateFile::new(directory.path(), KIND, "a noc");
+        assert_eq!(recalled(&file), RecordState::Incomplete, "no file");
         for stopped in [false, true] {
             file.save(&[kept(time::now().wall, stopped)]).unwrap();
-            assert_eq!(recalled(&file), Recollection::Complete(None));
+            assert_eq!(recalled(&file), RecordState::Complete(None));
         }
     }
 
@@ -133,13 +133,13 @@ mod tests {
     fn restored_file_is_doubtful_however_young_and_however_its_agent_stopped() {
         for stopped in [false, true] {
             let directory = tempfile::tempdir().unwrap();
-            let file = StateFile::new(directory.path(), TOLD, "a noc");
+            let file = StateFile::new(directory.path(), KIND, "a noc");
             file.save(&[kept(before(time::now().wall, 60), stopped)]).unwrap();
             // Written back now, as a back-up of a minute ago is.
             let octets = fs::read(file.path()).unwrap();
             fs::remove_file(file.path()).unwrap();
             fs::write(file.path(), octets).unwrap();
-            assert_eq!(recalled(&file), Recollection::Doubtful, "stopped: {stopped}");
+            assert_eq!(recalled(&file), RecordState::Incomplete, "stopped: {stopped}");
         }
     }
 
@@ -154,11 +154,11 @@ mod tests {
     #[test]
     fn copy_before_a_damaged_file_is_doubtful() {
         let directory = tempfile::tempdir().unwrap();
-        let file = StateFile::new(directory.path(), TOLD, "a noc");
+        let file = StateFile::new(directory.path(), KIND, "a noc");
         for _ in 0..2 {
             file.save(&[kept(time::now().wall, true)]).unwrap();
         }
         fs::write(file.path(), "damaged").unwrap();
-        assert_eq!(recalled(&file), Recollection::Doubtful);
+        assert_eq!(recalled(&file), RecordState::Incomplete);
     }
 }

@@ -1,4 +1,7 @@
 use super::*;
+use std::path::PathBuf;
+
+use crate::config::bootstrap::Overrides;
 use crate::config::bootstrap::StoreKind;
 use tokio::time::Instant;
 
@@ -38,7 +41,7 @@ impl Handler<Fail> for Supervisor {
         self.alarm.send(Fail);
         self.clock.send(Fail);
         // The old status is discarded, so that it cannot pass for one observed after the restart.
-        self.alarm_status = AlarmStatus::default();
+        self.alarm_status = AlarmsStatus::default();
     }
 }
 
@@ -81,7 +84,7 @@ async fn alarms_are_restored_after_all_children_fail() {
     bootstrap.store.kind = StoreKind::Dir;
     bootstrap.store.path = directory.path().to_owned();
     bootstrap.web.listen = String::new();
-    let source = Source { path: PathBuf::new(), overrides: Overrides::default() };
+    let source = BootstrapFile { path: PathBuf::new(), overrides: Overrides::default() };
     let supervisor = Supervisor::new(source, bootstrap).0.start();
     let mut status = supervisor.send(Subscribe).await.unwrap();
 

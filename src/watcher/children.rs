@@ -10,15 +10,15 @@ use tracing::error;
 
 use super::Watcher;
 use super::sockets::{LINGER, Opened, Retry};
-use crate::config::difference::Change;
 use crate::config::plan::Binding;
-use crate::io::outgoing::Outlet;
+use crate::config::plan::diff::PlanChange;
+use crate::io::net::transmit::SourceSockets;
 use crate::io::time;
 use crate::listener::{self, Listener};
-use crate::messages::{Expect, Forget, Generation, Send, Station, Stop, Whole};
+use crate::messages::{Generation, Handover, RemoveTest, Send, SenderContext, SetTest, Stop};
 use crate::pacer::{self, Pacer};
-use crate::pure::sending::{SenderPlan, Source};
-use crate::pure::test::TestId;
+use crate::pure::stamp::session_sender::{SenderPlan, Source};
+use crate::pure::test::id::TestId;
 use crate::sender::{self, Sender};
 
 /// Interval at which a sender without a sender context checks again whether its pacer has been started.
@@ -26,9 +26,9 @@ const STATION_AGAIN: Duration = Duration::from_millis(200);
 
 impl Watcher {
     /// Applies one change of the plan; children that are to start are started by `start_missing`.
-    pub(super) fn carry_out(&mut self, change: &Change) {
+    pub(super) fn apply(&mut self, change: &PlanChange) {
         match change {
-            Change::StopSender(id) => {
+            PlanChange::StopSender(id) => {
                 self.observed.senders.remove(id);
                 if let Some((sender, _)) = self.senders.release(id) {
                     // The receiver may apply the change of the documents a little later, and the goodbye prevents an
@@ -36,26 +36,26 @@ impl Watcher {
                     sender.do_send(Stop::WithGoodbye);
                 }
             }
-            Change::StopListener(address) => {
+            PlanChange::StopListener(address) => {
                 self.observed.listeners.remove(address);
                 if let Some((listener, _)) = self.listeners.release(address) {
                     listener.do_send(Stop::Quietly);
                 }
             }
-            Change::Forget(address, id) => {
+            PlanChange::Forget(address, id) => {
                 if let Some(listener) = self.listeners.get(address) {
                     let received = self.running.listeners.values().any(|listener| listener.tests.contains_key(id));
                     let retired = !received && self.running.senders.contains_key(id);
-                    listener.do_send(Forget(*id, if retired { Whole::Retired } else { Whole::GoesOn }));
+                    listener.do_send(RemoveTest(*id, if retired { Handover::Ended } else { Handover::Moved }));
                 }
             }
-            Change::Expect(address, expected) => {
+            PlanChange::Expect(address, expected) => {
                 if let Some(listener) = self.listeners.get(address) {
-                    listener.do_send(Expect(expected.clone()));
+                    listener.do_send(SetTest(expected.clone()));
                 }
             }
-            Change::AlterSender(plan) => self.alter_sender(plan),
-            Change::StartListener(_) | Change::StartSender(_) => {}
+            PlanChange::AlterSender(plan) => self.alter_sender(plan),
+            PlanChange::StartListener(_) | PlanChange::StartSender(_) => {}
         }
     }
 
@@ -87,8 +87,8 @@ impl Watcher {
         let Some(opened) = self.sockets.retry(retry) else { return };
         self.on_opened(opened, ctx);
         self.start_missing(ctx);
-        if self.say_faults(time::now()) {
-            self.say_plan();
+        if self.report_faults(time::now()) {
+            self.log_plan();
         }
     }
 
@@ -120,12 +120,12 @@ impl Watcher {
             return;
         }
         let generation = self.listeners.next_generation();
-        let listener = Listener::new(listener::Beginning {
+        let listener = Listener::new(listener::Args {
             address,
             socket: socket.clone(),
             names: plan.names.iter().cloned().collect(),
             expected: plan.tests.values().cloned().collect(),
-            gauges: self.gauges.clone(),
+            shared: self.shared.clone(),
             parent: ctx.address().recipient(),
             generation,
         });
@@ -142,28 +142,29 @@ impl Watcher {
 
     /// Starts the pacer of a source, or rebuilds it if it needs other sockets. Its senders enrol again.
     fn start_pacer(&mut self, source: &Source, ports: u8, ctx: &mut Context<Self>) {
-        let Some(outlet) = self.sockets.outlet(source, ports) else { return };
+        let Some(sockets) = self.sockets.sockets(source, ports) else { return };
         // Datagrams that a listener reads from a shared socket are not available to the pacer.
         let reads = source.interface.is_some() || !self.running.listeners.contains_key(&source.address);
-        let same = |(station, read): &(Arc<Station>, bool)| *read == reads && same_outlet(&station.outlet, &outlet);
+        let same =
+            |(station, read): &(Arc<SenderContext>, bool)| *read == reads && same_outlet(&station.sockets, &sockets);
         if self.stations.get(source).is_some_and(same) && self.pacers.contains(source) {
             return;
         }
         self.stop_pacer(source);
         let generation = self.pacers.next_generation();
-        let pacer = Pacer::new(pacer::Beginning {
+        let pacer = Pacer::new(pacer::Args {
             source: source.clone(),
-            outlet: outlet.clone(),
+            sockets: sockets.clone(),
             reads,
-            gauges: self.gauges.clone(),
+            shared: self.shared.clone(),
             parent: ctx.address().recipient(),
             generation,
         });
         let pacer = pacer.start();
-        let station = Station {
-            outlet: outlet.clone(),
+        let station = SenderContext {
+            sockets: sockets.clone(),
             pacer: pacer.clone().recipient(),
-            gauges: self.gauges.clone(),
+            shared: self.shared.clone(),
             parent: ctx.address().recipient(),
         };
         self.pacers.hold(source.clone(), pacer);
@@ -188,7 +189,7 @@ impl Watcher {
     }
 
     /// Returns the sender context of a source, if its pacer is running.
-    fn station(&self, source: &Source) -> Option<Arc<Station>> {
+    fn station(&self, source: &Source) -> Option<Arc<SenderContext>> {
         self.stations.get(source).map(|(station, _)| station.clone())
     }
 
@@ -212,7 +213,7 @@ impl Watcher {
             return;
         }
         let generation = self.senders.next_generation();
-        let sender = Sender::new(sender::Beginning { plan, station, generation });
+        let sender = Sender::new(sender::Args { plan, station, generation });
         self.senders.hold(id, sender.start());
     }
 
@@ -222,7 +223,7 @@ impl Watcher {
         }
         self.observed.listeners.remove(&address);
         let wait = self.listeners.on_failure(&address);
-        error!(%address, ?wait, "listener failed, to be rebuilt");
+        error!(%address, ?wait, "listener failed and is restarted");
         ctx.run_later(wait, move |watcher, ctx| watcher.start_listener(address, ctx));
     }
 
@@ -232,7 +233,7 @@ impl Watcher {
         }
         self.stations.remove(source);
         let wait = self.pacers.on_failure(source);
-        error!(source = %source.address, ?wait, "pacer failed, to be rebuilt");
+        error!(source = %source.address, ?wait, "pacer failed and is restarted");
         let source = source.clone();
         ctx.run_later(wait, move |watcher, ctx| {
             if let Some(ports) = watcher.running.sources().remove(&source) {
@@ -255,7 +256,7 @@ impl Watcher {
         }
         self.observed.senders.remove(&id);
         let wait = self.senders.on_failure(&id);
-        error!(test = %id, ?wait, "sender failed, to be rebuilt");
+        error!(test = %id, ?wait, "sender failed and is restarted");
         self.start_sender_after(wait, id, ctx);
     }
 
@@ -272,6 +273,6 @@ impl Watcher {
     }
 }
 
-fn same_outlet(held: &Outlet, wanted: &Outlet) -> bool {
+fn same_outlet(held: &SourceSockets, wanted: &SourceSockets) -> bool {
     held.len() == wanted.len() && held.iter().zip(wanted.iter()).all(|(held, wanted)| Arc::ptr_eq(held, wanted))
 }

@@ -9,20 +9,22 @@ use std::time::Duration;
 use serde_json::json;
 use tracing::{error, info, warn};
 
-use crate::config::arrivals::Arrivals;
 use crate::config::bootstrap::Bootstrap;
-use crate::config::central::SCHEMA;
-use crate::config::departed::Departed;
-use crate::config::findings::Finding;
-use crate::config::load::{GLOBAL_KEY, Loaded, Loader, digest, newer_schema};
-use crate::io::store::{self, Cache, Kept, Snapshot};
-use crate::pure::alarm::{AlarmKey, Cause, Kind, Subject};
-use crate::pure::key::{KeyChoice, KeyRing};
-use crate::pure::status::{RejectedDocument, StoreState, StoreStatus};
-use crate::pure::time::{Moment, Now, WallTime, seconds};
+use crate::config::document::findings::Finding;
+use crate::config::document::fleet::SCHEMA;
+use crate::config::document::raw::{GLOBAL_KEY, digest};
+use crate::config::load::{Loaded, Loader, newer_schema};
+use crate::config::plan::removal_grace::RemovalGrace;
+use crate::config::recent_hosts::RecentHosts;
+use crate::io::store::{self, Cache, CachedConfig, Snapshot};
+use crate::pure::alarm::cause::Cause;
+use crate::pure::alarm::key::{AlarmKey, Kind, Subject};
+use crate::pure::base::time::{Moment, Now, WallTime, seconds};
+use crate::pure::stamp::key::{KeyChoice, KeyRing};
+use crate::pure::status::snapshot::{RejectedDocument, StoreState, StoreStatus};
 
 /// Limit in octets on the status that an agent publishes in its store.
-const MOST_SAID: usize = 2048;
+const MAX_SAID: usize = 2048;
 
 /// Interval at which an unchanged configuration is written to disk again, because the file records its age.
 const KEPT_AGAIN: Duration = Duration::from_secs(3600);
@@ -33,8 +35,8 @@ pub struct Config {
     loaded: Option<Arc<Loaded>>,
     /// Documents as the store listed them last, or as they were kept on disk.
     snapshot: Option<Arc<Snapshot>>,
-    departed: Departed,
-    arrivals: Arrivals,
+    departed: RemovalGrace,
+    arrivals: RecentHosts,
     /// Findings in the documents at the last load; only new ones are logged.
     findings: BTreeSet<Finding>,
     status: StoreStatus,
@@ -46,14 +48,14 @@ pub struct Config {
     /// Schema of the documents, if it is newer than this agent supports.
     newer_schema: Option<u64>,
     cache: Cache,
-    kept: Option<Kept>,
+    kept: Option<CachedConfig>,
     /// Monotonic time at which the cache was written last.
     kept_at: Moment,
 }
 
 /// Result of a listing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Listed {
+pub enum ListedFaults {
     /// Documents are in force; they have to be processed again after this duration, if there is one.
     InForce(Option<Duration>),
     /// Documents need a newer agent; the configuration that was in force stays.
@@ -64,7 +66,7 @@ impl Config {
     /// Creates the state from the configuration kept on disk, of which nothing is in force yet.
     pub fn new(bootstrap: &Bootstrap) -> Self {
         let cache = Cache::of(bootstrap);
-        let kept = cache.recall();
+        let kept = cache.load_list();
         let mut loader = Loader::of(bootstrap);
         if let Some(kept) = &kept {
             // Loading provides the last good versions of documents that have become bad since.
@@ -74,8 +76,8 @@ impl Config {
             loader: Arc::new(loader),
             loaded: None,
             snapshot: None,
-            departed: Departed::default(),
-            arrivals: Arrivals::default(),
+            departed: RemovalGrace::default(),
+            arrivals: RecentHosts::default(),
             findings: BTreeSet::new(),
             status: status(bootstrap),
             remarked: None,
@@ -107,7 +109,7 @@ impl Config {
     }
 
     /// Takes over the loader of a predecessor, which is newer than the configuration kept on disk.
-    pub fn remember(&mut self, loader: Arc<Loader>) {
+    pub fn restore(&mut self, loader: Arc<Loader>) {
         self.loader = loader;
         self.kept = None;
     }
@@ -128,37 +130,37 @@ impl Config {
     }
 
     /// Puts listed documents in force, unless their schema is newer than this agent supports.
-    pub fn on_listed(&mut self, snapshot: Arc<Snapshot>, now: Now) -> Listed {
+    pub fn on_listed(&mut self, snapshot: Arc<Snapshot>, now: Now) -> ListedFaults {
         self.compare(&snapshot);
         self.newer_schema = newer_schema(&snapshot.documents);
         if let Some(schema) = self.newer_schema {
-            error!(schema, known = SCHEMA, "the documents are for newer agents: what was in force stays");
-            return Listed::NotUnderstood;
+            error!(schema, known = SCHEMA, "the documents require a newer agent: the previous ones remain in force");
+            return ListedFaults::NotUnderstood;
         }
         self.kept = None;
-        let again = self.take_in(snapshot, now);
+        let again = self.apply(snapshot, now);
         self.keep(now);
-        Listed::InForce(again)
+        ListedFaults::InForce(again)
     }
 
     /// Hands the configuration in force to the disk cache.
     fn keep(&mut self, now: Now) {
         if let Some(snapshot) = &self.snapshot {
-            self.cache.keep(snapshot.revision, snapshot.origin.clone(), now.wall, self.loader.in_force());
+            self.cache.store(snapshot.revision, snapshot.origin.clone(), now.wall, self.loader.in_force());
             self.kept_at = now.moment;
         }
     }
 
     /// Processes the same documents again at the end of a grace period.
-    pub fn on_grace_over(&mut self, now: Now) -> Option<Listed> {
+    pub fn on_grace_over(&mut self, now: Now) -> Option<ListedFaults> {
         let snapshot = self.snapshot.clone()?;
-        let again = self.take_in(snapshot, now);
+        let again = self.apply(snapshot, now);
         self.keep(now);
-        Some(Listed::InForce(again))
+        Some(ListedFaults::InForce(again))
     }
 
     /// Puts the configuration kept on disk in force if the store has not answered yet and there is one.
-    pub fn fall_back(&mut self, now: Now) -> Option<Listed> {
+    pub fn use_cached(&mut self, now: Now) -> Option<ListedFaults> {
         if self.loaded.is_some() {
             return None;
         }
@@ -167,24 +169,24 @@ impl Config {
             kept = %kept.confirmed,
             revision = kept.revision,
             documents = kept.documents.len(),
-            "the store does not answer: going on with the config that was kept"
+            "the store does not answer: the saved config is used"
         );
         self.status.confirmed = Some(kept.confirmed);
-        self.status.remark = Some(format!("the config of {} is in force, kept on this host", kept.confirmed));
-        let Kept { revision, origin, documents, .. } = kept;
-        let again = self.take_in(Arc::new(Snapshot { revision, documents, origin, remark: None }), now);
-        Some(Listed::InForce(again))
+        self.status.remark = Some(format!("the config saved on this host at {} is in force", kept.confirmed));
+        let CachedConfig { revision, origin, documents, .. } = kept;
+        let again = self.apply(Arc::new(Snapshot { revision, documents, origin, remark: None }), now);
+        Some(ListedFaults::InForce(again))
     }
 
     /// Puts documents in force; returns the time after which they have to be processed again.
-    fn take_in(&mut self, snapshot: Arc<Snapshot>, now: Now) -> Option<Duration> {
+    fn apply(&mut self, snapshot: Arc<Snapshot>, now: Now) -> Option<Duration> {
         let mut documents = snapshot.documents.clone();
         let until = self.departed.on_listed(&mut documents, now.moment);
         let mut loaded = Arc::make_mut(&mut self.loader).load(&documents);
         let until = until.into_iter().chain(self.arrivals.on_loaded(&mut loaded, now.moment)).min();
         let findings: BTreeSet<Finding> = loaded.findings.iter().cloned().collect();
         for finding in findings.difference(&self.findings) {
-            warn!(place = finding.place, way_out = finding.way_out, "{}", finding.problem);
+            warn!(place = finding.location, help = finding.help, "{}", finding.problem);
         }
         self.findings = findings;
         let before = self.loaded.as_ref().map_or(0, |loaded| loaded.tests.len());
@@ -222,13 +224,13 @@ impl Config {
                 }
             }
             Some((before, _)) if *before != snapshot.origin => {
-                warn!(before, now = snapshot.origin, "another store answers in the place of the one before");
-                self.moved = Some(format!("another store answers in the place of the one before, which was {before}"));
+                warn!(before, now = snapshot.origin, "another store answers in place of the previous one");
+                self.moved = Some(format!("another store answers in place of the previous one, {before}"));
             }
             Some(_) | None => {}
         }
         if let Some(remark) = snapshot.remark.as_ref().filter(|remark| self.remarked.as_ref() != Some(remark)) {
-            warn!(place = self.status.place, "{remark}");
+            warn!(place = self.status.location, "{remark}");
         }
         self.remarked.clone_from(&snapshot.remark);
         let remarks: Vec<&str> = self.remarked.iter().chain(&self.moved).map(String::as_str).collect();
@@ -239,7 +241,7 @@ impl Config {
     /// Records that the store has answered.
     pub fn on_answered(&mut self, now: Now) {
         if !self.status.connected {
-            info!(place = self.status.place, "store connected");
+            info!(place = self.status.location, "store connected");
         }
         self.status.connected = true;
         self.status.error = None;
@@ -253,8 +255,8 @@ impl Config {
     pub fn on_lost(&mut self, problem: String) {
         if self.status.error.is_none() {
             match self.loaded {
-                Some(_) => warn!(place = self.status.place, problem, "store lost, tests go on"),
-                None => warn!(place = self.status.place, problem, "store not reached, waiting for it"),
+                Some(_) => warn!(place = self.status.location, problem, "store lost, tests continue"),
+                None => warn!(place = self.status.location, problem, "store not reached yet"),
             }
         }
         self.status.connected = false;
@@ -267,7 +269,7 @@ impl Config {
         let mut add =
             |subject, problem: String| faults.insert(AlarmKey::new(Kind::Config, subject), Cause::Config(problem));
         if let Some(problem) = &self.status.error {
-            add(Subject::Store, format!("store {} cannot be read: {problem}", self.status.place));
+            add(Subject::Store, format!("store {} cannot be read: {problem}", self.status.location));
         }
         if let Some(reason) = self.unsupported() {
             add(Subject::Document(GLOBAL_KEY.to_owned()), reason);
@@ -278,8 +280,8 @@ impl Config {
     fn unsupported(&self) -> Option<String> {
         let schema = self.newer_schema?;
         Some(format!(
-            "config: schema: the documents are of schema {schema}, this agent knows {SCHEMA}: what was in force stays; \
-             install a newer agent"
+            "config: schema: the documents have schema {schema}, this agent supports {SCHEMA}: the previous \
+                documents remain in force; install a newer agent"
         ))
     }
 
@@ -330,7 +332,7 @@ impl Config {
                 "rejected_in_all": rejected.len(),
             });
             let said = said.to_string();
-            if said.len() <= MOST_SAID || shown.pop().is_none() {
+            if said.len() <= MAX_SAID || shown.pop().is_none() {
                 return Some(said);
             }
         }
@@ -339,5 +341,5 @@ impl Config {
 
 fn status(bootstrap: &Bootstrap) -> StoreStatus {
     let kind = bootstrap.store.kind.as_str();
-    StoreStatus { kind, place: store::place(&bootstrap.store), ..StoreStatus::default() }
+    StoreStatus { kind, location: store::place(&bootstrap.store), ..StoreStatus::default() }
 }

@@ -57,7 +57,7 @@ impl KnownNames {
     /// Returns the names whose last addresses are in force because they no longer resolve, with the reason.
     pub fn lost(&self) -> impl Iterator<Item = (&str, String)> {
         let describe = |name: &str, problem: &str| {
-            format!("name `{name}` resolves no longer, its last address is in force: {problem}")
+            format!("name `{name}` can no longer be resolved, its last address is in force: {problem}")
         };
         self.lost.iter().map(move |(name, problem)| (name.as_str(), describe(name, problem)))
     }

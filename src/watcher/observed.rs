@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use crate::config::plan::{ListenerPlan, Plan};
-use crate::pure::condition::State;
-use crate::pure::status::{ListenerStatus, Role, SenderStatus, TestStatus};
-use crate::pure::test::TestId;
+use crate::pure::judge::condition::State;
+use crate::pure::status::snapshot::{ListenerStatus, SenderStatus, TestStatus};
+use crate::pure::test::id::TestId;
+use crate::pure::test::role::Role;
 
 /// Last answers of listeners and senders.
 #[derive(Default)]
@@ -20,7 +21,7 @@ pub struct Observed {
 
 /// Watcher's children as the status snapshot shows them.
 #[derive(Default)]
-pub struct Shown {
+pub struct ShownStatus {
     /// Status of every planned listener.
     pub listeners: Vec<ListenerStatus>,
     /// Status of every planned sender.
@@ -46,17 +47,17 @@ impl Observed {
     }
 
     /// Returns the status of the planned listeners alone.
-    pub fn show_listeners(&self, plan: &Plan, problems: &BTreeMap<SocketAddr, &str>) -> Shown {
+    pub fn show_listeners(&self, plan: &Plan, problems: &BTreeMap<SocketAddr, &str>) -> ShownStatus {
         let listeners = plan.listeners.iter().map(|(address, listener)| match self.listeners.get(address) {
             Some((status, _)) => status.clone(),
             None => silent(*address, listener, problems),
         });
-        Shown { listeners: listeners.collect(), ..Shown::default() }
+        ShownStatus { listeners: listeners.collect(), ..ShownStatus::default() }
     }
 
     /// Returns the status of all that `host` has planned; `problems` are the addresses that cannot be bound.
-    pub fn show(&self, plan: &Plan, problems: &BTreeMap<SocketAddr, &str>, host: &str) -> Shown {
-        let mut shown = Shown::default();
+    pub fn show(&self, plan: &Plan, problems: &BTreeMap<SocketAddr, &str>, host: &str) -> ShownStatus {
+        let mut shown = ShownStatus::default();
         for (address, listener) in &plan.listeners {
             if let Some((status, tests)) = self.listeners.get(address) {
                 shown.listeners.push(status.clone());

@@ -1,5 +1,5 @@
-//! Polling of the watcher's children for their status. A `Round` counts the answers; when the last one has arrived or
-//! time is up, the watcher reports all of them together to the supervisor.
+//! Polling of the watcher's children for their status. A `PollRound` counts the answers; when the last one has arrived
+//! or time is up, the watcher reports all of them together to the supervisor.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,17 +7,17 @@ use std::time::Duration;
 use actix::prelude::*;
 
 use super::Watcher;
-use super::observed::Shown;
+use super::observed::ShownStatus;
 use crate::io::time;
 use crate::messages::{Observe, WatcherFact, WatcherStatus};
-use crate::pure::pace;
-use crate::pure::status::Status;
+use crate::pure::base::polling;
+use crate::pure::status::snapshot::Status;
 
 /// Time within which children answer, extended to the next common wake-up.
-const OBSERVE_WAIT: Duration = pace::LONGEST.saturating_mul(3);
+const OBSERVE_WAIT: Duration = polling::LONGEST.saturating_mul(3);
 
 /// Last poll of the children, with the number of answers that are missing.
-pub struct Round {
+pub struct PollRound {
     observe: Observe,
     /// Number of children that have not answered yet.
     left: usize,
@@ -25,16 +25,16 @@ pub struct Round {
     number: u64,
 }
 
-impl Default for Round {
+impl Default for PollRound {
     fn default() -> Self {
-        Round { observe: Observe::Briefly, left: 0, number: 0 }
+        PollRound { observe: Observe::Briefly, left: 0, number: 0 }
     }
 }
 
-impl Round {
+impl PollRound {
     /// Starts a round that expects `left` answers, and returns its number.
     fn begin(&mut self, observe: Observe, left: usize) -> u64 {
-        *self = Round { observe, left, number: self.number + 1 };
+        *self = PollRound { observe, left, number: self.number + 1 };
         self.number
     }
 
@@ -63,14 +63,14 @@ impl Watcher {
     /// Counts the answer of a child, and reports the status after the last one.
     pub(super) fn on_answered(&mut self, answered: Observe) {
         if self.round.on_answered(answered) {
-            self.say_observed();
+            self.report_observed();
         }
     }
 
-    fn say_observed(&self) {
+    fn report_observed(&self) {
         let now = time::now().wall;
         let problems = self.sockets.problems().map(|(binding, problem)| (binding.address, problem)).collect();
-        let Shown { listeners, mut senders, mut tests } = match self.round.observe {
+        let ShownStatus { listeners, mut senders, mut tests } = match self.round.observe {
             Observe::Fully => self.observed.show(&self.running, &problems, &self.bootstrap.host),
             Observe::Briefly => self.observed.show_listeners(&self.running, &problems),
         };
@@ -92,7 +92,7 @@ impl Watcher {
 impl Handler<Observe> for Watcher {
     type Result = ();
     fn handle(&mut self, observe: Observe, ctx: &mut Self::Context) {
-        self.say_lasting_faults();
+        self.report_lasting_faults();
         if self.round.is_busy() {
             // The previous full poll is still running; a child that does not answer is shown with its last status.
             return;
@@ -108,12 +108,12 @@ impl Handler<Observe> for Watcher {
         }
         let number = self.round.begin(observe, left);
         if left == 0 {
-            self.say_observed();
+            self.report_observed();
             return;
         }
-        ctx.run_later(OBSERVE_WAIT + time::until_next(pace::LONGEST), move |watcher, _| {
+        ctx.run_later(OBSERVE_WAIT + time::until_next(polling::LONGEST), move |watcher, _| {
             if watcher.round.on_timeout(number) {
-                watcher.say_observed();
+                watcher.report_observed();
             }
         });
     }
@@ -126,7 +126,7 @@ mod tests {
     /// Late answers to a brief poll, and its timeout, must not count for the full poll after it.
     #[test]
     fn answers_and_timeout_of_an_earlier_round_do_not_end_a_later_one() {
-        let mut round = Round::default();
+        let mut round = PollRound::default();
         let brief = round.begin(Observe::Briefly, 2);
         assert!(!round.on_answered(Observe::Briefly));
         let full = round.begin(Observe::Fully, 2);

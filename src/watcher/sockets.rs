@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use tracing::info;
 
 use crate::config::plan::Binding;
-use crate::io::outgoing::Outlet;
-use crate::io::udp::Socket;
-use crate::pure::backoff::Backoff;
-use crate::pure::sending::Source;
+use crate::io::net::transmit::SourceSockets;
+use crate::io::net::udp::Socket;
+use crate::pure::base::backoff::Backoff;
+use crate::pure::stamp::session_sender::Source;
 
 /// Back-off for an address that fails repeatedly: from 1 s up to 60 s.
 const RETRY: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
@@ -38,7 +38,7 @@ struct Unbound {
     backoff: Backoff,
     failures: u32,
     /// Number of the pending retry, since an address may leave the plan and return before the timer fires.
-    ticket: u64,
+    attempt: u64,
 }
 
 /// Result of an attempt to bind an address.
@@ -65,7 +65,7 @@ impl Sockets {
     }
 
     /// Returns the sockets of a source, one for each of its ports; `None` until all of them are open.
-    pub fn outlet(&self, source: &Source, ports: u8) -> Option<Outlet> {
+    pub fn sockets(&self, source: &Source, ports: u8) -> Option<SourceSockets> {
         (0..ports).map(|port| self.get(&Binding::of(source, port)).cloned()).collect()
     }
 
@@ -107,7 +107,7 @@ impl Sockets {
 
     /// Retries an address; returns `None` if it is no longer needed or a newer attempt has replaced this one.
     pub fn retry(&mut self, retry: &Retry) -> Option<Opened> {
-        let wanted = self.unbound.get(&retry.binding).is_some_and(|unbound| unbound.ticket == retry.ticket);
+        let wanted = self.unbound.get(&retry.binding).is_some_and(|unbound| unbound.attempt == retry.ticket);
         wanted.then(|| self.bind(&retry.binding))
     }
 
@@ -122,16 +122,16 @@ impl Sockets {
             Ok(socket) => {
                 self.open.insert(binding.clone(), Arc::new(socket));
                 if self.unbound.remove(binding).is_some_and(|unbound| unbound.failures > 1) {
-                    info!(address = %binding.address, "address bound at last");
+                    info!(address = %binding.address, "address bound after retries");
                 }
                 Opened::Bound
             }
             Err(error) => {
                 self.tickets += 1;
                 let ticket = self.tickets;
-                let fresh = || Unbound { problem: String::new(), backoff: RETRY, failures: 0, ticket };
+                let fresh = || Unbound { problem: String::new(), backoff: RETRY, failures: 0, attempt: ticket };
                 let unbound = self.unbound.entry(binding.clone()).or_insert_with(fresh);
-                unbound.ticket = ticket;
+                unbound.attempt = ticket;
                 unbound.failures += 1;
                 unbound.problem = describe(binding, &error);
                 let wait = match unbound.failures {
@@ -146,7 +146,7 @@ impl Sockets {
 
 fn describe(binding: &Binding, error: &io::Error) -> String {
     let meanings = [
-        (ErrorKind::AddrInUse, "another program has it"),
+        (ErrorKind::AddrInUse, "another program uses it"),
         (ErrorKind::AddrNotAvailable, "the address is not on this host"),
         (ErrorKind::PermissionDenied, "not permitted; ports below 1024 need CAP_NET_BIND_SERVICE"),
     ];

@@ -1,6 +1,6 @@
 use super::*;
 use crate::messages::WatcherStatus;
-use crate::pure::alarm::Verdict;
+use crate::pure::alarm::change::Verdict;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::{Instant, timeout};
 
@@ -82,9 +82,9 @@ fn run(expect_every: &str) -> Run {
     bootstrap.store.path = directory.path().to_owned();
     let (sent, facts) = unbounded_channel();
     let parent = Parent(sent).start();
-    let beginning = Beginning {
+    let beginning = Args {
         bootstrap: Arc::new(bootstrap),
-        gauges: Gauges::new(),
+        shared: SharedState::new(),
         parent: parent.recipient(),
         generation: 1,
         memory: None,
@@ -155,12 +155,12 @@ impl Handler<Alive> for Watcher {
     }
 }
 
-/// `Report` makes the watcher report every decided condition again, for an alarm actor that was rebuilt.
+/// `ReportConditions` makes the watcher report every decided condition again, for an alarm actor that was rebuilt.
 #[actix::test]
 async fn decided_conditions_are_reported_again_on_request() {
     let mut run = run("10s");
     run.until(|status| received(status) > 3).await;
-    run.watcher.do_send(Report);
+    run.watcher.do_send(ReportConditions);
     let (mut planned, mut kinds) = (false, BTreeSet::new());
     while kinds.len() < 2 || !planned {
         match run.next().await {

@@ -15,14 +15,14 @@ use sha2::{Digest, Sha256};
 use tokio::sync::{Mutex, oneshot};
 use tokio::time::{Instant, timeout};
 
-use super::{Plans, Snapshot};
-use crate::config::check::Report;
-use crate::config::secret::SecretSource;
+use super::{Plans, StatusHandle};
+use crate::config::document::secret::SecretSource;
+use crate::config::report::host::HostReport;
 use crate::io::secret;
 use crate::messages::{InForce, WebFact};
-use crate::pure::order::{ActiveAlarm, Answer, NewSilence, Refusal, Request};
-use crate::pure::status::Status;
-use crate::pure::time::{WallTime, seconds};
+use crate::pure::base::time::{WallTime, seconds};
+use crate::pure::status::api::{ActiveAlarm, ApiError, ApiRequest, ApiResponse, NewSilence};
+use crate::pure::status::snapshot::Status;
 
 /// Age in seconds above which a snapshot is stale, which means that the actors are stuck.
 const STUCK: f64 = 10.0;
@@ -43,15 +43,15 @@ pub struct Access {
     /// File of the bearer token that requests which change state must carry; `None` forbids all changes.
     pub token_file: Option<PathBuf>,
     /// Alarm list as last queried; cached because every sink takes part in a query.
-    listed: Arc<Mutex<Option<(Instant, Listed)>>>,
+    listed: Arc<Mutex<Option<(Instant, CachedAlarms)>>>,
 }
 
-type Listed = Arc<Vec<ActiveAlarm>>;
+type CachedAlarms = Arc<Vec<ActiveAlarm>>;
 
 impl Access {
     /// Returns a snapshot with a recent status of all tests. Their status is collected only while a client requests
     /// it.
-    pub async fn look(&self, snapshot: &Snapshot) -> Arc<Status> {
+    pub async fn look(&self, snapshot: &StatusHandle) -> Arc<Status> {
         self.parent.do_send(WebFact::Looked);
         let oldest = WallTime::from(SystemTime::now());
         let fresh = |status: &Arc<Status>| status.tests_taken.is_some_and(|at| seconds(oldest.nanos_since(at)) < FRESH);
@@ -65,7 +65,7 @@ impl Access {
 
 /// Reports whether the agent works: 503 if the snapshot is stale. An unreachable store is reported in the body but
 /// does not count, because a restart would not help.
-pub async fn healthz(snapshot: web::Data<Snapshot>) -> HttpResponse {
+pub async fn healthz(snapshot: web::Data<StatusHandle>) -> HttpResponse {
     let status = snapshot.borrow().clone();
     let age = seconds(WallTime::from(SystemTime::now()).nanos_since(status.taken));
     let stuck = age > STUCK;
@@ -81,26 +81,26 @@ pub async fn healthz(snapshot: web::Data<Snapshot>) -> HttpResponse {
 }
 
 /// Returns the whole status snapshot as JSON.
-pub async fn status(snapshot: web::Data<Snapshot>, access: web::Data<Access>) -> HttpResponse {
+pub async fn status(snapshot: web::Data<StatusHandle>, access: web::Data<Access>) -> HttpResponse {
     let status = access.look(&snapshot).await;
     HttpResponse::Ok().insert_header(("Cache-Control", "no-store")).json(status.as_ref())
 }
 
 /// Returns the plan in force as JSON, in the format of `check-config --format json`.
-pub async fn plan(snapshot: web::Data<Snapshot>, in_force: web::Data<Plans>) -> HttpResponse {
+pub async fn plan(snapshot: web::Data<StatusHandle>, in_force: web::Data<Plans>) -> HttpResponse {
     let (status, in_force) = (snapshot.borrow().clone(), in_force.borrow().clone());
     let Some(in_force) = in_force else {
-        return HttpResponse::ServiceUnavailable().json(json!({"error": "no documents are known yet"}));
+        return HttpResponse::ServiceUnavailable().json(json!({"error": "no documents were read yet"}));
     };
     let InForce { revision, loaded, names, plan } = in_force.as_ref();
-    let report = Report::of_findings(&status.host, status.store.place.clone(), Vec::new());
+    let report = HostReport::of_findings(&status.host, status.store.location.clone(), Vec::new());
     let report = report.with_plan(*revision, loaded, names, plan);
     HttpResponse::Ok().insert_header(("Cache-Control", "no-store")).json(report)
 }
 
 /// Returns the raised alarms as JSON, with the condition of their tests and the state that each receiver was notified
 /// of.
-pub async fn alarms(snapshot: web::Data<Snapshot>, access: web::Data<Access>) -> HttpResponse {
+pub async fn alarms(snapshot: web::Data<StatusHandle>, access: web::Data<Access>) -> HttpResponse {
     let listed = match access.alarms().await {
         Ok(listed) => listed,
         Err(refusal) => return refused(&refusal),
@@ -127,7 +127,7 @@ pub async fn alarms(snapshot: web::Data<Snapshot>, access: web::Data<Access>) ->
 
 /// Returns the silences that have not expired, as JSON.
 pub async fn silences(access: web::Data<Access>) -> HttpResponse {
-    answered(ask(&access, Request::Silences).await)
+    answered(request_alarm_actor(&access, ApiRequest::Silences).await)
 }
 
 /// Creates a silence from the JSON in the request body.
@@ -136,8 +136,8 @@ pub async fn add_silence(request: HttpRequest, access: web::Data<Access>, body: 
         return refused(&refusal);
     }
     match serde_json::from_slice::<NewSilence>(&body) {
-        Ok(new) => answered(ask(&access, Request::AddSilence(new)).await),
-        Err(error) => refused(&Refusal::Invalid(error.to_string())),
+        Ok(new) => answered(request_alarm_actor(&access, ApiRequest::AddSilence(new)).await),
+        Err(error) => refused(&ApiError::Invalid(error.to_string())),
     }
 }
 
@@ -146,7 +146,7 @@ pub async fn expire_silence(request: HttpRequest, access: web::Data<Access>, id:
     if let Err(refusal) = access.allows(&request) {
         return refused(&refusal);
     }
-    answered(ask(&access, Request::ExpireSilence(id.into_inner())).await)
+    answered(request_alarm_actor(&access, ApiRequest::ExpireSilence(id.into_inner())).await)
 }
 
 /// Query parameters of `/api/resync`: `?sink=NAME`.
@@ -165,8 +165,8 @@ pub async fn resync(
         return refused(&refusal);
     }
     match query {
-        Ok(query) => answered(ask(&access, Request::Resync(query.into_inner().sink)).await),
-        Err(_) => refused(&Refusal::Invalid("which sink? Ask /api/resync?sink=NAME".to_owned())),
+        Ok(query) => answered(request_alarm_actor(&access, ApiRequest::Resync(query.into_inner().sink)).await),
+        Err(_) => refused(&ApiError::Invalid("which sink? Ask /api/resync?sink=NAME".to_owned())),
     }
 }
 
@@ -177,27 +177,29 @@ impl Access {
     }
 
     /// Returns the alarm list; concurrent clients share one query.
-    async fn alarms(&self) -> Result<Listed, Refusal> {
+    async fn alarms(&self) -> Result<CachedAlarms, ApiError> {
         let mut listed = self.listed.lock().await;
         if let Some((_, listed)) = listed.as_ref().filter(|(at, _)| at.elapsed() < LISTED_EVERY) {
             return Ok(listed.clone());
         }
-        let Answer::Alarms(alarms) = ask(self, Request::Alarms).await? else { return Ok(Listed::default()) };
-        let alarms = Listed::new(alarms);
+        let ApiResponse::Alarms(alarms) = request_alarm_actor(self, ApiRequest::Alarms).await? else {
+            return Ok(CachedAlarms::default());
+        };
+        let alarms = CachedAlarms::new(alarms);
         *listed = Some((Instant::now(), alarms.clone()));
         Ok(alarms)
     }
 
     /// Checks the bearer token of a request that changes state. A page in a browser cannot forge such a request,
     /// because it does not have the token.
-    fn allows(&self, request: &HttpRequest) -> Result<(), Refusal> {
-        let forbidden = |problem: &str| Refusal::Forbidden(problem.to_owned());
+    fn allows(&self, request: &HttpRequest) -> Result<(), ApiError> {
+        let forbidden = |problem: &str| ApiError::Forbidden(problem.to_owned());
         let Some(path) = &self.token_file else {
-            return Err(forbidden("nothing can be changed here: [web] token_file is not set"));
+            return Err(forbidden("changes are disabled: [web] token_file is not set"));
         };
         let token = secret::read(SecretSource::File(path)).map_err(|problem| {
             tracing::warn!(problem, "the token of [web] cannot be read");
-            forbidden("nothing can be changed here: the agent cannot read its [web] token_file")
+            forbidden("changes are disabled: the agent cannot read its [web] token_file")
         })?;
         let shown = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let (scheme, shown) = shown.split_once(' ').unwrap_or_default();
@@ -205,36 +207,36 @@ impl Access {
         // Hashes are compared, so that the duration reveals nothing about the token.
         match Sha256::digest(shown) == Sha256::digest(token.reveal()) {
             true => Ok(()),
-            false => Err(Refusal::Unknown("wrong or missing token: send Authorization: Bearer TOKEN".to_owned())),
+            false => Err(ApiError::Unknown("wrong or missing token: send Authorization: Bearer TOKEN".to_owned())),
         }
     }
 }
 
-async fn ask(access: &Access, request: Request) -> Result<Answer, Refusal> {
+async fn request_alarm_actor(access: &Access, request: ApiRequest) -> Result<ApiResponse, ApiError> {
     let (reply, answer) = oneshot::channel();
     access.parent.do_send(WebFact::Asked(request, reply));
     match timeout(ANSWER_WITHIN, answer).await {
         Ok(Ok(answer)) => answer,
-        Ok(Err(_)) => Err(Refusal::Unavailable("the alarm actor is being rebuilt".to_owned())),
-        Err(_) => Err(Refusal::Unavailable("the agent does not answer".to_owned())),
+        Ok(Err(_)) => Err(ApiError::Unavailable("the alarm actor is being restarted".to_owned())),
+        Err(_) => Err(ApiError::Unavailable("the agent does not answer".to_owned())),
     }
 }
 
-fn answered(answer: Result<Answer, Refusal>) -> HttpResponse {
+fn answered(answer: Result<ApiResponse, ApiError>) -> HttpResponse {
     match answer {
         Ok(answer) => HttpResponse::Ok().insert_header(("Cache-Control", "no-store")).json(answer),
         Err(refusal) => refused(&refusal),
     }
 }
 
-fn refused(refusal: &Refusal) -> HttpResponse {
+fn refused(refusal: &ApiError) -> HttpResponse {
     match refusal {
-        Refusal::NotFound(problem) => HttpResponse::NotFound().json(json!({ "error": problem })),
-        Refusal::Invalid(problem) => HttpResponse::BadRequest().json(json!({ "error": problem })),
-        Refusal::Forbidden(problem) => HttpResponse::Forbidden().json(json!({ "error": problem })),
-        Refusal::Unknown(problem) => {
+        ApiError::NotFound(problem) => HttpResponse::NotFound().json(json!({ "error": problem })),
+        ApiError::Invalid(problem) => HttpResponse::BadRequest().json(json!({ "error": problem })),
+        ApiError::Forbidden(problem) => HttpResponse::Forbidden().json(json!({ "error": problem })),
+        ApiError::Unknown(problem) => {
             HttpResponse::Unauthorized().insert_header(("WWW-Authenticate", "Bearer")).json(json!({ "error": problem }))
         }
-        Refusal::Unavailable(problem) => HttpResponse::ServiceUnavailable().json(json!({ "error": problem })),
+        ApiError::Unavailable(problem) => HttpResponse::ServiceUnavailable().json(json!({ "error": problem })),
     }
 }

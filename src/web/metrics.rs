@@ -14,21 +14,22 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 use serde::Deserialize;
 
-use super::Snapshot;
+use super::StatusHandle;
 use super::api::Access;
-use crate::pure::alarm::Kind;
-use crate::pure::condition::State;
-use crate::pure::notification::Notification;
-use crate::pure::statistics::Summary;
-use crate::pure::status::{Role, SenderStatus, Status, TestStatus};
-use crate::pure::test::TestFacts;
+use crate::pure::alarm::key::Kind;
+use crate::pure::alarm::notification::Notification;
+use crate::pure::judge::condition::State;
+use crate::pure::measure::statistics::Summary;
+use crate::pure::status::snapshot::{SenderStatus, Status, TestStatus};
+use crate::pure::test::facts::TestFacts;
+use crate::pure::test::role::Role;
 
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Query parameters of `/metrics`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub struct Wanted {
+pub struct MetricsQuery {
     /// Presence of this parameter, with any value, adds the description as a label to the series of tests. It is
     /// optional because operators change descriptions.
     description: Option<String>,
@@ -36,9 +37,9 @@ pub struct Wanted {
 
 /// Returns the snapshot as metrics in the OpenMetrics text format.
 pub async fn metrics(
-    snapshot: web::Data<Snapshot>,
+    snapshot: web::Data<StatusHandle>,
     access: web::Data<Access>,
-    wanted: web::Query<Wanted>,
+    wanted: web::Query<MetricsQuery>,
 ) -> HttpResponse {
     let status = access.look(&snapshot).await;
     match render(status, wanted.description.is_some()) {
@@ -49,14 +50,14 @@ pub async fn metrics(
 
 fn render(status: Arc<Status>, description: bool) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix("peerpair");
-    registry.register_collector(Box::new(Shown { status, description }));
+    registry.register_collector(Box::new(StatusCollector { status, description }));
     let mut text = String::new();
     text::encode(&mut text, &registry)?;
     Ok(text)
 }
 
 #[derive(Debug)]
-struct Shown {
+struct StatusCollector {
     status: Arc<Status>,
     description: bool,
 }
@@ -64,9 +65,9 @@ struct Shown {
 /// Names and values of a series' labels.
 type Labels<'a> = Vec<(&'static str, &'a str)>;
 
-impl Collector for Shown {
+impl Collector for StatusCollector {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let mut sheet = Sheet { encoder, description: self.description };
+        let mut sheet = MetricWriter { encoder, description: self.description };
         let status = &self.status;
         sheet.agent(status)?;
         sheet.listeners(status)?;
@@ -77,7 +78,7 @@ impl Collector for Shown {
     }
 }
 
-struct Sheet<'a> {
+struct MetricWriter<'a> {
     encoder: DescriptorEncoder<'a>,
     description: bool,
 }
@@ -92,7 +93,7 @@ impl EncodeLabelSet for LabelSet<'_> {
     }
 }
 
-impl Sheet<'_> {
+impl MetricWriter<'_> {
     fn family<'s>(&'s mut self, name: &'s str, help: &str, kind: MetricType) -> Result<MetricEncoder<'s>, fmt::Error> {
         self.encoder.encode_descriptor(name, help, None, kind)
     }
@@ -134,44 +135,45 @@ impl Sheet<'_> {
         let flag = |value: bool| one(f64::from(u8::from(value)));
         self.gauges("build_info", "The agent's version", [(vec![("version", status.version)], 1.0)])?;
         let started = status.started.unix_nanos() as f64 / 1e9;
-        self.gauges("start_time_seconds", "When the agent began, since 1970", one(started))?;
+        self.gauges("start_time_seconds", "Start time of the agent since the Unix epoch", one(started))?;
         self.gauges(
             "store_connected",
-            "Whether the last attempt to reach the store worked",
+            "Whether the last attempt to reach the store succeeded",
             flag(status.store.connected),
         )?;
         let age = status.store.config_age_seconds.map(|age| (Labels::new(), age));
-        self.gauges("store_config_age_seconds", "Since the store last said that what is in force is current", age)?;
-        let revision = status.store.revision.map(|revision| (Labels::new(), revision as f64));
-        self.gauges("store_revision", "The revision in force", revision)?;
-        let rejected = status.store.rejected.len() as f64;
-        self.gauges("documents_rejected", "Documents that are not in force as they stand in the store", one(rejected))?;
-        let rollbacks = [(Labels::new(), status.store.rollbacks)];
-        self.counters("store_rollbacks", "How often the store was found at an earlier revision", rollbacks)?;
         self.gauges(
-            "clock_synchronised",
-            "Whether something disciplines the local clock",
-            flag(status.clock.synchronised),
+            "store_config_age_seconds",
+            "Time since the store last confirmed that the documents in force are \
+                current",
+            age,
         )?;
-        self.gauges("clock_error_seconds", "The local clock is off by this at most", one(status.clock.error_seconds))?;
+        let revision = status.store.revision.map(|revision| (Labels::new(), revision as f64));
+        self.gauges("store_revision", "Revision of the documents in force", revision)?;
+        let rejected = status.store.rejected.len() as f64;
+        self.gauges("documents_rejected", "Documents that were rejected", one(rejected))?;
+        let rollbacks = [(Labels::new(), status.store.rollbacks)];
+        self.counters("store_rollbacks", "Times the store was found at an earlier revision", rollbacks)?;
+        self.gauges("clock_synchronized", "Whether the local clock is synchronized", flag(status.clock.synchronized))?;
+        self.gauges("clock_error_seconds", "Error bound of the local clock", one(status.clock.error_seconds))?;
         let offset = status.clock.ntp_offset_seconds.map(|offset| (Labels::new(), offset));
-        self.gauges("clock_ntp_offset_seconds", "How far the local clock is behind, as its time server says", offset)?;
+        self.gauges("clock_ntp_offset_seconds", "Offset of the local clock behind its time server", offset)?;
         self.counters("clock_steps", "Steps of the local clock", [(Labels::new(), status.clock.steps)])?;
-        self.gauges("alarms", "Alarms that stand", one(status.raised as f64))?;
+        self.gauges("alarms", "Raised alarms", one(status.raised as f64))?;
         self.alarms(status)?;
-        self.gauges("silences", "Silences that have not ended", one(status.silences.len() as f64))?;
+        self.gauges("silences", "Active silences", one(status.silences.len() as f64))?;
         let restarts = status.restarts.iter().map(|(actor, count)| (vec![("actor", *actor)], *count));
-        self.counters("restarts", "Actors that were rebuilt after a fault of their own", restarts)?;
+        self.counters("restarts", "Restarts of failed actors", restarts)?;
         let sinks = || status.sinks.iter().map(|sink| (sink, vec![("sink", sink.name.as_str()), ("kind", sink.kind)]));
-        let dirty = sinks().map(|(sink, labels)| (labels, sink.counts.dirty as f64));
-        self.gauges("sink_dirty", "Alarms whose told state differs from the true one", dirty)?;
-        let told = sinks().map(|(sink, labels)| (labels, sink.counts.told as f64));
-        self.gauges("sink_told", "Alarms that the receiver knows to stand", told)?;
+        let pending = sinks().map(|(sink, labels)| (labels, sink.counts.pending as f64));
+        self.gauges("sink_pending", "Alarms whose notified state differs from the current one", pending)?;
+        let notified = sinks().map(|(sink, labels)| (labels, sink.counts.notified as f64));
+        self.gauges("sink_notified", "Alarms that the receiver was notified of as raised", notified)?;
         let unconfirmed = sinks().map(|(sink, labels)| (labels, sink.counts.unconfirmed as f64));
-        let help = "Alarms whose last telling nobody acknowledged, and that will be told again";
+        let help = "Alarms whose last notification was not acknowledged and will be repeated";
         self.gauges("sink_unconfirmed", help, unconfirmed)?;
         let sent = sinks().map(|(sink, labels)| (labels, sink.sent));
-        self.counters("sink_messages", "Messages that left", sent)?;
+        self.counters("sink_messages", "Messages sent", sent)?;
         let failed = sinks().map(|(sink, labels)| (labels, sink.failed));
         self.counters("sink_failures", "Messages that could not be delivered", failed)
     }
@@ -179,9 +181,11 @@ impl Sheet<'_> {
     /// Writes raised alarms whose subject is not a single test and that are notified, then the suppressed alarms of
     /// tests.
     fn alarms(&mut self, status: &Status) -> fmt::Result {
-        let told = status.alarms.iter().filter(|standing| standing.withheld.is_none());
-        let wide: Vec<&Notification> =
-            told.map(|standing| standing.notification.as_ref()).filter(|alarm| alarm.key.test().is_none()).collect();
+        let notified = status.alarms.iter().filter(|standing| standing.suppressed_by.is_none());
+        let wide: Vec<&Notification> = notified
+            .map(|standing| standing.notification.as_ref())
+            .filter(|alarm| alarm.key.test().is_none())
+            .collect();
         let subjects: Vec<String> = wide.iter().map(|alarm| alarm.key.subject.to_string()).collect();
         let series = wide.iter().zip(&subjects).map(|(alarm, subject)| {
             let (from, to) = alarm.ends();
@@ -194,15 +198,15 @@ impl Sheet<'_> {
             ];
             (labels, 1.0)
         });
-        self.gauges("alarm_raised", "An alarm that is told and is not about a single test", series)?;
+        self.gauges("alarm_raised", "Raised alarm that is not suppressed and not about a single test", series)?;
         let ids: Vec<String> = status.suppressed.iter().map(|(test, ..)| test.id.to_string()).collect();
         let series = status.suppressed.iter().zip(&ids).map(|((test, kind, by), id)| {
             let mut labels = labels_of(test, id, None, false);
             labels.extend([("kind", kind.as_str()), ("by", by)]);
             (labels, 1.0)
         });
-        let help = "An alarm of a test that is not told itself: maintenance, a silence or a drained host (shelved), a \
-                    group or another alarm that explains it, or it waits for that";
+        let help = "Suppressed alarm of a test: by maintenance, a silence or a drained host (shelved), by a group, \
+                by another alarm that explains it, or while it waits for such a cause";
         self.gauges("test_suppressed", help, series)
     }
 
@@ -211,19 +215,19 @@ impl Sheet<'_> {
         let bound = all().map(|(listener, labels)| (labels, f64::from(u8::from(listener.bound))));
         self.gauges("listener_bound", "Whether the listener's socket is open", bound)?;
         let tests = all().map(|(listener, labels)| (labels, listener.tests as f64));
-        self.gauges("listener_tests", "Tests expected at the listener", tests)?;
+        self.gauges("listener_tests", "Tests received at the listener", tests)?;
         let packets = all().map(|(listener, labels)| (labels, listener.packets));
-        self.counters("listener_packets", "Datagrams taken in", packets)?;
-        let foreign = all().map(|(listener, labels)| (labels, listener.foreign));
-        self.counters("listener_foreign_packets", "Datagrams that belong to no test", foreign)?;
-        let drops = all().map(|(listener, labels)| (labels, listener.kernel_drops));
+        self.counters("listener_packets", "Datagrams received", packets)?;
+        let foreign = all().map(|(listener, labels)| (labels, listener.unknown_packets));
+        self.counters("listener_unknown_packets", "Datagrams that belong to no test of this host", foreign)?;
+        let drops = all().map(|(listener, labels)| (labels, listener.dropped_packets));
         self.counters(
             "listener_dropped_packets",
             "Datagrams that the kernel dropped because the socket was full",
             drops,
         )?;
         let reflected = all().map(|(listener, labels)| (labels, listener.reflected));
-        self.counters("listener_reflected_packets", "Probes that were answered", reflected)
+        self.counters("listener_reflected_packets", "Probes that were reflected", reflected)
     }
 
     fn tests(&mut self, all: &[TestStatus], judged: &[&TestStatus]) -> fmt::Result {
@@ -255,24 +259,28 @@ impl Sheet<'_> {
         };
         type Count = (&'static str, &'static str, fn(&Summary) -> u64);
         let counts: [Count; 7] = [
-            ("test_probes_received", "Probes that were accepted", |summary| summary.received),
-            ("test_probes_duplicate", "Probes that came twice", |summary| summary.duplicates.into()),
-            ("test_probes_reordered", "Probes that a later one overtook", |summary| summary.reordered.into()),
-            ("test_probes_late", "Probes that came when they were given up", |summary| summary.late.into()),
-            ("test_probes_stale", "Probes that were not accepted", |summary| summary.stale.into()),
-            ("test_probes_undecidable", "Probes on whose delay the clocks cannot decide", |summary| {
+            ("test_probes_received", "Accepted probes", |summary| summary.received),
+            ("test_probes_duplicate", "Duplicate probes", |summary| summary.duplicates.into()),
+            ("test_probes_reordered", "Reordered probes: a later one arrived first", |summary| {
+                summary.reordered.into()
+            }),
+            ("test_probes_late", "Probes that arrived after they counted as lost", |summary| summary.late.into()),
+            ("test_probes_stale", "Rejected probes: too old, or from an earlier start of the sender", |summary| {
+                summary.stale.into()
+            }),
+            ("test_probes_undecidable", "Probes whose delay cannot be judged because of the clock error", |summary| {
                 summary.undecidable.into()
             }),
-            ("test_path_changes", "How often the time-to-live changed", |summary| summary.path_changes.into()),
+            ("test_path_changes", "Changes of the time-to-live", |summary| summary.path_changes.into()),
         ];
         for (name, help, value) in counts {
             self.counters(name, help, totals(value))?;
         }
         // Losses are gauges because a probe that arrives late is subtracted again.
         let lost = totals(|summary| summary.lost).map(|(labels, value)| (labels, value as f64));
-        self.gauges("test_probes_lost", "Probes that did not come, since the test began here", lost)?;
+        self.gauges("test_probes_lost", "Lost probes since the test began on this host", lost)?;
         let episodes = totals(|summary| summary.loss_episodes.into()).map(|(labels, value)| (labels, value as f64));
-        self.gauges("test_loss_episodes", "Runs of probes that did not come, since the test began here", episodes)
+        self.gauges("test_loss_episodes", "Loss episodes since the test began on this host", episodes)
     }
 
     fn delays(&mut self, judged: &[&TestStatus]) -> fmt::Result {
@@ -297,22 +305,22 @@ impl Sheet<'_> {
                 }
             }
         }
-        self.gauges("test_loss_ratio", "Share of probes that did not come", loss)?;
+        self.gauges("test_loss_ratio", "Ratio of lost probes", loss)?;
         self.gauges(
             "test_delay_percentile_seconds",
-            "Delay: one way at the receiver, of the round trip at the sender",
+            "Delay: one-way at the receiver, round-trip at the sender",
             percentiles,
         )?;
         self.gauges(
             "test_delay_uncertainty_seconds",
-            "How far these delays may be off, by both clocks' error",
+            "Uncertainty of these delays from the error bounds of both clocks",
             uncertainty,
         )?;
-        self.gauges("test_delay_variation_seconds", "Mean difference in delay from one probe to the next", variation)?;
+        self.gauges("test_delay_variation_seconds", "Mean delay variation between consecutive probes", variation)?;
 
         let mut family = self.encoder.encode_descriptor(
             "test_delay_seconds",
-            "Delay: one way at the receiver, of the round trip at the sender",
+            "Delay: one-way at the receiver, round-trip at the sender",
             None,
             MetricType::Histogram,
         )?;
@@ -336,11 +344,11 @@ impl Sheet<'_> {
         let ids: Vec<String> = senders.iter().map(|sender| sender.test.id.to_string()).collect();
         type Count = (&'static str, &'static str, fn(&SenderStatus) -> u64);
         let counts: [Count; 3] = [
-            ("sender_probes", "Probes that left", |sender| sender.sent),
-            ("sender_errors", "Probes that could not leave, or that an ICMP error came back for", |sender| {
+            ("sender_probes", "Sent probes", |sender| sender.sent),
+            ("sender_errors", "Probes that could not be sent, or that were answered by an ICMP error", |sender| {
                 sender.errors
             }),
-            ("sender_skipped_slots", "Turns that were missed", |sender| sender.skipped),
+            ("sender_skipped_slots", "Missed send times", |sender| sender.skipped),
         ];
         for (name, help, value) in counts {
             let series = senders.iter().zip(&ids);
@@ -350,7 +358,7 @@ impl Sheet<'_> {
         let lateness: f64 = senders.iter().map(|sender| sender.lateness_seconds).sum();
         let mut family = self.family(
             "sender_lateness_seconds",
-            "How late turns began, all of this host's together",
+            "Total delay of sends after their scheduled time, all tests of this host",
             MetricType::Counter,
         )?;
         family.encode_counter::<NoLabelSet, f64, u64>(&lateness, None)
@@ -377,7 +385,7 @@ fn labels_of<'a>(test: &'a TestFacts, id: &'a str, role: Option<Role>, descripti
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pure::test::TestId;
+    use crate::pure::test::id::TestId;
 
     #[test]
     fn metrics_are_rendered_for_an_agent_without_tests() {

@@ -8,21 +8,21 @@ use std::fmt::Write as _;
 
 use actix_web::{HttpResponse, web};
 
-use super::Snapshot;
+use super::StatusHandle;
 use super::api::Access;
-use crate::pure::condition::State;
-use crate::pure::notification::{Standing, Withheld};
-use crate::pure::shelf::{Matcher, Silence};
-use crate::pure::status::{ListenerStatus, SenderStatus, SinkStatus, Status};
-use crate::pure::time::WallTime;
+use crate::pure::alarm::notification::{AlarmStatus, SuppressedBy};
+use crate::pure::alarm::shelving::{Matcher, Silence};
+use crate::pure::base::time::WallTime;
+use crate::pure::judge::condition::State;
+use crate::pure::status::snapshot::{ListenerStatus, SenderStatus, SinkStatus, Status};
 
 /// Largest number of tests on the page; the rest is counted there and shown in `/status.json`.
-const MOST_TESTS: usize = 500;
+const MAX_TESTS: usize = 500;
 /// Largest number of alarms on the page; the rest is counted there and shown in `/status.json`.
-const MOST_ALARMS: usize = 200;
+const MAX_ALARMS: usize = 200;
 
 /// Returns the status page as HTML.
-pub async fn status(snapshot: web::Data<Snapshot>, access: web::Data<Access>) -> HttpResponse {
+pub async fn status(snapshot: web::Data<StatusHandle>, access: web::Data<Access>) -> HttpResponse {
     let status = access.look(&snapshot).await;
     HttpResponse::Ok()
         .content_type("text/html; charset=utf-8")
@@ -70,13 +70,13 @@ fn store(status: &Status) -> String {
     let mut notices = String::new();
     if let Some(error) = &store.error {
         let goes_on = match store.revision {
-            Some(_) => "Tests go on with the last good documents.",
+            Some(_) => "Tests continue with the last good documents.",
             None => "No documents were read yet: nothing is tested.",
         };
         let _ = write!(
             notices,
             "<div class=notice><b>The config store cannot be read.</b> {goes_on}<br><code>{}: {}</code></div>",
-            escape(&store.place),
+            escape(&store.location),
             escape(error)
         );
     }
@@ -85,7 +85,7 @@ fn store(status: &Status) -> String {
     }
     for rejected in &store.rejected {
         let instead =
-            if rejected.last_good_in_force { "its last good version is in force" } else { "it is not in force" };
+            if rejected.last_good_in_force { "its last good version remains in force" } else { "it is not in force" };
         let reasons: String =
             rejected.reasons.iter().map(|reason| format!("<li><code>{}</code>", escape(reason))).collect();
         let _ = write!(
@@ -103,34 +103,37 @@ fn alarms(status: &Status) -> String {
         return "<h2>Alarms</h2><p class=quiet>None.</p>".to_owned();
     }
     // Explained alarms are folded under the alarm that explains them; a group's text has its number of members.
-    let is_explained =
-        |standing: &&Standing| matches!(standing.withheld, Some(Withheld::Group { .. } | Withheld::Explained { .. }));
+    let is_explained = |standing: &&AlarmStatus| {
+        matches!(standing.suppressed_by, Some(SuppressedBy::Group { .. } | SuppressedBy::Explained { .. }))
+    };
     let explained = alarms.iter().filter(is_explained).count();
-    let shown = alarms.iter().filter(|standing| !is_explained(standing)).take(MOST_ALARMS);
+    let shown = alarms.iter().filter(|standing| !is_explained(standing)).take(MAX_ALARMS);
     let rows: String = shown
         .map(|standing| {
             let alarm = &standing.notification;
             let about = match &alarm.test {
                 Some(test) => format!(
                     "{}<br><small>{}</small>",
-                    escape(&alarm.who()),
+                    escape(&alarm.subject_text()),
                     named(&test.description, &test.id.to_string())
                 ),
-                None => escape(&alarm.who()),
+                None => escape(&alarm.subject_text()),
             };
-            let (colour, withheld) = match &standing.withheld {
-                None | Some(Withheld::Explained { .. } | Withheld::Group { .. }) => ("down", String::new()),
-                Some(Withheld::Waiting) => {
-                    ("suspect", "<br><small>not told yet: it may be one of many, or over</small>".to_owned())
+            let (colour, suppressed_by) = match &standing.suppressed_by {
+                None | Some(SuppressedBy::Explained { .. } | SuppressedBy::Group { .. }) => ("down", String::new()),
+                Some(SuppressedBy::Waiting) => {
+                    ("suspect", "<br><small>suppressed for now: waiting for alarms with a common cause</small>".to_owned())
                 }
-                Some(Withheld::Shelved { by }) => ("unknown", format!("<br><small>not told: {}</small>", escape(by))),
+                Some(SuppressedBy::Shelved { by }) => {
+                    ("unknown", format!("<br><small>suppressed: {}</small>", escape(by)))
+                }
             };
             let first = match alarm.first_text.is_empty() || alarm.text.starts_with(&alarm.first_text) {
                 true => String::new(),
-                false => format!("<br><small>at first: {}</small>", escape(&alarm.first_text)),
+                false => format!("<br><small>first cause: {}</small>", escape(&alarm.first_text)),
             };
             format!(
-                "<tr><td>{about}<td><span class=\"pill {colour}\">{}</span><td>{}{first}{withheld}<td class=when>{}",
+                "<tr><td>{about}<td><span class=\"pill {colour}\">{}</span><td>{}{first}{suppressed_by}<td class=when>{}",
                 alarm.key.kind,
                 escape(&alarm.text),
                 clock(alarm.since)
@@ -139,10 +142,13 @@ fn alarms(status: &Status) -> String {
         .collect();
     let explained = match explained {
         0 => String::new(),
-        1 => "<p class=quiet>One more is explained by an alarm above, and not told itself.</p>".to_owned(),
-        explained => format!("<p class=quiet>{explained} more are explained by the alarms above, and not told.</p>"),
+        1 => "<p class=quiet>One more alarm is suppressed: an alarm above explains it.</p>".to_owned(),
+        explained => format!(
+            "<p class=quiet>{explained} more alarms are suppressed: the alarms above explain \
+                them.</p>"
+        ),
     };
-    let more = more(status.raised, MOST_ALARMS.min(alarms.len()));
+    let more = more(status.raised, MAX_ALARMS.min(alarms.len()));
     format!("<h2>Alarms</h2><table><tr><th>About<th>Kind<th>Cause<th>Since{rows}</table>{explained}{more}")
 }
 
@@ -175,7 +181,7 @@ fn senders(senders: &[SenderStatus]) -> String {
     }
     let rows: String = senders
         .iter()
-        .take(MOST_TESTS)
+        .take(MAX_TESTS)
         .map(|sender| {
             let test = &sender.test;
             format!(
@@ -191,7 +197,7 @@ fn senders(senders: &[SenderStatus]) -> String {
             )
         })
         .collect();
-    let more = more(senders.len(), MOST_TESTS);
+    let more = more(senders.len(), MAX_TESTS);
     format!(
         "<h2>Tests sent from here</h2><table><tr><th>State<th>Test<th>Path<th class=number>Probes<th class=number>Errors\
          <th>Last error{rows}</table>{more}"
@@ -216,8 +222,8 @@ fn listeners(listeners: &[ListenerStatus]) -> String {
                 escape(&listener.names.join(", ")),
                 listener.tests,
                 listener.packets,
-                listener.foreign,
-                listener.kernel_drops
+                listener.unknown_packets,
+                listener.dropped_packets
             )
         })
         .collect();
@@ -229,7 +235,7 @@ fn listeners(listeners: &[ListenerStatus]) -> String {
 
 fn sinks(sinks: &[SinkStatus]) -> String {
     if sinks.is_empty() {
-        return "<h2>Sinks</h2><p class=quiet>None: nobody is told of alarms.</p>".to_owned();
+        return "<h2>Sinks</h2><p class=quiet>None: no receiver is notified of alarms.</p>".to_owned();
     }
     let rows: String = sinks
         .iter()
@@ -237,7 +243,7 @@ fn sinks(sinks: &[SinkStatus]) -> String {
             let state = match &sink.last_error {
                 Some(error) => format!("<span class=\"pill down\">not reached</span> {}", escape(error)),
                 None if sink.counts.storm => {
-                    "<span class=\"pill suspect\">storm</span> single alarms wait until it calms".to_owned()
+                    "<span class=\"pill suspect\">storm</span> single alarms wait until it ends".to_owned()
                 }
                 None => "<span class=\"pill up\">good</span>".to_owned(),
             };
@@ -247,8 +253,8 @@ fn sinks(sinks: &[SinkStatus]) -> String {
                 escape(&sink.name),
                 sink.kind,
                 escape(&sink.target),
-                sink.counts.told,
-                sink.counts.dirty,
+                sink.counts.notified,
+                sink.counts.pending,
                 sink.counts.held,
                 sink.counts.flapping,
                 sink.sent
@@ -265,15 +271,15 @@ fn footer(status: &Status) -> String {
     let store = &status.store;
     let revision = store.revision.map_or("none".to_owned(), |revision| revision.to_string());
     let origin = store.origin.as_deref().map_or(String::new(), |origin| format!(" ({})", escape(origin)));
-    let clock_quality = match status.clock.synchronised {
-        true => format!("synchronised within {}", milliseconds(status.clock.error_seconds)),
-        false => "not synchronised".to_owned(),
+    let clock_quality = match status.clock.synchronized {
+        true => format!("synchronized within {}", milliseconds(status.clock.error_seconds)),
+        false => "not synchronized".to_owned(),
     };
     let restarts: u64 = status.restarts.values().sum();
     format!(
         "<footer>Documents from {}{origin}, revision {revision}. Clock {clock_quality}. Restarts of children: {restarts}. \
          <a href=status.json>status.json</a></footer>",
-        escape(&store.place)
+        escape(&store.location)
     )
 }
 

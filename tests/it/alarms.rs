@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use std::net::UdpSocket;
 use std::time::Duration;
 
-use peerpair::pure::clock_error::{ClockQuality, ErrorEstimate};
-use peerpair::pure::probe::Probe;
-use peerpair::pure::time::WallTime;
+use peerpair::pure::base::time::WallTime;
+use peerpair::pure::clock::error_estimate::{ClockQuality, ErrorEstimate};
+use peerpair::pure::stamp::packet::Probe;
 
 use nix::sys::signal::Signal;
 
@@ -77,8 +77,8 @@ fn down_is_sent_in_time_after_sender_is_killed_and_up_after_restart() {
     assert!(up.value("peerpairText.0").starts_with("up again after "), "{up:?}");
     receiver.wait_condition(1, "receiver", "up");
     // An agent without a record of earlier notifications sends a clear, once, for each test that is up.
-    let told = trapd.notifications(&["ConnectionDown", "ConnectionUp"]);
-    assert_eq!(told, ["ConnectionUp", "ConnectionDown", "ConnectionUp"]);
+    let notified = trapd.notifications(&["ConnectionDown", "ConnectionUp"]);
+    assert_eq!(notified, ["ConnectionUp", "ConnectionDown", "ConnectionUp"]);
 }
 
 #[test]
@@ -228,7 +228,7 @@ fn flapping_is_limited_by_hold_down_and_the_last_trap_is_correct() {
         let status = agent.status();
         let noc = status["sinks"].as_array()?.iter().find(|sink| sink["name"] == "noc")?.clone();
         let last = trapd.notifications(&["ConnectionDown", "ConnectionUp"]).pop()?;
-        (last == "ConnectionDown" && noc["told"] == 1 && noc["dirty"] == 0).then_some(())
+        (last == "ConnectionDown" && noc["notified"] == 1 && noc["pending"] == 0).then_some(())
     });
 }
 
@@ -257,8 +257,8 @@ fn late_probes_raise_latency_and_implausible_delays_raise_clock_fault() {
     let clock = send_until(Duration::from_millis(500), "peerpairClockFault");
     assert_eq!(clock.value("peerpairSubject.0"), "host a");
     send_until(Duration::ZERO, "peerpairLatencyNormal");
-    let told = trapd.notifications(&["LatencyHigh", "ClockFault", "ConnectionDown"]);
-    assert_eq!(told.iter().collect::<std::collections::BTreeSet<_>>().len(), 2, "{told:?}");
+    let notified = trapd.notifications(&["LatencyHigh", "ClockFault", "ConnectionDown"]);
+    assert_eq!(notified.iter().collect::<std::collections::BTreeSet<_>>().len(), 2, "{notified:?}");
     drop(agent);
 }
 
@@ -292,14 +292,14 @@ fn unknown_packets_raise_one_alarm_and_write_few_log_lines() {
     assert_eq!(packet.value("peerpairSource.0"), source.local_addr().unwrap().to_string());
     agent.wait_status("every stranger to be counted", |status| {
         let listener = &status["listeners"][0];
-        let (packets, dropped) = (listener["packets"].as_u64()?, listener["kernel_drops"].as_u64()?);
+        let (packets, dropped) = (listener["packets"].as_u64()?, listener["dropped_packets"].as_u64()?);
         (packets + dropped >= 10_000).then_some(())
     });
     stays("the test is up and no further word is told", Duration::from_secs(1), || {
         let status = agent.status();
         let condition = status["tests"][0]["condition"].as_str();
-        let told = trapd.notifications(&["UnknownPacket", "ConnectionDown"]).len();
-        told == 1 && matches!(condition, Some("up" | "suspect"))
+        let notified = trapd.notifications(&["UnknownPacket", "ConnectionDown"]).len();
+        notified == 1 && matches!(condition, Some("up" | "suspect"))
     });
     let lines = agent.log().lines().count() - lines_before;
     assert!(lines < 5, "{lines} lines of log\n{}", agent.log());
@@ -345,7 +345,7 @@ fn burst_of_1000_probes_is_received_without_loss_or_alarm() {
     let status = agent.wait_status("all probes", |status| {
         (status["listeners"][0]["packets"].as_u64()? >= 6000).then(|| status.clone())
     });
-    assert_eq!(status["listeners"][0]["kernel_drops"], 0);
+    assert_eq!(status["listeners"][0]["dropped_packets"], 0);
     let received: BTreeMap<u64, usize> =
         status["tests"].as_array().unwrap().iter().fold(BTreeMap::new(), |mut counts, test| {
             *counts.entry(test["counters"]["received"].as_u64().unwrap()).or_default() += 1;
@@ -432,7 +432,7 @@ fn handover_between_sinks_sends_no_false_clear() {
     // alarm.
     agent.document("config.json", &sinks(other.port()));
     other.wait_trap("ConnectionDown", 0);
-    assert_eq!(trapd.wait_trap("ConnectionUp", 0).value("peerpairText.0"), "told to other receivers from now on");
+    assert_eq!(trapd.wait_trap("ConnectionUp", 0).value("peerpairText.0"), "notified to other receivers from now on");
     let live = document.replacen("\"from_host\":\"a\"", "\"from_host\":\"b\"", 1);
     agent.document("tests/b/1.json", &live);
     other.wait_trap("ConnectionUp", 0);
@@ -464,15 +464,15 @@ fn sink_removed_and_added_again_leaves_no_false_clear() {
     agent.document("config.json", &slow);
     // Alarms that were cleared for the receiver are raised again; others cause no notification.
     wait_for("the receiver to know all eight again", || {
-        let told: BTreeMap<String, String> = trapd
+        let notified: BTreeMap<String, String> = trapd
             .traps()
             .into_iter()
             .filter(|trap| trap.notification.contains("peerpairConnection"))
             .map(|trap| (trap.value("peerpairTestId.0").to_owned(), trap.notification))
             .collect();
         let settled =
-            agent.status()["sinks"].as_array()?.iter().any(|sink| sink["name"] == "slow" && sink["dirty"] == 0);
-        let all_down = told.len() == 8 && told.values().all(|last| last.ends_with("ConnectionDown"));
+            agent.status()["sinks"].as_array()?.iter().any(|sink| sink["name"] == "slow" && sink["pending"] == 0);
+        let all_down = notified.len() == 8 && notified.values().all(|last| last.ends_with("ConnectionDown"));
         (settled && all_down).then_some(())
     });
 }

@@ -42,7 +42,7 @@ fn compacted_behind_its_back(flavour: Flavour) {
     etcd.put("tests/b/2", &document(2));
     etcd.put("tests/b/3", &document(3));
     let revision = etcd.revision();
-    etcd.ask("kv/compaction", &json!({"revision": revision.to_string()})).expect("compaction");
+    etcd.query("kv/compaction", &json!({"revision": revision.to_string()})).expect("compaction");
     agent.signal(Signal::SIGCONT);
     agent.wait_condition(3, "receiver", "unknown");
     wait_number_of_tests(&agent, 2);
@@ -112,7 +112,7 @@ fn full_database_rejects_imports_but_agents_continue_to_read() {
     let early = Agent::with_etcd("b", etcd.port(), "");
     wait_number_of_tests(&early, 1);
     let filler = json!({"key": "Zg==", "value": "x".repeat(1 << 20)});
-    wait_for("a full database", || etcd.ask("kv/put", &filler).is_err().then_some(()));
+    wait_for("a full database", || etcd.query("kv/put", &filler).is_err().then_some(()));
     let late = Agent::with_etcd("b", etcd.port(), "");
     wait_number_of_tests(&late, 1);
     // Deletions still reach the agent; an import of new documents fails and reports the reason.
@@ -348,7 +348,7 @@ fn api_that_holds_the_documents_is_detected() {
     assert!(origin(&late).starts_with("etcd v3, cluster "), "{}", origin(&late));
     let remark = late.status()["store"]["remark"].as_str().unwrap().to_owned();
     assert!(remark.contains("both"), "{remark}");
-    assert_eq!(late.logged("documents stand both in"), 1);
+    assert_eq!(late.logged("documents exist in both"), 1);
 }
 
 /// A server that returns without the API that held the documents gives no evidence that they were removed.
@@ -391,7 +391,7 @@ fn documents_left_in_v2_stay_unused_when_v3_is_denied_or_empty() {
     agent.restart();
     wait_error(&agent, "set [store.auth] user");
     wait_number_of_tests(&agent, 1);
-    etcd.ask("auth/disable", &json!({})).expect("no authentication");
+    etcd.query("auth/disable", &json!({})).expect("no authentication");
     etcd.logout();
     agent.wait_status("the store", |status| (status["store"]["connected"] == true).then_some(()));
     etcd.delete("tests/b/1");
@@ -485,7 +485,7 @@ fn replaced_cluster_is_accepted_and_reported() {
     second.put("tests/b/2", &document(2));
     agent.wait_condition(2, "receiver", "unknown");
     wait_number_of_tests(&agent, 1);
-    assert_eq!(agent.logged("another store answers in the place of the one before"), 1, "{}", agent.log());
+    assert_eq!(agent.logged("another store answers in place of the previous one"), 1, "{}", agent.log());
     // The remark stays in the status, because the documents of the first cluster are no longer in force.
     assert!(agent.status()["store"]["remark"].as_str().unwrap().contains("another store answers"));
 }

@@ -42,22 +42,22 @@ fn there_and_back(flavour: Flavour, api: &str) {
     // Without `--yes`, nothing is written.
     let output = peerpair(root, &["import", "docs"]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(said(&output).contains("nothing was written; --yes"), "{}", said(&output));
+    assert!(said(&output).contains("nothing was written; add --yes"), "{}", said(&output));
     let output = peerpair(root, &["import", "docs", "--yes"]);
     assert_eq!(output.status.code(), Some(0), "{}", said(&output));
     let text = said(&output);
-    assert!(text.contains("4 written, 0 not"), "{text}");
+    assert!(text.contains("4 documents written, 0 not written"), "{text}");
     // The receiver's copy of a test is written before the sender's, so that no probe arrives unexpected.
     assert!(text.find("create  tests/b/1") < text.find("create  tests/a/1"), "{text}");
     let output = peerpair(root, &["import", "docs", "--yes"]);
-    assert!(said(&output).contains("4 the same"), "{}", said(&output));
+    assert!(said(&output).contains("4 unchanged"), "{}", said(&output));
 
     etcd.put("hosts/b", r#"{"groups":["db","all"],"drained":true}"#);
     etcd.put("sets/new", r#"{"from":{"hosts":["*"]},"to":{"groups":["db"]}}"#);
     let output = peerpair(root, &["export", "docs", "--dry-run"]);
     let text = said(&output);
     assert!(text.contains("change  hosts/b") && text.contains("drained: nothing → true"), "{text}");
-    assert!(text.contains("create  sets/new") && text.contains("3 the same"), "{text}");
+    assert!(text.contains("create  sets/new") && text.contains("3 unchanged"), "{text}");
     assert!(!root.join("docs/sets").exists());
     assert_eq!(peerpair(root, &["export", "docs", "--yes"]).status.code(), Some(0));
     assert_eq!(std::fs::read_to_string(root.join("docs/tests/b/1.json")).unwrap(), test);
@@ -66,9 +66,9 @@ fn there_and_back(flavour: Flavour, api: &str) {
     // Documents that exist only in the store are kept, unless `--prune` is given.
     std::fs::remove_file(root.join("docs/sets/new.json")).unwrap();
     let text = said(&peerpair(root, &["import", "docs", "--dry-run"]));
-    assert!(text.contains("1 only there, which stay (--prune removes them)"), "{text}");
+    assert!(text.contains("1 only in the destination, which are kept (--prune removes them)"), "{text}");
     let text = said(&peerpair(root, &["import", "docs", "--prune", "--yes"]));
-    assert!(text.contains("remove  sets/new") && text.contains("1 written"), "{text}");
+    assert!(text.contains("remove  sets/new") && text.contains("1 document written"), "{text}");
 
     // A single invalid document prevents the whole import.
     write(&root.join("docs/tests/b/2.json"), "{\"id\":7}");
@@ -119,7 +119,7 @@ fn import_without_documents_is_refused() {
     assert!(said(&output).contains("has no documents"), "{}", said(&output));
     assert!(etcd.get("hosts/b").is_some());
     write(&root.join("docs/hosts/c.json"), "{}");
-    assert!(said(&peerpair(root, &["import", "docs", "--yes"])).contains("no place for a document: sub/"));
+    assert!(said(&peerpair(root, &["import", "docs", "--yes"])).contains("no valid key for a document: sub/"));
 }
 
 /// Checks a fleet whose documents contain every fault that can be detected on a single host.
@@ -244,7 +244,7 @@ fn doctor_reports_unreachable_store_member_and_receiver() {
     assert!(text.contains("1 documents, revision ") && text.contains("etcd v3, cluster "), "{text}");
     assert!(text.contains(&format!("error    store: http://127.0.0.1:{away}/")), "{text}");
     assert!(text.contains(&format!("127.0.0.1:{closed}: Connection refused")), "{text}");
-    assert!(text.contains("UDP: the kernel stamps what arrives") && text.contains("clock: "), "{text}");
-    assert!(text.contains("can be written"), "{text}");
+    assert!(text.contains("UDP: the kernel timestamps received datagrams") && text.contains("clock: "), "{text}");
+    assert!(text.contains("is writable"), "{text}");
     assert!(text.contains("2 errors, "), "{text}");
 }

@@ -44,16 +44,16 @@ impl Receivers {
     #[track_caller]
     fn expect(&self, what: &str, traps: &[&str], alerts: &[&str]) {
         wait_for(what, || {
-            let (told, notified) = self.messages();
-            (told.len() >= traps.len() && notified.len() >= alerts.len()).then_some(())
+            let (traps_seen, alerts_seen) = self.messages();
+            (traps_seen.len() >= traps.len() && alerts_seen.len() >= alerts.len()).then_some(())
         });
         stays(&format!("{what}: {:?}", self.messages()), A_WHILE, || {
-            let (told, notified) = self.messages();
-            (told.len(), notified.len()) == (traps.len(), alerts.len())
+            let (traps_seen, alerts_seen) = self.messages();
+            (traps_seen.len(), alerts_seen.len()) == (traps.len(), alerts.len())
         });
-        let (told, notified) = self.messages();
-        assert_eq!(told, traps, "{what}");
-        assert_eq!(notified, alerts, "{what}");
+        let (traps_seen, alerts_seen) = self.messages();
+        assert_eq!(traps_seen, traps, "{what}");
+        assert_eq!(alerts_seen, alerts, "{what}");
     }
 }
 
@@ -94,7 +94,7 @@ fn wait_calm(agent: &Agent, tests: usize) {
     agent.wait_status("all tests up and nothing to tell", |status| {
         let received = |test: &&serde_json::Value| test["role"] == "receiver" && test["condition"] == "up";
         let up = status["tests"].as_array()?.iter().filter(received).count();
-        let settled = status["sinks"].as_array()?.iter().all(|sink| sink["dirty"] == 0);
+        let settled = status["sinks"].as_array()?.iter().all(|sink| sink["pending"] == 0);
         (up == tests && settled && status["alarms"].as_array()?.is_empty()).then_some(())
     });
 }
@@ -174,7 +174,7 @@ fn receiver_that_refuses_one_alarm_gets_the_others() {
     let documents: Vec<(&str, String)> = documents.iter().map(|(path, text)| (path.as_str(), text.clone())).collect();
     let sink = format!("[[sink]]\nname = \"choosy\"\nkind = \"webhook\"\nurl = \"{}\"\n", choosy.url());
     let agent = Agent::with_dir("b", &documents, &format!("{sink}{}", trapd.sink("standard")));
-    let told = |state: &str| {
+    let notified = |state: &str| {
         let alerts = |request: &Request| request.json()["alerts"].as_array().cloned().unwrap_or_default();
         let taken = choosy.taken();
         let all = taken.iter().flat_map(alerts).filter(|alert| alert["status"] == state);
@@ -182,7 +182,7 @@ fn receiver_that_refuses_one_alarm_gets_the_others() {
             .collect::<std::collections::BTreeSet<_>>()
     };
     let others: std::collections::BTreeSet<String> = (2..=6).map(id).collect();
-    wait_for("the other alarms", || others.is_subset(&told("firing")).then_some(()));
+    wait_for("the other alarms", || others.is_subset(&notified("firing")).then_some(()));
     wait_for("all of them", || (trapd.notifications(&["ConnectionDown"]).len() >= 6).then_some(()));
     wait_for("another attempt at the refused one", || {
         (choosy.requests().iter().filter(|request| request.status == 500).count() >= 2).then_some(())
@@ -190,6 +190,6 @@ fn receiver_that_refuses_one_alarm_gets_the_others() {
     for n in 1..=6 {
         agent.document(&path(n), &document(n, "b"));
     }
-    wait_for("the other clears", || others.is_subset(&told("resolved")).then_some(()));
+    wait_for("the other clears", || others.is_subset(&notified("resolved")).then_some(()));
     wait_for("all clears", || (trapd.notifications(&["ConnectionUp"]).len() >= 6).then_some(()));
 }

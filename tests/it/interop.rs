@@ -5,11 +5,11 @@ use std::io::Write as _;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use peerpair::pure::clock_error::{ClockQuality, ErrorEstimate};
-use peerpair::pure::key::Key;
-use peerpair::pure::probe::Probe;
-use peerpair::pure::test::TestId;
-use peerpair::pure::time::WallTime;
+use peerpair::pure::base::time::WallTime;
+use peerpair::pure::clock::error_estimate::{ClockQuality, ErrorEstimate};
+use peerpair::pure::stamp::key::Key;
+use peerpair::pure::stamp::packet::Probe;
+use peerpair::pure::test::id::TestId;
 use serde_json::Value;
 
 use super::support::{Agent, Process, address, spawn, test, test_document, udp_port, wait_for};
@@ -18,7 +18,7 @@ fn probe() -> Probe {
     Probe {
         sequence: 0x0102_0304,
         sent: WallTime::from_unix_nanos(1_700_000_000_250_000_000),
-        error_estimate: ErrorEstimate::encode(ClockQuality { synchronised: true, error: Duration::from_millis(1) }),
+        error_estimate: ErrorEstimate::encode(ClockQuality { synchronized: true, error: Duration::from_millis(1) }),
         ssid: 0x0506,
         flags: 1,
         flow: 0,
@@ -218,7 +218,7 @@ fn independent_sender_is_answered_only_with_reflect_foreign() {
     let port = udp_port(&at);
     let document = test_document(1, ("a", "127.0.0.1:0"), ("b", &format!("{at}:{port}")), "");
     let agent = Agent::with_dir("b", &[("tests/b/1.json", document), ("hosts/b.json", "{}".into())], "");
-    let ask = || {
+    let query = || {
         let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/target/stamp-suite/bin/stamp-suite"));
         command.args(["-r", &at, "-p", &port.to_string(), "-c", "5", "-d", "20", "-L", "1", "--output-format", "json"]);
         let output = command.output().expect("stamp-suite; tests/run builds it");
@@ -227,10 +227,10 @@ fn independent_sender_is_answered_only_with_reflect_foreign() {
         answer["packets_received"].as_u64().unwrap()
     };
     agent.wait_status("the listener", |status| (status["listeners"][0]["bound"] == true).then_some(()));
-    assert_eq!(ask(), 0);
-    wait_for("their number", || (agent.status()["listeners"][0]["foreign"] == 5).then_some(()));
+    assert_eq!(query(), 0);
+    wait_for("their number", || (agent.status()["listeners"][0]["unknown_packets"] == 5).then_some(()));
     agent.document("hosts/b.json", r#"{"reflect_foreign":true}"#);
-    wait_for("answers", || (ask() == 5).then_some(()));
+    wait_for("answers", || (query() == 5).then_some(()));
     wait_for("their number", || (agent.status()["listeners"][0]["reflected"].as_u64()? >= 5).then_some(()));
     // A `ping` has no test in the documents either, so it is answered only because `reflect_foreign` is set.
     let (code, lines) = ping(&[&format!("{at}:{port}"), "--count", "3"]);
@@ -254,7 +254,7 @@ print(len(names))
     let agent = Agent::with_dir("a", &[("tests/a/1.json", document)], "");
     agent.wait_condition(1, "receiver", "up");
     let text = wait_for("delays", || {
-        let complete = |text: &String| text.contains("percentile=\"50\"") && text.contains("peerpair_sink_dirty{");
+        let complete = |text: &String| text.contains("percentile=\"50\"") && text.contains("peerpair_sink_pending{");
         agent.get("/metrics").filter(complete)
     });
     let mut python = Command::new("python3");

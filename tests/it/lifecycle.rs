@@ -35,7 +35,7 @@ fn sighup_reads_the_bootstrap_file_again() {
     // An invalid file changes nothing, and the reason is logged.
     write(&file, &good.replace("kind = \"log\"", "kind = \"lgo\""));
     agent.signal(Signal::SIGHUP);
-    wait_for("word of it", || (agent.logged("the last good one stays in force") == 1).then_some(()));
+    wait_for("the log line", || (agent.logged("the last good one remains in force") == 1).then_some(()));
     assert_eq!(agent.logged("did you mean `log`?"), 1, "{}", agent.log());
 
     // The new file moves the status page and adds a sink; the tests stay unchanged.
@@ -81,8 +81,8 @@ fn health_and_status_contain_every_expected_field() {
         "/tests/0/condition",
         "/tests/0/since",
         "/alarms",
-        "/sinks/0/told",
-        "/sinks/0/dirty",
+        "/sinks/0/notified",
+        "/sinks/0/pending",
         "/sinks/0/held",
         "/restarts/listener",
         "/restarts/sender",

@@ -68,7 +68,7 @@ fn unbindable_and_unresolvable_addresses_raise_one_alarm_each() {
     let texts: Vec<String> =
         (0..3).map(|n| trapd.wait_trap("ConfigFault", n).value("peerpairText.0").to_owned()).collect();
     for expected in [
-        format!("cannot bind {taken_at}: another program has it"),
+        format!("cannot bind {taken_at}: another program uses it"),
         "cannot bind 192.0.2.1:8620: the address is not on this host".to_owned(),
         "name `nowhere.invalid` cannot be resolved".to_owned(),
     ] {
@@ -79,7 +79,7 @@ fn unbindable_and_unresolvable_addresses_raise_one_alarm_each() {
 
     // Once the port is free, the next attempt binds it and the alarm is cleared.
     drop(taken);
-    let cleared = trapd.wait_trap("ConfigGood", 0);
+    let cleared = trapd.wait_trap("ConfigCleared", 0);
     assert_eq!(cleared.value("peerpairSubject.0"), format!("listener {taken_at}"));
     agent.wait_condition(2, "receiver", "up");
 }

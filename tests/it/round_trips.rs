@@ -5,8 +5,8 @@ use std::net::UdpSocket;
 use std::process::Command;
 use std::time::Duration;
 
-use peerpair::pure::key::Key;
-use peerpair::pure::probe::Probe;
+use peerpair::pure::stamp::key::Key;
+use peerpair::pure::stamp::packet::Probe;
 use serde_json::Value;
 
 use super::support::network::{A, B, Deed, Network, Relay};
@@ -111,8 +111,8 @@ fn keyed_test_rejects_forged_and_replayed_probes() {
     let all = seen + recorded.len() as u64 + 3;
     wait_for("all of them", || (b.status()["listeners"][0]["packets"].as_u64()? >= all).then_some(()));
     assert_eq!(received(), before);
-    assert_eq!(b.status()["listeners"][0]["foreign"], 3);
-    assert!(b.log().contains("not signed as its test wants it"));
+    assert_eq!(b.status()["listeners"][0]["unknown_packets"], 3);
+    assert!(b.log().contains("not signed as its test requires"));
     // Replayed packets must be rejected after a restart of the receiver too.
     wait_for("what was taken is kept", || {
         let kept = std::fs::read_dir(b.path("state")).ok()?.flatten();
@@ -203,7 +203,7 @@ fn key_rotation_interrupts_no_test_and_rejects_no_probe() {
     let (code, text) = rotate(&[]);
     assert!(
         code == Some(0)
-            && text.contains("step 1 of 3: every agent takes key 2 from")
+            && text.contains("step 1 of 3: every agent accepts key 2 from")
             && text.contains("nothing was written"),
         "{text}"
     );
@@ -212,7 +212,7 @@ fn key_rotation_interrupts_no_test_and_rejects_no_probe() {
     step("step 2 of 3");
     step("step 3 of 3");
     let (_, text) = rotate(&[]);
-    assert!(text.contains("step 1 of 3: every agent takes key 3"), "{text}");
+    assert!(text.contains("step 1 of 3: every agent accepts key 3"), "{text}");
     let before = at(&b, "receiver")["counters"]["received"].as_u64().unwrap();
     wait_for("more probes", || (at(&b, "receiver")["counters"]["received"].as_u64()? > before + 10).then_some(()));
     assert_eq!((&at(&b, "receiver")["condition"], &at(&b, "receiver")["since"]), (&Value::from("up"), &since));

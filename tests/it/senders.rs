@@ -4,8 +4,8 @@
 use std::net::UdpSocket;
 use std::time::Duration;
 
-use peerpair::pure::probe::{Probe, flag};
-use peerpair::pure::probe_v1::ProbeV1;
+use peerpair::pure::stamp::json_v1::JsonProbe;
+use peerpair::pure::stamp::packet::{Probe, flag};
 
 use nix::sys::signal::Signal;
 
@@ -157,7 +157,7 @@ fn icmp_error_raises_sender_fault_with_its_cause_and_clears() {
     let good = wait_for("the good news of it", || {
         let traps = trapd.traps();
         traps.into_iter().find(|trap| {
-            trap.notification.ends_with("SenderGood")
+            trap.notification.ends_with("SenderCleared")
                 && trap.value("peerpairTestId.0") == id(1)
                 && trap.value("peerpairText.0").starts_with("good again after ")
         })
@@ -200,7 +200,7 @@ fn json_v1_probes_of_the_original_are_sent_and_received() {
     );
     let mut octets = [0; 2048];
     let len = socket.recv(&mut octets).unwrap();
-    let probe = ProbeV1::decode(&octets[..len]).unwrap();
+    let probe = JsonProbe::decode(&octets[..len]).unwrap();
     // The original accepts only packets that carry its own host name.
     assert_eq!((probe.host_id.as_str(), probe.config_version, probe.test_id.to_string()), ("elsewhere", 7, id(1)));
     assert_eq!(octets[len - 1], b'\n');

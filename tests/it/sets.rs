@@ -199,7 +199,7 @@ fn floating_address_moves_test_between_standby_and_up() {
         wait_condition("standby");
     }
     let text = std::fs::read_to_string(path("log")).unwrap();
-    let told = text.lines().filter(|line| line.contains("alarm raised") && line.contains("connection")).count();
-    assert_eq!(told, 0, "{text}");
+    let notified = text.lines().filter(|line| line.contains("alarm raised") && line.contains("connection")).count();
+    assert_eq!(notified, 0, "{text}");
     drop(sender);
 }

@@ -116,7 +116,7 @@ fn informs_stay_pending_while_the_receiver_is_unreachable() {
         trapd.wait_trap("ConnectionDown", 0);
         wait_for("the acknowledgement", || {
             let sink = sink(&agent, "noc")?;
-            (sink["told"] == 1 && sink["dirty"] == 0 && sink["last_error"].is_null()).then_some(())
+            (sink["notified"] == 1 && sink["pending"] == 0 && sink["last_error"].is_null()).then_some(())
         });
         trapd.kill();
         mend(&agent, &test);
@@ -124,7 +124,7 @@ fn informs_stay_pending_while_the_receiver_is_unreachable() {
         // The restarted snmptrapd has another engine ID, since it did not save the previous one.
         trapd.restart();
         trapd.wait_trap("ConnectionUp", 0);
-        wait_for("the acknowledgement", || (sink(&agent, "noc")?["dirty"] == 0).then_some(()));
+        wait_for("the acknowledgement", || (sink(&agent, "noc")?["pending"] == 0).then_some(()));
         // An acknowledged inform is never sent again.
         assert_eq!(trapd.notifications(&["ConnectionDown"]).len(), 1);
     }
@@ -137,7 +137,7 @@ fn refused_inform_reports_its_reason_and_is_sent_after_correction() {
     let inform = format!("{}mode = \"inform\"\ntimeout = \"300ms\"\nretries = 1\n{V3}", trapd.sink("standard"));
     let wrong = [("auth", "another password"), PASSWORDS[1]];
     let agent = agent(&test, &inform, &wrong);
-    wait_error(&agent, "noc", "the signature is wrong: check auth_protocol and the auth password");
+    wait_error(&agent, "noc", "the authentication is wrong: check auth_protocol and the auth password");
     agent.file("auth", "short");
     wait_error(&agent, "noc", "the auth password is shorter than 8 octets");
     std::fs::remove_file(agent.path("auth")).unwrap();
@@ -172,8 +172,8 @@ fn test_notification_reports_whether_it_was_acknowledged() {
     let file = agent.path("peerpair.toml");
     let send = |sink: &str| peerpair(&["send-test-notification", "--sink", sink, "--config", file.to_str().unwrap()]);
     for (n, (sink, code, said)) in [
-        ("v2c", 0, "nobody acknowledges that"),
-        ("v3-trap", 0, "nobody acknowledges that"),
+        ("v2c", 0, "which has no acknowledgement"),
+        ("v3-trap", 0, "which has no acknowledgement"),
         ("v3-inform", 0, ", and acknowledged"),
     ]
     .into_iter()

@@ -136,7 +136,7 @@ fn killed_and_restarted(flavour: Flavour) {
         pair.wait_connected(true);
         pair.change_is_picked_up();
     });
-    assert_eq!(pair.receiver.logged("store lost, tests go on"), 1, "{}", pair.receiver.log());
+    assert_eq!(pair.receiver.logged("store lost, tests continue"), 1, "{}", pair.receiver.log());
     pair.no_alarms();
 }
 
@@ -161,7 +161,7 @@ fn hangs(flavour: Flavour) {
         late.wait_status("the hang to be noticed", |status| status["store"]["error"].as_str().map(str::to_owned));
         pair.etcd.resume();
         late.wait_status("the store", |status| (status["store"]["connected"] == true).then_some(()));
-        assert_eq!(late.logged("store not reached, waiting for it"), 1, "{}", late.log());
+        assert_eq!(late.logged("store not reached yet"), 1, "{}", late.log());
         pair.change_is_picked_up();
     });
 }
@@ -193,10 +193,10 @@ fn agent_waits_for_an_etcd_that_is_unreachable_at_start() {
     let (mut etcd, addr) = (Etcd::not_started(), address());
     let to = format!("{addr}:{}", udp_port(&addr));
     let agent = Agent::with_etcd("b", etcd.port(), "");
-    wait_for("word of it", || (agent.logged("store not reached, waiting for it") == 1).then_some(()));
+    wait_for("the log line", || (agent.logged("store not reached yet") == 1).then_some(()));
     // The alarm for the unreachable store is raised only after `store_patience`.
     stays("it is said once", Duration::from_secs(3), || {
-        agent.logged("waiting for it") == 1 && agent.logged("alarm raised") == 0
+        agent.logged("store not reached yet") == 1 && agent.logged("alarm raised") == 0
     });
     let (status, body) = http(agent.web_port(), "GET", "/healthz", "").unwrap();
     assert_eq!(status, 200, "an agent that waits is not sick");
@@ -263,8 +263,8 @@ fn tests_continue_when_the_directory_is_missing_or_replaced() {
     let agent = Agent::with_dir("b", &[("tests/b/1.json", document(1))], "");
     agent.wait_condition(1, "receiver", "up");
     // A missing directory is not an empty one: the test continues.
-    let (documents, aside) = (agent.path("documents"), agent.path("aside"));
-    std::fs::rename(&documents, &aside).unwrap();
+    let (documents, excluded) = (agent.path("documents"), agent.path("aside"));
+    std::fs::rename(&documents, &excluded).unwrap();
     agent.wait_status("the loss", |status| (status["store"]["connected"] == false).then_some(()));
     agent.wait_condition(1, "receiver", "up");
     // A new directory in its place is read.

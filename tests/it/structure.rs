@@ -1,7 +1,7 @@
 //! Rules of the source tree that the compiler does not check: imports between modules, purity of `src/pure`, and the
 //! list of top-level files.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 fn sources(directory: &Path) -> Vec<PathBuf> {
@@ -27,7 +27,8 @@ fn imports(code: &str) -> BTreeSet<String> {
     names.map(first).filter(|name| !name.is_empty()).collect()
 }
 
-/// Returns the modules that a module may import; only an actor's parent may import the actor.
+/// Returns the top-level modules that a module may import; only an actor's parent may import the actor, and nothing
+/// imports the commands.
 fn allowed(place: &str) -> &'static [&'static str] {
     match place {
         "pure" => &["pure"],
@@ -36,15 +37,101 @@ fn allowed(place: &str) -> &'static [&'static str] {
         "web" => &["messages", "config", "io", "pure"],
         "messages" => &["config", "io", "pure"],
         "listener" | "pacer" | "sender" | "sink" | "clock" => &["messages", "config", "io", "pure"],
-        "tree" => &["messages", "io", "pure"],
-        "watcher" => &["messages", "config", "io", "pure", "tree", "listener", "pacer", "sender"],
-        "alarm" => &["messages", "config", "io", "pure", "tree", "sink"],
-        "supervisor" => &["messages", "config", "io", "pure", "tree", "watcher", "alarm", "clock", "web", "run"],
-        "run" => &["cli", "config", "io", "pure", "supervisor", "web"],
-        "cli" => &["config", "io", "pure", "run"],
-        "lib" | "main" => &[],
+        "actor" => &["actor", "messages", "io", "pure"],
+        "watcher" => &["messages", "config", "io", "pure", "actor", "listener", "pacer", "sender"],
+        "alarm" => &["messages", "config", "io", "pure", "actor", "sink"],
+        "supervisor" => &["messages", "config", "io", "pure", "actor", "watcher", "alarm", "clock", "web", "exit"],
+        "commands" => &["commands", "cli", "config", "io", "pure", "supervisor", "web", "exit"],
+        "cli" => &["config", "pure"],
+        "exit" | "lib" | "main" => &[],
         other => panic!("src/{other} is not in the picture: say here what it may import"),
     }
+}
+
+/// Source files by module path, such as `pure/alarm/key`; tests are left out.
+struct Tree {
+    files: BTreeMap<String, PathBuf>,
+}
+
+impl Tree {
+    fn read() -> Self {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+        let modules = sources(&root).into_iter().filter_map(|path| {
+            let relative = path.strip_prefix(&root).unwrap().with_extension("");
+            let module = relative.to_string_lossy().trim_end_matches("/mod").to_owned();
+            let is_code = path.extension().is_some_and(|ending| ending == "rs");
+            let is_left_out = ["tests", "main", "lib"].iter().any(|name| relative.ends_with(name));
+            (is_code && !is_left_out).then_some((module, path))
+        });
+        Tree { files: modules.collect() }
+    }
+
+    /// Returns the unit that a module belongs to: `x.rs` with the files below `x/` is one unit.
+    fn unit(&self, module: &str) -> String {
+        let ends = module.match_indices('/').map(|(end, _)| end);
+        let above = ends
+            .map(|end| &module[..end])
+            .find(|above| self.files.get(*above).is_some_and(|path| !path.ends_with("mod.rs")));
+        above.unwrap_or(module).to_owned()
+    }
+
+    /// Returns the units that a module imports by `crate::` or `super::`.
+    fn imports(&self, module: &str) -> BTreeSet<String> {
+        let code = code(&self.files[module]);
+        let mut found = BTreeSet::new();
+        for (at, _) in code.match_indices("crate::").chain(code.match_indices("super::")) {
+            // The middle of `super::super::` belongs to its first step.
+            if code[..at].ends_with("super::") || code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_') {
+                continue;
+            }
+            let mut rest = &code[at..];
+            let mut base: Vec<&str> = module.split('/').collect();
+            if let Some(after) = rest.strip_prefix("crate::") {
+                (base, rest) = (Vec::new(), after);
+            }
+            while let Some(after) = rest.strip_prefix("super::") {
+                base.pop();
+                rest = after;
+            }
+            let end = rest.find(|c: char| !(c.is_alphanumeric() || c == '_' || c == ':')).unwrap_or(rest.len());
+            let path: Vec<&str> =
+                base.into_iter().chain(rest[..end].split("::").filter(|part| !part.is_empty())).collect();
+            let names: Vec<&str> = match rest[end..].strip_prefix('{') {
+                Some(group) => group.split('}').next().unwrap_or_default().split(',').map(str::trim).collect(),
+                None => vec![""],
+            };
+            for name in names {
+                let full = path.iter().copied().chain([name]).filter(|part| !part.is_empty()).collect::<Vec<_>>();
+                let longest = (1..=full.len()).rev().map(|n| full[..n].join("/")).find(|m| self.files.contains_key(m));
+                found.extend(longest.map(|module| self.unit(&module)));
+            }
+        }
+        found.remove(&self.unit(module));
+        found
+    }
+}
+
+#[test]
+fn modules_do_not_import_each_other_in_circles() {
+    let tree = Tree::read();
+    let mut imports: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for module in tree.files.keys() {
+        imports.entry(tree.unit(module)).or_default().extend(tree.imports(module));
+    }
+    assert!(imports["pure/judge/session"].contains("pure/alarm/key"), "imports are found");
+    // Whatever imports nothing that is left is in no circle.
+    loop {
+        let done: Vec<String> = imports
+            .iter()
+            .filter(|(_, of)| !of.iter().any(|other| imports.contains_key(other)))
+            .map(|(unit, _)| unit.clone())
+            .collect();
+        if done.is_empty() {
+            break;
+        }
+        done.iter().for_each(|unit| drop(imports.remove(unit)));
+    }
+    assert_eq!(imports, BTreeMap::new(), "what remains is in a circle, or imports one");
 }
 
 #[test]
@@ -108,12 +195,12 @@ fn top_level_source_files_are_the_expected_ones() {
         "alarm.rs",
         "cli.rs",
         "clock.rs",
+        "exit.rs",
         "lib.rs",
         "listener.rs",
         "main.rs",
         "messages.rs",
         "pacer.rs",
-        "run.rs",
         "sender.rs",
         "sink.rs",
         "supervisor.rs",

@@ -1,5 +1,6 @@
 use super::*;
-use crate::pure::condition::Thresholds;
+use crate::config::document::deserialize::Format;
+use crate::pure::judge::condition::Thresholds;
 use std::time::Duration;
 
 const ID: &str = "5b0c6f0e-6c7e-4b53-9d1c-1f4f5a6b7c8d";
@@ -181,7 +182,7 @@ fn exec_sink_in_a_document_requires_allow_exec() {
     let names = |loaded: &Loaded| loaded.sinks.iter().map(|sink| sink.name.clone()).collect::<Vec<_>>();
     let loaded = Loader::new("b").load(&documents);
     assert_eq!(names(&loaded), ["l"]);
-    assert_eq!(loaded.findings[0].place, "documents: sinks: page");
+    assert_eq!(loaded.findings[0].location, "documents: sinks: page");
     let allowing = Bootstrap { host: "b".into(), allow_exec: true, ..Bootstrap::default() };
     assert_eq!(names(&Loader::of(&allowing).load(&documents)), ["page", "l"]);
 }

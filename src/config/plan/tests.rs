@@ -1,8 +1,9 @@
-use super::super::difference::{Change, difference};
-use super::super::load::{Documents, Loader, RawDocument};
 use super::*;
-use crate::config::receivers::Telling;
-use crate::pure::ledger::Scope;
+use crate::config::document::raw::{Documents, RawDocument};
+use crate::config::load::Loader;
+use crate::config::plan::diff::{PlanChange, difference};
+use crate::config::sink_plan::NotificationSettings;
+use crate::pure::notify::log::Scope;
 use proptest::prelude::*;
 
 fn id(n: u8) -> TestId {
@@ -34,7 +35,7 @@ fn names(given: &[(&str, &[&str])]) -> Names {
 }
 
 fn planned(host: &str, given: &[(String, String)], names: &Names) -> Plan {
-    plan(&loaded(host, given), Surroundings { names, addresses: None }, host, &[])
+    plan(&loaded(host, given), PlanInputs { names, addresses: None }, host, &[])
 }
 
 fn listeners(plan: &Plan) -> Vec<(String, usize)> {
@@ -150,13 +151,13 @@ fn only_differing_parts_are_changed() {
         changes
             .into_iter()
             .map(|change| match change {
-                Change::Expect(addr, expected) => format!("expect {} at {addr}", expected.test.id.to_bytes()[0]),
-                Change::StartSender(sender) => format!("start {}", sender.test.id.to_bytes()[0]),
-                Change::AlterSender(sender) => format!("alter {}", sender.test.id.to_bytes()[0]),
-                Change::StopSender(id) => format!("stop {}", id.to_bytes()[0]),
-                Change::Forget(addr, id) => format!("forget {} at {addr}", id.to_bytes()[0]),
-                Change::StopListener(addr) => format!("stop {addr}"),
-                Change::StartListener(addr) => format!("start {addr}"),
+                PlanChange::Expect(addr, expected) => format!("expect {} at {addr}", expected.test.id.to_bytes()[0]),
+                PlanChange::StartSender(sender) => format!("start {}", sender.test.id.to_bytes()[0]),
+                PlanChange::AlterSender(sender) => format!("alter {}", sender.test.id.to_bytes()[0]),
+                PlanChange::StopSender(id) => format!("stop {}", id.to_bytes()[0]),
+                PlanChange::Forget(addr, id) => format!("forget {} at {addr}", id.to_bytes()[0]),
+                PlanChange::StopListener(addr) => format!("stop {addr}"),
+                PlanChange::StartListener(addr) => format!("start {addr}"),
             })
             .collect::<Vec<_>>()
     };
@@ -170,7 +171,8 @@ fn only_differing_parts_are_changed() {
 fn bootstrap_sinks_receive_only_config_faults_once_documents_name_sinks() {
     let sink = |name: &str| SinkConfig { name: name.into(), ..SinkConfig::default() };
     let scopes = |documents: &[SinkConfig]| {
-        let sinks = receivers::choose(documents, &[sink("console"), sink("noc")], &Telling::default());
+        let sinks =
+            sink_plan::select_receivers(documents, &[sink("console"), sink("noc")], &NotificationSettings::default());
         sinks.into_iter().map(|sink| (sink.config.name, sink.manner.scope)).collect::<Vec<_>>()
     };
     assert_eq!(scopes(&[]), [("console".into(), Scope::All), ("noc".into(), Scope::All)]);
@@ -184,19 +186,19 @@ proptest! {
         let mut running = old.clone();
         for change in difference(&old, &new) {
             match change {
-                Change::StopSender(id) => prop_assert!(running.senders.remove(&id).is_some()),
-                Change::Forget(addr, id) => {
+                PlanChange::StopSender(id) => prop_assert!(running.senders.remove(&id).is_some()),
+                PlanChange::Forget(addr, id) => {
                     prop_assert!(running.listeners.get_mut(&addr).unwrap().tests.remove(&id).is_some());
                 }
-                Change::StopListener(addr) => prop_assert!(running.listeners.remove(&addr).is_some()),
-                Change::StartListener(addr) => {
+                PlanChange::StopListener(addr) => prop_assert!(running.listeners.remove(&addr).is_some()),
+                PlanChange::StartListener(addr) => {
                     prop_assert!(running.listeners.insert(addr, ListenerPlan::default()).is_none());
                 }
-                Change::Expect(addr, expected) => {
+                PlanChange::Expect(addr, expected) => {
                     running.listeners.get_mut(&addr).unwrap().tests.insert(expected.test.id, expected);
                 }
-                Change::StartSender(sender) => prop_assert!(running.senders.insert(sender.test.id, sender).is_none()),
-                Change::AlterSender(sender) => prop_assert!(running.senders.insert(sender.test.id, sender).is_some()),
+                PlanChange::StartSender(sender) => prop_assert!(running.senders.insert(sender.test.id, sender).is_none()),
+                PlanChange::AlterSender(sender) => prop_assert!(running.senders.insert(sender.test.id, sender).is_some()),
             }
         }
         for (addr, listener) in &new.listeners {

@@ -11,10 +11,10 @@ use tokio::time::{Instant, sleep};
 use tracing::warn;
 
 use crate::config::bootstrap::{Bootstrap, StoreConfig, StoreKind};
-use crate::config::load::Documents;
-use crate::io::causes::describe;
-use crate::io::state_file::{Found, StateFile};
-use crate::pure::time::WallTime;
+use crate::config::document::raw::Documents;
+use crate::io::error_chain::error_chain;
+use crate::io::state::file::{Found, StateFile};
+use crate::pure::base::time::WallTime;
 
 /// Rest after each write, as a multiple of the time that it took, so that writing takes at most about a tenth of the
 /// time.
@@ -24,9 +24,9 @@ const AT_LEAST: Duration = Duration::from_millis(500);
 
 /// Configuration as it is kept on disk, with the store that it came from and its age.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Kept {
-    /// Configured store that the documents came from; [`Cache::recall`] uses them only for the same store.
-    source: Source,
+pub struct CachedConfig {
+    /// Configured store that the documents came from; [`Cache::load_list`] uses them only for the same store.
+    source: CachedSource,
     /// Store's revision at the time of the listing.
     pub revision: u64,
     /// Identity of the store that answered, as in [`Snapshot::origin`](super::Snapshot::origin).
@@ -39,24 +39,24 @@ pub struct Kept {
 
 /// Store that the bootstrap file names, in the form in which the cache records it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Source {
+struct CachedSource {
     kind: String,
     /// Endpoints of etcd, or the path of the directory.
     places: Vec<String>,
     prefix: String,
 }
 
-impl Source {
+impl CachedSource {
     fn of(config: &StoreConfig) -> Self {
         let (places, prefix) = match config.kind {
             StoreKind::Dir => (vec![config.path.display().to_string()], String::new()),
             StoreKind::Etcd => (config.endpoints.clone(), config.prefix.clone()),
         };
-        Source { kind: config.kind.as_str().to_owned(), places, prefix }
+        CachedSource { kind: config.kind.as_str().to_owned(), places, prefix }
     }
 
     /// Returns true if both sources name one store, even if members joined or left: one endpoint in common suffices.
-    fn is_same(&self, other: &Source) -> bool {
+    fn is_same(&self, other: &CachedSource) -> bool {
         let shared = self.places.iter().any(|place| other.places.contains(place));
         shared && (&self.kind, &self.prefix) == (&other.kind, &other.prefix)
     }
@@ -66,8 +66,8 @@ impl Source {
 #[derive(Debug)]
 pub struct Cache {
     file: StateFile,
-    source: Source,
-    newest: watch::Sender<Option<Kept>>,
+    source: CachedSource,
+    newest: watch::Sender<Option<CachedConfig>>,
 }
 
 impl Cache {
@@ -75,45 +75,45 @@ impl Cache {
     pub fn of(bootstrap: &Bootstrap) -> Self {
         Cache {
             file: file(&bootstrap.state_dir, &bootstrap.host),
-            source: Source::of(&bootstrap.store),
+            source: CachedSource::of(&bootstrap.store),
             newest: watch::Sender::new(None),
         }
     }
 
     /// Records documents that are kept from now on as those of the store in this bootstrap file.
     pub fn rebase(&mut self, bootstrap: &Bootstrap) {
-        self.source = Source::of(&bootstrap.store);
+        self.source = CachedSource::of(&bootstrap.store);
     }
 
     /// Loads the configuration from disk; returns `None` if there is none, it is unreadable, or it came from another
     /// store.
-    pub fn recall(&self) -> Option<Kept> {
+    pub fn load_list(&self) -> Option<CachedConfig> {
         let path = self.file.path().display().to_string();
-        let kept: Option<Kept> = match self.file.load() {
+        let kept: Option<CachedConfig> = match self.file.load() {
             Ok(Found::State(kept)) => Some(kept),
             Ok(Found::Nothing) => None,
-            Ok(Found::Previous(kept, aside)) => {
-                let (aside, copy) = (aside.display().to_string(), kept.is_some());
-                warn!(aside, copy, "the kept config was damaged and set aside");
+            Ok(Found::Previous(kept, excluded)) => {
+                let (excluded, copy) = (excluded.display().to_string(), kept.is_some());
+                warn!(excluded, copy, "the kept config was damaged and set aside");
                 kept
             }
             Err(error) => {
-                warn!(problem = describe(&error), "the kept config cannot be read");
+                warn!(problem = error_chain(&error), "the kept config cannot be read");
                 None
             }
         };
         let kept = kept?;
         if !kept.source.is_same(&self.source) {
-            warn!(path, "the kept config is of another store, and is not used");
+            warn!(path, "the kept config is from another store and is not used");
             return None;
         }
         Some(kept)
     }
 
     /// Hands a configuration to the writing task, in place of one that has not been written yet.
-    pub fn keep(&self, revision: u64, origin: String, confirmed: WallTime, documents: Documents) {
+    pub fn store(&self, revision: u64, origin: String, confirmed: WallTime, documents: Documents) {
         let source = self.source.clone();
-        self.newest.send_replace(Some(Kept { source, revision, origin, confirmed, documents }));
+        self.newest.send_replace(Some(CachedConfig { source, revision, origin, confirmed, documents }));
     }
 
     /// Returns the task that writes each kept configuration to disk; it ends when the cache is dropped.
@@ -126,7 +126,7 @@ fn file(state_dir: &Path, host: &str) -> StateFile {
     StateFile::new(state_dir, "config", host)
 }
 
-async fn write(file: StateFile, mut newest: watch::Receiver<Option<Kept>>) {
+async fn write(file: StateFile, mut newest: watch::Receiver<Option<CachedConfig>>) {
     let mut failed = false;
     while newest.changed().await.is_ok() {
         let Some(kept) = newest.borrow_and_update().clone() else { continue };
@@ -135,12 +135,12 @@ async fn write(file: StateFile, mut newest: watch::Receiver<Option<Kept>>) {
         let written = tokio::task::spawn_blocking(move || writer.save(&kept)).await;
         let problem = match written {
             Ok(Ok(())) => None,
-            Ok(Err(error)) => Some(describe(&error)),
+            Ok(Err(error)) => Some(error_chain(&error)),
             Err(error) => Some(error.to_string()),
         };
         if let Some(problem) = problem.as_ref().filter(|_| !failed) {
-            let loss = "an agent that starts while the store is away has older documents, or none";
-            warn!(problem, loss, "the config cannot be kept on disk");
+            let loss = "an agent that starts while the store is unreachable has older documents, or none";
+            warn!(problem, loss, "the config cannot be saved");
         }
         failed = problem.is_some();
         sleep(AT_LEAST.max(begun.elapsed() * REST)).await;

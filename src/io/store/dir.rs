@@ -17,25 +17,27 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use super::{Concern, Conflict, DEBOUNCE, Pace, Snapshot, StoreError, Watched};
-use crate::config::load::{Documents, GLOBAL_KEY, HOSTS_PREFIX, RawDocument, SETS_PREFIX, TESTS_PREFIX, tests_prefix};
-use crate::config::read::Format;
+use super::{Conflict, DEBOUNCE, ReadScope, RetryClass, Snapshot, StoreError, Watched};
+use crate::config::document::deserialize::Format;
+use crate::config::document::raw::{
+    Documents, GLOBAL_KEY, HOSTS_PREFIX, RawDocument, SETS_PREFIX, TESTS_PREFIX, tests_prefix,
+};
 
 /// Interval after which the directory is read even without a notification: a directory that was replaced as a whole, or
 /// one behind a symbolic link, sends none.
-const RESCAN: Duration = Duration::from_secs(15);
+const RESCAN_INTERVAL: Duration = Duration::from_secs(15);
 
 /// Time without progress to the next file after which a file system counts as hanging.
-const READ_WITHIN: Duration = Duration::from_secs(10);
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Age that a change must have before a file's metadata identifies its content: file system times are coarse, so a
 /// second change soon after the first could have the same time.
-const SETTLES: Duration = Duration::from_secs(2);
+const SETTLE_TIME: Duration = Duration::from_secs(2);
 
 /// Directory of documents as a store, with the state that lets a later listing skip unchanged files.
 pub struct Dir {
     root: PathBuf,
-    concern: Concern,
+    concern: ReadScope,
     revision: u64,
     documents: Option<Documents>,
     /// Content of the files that were read, by path, reused while their metadata stays the same.
@@ -68,7 +70,7 @@ struct Stamp {
 
 impl Dir {
     /// Creates a reader of the directory at `root` for the given concern; nothing is read yet.
-    pub fn new(root: PathBuf, concern: Concern) -> Self {
+    pub fn new(root: PathBuf, concern: ReadScope) -> Self {
         let changed = Arc::default();
         Dir {
             root,
@@ -86,7 +88,7 @@ impl Dir {
     /// Reads all files. The snapshot's revision counts the listings that found a change.
     pub async fn list(&mut self) -> Result<Snapshot, StoreError> {
         let place = self.root.display().to_string();
-        let failed = |problem: String| StoreError::new(&place, problem, Pace::Quick);
+        let failed = |problem: String| StoreError::new(&place, problem, RetryClass::Quick);
         // A file system that hangs blocks one thread, however often it is listed.
         let mut reading = self.reading.take().unwrap_or_else(|| {
             let (root, concern, changed) = (self.root.clone(), self.concern.clone(), self.changed.clone());
@@ -101,13 +103,13 @@ impl Dir {
         });
         let Read { watcher, documents, files } = loop {
             let before = self.progress.load(Ordering::Relaxed);
-            match timeout(READ_WITHIN, &mut reading).await {
+            match timeout(READ_TIMEOUT, &mut reading).await {
                 Ok(Ok(read)) => break read,
                 Ok(Err(error)) => return Err(failed(error.to_string())),
                 Err(_) if self.progress.load(Ordering::Relaxed) != before => {}
                 Err(_) => {
                     self.reading = Some(reading);
-                    return Err(failed(format!("no answer within {}", humantime::format_duration(READ_WITHIN))));
+                    return Err(failed(format!("no answer within {}", humantime::format_duration(READ_TIMEOUT))));
                 }
             }
         };
@@ -124,18 +126,19 @@ impl Dir {
             }
             self.documents = Some(documents.clone());
         }
-        let strays = match self.concern {
-            Concern::Fleet => strays(&self.root),
-            Concern::Host(_) => Vec::new(),
+        let misplaced_documents = match self.concern {
+            ReadScope::Fleet => misplaced_documents(&self.root),
+            ReadScope::Host(_) => Vec::new(),
         };
-        let remark = (!strays.is_empty()).then(|| format!("no place for a document: {}", strays.join(", ")));
+        let remark = (!misplaced_documents.is_empty())
+            .then(|| format!("no valid key for a document: {}", misplaced_documents.join(", ")));
         let origin = format!("dir {place}");
         Ok(Snapshot { revision: self.revision, documents, origin, remark })
     }
 
     pub(super) async fn watch(&mut self) -> Result<Watched, StoreError> {
         // After a notification as after the interval, the tree is read again and compared.
-        if timeout(RESCAN, self.changed.notified()).await.is_ok() {
+        if timeout(RESCAN_INTERVAL, self.changed.notified()).await.is_ok() {
             sleep(DEBOUNCE).await;
         }
         Ok(Watched::Doubt)
@@ -147,11 +150,12 @@ impl Dir {
         let plain = |segment: &str| !segment.is_empty() && !segment.starts_with('.') && !segment.contains('\0');
         if !key.split('/').all(plain) {
             let problem = format!("`{key}` is not a name for a file");
-            return Err(StoreError::new(&self.root.display().to_string(), problem, Pace::Slow));
+            return Err(StoreError::new(&self.root.display().to_string(), problem, RetryClass::Slow));
         }
         let known = self.documents.as_ref().and_then(|documents| documents.get(key));
         let path = self.root.join(known.map_or_else(|| format!("{key}.json"), |known| known.place.clone()));
-        let failed = |error: io::Error| StoreError::new(&path.display().to_string(), error.to_string(), Pace::Quick);
+        let failed =
+            |error: io::Error| StoreError::new(&path.display().to_string(), error.to_string(), RetryClass::Quick);
         let there = match fs::read_to_string(&path) {
             Ok(there) => Some(there),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
@@ -209,13 +213,13 @@ impl<'a> Tree<'a> {
     }
 
     /// Reads the documents of the concern. The root must be readable; a file that is not readable rejects only itself.
-    fn read(&mut self, concern: &Concern) -> io::Result<()> {
+    fn read(&mut self, concern: &ReadScope) -> io::Result<()> {
         fs::read_dir(self.root)?;
         self.read_document(GLOBAL_KEY);
         let mut directories = vec![HOSTS_PREFIX.to_owned(), SETS_PREFIX.to_owned()];
         match concern {
-            Concern::Host(host) => directories.push(tests_prefix(host)),
-            Concern::Fleet => {
+            ReadScope::Host(host) => directories.push(tests_prefix(host)),
+            ReadScope::Fleet => {
                 for entry in fs::read_dir(self.root.join(TESTS_PREFIX)).into_iter().flatten() {
                     let host = entry?.file_name();
                     if !host.to_string_lossy().starts_with('.') {
@@ -244,7 +248,7 @@ impl<'a> Tree<'a> {
                 _ if stem.starts_with('.') => {}
                 "json" | "toml" => self.read_document(&key),
                 "yaml" | "yml" => {
-                    let problem = "documents are .json or .toml".to_owned();
+                    let problem = "document files end in .json or .toml".to_owned();
                     let place = format!("{key}.{ending}");
                     self.documents.insert(place.clone(), Arc::new(unreadable(place, Format::Json, problem)));
                 }
@@ -261,7 +265,7 @@ impl<'a> Tree<'a> {
             [] => return,
             [document] => document.clone(),
             [first, second, ..] => {
-                let problem = format!("{} and {} are the same document", first.place, second.place);
+                let problem = format!("{} and {} have the same document key", first.place, second.place);
                 Arc::new(unreadable(first.place.clone(), first.format, problem))
             }
         };
@@ -304,7 +308,7 @@ impl Stamp {
     /// Returns the stamp of a file, or `None` if the file changed so recently that the stamp would be ambiguous.
     fn of(metadata: &Metadata, now: SystemTime) -> Option<Self> {
         let changed = UNIX_EPOCH + Duration::from_secs(u64::try_from(metadata.ctime()).ok()?);
-        let has_settled = now.duration_since(changed).is_ok_and(|age| age > SETTLES);
+        let has_settled = now.duration_since(changed).is_ok_and(|age| age > SETTLE_TIME);
         has_settled.then(|| Stamp {
             device: metadata.dev(),
             inode: metadata.ino(),
@@ -316,22 +320,24 @@ impl Stamp {
 
 /// Lists documents and directories at paths that no agent reads, such as a misspelt directory; only for the whole
 /// fleet.
-fn strays(root: &Path) -> Vec<String> {
+fn misplaced_documents(root: &Path) -> Vec<String> {
     let document = |path: &Path| path.extension().is_some_and(|ending| ending == "json" || ending == "toml");
     let entries = |path: &Path| -> Vec<(String, PathBuf)> {
         let found = fs::read_dir(path).into_iter().flatten().flatten();
         let named = found.map(|entry| (entry.file_name().to_string_lossy().into_owned(), entry.path()));
         named.filter(|(name, _)| !name.starts_with('.')).collect()
     };
-    let mut strays = Vec::new();
+    let mut misplaced_documents = Vec::new();
     for (name, path) in entries(root) {
         let known = [HOSTS_PREFIX, SETS_PREFIX, TESTS_PREFIX].iter().any(|prefix| prefix.trim_end_matches('/') == name);
         match path.is_dir() {
-            false if document(&path) && path.file_stem().is_none_or(|stem| stem != GLOBAL_KEY) => strays.push(name),
+            false if document(&path) && path.file_stem().is_none_or(|stem| stem != GLOBAL_KEY) => {
+                misplaced_documents.push(name)
+            }
             false => {}
             true if !known => {
                 if entries(&path).iter().any(|(_, path)| path.is_dir() || document(path)) {
-                    strays.push(format!("{name}/"));
+                    misplaced_documents.push(format!("{name}/"));
                 }
             }
             true => {
@@ -345,12 +351,12 @@ fn strays(root: &Path) -> Vec<String> {
                         .collect(),
                     false => vec![format!("{name}/{below}/")],
                 });
-                strays.extend(deeper);
+                misplaced_documents.extend(deeper);
             }
         }
     }
-    strays.sort();
-    strays
+    misplaced_documents.sort();
+    misplaced_documents
 }
 
 fn unreadable(place: String, format: Format, problem: String) -> RawDocument {
@@ -361,8 +367,8 @@ fn unreadable(place: String, format: Format, problem: String) -> RawDocument {
 mod tests {
     use super::*;
 
-    fn host_a() -> Concern {
-        Concern::Host("a".to_owned())
+    fn host_a() -> ReadScope {
+        ReadScope::Host("a".to_owned())
     }
 
     fn tree(files: &[(&str, &str)]) -> tempfile::TempDir {
@@ -375,7 +381,7 @@ mod tests {
         root
     }
 
-    fn read_tree(root: &Path, concern: &Concern) -> io::Result<Documents> {
+    fn read_tree(root: &Path, concern: &ReadScope) -> io::Result<Documents> {
         let mut tree = Tree::new(root, Files::new(), SystemTime::now());
         tree.read(concern).map(|()| tree.documents)
     }
@@ -434,7 +440,7 @@ mod tests {
         let root = tree(&[("config.json", "{}"), ("config.toml", "")]);
         let documents = read_tree(root.path(), &host_a()).unwrap();
         let problem = documents["config"].unreadable.as_deref();
-        assert_eq!(problem, Some("config.json and config.toml are the same document"));
+        assert_eq!(problem, Some("config.json and config.toml have the same document key"));
     }
 
     #[test]

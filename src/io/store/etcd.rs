@@ -11,15 +11,15 @@ mod v3;
 
 use std::time::Duration;
 
-use super::{Concern, Conflict, Pace, Snapshot, StoreError, Watched};
+use super::{Conflict, ReadScope, RetryClass, Snapshot, StoreError, Watched};
 use crate::config::bootstrap::{Api, StoreConfig};
-use crate::config::load::Documents;
+use crate::config::document::raw::Documents;
 use cluster::Cluster;
 use fault::{Fault, FaultKind};
-use keys::Keys;
+use keys::KeyPaths;
 pub use presence::{announce, announced};
 use v2::V2;
-use v3::{Reading, V3};
+use v3::{Consistency, V3};
 
 /// Interval of a small liveness request on a connection of its own: etcd never ends a watch by itself, so a hanging
 /// server or a path that lost its connection state would otherwise go unnoticed.
@@ -31,9 +31,9 @@ const LOOK_AGAIN: std::ops::Range<u64> = 5_000..10_000;
 /// Reader and writer of the documents in one etcd cluster.
 pub struct Etcd {
     cluster: Cluster,
-    keys: Keys,
+    keys: KeyPaths,
     wanted: Api,
-    speaks: Option<Speaks>,
+    speaks: Option<ApiClient>,
     /// Human-readable note on the choice between the two APIs, shown with the snapshot.
     remark: Option<String>,
     /// API whose store held documents when they were last listed; it is preferred while it answers.
@@ -44,13 +44,13 @@ pub struct Etcd {
     alone: bool,
 }
 
-enum Speaks {
+enum ApiClient {
     V2(V2),
     V3(V3),
 }
 
 /// Result of a listing through either API.
-struct Listed {
+struct KeyListing {
     revision: u64,
     documents: Documents,
     /// Id of the cluster, in the form that the API reports it.
@@ -69,10 +69,10 @@ enum Seen {
 
 impl Etcd {
     /// Creates a reader of the documents of one concern; nothing is requested yet.
-    pub fn new(config: &StoreConfig, concern: Concern) -> Result<Self, StoreError> {
-        let refuse = |fault: Fault| StoreError::new("store.endpoints", fault.problem, Pace::Slow);
+    pub fn new(config: &StoreConfig, concern: ReadScope) -> Result<Self, StoreError> {
+        let refuse = |fault: Fault| StoreError::new("store.endpoints", fault.problem, RetryClass::Slow);
         let cluster = Cluster::new(config).map_err(refuse)?;
-        let keys = Keys::new(&config.prefix, concern);
+        let keys = KeyPaths::new(&config.prefix, concern);
         Ok(Etcd {
             cluster,
             keys,
@@ -109,12 +109,12 @@ impl Etcd {
         let mut listed = self.list_once().await;
         for _ in 1..self.cluster.len() {
             match &listed {
-                Err(StoreError { pace: Pace::Quick, .. }) => listed = self.list_once().await,
+                Err(StoreError { pace: RetryClass::Quick, .. }) => listed = self.list_once().await,
                 Ok(_) | Err(_) => break,
             }
         }
         match listed {
-            Err(StoreError { pace: Pace::Quick, .. }) if self.alone && self.held.is_none() => {
+            Err(StoreError { pace: RetryClass::Quick, .. }) if self.alone && self.held.is_none() => {
                 match self.list_alone().await {
                     Some(alone) => Ok(alone),
                     None => listed,
@@ -133,12 +133,12 @@ impl Etcd {
         for _ in 0..self.cluster.len() {
             if let Ok(version) = self.cluster.version().await {
                 let mut v3 = V3::of_server(&version.etcdserver);
-                let listed = v3.list(&mut self.cluster, &self.keys, Reading::Alone).await;
-                if let Ok(Listed { revision, documents, cluster }) = listed
+                let listed = v3.list(&mut self.cluster, &self.keys, Consistency::Alone).await;
+                if let Ok(KeyListing { revision, documents, cluster }) = listed
                     && !documents.is_empty()
                 {
-                    (self.held, self.speaks) = (Some(Api::V3), Some(Speaks::V3(v3)));
-                    let remark = "read from one member without the others: it may be old";
+                    (self.held, self.speaks) = (Some(Api::V3), Some(ApiClient::V3(v3)));
+                    let remark = "read from one member without a quorum: it may be outdated";
                     let origin = format!("etcd v3, cluster {cluster}");
                     return Some(Snapshot { revision, documents, origin, remark: Some(remark.to_owned()) });
                 }
@@ -162,8 +162,8 @@ impl Etcd {
             Ok(listed) => {
                 self.cluster.member_is_good();
                 let (speaks, api) = match &self.speaks {
-                    Some(Speaks::V2(_)) => (Api::V2, "v2"),
-                    Some(Speaks::V3(_)) | None => (Api::V3, "v3"),
+                    Some(ApiClient::V2(_)) => (Api::V2, "v2"),
+                    Some(ApiClient::V3(_)) | None => (Api::V3, "v3"),
                 };
                 self.empty = listed.documents.is_empty();
                 if !self.empty {
@@ -177,14 +177,14 @@ impl Etcd {
         }
     }
 
-    async fn try_list(&mut self) -> Result<Listed, Fault> {
+    async fn try_list(&mut self) -> Result<KeyListing, Fault> {
         self.cluster.refresh()?;
         if self.speaks.is_none() {
             self.speaks = Some(self.detect().await?);
         }
         match &mut self.speaks {
-            Some(Speaks::V2(v2)) => v2.list(&self.cluster, &self.keys).await,
-            Some(Speaks::V3(v3)) => v3.list(&mut self.cluster, &self.keys, Reading::Agreed).await,
+            Some(ApiClient::V2(v2)) => v2.list(&self.cluster, &self.keys).await,
+            Some(ApiClient::V3(v3)) => v3.list(&mut self.cluster, &self.keys, Consistency::Agreed).await,
             None => Err(Fault::api("no API was found".to_owned())),
         }
     }
@@ -194,15 +194,15 @@ impl Etcd {
         let undecided = self.undecided();
         let watch = async {
             match &mut self.speaks {
-                Some(Speaks::V2(v2)) => v2.watch(&mut self.cluster, &self.keys).await,
-                Some(Speaks::V3(v3)) => v3.watch(&mut self.cluster, &self.keys).await,
+                Some(ApiClient::V2(v2)) => v2.watch(&mut self.cluster, &self.keys).await,
+                Some(ApiClient::V3(v3)) => v3.watch(&mut self.cluster, &self.keys).await,
                 None => Ok(Seen::Doubt),
             }
         };
         let seen = match undecided {
             true => {
-                let look_again = Duration::from_millis(fastrand::u64(LOOK_AGAIN));
-                tokio::time::timeout(look_again, watch).await.unwrap_or(Ok(Seen::Doubt))
+                let await_fresh_samples = Duration::from_millis(fastrand::u64(LOOK_AGAIN));
+                tokio::time::timeout(await_fresh_samples, watch).await.unwrap_or(Ok(Seen::Doubt))
             }
             false => watch.await,
         };
@@ -225,9 +225,9 @@ impl Etcd {
         version: u64,
     ) -> Result<Result<(), Conflict>, StoreError> {
         let written = match &self.speaks {
-            Some(Speaks::V2(v2)) => v2.write(&self.cluster, &self.keys, key, text, version).await,
-            Some(Speaks::V3(v3)) => v3.write(&mut self.cluster, &self.keys, key, text, version).await,
-            None => Err(Fault::api("nothing was listed yet".to_owned())),
+            Some(ApiClient::V2(v2)) => v2.write(&self.cluster, &self.keys, key, text, version).await,
+            Some(ApiClient::V3(v3)) => v3.write(&mut self.cluster, &self.keys, key, text, version).await,
+            None => Err(Fault::api("the store was not read yet".to_owned())),
         };
         match written {
             Ok(true) => Ok(Ok(())),
@@ -237,7 +237,7 @@ impl Etcd {
     }
 
     /// Determines the API whose store holds the documents; v3 if both hold some or neither does.
-    async fn detect(&mut self) -> Result<Speaks, Fault> {
+    async fn detect(&mut self) -> Result<ApiClient, Fault> {
         let version = self.cluster.version().await?.etcdserver;
         let (v2, v3) = (V2::new(), V3::of_server(&version));
         self.remark = None;
@@ -261,36 +261,36 @@ impl Etcd {
         match self.wanted {
             Api::V2 => {
                 v2.holds_any(&self.cluster, &self.keys).await.map_err(|fault| missing(fault, no_v2()))?;
-                return Ok(Speaks::V2(v2));
+                return Ok(ApiClient::V2(v2));
             }
             Api::V3 => {
                 v3.holds_any(&mut self.cluster, &self.keys).await.map_err(|fault| missing(fault, no_v3()))?;
-                return Ok(Speaks::V3(v3));
+                return Ok(ApiClient::V3(v3));
             }
             Api::Auto => {}
         }
         let in_v3 = v3.holds_any(&mut self.cluster, &self.keys).await;
         let in_v2 = v2.holds_any(&self.cluster, &self.keys).await;
-        let both = "documents stand both in etcd's v3 and in its v2 store, which are two different ones: those of v3 are \
-                    in force; remove the others, or set api";
+        let both = "documents exist in both the v3 and the v2 store of etcd, which are separate: those of v3 are in \
+                force; remove the others, or set api";
         match (in_v3, in_v2) {
             (Ok(true), Ok(true)) => {
                 self.remark = Some(both.to_owned());
-                Ok(Speaks::V3(v3))
+                Ok(ApiClient::V3(v3))
             }
             // A store that held documents is not given up for one that is empty or that holds leftovers.
-            (Ok(false), _) if self.held == Some(Api::V3) => Ok(Speaks::V3(v3)),
+            (Ok(false), _) if self.held == Some(Api::V3) => Ok(ApiClient::V3(v3)),
             (Err(fault), _) if self.held == Some(Api::V3) => Err(missing(fault, no_v3())),
-            (Ok(true), _) => Ok(Speaks::V3(v3)),
-            (_, Ok(_)) if self.held == Some(Api::V2) => Ok(Speaks::V2(v2)),
+            (Ok(true), _) => Ok(ApiClient::V3(v3)),
+            (_, Ok(_)) if self.held == Some(Api::V2) => Ok(ApiClient::V2(v2)),
             (_, Err(fault)) if self.held == Some(Api::V2) => Err(missing(fault, no_v2())),
-            (Ok(false) | Err(Fault { kind: FaultKind::Api, .. }), Ok(true)) => Ok(Speaks::V2(v2)),
-            (Err(Fault { kind: FaultKind::Api, .. }), Ok(false)) => Ok(Speaks::V2(v2)),
-            (Ok(false), Ok(false) | Err(Fault { kind: FaultKind::Api, .. })) => Ok(Speaks::V3(v3)),
+            (Ok(false) | Err(Fault { kind: FaultKind::Api, .. }), Ok(true)) => Ok(ApiClient::V2(v2)),
+            (Err(Fault { kind: FaultKind::Api, .. }), Ok(false)) => Ok(ApiClient::V2(v2)),
+            (Ok(false), Ok(false) | Err(Fault { kind: FaultKind::Api, .. })) => Ok(ApiClient::V3(v3)),
             (Err(Fault { kind: FaultKind::Api, problem }), Err(Fault { kind: FaultKind::Api, .. })) => {
-                let way_out = "start it without --enable-grpc-gateway=false, or with --enable-v2=true";
+                let help = "start it without --enable-grpc-gateway=false, or with --enable-v2=true";
                 let both = format!("etcd {version} answers neither its v3 nor its v2 API as JSON");
-                Err(Fault::api(format!("{both}; {way_out} ({problem})")))
+                Err(Fault::api(format!("{both}; {help} ({problem})")))
             }
             (Err(fault), _) | (Ok(false), Err(fault)) => Err(fault),
         }
@@ -301,16 +301,16 @@ impl Etcd {
         let pace = match fault.kind {
             FaultKind::Member => {
                 self.cluster.give_up_member();
-                Pace::Quick
+                RetryClass::Quick
             }
             // Another member may run another version, for example behind a proxy.
             FaultKind::Api => {
                 self.speaks = None;
                 self.cluster.give_up_member();
-                Pace::Quick
+                RetryClass::Quick
             }
-            FaultKind::Compacted => Pace::Quick,
-            FaultKind::Access | FaultKind::Token | FaultKind::NoAuthentication => Pace::Slow,
+            FaultKind::Compacted => RetryClass::Quick,
+            FaultKind::Access | FaultKind::Token | FaultKind::NoAuthentication => RetryClass::Slow,
         };
         StoreError::new(&place, fault.problem, pace)
     }

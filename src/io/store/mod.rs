@@ -15,9 +15,9 @@ use tokio::time::{Instant, sleep};
 use tracing::{debug, warn};
 
 use crate::config::bootstrap::{StoreConfig, StoreKind};
-use crate::config::load::Documents;
-use crate::pure::backoff::Backoff;
-pub use cache::{Cache, Kept};
+use crate::config::document::raw::Documents;
+use crate::pure::base::backoff::Backoff;
+pub use cache::{Cache, CachedConfig};
 pub use etcd::{announce, announced};
 
 /// Documents of one concern, as they were at one revision of the store.
@@ -35,7 +35,7 @@ pub struct Snapshot {
 
 /// Part of the store that is read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Concern {
+pub enum ReadScope {
     /// Documents that the agent of this host needs: its own tests, and the documents about all hosts.
     Host(String),
     /// Documents of all hosts, including all tests.
@@ -49,18 +49,18 @@ pub struct StoreError {
     place: String,
     problem: String,
     /// Retry class of the failure.
-    pace: Pace,
+    pace: RetryClass,
 }
 
 impl StoreError {
-    fn new(place: &str, problem: String, pace: Pace) -> Self {
+    fn new(place: &str, problem: String, pace: RetryClass) -> Self {
         StoreError { place: place.to_owned(), problem, pace }
     }
 }
 
 /// Retry class of a failure, which selects the back-off before the next attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Pace {
+enum RetryClass {
     /// Failure that may end at any moment, such as a restart; retries come soon.
     Quick,
     /// Failure that an operator has to mend first, such as a wrong password; retries come slowly.
@@ -69,7 +69,7 @@ enum Pace {
 
 /// Refusal to write a document that was changed by another writer since it was listed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("it was changed by somebody else meanwhile")]
+#[error("it was changed by another writer meanwhile")]
 pub struct Conflict;
 
 /// Event that [`reflect`] reports to the owner of the store.
@@ -120,7 +120,7 @@ const DEBOUNCE_MOST: Duration = Duration::from_secs(1);
 
 impl Store {
     /// Creates the store that `config` names; nothing is read yet.
-    pub fn new(config: &StoreConfig, concern: Concern) -> Result<Store, StoreError> {
+    pub fn new(config: &StoreConfig, concern: ReadScope) -> Result<Store, StoreError> {
         Ok(match config.kind {
             StoreKind::Dir => Store::Dir(dir::Dir::new(config.path.clone(), concern)),
             StoreKind::Etcd => Store::Etcd(Box::new(etcd::Etcd::new(config, concern)?)),
@@ -220,13 +220,13 @@ pub async fn reflect(mut store: Store, events: mpsc::Sender<StoreEvent>) {
                     Ok(()) => Duration::ZERO,
                     // A watch that a proxy or a restart cut is no failure yet; the next listing decides.
                     Err(error) => {
-                        debug!(%error, "watch cut");
+                        debug!(%error, "watch interrupted");
                         if begun.elapsed() >= LASTING {
                             cut.on_success();
                             AFTER_A_CUT.mul_f64(fastrand::f64())
                         } else {
                             if cut.failures() == CUT_AGAIN {
-                                warn!(%error, "watches are cut at once: changes are found late, by listing");
+                                warn!(%error, "watches are interrupted at once: changes are found late, by listing");
                             }
                             cut.on_failure_spread(fastrand::f64())
                         }
@@ -235,8 +235,8 @@ pub async fn reflect(mut store: Store, events: mpsc::Sender<StoreEvent>) {
             }
             Err(error) => {
                 let wait = match error.pace {
-                    Pace::Quick => retry.on_failure_spread(fastrand::f64()),
-                    Pace::Slow => refused.on_failure(fastrand::f64()),
+                    RetryClass::Quick => retry.on_failure_spread(fastrand::f64()),
+                    RetryClass::Slow => refused.on_failure(fastrand::f64()),
                 };
                 if events.send(StoreEvent::Lost(error.to_string())).await.is_err() {
                     return;

@@ -8,17 +8,17 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{Kind, Subject};
-use crate::pure::clock_error::Delay;
-use crate::pure::flows::DeadFlows;
-use crate::pure::test::TestId;
-use crate::pure::time::{WallTime, seconds};
+use crate::pure::alarm::key::{Kind, Subject};
+use crate::pure::base::time::{WallTime, seconds};
+use crate::pure::clock::error_estimate::Delay;
+use crate::pure::stamp::flows::DeadFlows;
+use crate::pure::test::id::TestId;
 
 /// Cause of a violated condition, with the measured value and the limit that it exceeded.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Cause {
     /// Timeout: the expected probes, or replies to probes, have not arrived.
-    Silence(Silence),
+    Silence(NoProbe),
     /// Delay that exceeds `max_latency` beyond the uncertainty of the clocks.
     Late {
         /// Measured delay, with the uncertainty of both clocks.
@@ -71,7 +71,7 @@ pub enum Cause {
     /// Configuration fault, as a human-readable description.
     Config(String),
     /// Group fault: alarms that have something in common were raised together.
-    Shared(Shared),
+    Shared(GroupFault),
     /// Datagrams from a source that belong to no configured test.
     UnknownPacket {
         /// Source address of one of the senders of such datagrams.
@@ -94,7 +94,7 @@ pub enum Direction {
 
 /// Details of a timeout: when the last probe arrived and which interval was expected.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Silence {
+pub struct NoProbe {
     /// Time between the last probe, or the start of the test, and the missed deadline that counts here.
     pub silent_for: Duration,
     /// Arrival of the last probe by the wall clock; `None` if no probe has arrived yet.
@@ -111,15 +111,15 @@ pub struct Silence {
 
 /// Group of alarms of one kind that were raised together, and the subject that they have in common.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Shared {
+pub struct GroupFault {
     /// Kind of the grouped alarms, such as `connection` or `sender`.
     pub kind: Kind,
     /// Subject that the members share, such as a host, a listener or a tag.
-    pub what: Subject,
+    pub subject: Subject,
     /// Number of members that are down at present.
     pub down: u64,
     /// Number of members that count, without those in maintenance or silenced.
-    pub of: u64,
+    pub total: u64,
     /// First test that is down; `None` for a group that does not consist of tests.
     pub first: Option<TestId>,
     /// Human-readable description of one member that is down, named in the text as an example.
@@ -193,7 +193,7 @@ impl fmt::Display for Cause {
                 let limit = humantime::format_duration(*max_latency);
                 let what = match direction {
                     Direction::Forward => "delay",
-                    Direction::Backward => "delay on the way back",
+                    Direction::Backward => "return delay",
                     Direction::RoundTrip => "round trip",
                 };
                 write!(f, "{what} {} exceeds {limit}", readable(*delay))
@@ -238,18 +238,18 @@ impl fmt::Display for Cause {
     }
 }
 
-impl fmt::Display for Shared {
+impl fmt::Display for GroupFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.what == Subject::Configuration {
-            write!(f, "{} faults of the configuration at once", self.down)?;
+        if self.subject == Subject::Configuration {
+            write!(f, "{} configuration faults at once", self.down)?;
             return if self.example.is_empty() { Ok(()) } else { write!(f, ", among them {}", self.example) };
         }
-        match (self.down == self.of, self.of) {
+        match (self.down == self.total, self.total) {
             (true, of) => write!(f, "all {of} tests ")?,
             (false, of) => write!(f, "{} of {of} tests ", self.down)?,
         }
         let sends = self.kind == Kind::Sender;
-        match &self.what {
+        match &self.subject {
             Subject::Host(host) if sends => write!(f, "to host {host}")?,
             Subject::Host(host) => write!(f, "from host {host}")?,
             Subject::Listener(addr) => write!(f, "at the listener {addr}")?,

@@ -2,11 +2,12 @@
 //!
 //! The function `tests` renders both tables from the status of the tests.
 
-use super::{MOST_TESTS, clock, escape, milliseconds, more, named, pill};
-use crate::pure::condition::State;
-use crate::pure::flows::FlowStatus;
-use crate::pure::statistics::{Summaries, Summary};
-use crate::pure::status::{Role, TestStatus};
+use super::{MAX_TESTS, clock, escape, milliseconds, more, named, pill};
+use crate::pure::judge::condition::State;
+use crate::pure::measure::statistics::{Summaries, Summary};
+use crate::pure::stamp::flows::FlowStatus;
+use crate::pure::status::snapshot::TestStatus;
+use crate::pure::test::role::Role;
 
 pub(super) fn tests(tests: &[TestStatus]) -> String {
     let of = |role: Role| tests.iter().filter(move |test| test.role == role);
@@ -24,12 +25,12 @@ pub(super) fn tests(tests: &[TestStatus]) -> String {
 /// Renders the table of the tests, or returns `None` if there are none.
 fn table<'a>(tests: impl Iterator<Item = &'a TestStatus> + Clone, role: Role) -> Option<String> {
     let count = tests.clone().count();
-    let rows: String = tests.take(MOST_TESTS).map(|status| row(status, role)).collect();
+    let rows: String = tests.take(MAX_TESTS).map(|status| row(status, role)).collect();
     (count > 0).then(|| {
         format!(
             "<table><tr><th>State<th>Test<th>Path<th class=number>Last delay<th class=number>Loss\
              <th class=number>Probes<th>Since{rows}</table>{}",
-            more(count, MOST_TESTS)
+            more(count, MAX_TESTS)
         )
     })
 }
@@ -104,7 +105,8 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::pure::test::{TestFacts, TestId};
+    use crate::pure::test::facts::TestFacts;
+    use crate::pure::test::id::TestId;
 
     fn status(role: Role) -> TestStatus {
         TestStatus::unknown(Arc::new(TestFacts::example(TestId::of_set("set", "a", "b"))), role)

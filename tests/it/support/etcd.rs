@@ -152,14 +152,14 @@ impl Etcd {
 
     /// Runs `meanwhile`, and then restores the data that the store held before it.
     pub fn roll_back(&mut self, meanwhile: impl FnOnce(&Etcd)) {
-        let (data, aside) = (self.data(), self.directory.path().join("aside"));
+        let (data, excluded) = (self.data(), self.directory.path().join("aside"));
         self.terminate();
-        copy(&data, &aside);
+        copy(&data, &excluded);
         self.restart();
         meanwhile(self);
         self.terminate();
         std::fs::remove_dir_all(&data).expect("remove data");
-        std::fs::rename(&aside, &data).expect("restore data");
+        std::fs::rename(&excluded, &data).expect("restore data");
         self.restart();
     }
 
@@ -204,7 +204,7 @@ impl Etcd {
 
     pub fn put_v3(&self, key: &str, value: &str) {
         let body = json!({"key": whole(key), "value": BASE64.encode(value)});
-        wait_for("a write to etcd", || self.ask("kv/put", &body).ok());
+        wait_for("a write to etcd", || self.query("kv/put", &body).ok());
     }
 
     /// Writes the document of a test below each of these hosts.
@@ -221,26 +221,26 @@ impl Etcd {
                 assert_eq!(status, 200, "{body}");
             }
             Flavour::V3Of34 | Flavour::V3Of35 => {
-                self.ask("kv/deleterange", &json!({"key": whole(key)})).expect("delete");
+                self.query("kv/deleterange", &json!({"key": whole(key)})).expect("delete");
             }
         }
     }
 
     /// Returns the value of a v3 key below the prefix, if it exists.
     pub fn get(&self, key: &str) -> Option<String> {
-        let answer = self.ask("kv/range", &json!({"key": whole(key)})).ok()?;
+        let answer = self.query("kv/range", &json!({"key": whole(key)})).ok()?;
         let value = BASE64.decode(answer["kvs"][0]["value"].as_str()?).expect("base64");
         Some(String::from_utf8(value).expect("UTF-8"))
     }
 
     /// Returns the current revision of the v3 store.
     pub fn revision(&self) -> u64 {
-        let answer = self.ask("kv/range", &json!({"key": whole("x")})).expect("a revision");
+        let answer = self.query("kv/range", &json!({"key": whole("x")})).expect("a revision");
         answer["header"]["revision"].as_str().expect("a revision").parse().expect("a number")
     }
 
     /// Sends a request to the v3 JSON API; an error carries the response body.
-    pub fn ask(&self, rpc: &str, body: &Value) -> Result<Value, String> {
+    pub fn query(&self, rpc: &str, body: &Value) -> Result<Value, String> {
         let token = self.token.as_ref().map_or(String::new(), |token| format!("Authorization: {token}\r\n"));
         let path = format!("/v3/{rpc}");
         let (status, body) =
@@ -268,7 +268,7 @@ impl Etcd {
             ("enable", json!({})),
         ];
         for (rpc, body) in steps {
-            self.ask(&format!("auth/{rpc}"), &body).expect(rpc);
+            self.query(&format!("auth/{rpc}"), &body).expect(rpc);
         }
         self.login();
     }
@@ -282,7 +282,7 @@ impl Etcd {
     pub fn login(&mut self) {
         self.token = None;
         let answer =
-            wait_for("a token", || self.ask("auth/authenticate", &json!({"name": "root", "password": "r"})).ok());
+            wait_for("a token", || self.query("auth/authenticate", &json!({"name": "root", "password": "r"})).ok());
         self.token = Some(answer["token"].as_str().expect("a token").to_owned());
     }
 }

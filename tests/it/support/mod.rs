@@ -164,7 +164,7 @@ impl Process {
 
     /// Kills the process with SIGKILL, and waits until it has ended.
     pub fn kill(&mut self) {
-        let _gone_already = self.0.kill();
+        let _ignored = self.0.kill();
         let _status = self.0.wait();
     }
 }

@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
-use peerpair::pure::probe::Probe;
-use peerpair::pure::time::WallTime;
+use peerpair::pure::base::time::WallTime;
+use peerpair::pure::stamp::packet::Probe;
 
 /// IPv4 and IPv6 addresses of the two hosts, a and b.
 pub const A: &str = "10.77.0.1";
@@ -133,7 +133,7 @@ impl Namespace {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        let _gone_already = Command::new("ip").args(["netns", "delete", &self.0]).status();
+        let _ignored = Command::new("ip").args(["netns", "delete", &self.0]).status();
     }
 }
 

@@ -12,10 +12,10 @@ use serde::Deserialize;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::fault::{Fault, FaultKind, tell_apart};
+use super::fault::{Fault, FaultKind, classify};
 use crate::config::bootstrap::StoreConfig;
-use crate::config::secret::Secret;
-use crate::io::causes::describe;
+use crate::config::document::secret::Secret;
+use crate::io::error_chain::error_chain;
 use crate::io::{secret, tls};
 
 /// Range, in milliseconds, of the time for which a failed member is not asked, unless all members have failed.
@@ -34,7 +34,7 @@ const AUTHENTICATED_WITHIN: Duration = Duration::from_secs(120);
 /// Client of one cluster, which sends its requests to one member at a time.
 pub struct Cluster {
     config: StoreConfig,
-    members: Vec<Member>,
+    members: Vec<ClusterMember>,
     current: usize,
     connection: Option<Connection>,
     token: Option<Secret>,
@@ -42,7 +42,7 @@ pub struct Cluster {
     had_token: bool,
 }
 
-struct Member {
+struct ClusterMember {
     url: Url,
     quarantined_until: Option<Instant>,
 }
@@ -55,7 +55,7 @@ struct Connection {
 }
 
 /// Response of a member, with the headers of the v2 API.
-pub struct Answer {
+pub struct ApiAnswer {
     /// HTTP status of the response.
     pub status: StatusCode,
     /// Header `X-Etcd-Index`, which only the v2 API sends.
@@ -79,7 +79,7 @@ impl Cluster {
         let mut members = Vec::new();
         for endpoint in &config.endpoints {
             let url = Url::parse(endpoint).map_err(|error| Fault::access(format!("{endpoint}: {error}")))?;
-            members.push(Member { url, quarantined_until: None });
+            members.push(ClusterMember { url, quarantined_until: None });
         }
         if members.is_empty() {
             return Err(Fault::access("no endpoint".to_owned()));
@@ -122,7 +122,7 @@ impl Cluster {
     }
 
     /// Sends a request of the v3 API; if the token is rejected, authenticates and sends it once more.
-    pub async fn v3(&mut self, path: &str, body: &Value) -> Result<Answer, Fault> {
+    pub async fn v3(&mut self, path: &str, body: &Value) -> Result<ApiAnswer, Fault> {
         let body = body.to_string();
         let first = self.ask_v3(path, &body).await;
         match first {
@@ -135,8 +135,8 @@ impl Cluster {
                 self.ask_v3(path, &body).await
             }
             Err(fault) if fault.kind == FaultKind::Token => {
-                let way_out = "etcd wants a user: set [store.auth] user and password_file";
-                Err(Fault::access(format!("{}; {way_out}", fault.problem)))
+                let help = "etcd requires a user: set [store.auth] user and password_file";
+                Err(Fault::access(format!("{}; {help}", fault.problem)))
             }
             other => other,
         }
@@ -157,7 +157,7 @@ impl Cluster {
         Err(self.refusal(&answer))
     }
 
-    async fn ask_v3(&mut self, path: &str, body: &str) -> Result<Answer, Fault> {
+    async fn ask_v3(&mut self, path: &str, body: &str) -> Result<ApiAnswer, Fault> {
         let request = self.v3_request(path, body.to_owned())?;
         let answer = self.answer(request).await?;
         if answer.status.is_success() { Ok(answer) } else { Err(self.refusal(&answer)) }
@@ -215,36 +215,36 @@ impl Cluster {
     }
 
     /// Sends a request and reads the whole response, within the configured request timeout.
-    pub async fn answer(&self, request: RequestBuilder) -> Result<Answer, Fault> {
+    pub async fn answer(&self, request: RequestBuilder) -> Result<ApiAnswer, Fault> {
         let request = request.timeout(self.config.request_timeout);
         let response = request.send().await.map_err(|error| self.unreachable(&error))?;
         self.read(response).await
     }
 
-    async fn read(&self, response: Response) -> Result<Answer, Fault> {
+    async fn read(&self, response: Response) -> Result<ApiAnswer, Fault> {
         let status = response.status();
         let header = |name: &str| Some(response.headers().get(name)?.to_str().ok()?.to_owned());
         let index = header("X-Etcd-Index").and_then(|index| index.parse().ok());
         let cluster_id = header("X-Etcd-Cluster-Id");
         let body = response.bytes().await.map_err(|error| self.unreachable(&error))?.to_vec();
-        Ok(Answer { status, index, cluster_id, body })
+        Ok(ApiAnswer { status, index, cluster_id, body })
     }
 
     /// Converts an unsuccessful response to the fault that it stands for.
-    fn refusal(&self, answer: &Answer) -> Fault {
-        tell_apart(answer.status.as_u16(), &answer.body, self.config.tls.cert_file.is_some())
+    fn refusal(&self, answer: &ApiAnswer) -> Fault {
+        classify(answer.status.as_u16(), &answer.body, self.config.tls.cert_file.is_some())
     }
 
     /// Describes why a request got no response, with a hint at the fix where the cause is known.
     pub fn unreachable(&self, error: &reqwest::Error) -> Fault {
-        let problem = describe(error);
+        let problem = error_chain(error);
         let https = self.members[self.current].url.scheme() == "https";
         let hint = if https && (problem.contains("InvalidContentType") || problem.contains("tls handshake eof")) {
-            "; this endpoint does not speak TLS: write http://, or give etcd a certificate"
+            "; this endpoint does not use TLS: write http://, or give etcd a certificate"
         } else if !https
             && (problem.contains("connection closed before message completed") || problem.contains("IncompleteMessage"))
         {
-            "; an endpoint that speaks TLS does that: write https://"
+            "; an endpoint that requires TLS does that: write https://"
         } else if problem.contains("UnknownIssuer") && self.config.tls.ca_file.is_none() {
             "; this host does not trust its certificate: set [store.tls] ca_file"
         } else if problem.contains("UnknownIssuer") || problem.contains("BadSignature") {
@@ -256,10 +256,10 @@ impl Cluster {
         } else if problem.contains("CertificateRequired")
             || (https && self.config.tls.cert_file.is_none() && problem.contains("BadCertificate"))
         {
-            "; it wants a client certificate: set [store.tls] cert_file and key_file"
+            "; it requires a client certificate: set [store.tls] cert_file and key_file"
         } else if https && self.config.tls.cert_file.is_none() && problem.contains("connection closed") {
             // The server's TLS alert is lost if the connection is closed before the alert was read.
-            "; if it wants a client certificate, set [store.tls] cert_file and key_file"
+            "; if it requires a client certificate, set [store.tls] cert_file and key_file"
         } else {
             ""
         };
@@ -323,7 +323,7 @@ impl Cluster {
             .http2_keep_alive_while_idle(true)
             .no_proxy()
             .build()
-            .map_err(|error| describe(&error))
+            .map_err(|error| error_chain(&error))
     }
 
     /// Quarantines the current member and selects the next one that is not quarantined.

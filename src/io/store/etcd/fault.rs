@@ -54,7 +54,7 @@ const UNAUTHENTICATED: u64 = 16;
 /// Error of the v3 gateway. Its shape differs between versions, and between responses and streams.
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Refusal {
+struct StoreRefusal {
     error: Value,
     message: String,
     code: u64,
@@ -63,8 +63,8 @@ struct Refusal {
 
 /// Classifies an error response of the v3 gateway; `with_certificate` is true if the agent presented a client
 /// certificate.
-pub fn tell_apart(status: u16, body: &[u8], with_certificate: bool) -> Fault {
-    let refusal: Refusal = match serde_json::from_slice(body) {
+pub fn classify(status: u16, body: &[u8], with_certificate: bool) -> Fault {
+    let refusal: StoreRefusal = match serde_json::from_slice(body) {
         Ok(refusal) => refusal,
         Err(_) => return tell_text_apart(status, &String::from_utf8_lossy(body)),
     };
@@ -72,19 +72,19 @@ pub fn tell_apart(status: u16, body: &[u8], with_certificate: bool) -> Fault {
 }
 
 /// Classifies the `error` field of a line in a watch stream.
-pub fn tell_stream_apart(error: &Value) -> Fault {
+pub fn classify_stream(error: &Value) -> Fault {
     let refusal = match error.as_str() {
-        Some(message) => Refusal { message: message.to_owned(), ..Refusal::default() },
+        Some(message) => StoreRefusal { message: message.to_owned(), ..StoreRefusal::default() },
         None => serde_json::from_value(error.clone()).unwrap_or_default(),
     };
     of_refusal(refusal, false)
 }
 
-fn of_refusal(refusal: Refusal, with_certificate: bool) -> Fault {
+fn of_refusal(refusal: StoreRefusal, with_certificate: bool) -> Fault {
     let inner = refusal.error.as_str().unwrap_or_default();
     let message = if refusal.message.is_empty() { inner } else { &refusal.message };
     let code = refusal.code.max(refusal.grpc_code);
-    let told = |kind, problem: String| Fault { kind, problem };
+    let notified = |kind, problem: String| Fault { kind, problem };
     let wants_token = [
         "invalid auth token",
         "user name is empty",
@@ -94,24 +94,24 @@ fn of_refusal(refusal: Refusal, with_certificate: bool) -> Fault {
         "revision in header is old",
     ];
     if code == UNAUTHENTICATED || wants_token.iter().any(|words| message.contains(words)) {
-        return told(FaultKind::Token, message.to_owned());
+        return notified(FaultKind::Token, message.to_owned());
     }
     if message.contains("authentication is not enabled") {
-        return told(FaultKind::NoAuthentication, message.to_owned());
+        return notified(FaultKind::NoAuthentication, message.to_owned());
     }
     if code == OUT_OF_RANGE || message.contains("has been compacted") {
-        return told(FaultKind::Compacted, message.to_owned());
+        return notified(FaultKind::Compacted, message.to_owned());
     }
     let gateway = ["connection closed", "tls: bad certificate", "tls: certificate required"];
     if code == UNAVAILABLE && with_certificate && gateway.iter().any(|words| message.contains(words)) {
         let problem = "etcd's JSON gateway cannot reach etcd itself: the server's own certificate lacks the extended \
                        key usage clientAuth, which --client-cert-auth asks of it too; issue it with serverAuth and \
                        clientAuth";
-        return told(FaultKind::Member, problem.to_owned());
+        return notified(FaultKind::Member, problem.to_owned());
     }
     if message.contains("database space exceeded") {
         let problem = "etcd's database is full and takes no writes; compact and defragment it, then clear the alarm";
-        return told(FaultKind::Access, problem.to_owned());
+        return notified(FaultKind::Access, problem.to_owned());
     }
     let kind = match code {
         PERMISSION_DENIED | NOT_FOUND => FaultKind::Access,
@@ -119,7 +119,7 @@ fn of_refusal(refusal: Refusal, with_certificate: bool) -> Fault {
         3 | 9 => FaultKind::Access,
         _ => FaultKind::Member,
     };
-    told(kind, format!("{message} (etcd's code {code})"))
+    notified(kind, format!("{message} (etcd's code {code})"))
 }
 
 fn tell_text_apart(status: u16, text: &str) -> Fault {
@@ -142,7 +142,7 @@ mod tests {
 
     #[test]
     fn error_responses_of_all_etcd_versions_are_classified() {
-        let kind = |status, body: &str| tell_apart(status, body.as_bytes(), true).kind;
+        let kind = |status, body: &str| classify(status, body.as_bytes(), true).kind;
         let old = r#"{"error":"etcdserver: invalid auth token","message":"etcdserver: invalid auth token","code":16}"#;
         assert_eq!(kind(401, old), FaultKind::Token);
         assert_eq!(kind(401, r#"{"code":16,"message":"etcdserver: invalid auth token"}"#), FaultKind::Token);
@@ -159,12 +159,12 @@ mod tests {
 
     #[test]
     fn mutual_tls_misconfigurations_are_explained() {
-        let gateway = tell_apart(503, br#"{"error":"connection closed","code":14}"#, true);
+        let gateway = classify(503, br#"{"error":"connection closed","code":14}"#, true);
         assert!(gateway.problem.contains("clientAuth"), "{gateway}");
         let newer = br#"{"error":"connection error: desc = \"transport: authentication handshake failed: remote error: tls: bad certificate\"","code":14}"#;
-        assert_eq!(tell_apart(503, newer, true), gateway);
+        assert_eq!(classify(503, newer, true), gateway);
         let name = b"CommonName of client sending a request against gateway will be ignored and not used as expected";
-        let name = tell_apart(400, name, true);
+        let name = classify(400, name, true);
         assert_eq!(name.kind, FaultKind::Access);
         assert!(name.problem.contains("without a CN"), "{name}");
     }
@@ -175,6 +175,6 @@ mod tests {
             r#"{"grpc_code":14,"http_code":503,"message":"etcdserver: no leader","http_status":"Service Unavailable"}"#,
         )
         .unwrap();
-        assert_eq!(tell_stream_apart(&error).kind, FaultKind::Member);
+        assert_eq!(classify_stream(&error).kind, FaultKind::Member);
     }
 }

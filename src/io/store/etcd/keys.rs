@@ -1,42 +1,42 @@
-//! Layout of the documents in etcd. [`Keys`] computes the keys, ranges and v2 paths below the configured prefix that
-//! concern one host or the whole fleet.
+//! Layout of the documents in etcd. [`KeyPaths`] computes the keys, ranges and v2 paths below the configured prefix
+//! that concern one host or the whole fleet.
 
-use crate::config::load::{GLOBAL_KEY, HOSTS_PREFIX, SETS_PREFIX, TESTS_PREFIX, tests_prefix};
-use crate::io::store::Concern;
+use crate::config::document::raw::{GLOBAL_KEY, HOSTS_PREFIX, SETS_PREFIX, TESTS_PREFIX, tests_prefix};
+use crate::io::store::ReadScope;
 
 /// Keys below a prefix that concern one host or the whole fleet.
 #[derive(Clone, Debug)]
-pub struct Keys {
+pub struct KeyPaths {
     prefix: String,
-    concern: Concern,
+    concern: ReadScope,
 }
 
 /// Unit of listing and watching: a single key or all keys of a directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Scope {
+pub enum KeyScope {
     /// Key of a single document, relative to the prefix.
     Key(&'static str),
     /// Directory with all keys below it, relative to the prefix; its name ends in a slash.
     Directory(String),
 }
 
-impl Keys {
+impl KeyPaths {
     /// Creates the layout of the keys below `prefix` for one concern.
-    pub fn new(prefix: &str, concern: Concern) -> Self {
-        Keys { prefix: prefix.to_owned(), concern }
+    pub fn new(prefix: &str, concern: ReadScope) -> Self {
+        KeyPaths { prefix: prefix.to_owned(), concern }
     }
 
     /// Returns the keys and directories to list and to watch.
-    pub fn scopes(&self) -> Vec<Scope> {
+    pub fn scopes(&self) -> Vec<KeyScope> {
         let tests = match &self.concern {
-            Concern::Host(host) => tests_prefix(host),
-            Concern::Fleet => TESTS_PREFIX.to_owned(),
+            ReadScope::Host(host) => tests_prefix(host),
+            ReadScope::Fleet => TESTS_PREFIX.to_owned(),
         };
         vec![
-            Scope::Key(GLOBAL_KEY),
-            Scope::Directory(HOSTS_PREFIX.to_owned()),
-            Scope::Directory(SETS_PREFIX.to_owned()),
-            Scope::Directory(tests),
+            KeyScope::Key(GLOBAL_KEY),
+            KeyScope::Directory(HOSTS_PREFIX.to_owned()),
+            KeyScope::Directory(SETS_PREFIX.to_owned()),
+            KeyScope::Directory(tests),
         ]
     }
 
@@ -54,8 +54,8 @@ impl Keys {
     /// keys, `agents/` comes before all documents and `tests/` after them.
     pub fn v3_ranges(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
         match &self.concern {
-            Concern::Fleet => self.v3_whole(),
-            Concern::Host(host) => {
+            ReadScope::Fleet => self.v3_whole(),
+            ReadScope::Host(host) => {
                 let begin = self.full(GLOBAL_KEY).into_bytes();
                 vec![(begin, self.full(TESTS_PREFIX).into_bytes()), self.v3_start(&tests_prefix(host))]
             }
@@ -71,8 +71,8 @@ impl Keys {
     /// Returns true if the document of this relative key concerns the host or fleet; the ranges can include others.
     pub fn concerns(&self, key: &str) -> bool {
         let tests = match &self.concern {
-            Concern::Host(host) => tests_prefix(host),
-            Concern::Fleet => TESTS_PREFIX.to_owned(),
+            ReadScope::Host(host) => tests_prefix(host),
+            ReadScope::Fleet => TESTS_PREFIX.to_owned(),
         };
         key == GLOBAL_KEY || [HOSTS_PREFIX, SETS_PREFIX, &tests].iter().any(|prefix| key.starts_with(prefix))
     }
@@ -89,11 +89,11 @@ impl Keys {
     }
 
     /// Returns the path segments of a scope in the v2 API.
-    pub fn v2_path<'a>(&'a self, scope: &'a Scope) -> Vec<&'a str> {
+    pub fn v2_path<'a>(&'a self, scope: &'a KeyScope) -> Vec<&'a str> {
         let key = match scope {
-            Scope::Key(key) => key,
+            KeyScope::Key(key) => key,
             // The trailing slash stays, because etcd's access rights distinguish a directory by it.
-            Scope::Directory(directory) => directory.as_str(),
+            KeyScope::Directory(directory) => directory.as_str(),
         };
         self.v2_key(key)
     }
@@ -111,7 +111,7 @@ mod tests {
 
     #[test]
     fn range_of_a_host_excludes_hosts_with_the_same_prefix() {
-        let keys = Keys::new("/peerpair", Concern::Host("db1".to_owned()));
+        let keys = KeyPaths::new("/peerpair", ReadScope::Host("db1".to_owned()));
         let [(first, last), (from, to)] = keys.v3_ranges().try_into().unwrap();
         let within = |key: &str| first.as_slice() <= key.as_bytes() && key.as_bytes() < last.as_slice();
         assert!(within("/peerpair/config") && within("/peerpair/hosts/db1") && within("/peerpair/sets/x"));

@@ -10,11 +10,11 @@ use tracing::warn;
 
 use super::cluster::Cluster;
 use super::fault::{Fault, FaultKind};
-use super::keys::Keys;
+use super::keys::KeyPaths;
 use super::v3::{Lease, V3};
 use crate::config::bootstrap::{Api, StoreConfig, StoreKind};
-use crate::io::store::{Concern, Pace, StoreError};
-use crate::pure::backoff::Backoff;
+use crate::io::store::{ReadScope, RetryClass, StoreError};
+use crate::pure::base::backoff::Backoff;
 
 /// Prefix of the keys under which agents publish their status.
 const AGENTS_PREFIX: &str = "agents/";
@@ -23,7 +23,7 @@ const TIME_TO_LIVE: Duration = Duration::from_secs(180);
 /// Range, in milliseconds, of the time after which the lease is renewed: 60 s, plus or minus a fifth.
 const KEEP_AFTER: std::ops::Range<u64> = 48_000..72_000;
 /// Least time between two writes: the whole fleet writes such keys, and each revision stays in etcd until a compaction.
-const APART: Duration = Duration::from_secs(30);
+const MIN_WRITE_INTERVAL: Duration = Duration::from_secs(30);
 const RETRY: Backoff = Backoff::new(Duration::from_secs(5), Duration::from_secs(300));
 
 /// Publishes this agent's status whenever it changes, until the sender of `said` is dropped; then the lease is revoked.
@@ -38,11 +38,11 @@ pub async fn announce(config: StoreConfig, host: String, mut said: watch::Receiv
     while said.wait_for(Option::is_some).await.is_ok() {
         let begun = Instant::now();
         let Err(fault) = presence.follow(&config, &mut said).await else { break };
-        if begun.elapsed() > APART {
+        if begun.elapsed() > MIN_WRITE_INTERVAL {
             (retry, troubled) = (RETRY, false);
         }
         if fault.kind != FaultKind::Member && !std::mem::replace(&mut troubled, true) {
-            warn!(problem = fault.problem, "this agent's state cannot be written to agents/<host>");
+            warn!(problem = fault.problem, "the report of this agent cannot be written to agents/<host>");
         }
         tokio::select! {
             () = sleep(retry.on_failure_spread(fastrand::f64())) => {}
@@ -59,7 +59,7 @@ async fn closed(said: &mut watch::Receiver<Option<String>>) {
 
 /// Published status and the lease that it is under; both outlive a connection.
 struct Presence {
-    keys: Keys,
+    keys: KeyPaths,
     key: String,
     lease: Option<Lease>,
     written: Option<String>,
@@ -71,7 +71,7 @@ impl Presence {
     fn new(config: &StoreConfig, host: &str) -> Self {
         let now = Instant::now();
         Presence {
-            keys: Keys::new(&config.prefix, Concern::Fleet),
+            keys: KeyPaths::new(&config.prefix, ReadScope::Fleet),
             key: format!("{AGENTS_PREFIX}{host}"),
             lease: None,
             written: None,
@@ -123,7 +123,7 @@ impl Presence {
         }
         written?;
         self.written = Some(text);
-        self.not_before = Instant::now() + APART;
+        self.not_before = Instant::now() + MIN_WRITE_INTERVAL;
         Ok(())
     }
 
@@ -137,9 +137,9 @@ impl Presence {
 /// Returns the published status of all agents, by host.
 pub async fn announced(config: &StoreConfig) -> Result<BTreeMap<String, String>, StoreError> {
     let place = config.endpoints.join(",");
-    let failed = |fault: Fault| StoreError::new(&place, fault.problem, Pace::Quick);
+    let failed = |fault: Fault| StoreError::new(&place, fault.problem, RetryClass::Quick);
     let (mut cluster, v3) = connect(config).await.map_err(failed)?;
-    let keys = Keys::new(&config.prefix, Concern::Fleet);
+    let keys = KeyPaths::new(&config.prefix, ReadScope::Fleet);
     v3.read(&mut cluster, &keys, AGENTS_PREFIX).await.map_err(failed)
 }
 

@@ -12,10 +12,10 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::cluster::Cluster;
 use super::fault::{Fault, FaultKind};
-use super::keys::{Keys, Scope};
-use super::{ALIVE_EVERY, Listed, Seen};
-use crate::config::load::{Documents, GLOBAL_KEY, RawDocument};
-use crate::io::causes::describe;
+use super::keys::{KeyPaths, KeyScope};
+use super::{ALIVE_EVERY, KeyListing, Seen};
+use crate::config::document::raw::{Documents, GLOBAL_KEY, RawDocument};
+use crate::io::error_chain::error_chain;
 use crate::io::store::DEBOUNCE;
 
 /// Range, in seconds, of the time after which all documents are listed again, whatever the watches report.
@@ -37,7 +37,7 @@ const INDEX_CLEARED: u64 = 401;
 pub struct V2 {
     documents: Documents,
     /// Scopes to watch, each with the index to continue from.
-    watches: Vec<(Scope, u64)>,
+    watches: Vec<(KeyScope, u64)>,
     polls: Vec<Poll>,
     relist_at: Instant,
 }
@@ -66,22 +66,22 @@ struct Answered {
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Refusal {
+struct V2Refusal {
     error_code: u64,
     message: String,
     #[serde(default)]
     cause: String,
 }
 
-impl Refusal {
+impl V2Refusal {
     fn fault(&self) -> Fault {
-        let Refusal { error_code, message, cause } = self;
-        let (kind, way_out) = match *error_code {
+        let V2Refusal { error_code, message, cause } = self;
+        let (kind, help) = match *error_code {
             UNAUTHORIZED => (FaultKind::Access, "; set [store.auth] user and password_file, or grant it more"),
             code if RAFT_ERRORS.contains(&code) => (FaultKind::Member, ""),
             _ => (FaultKind::Access, ""),
         };
-        Fault { kind, problem: format!("{message} ({cause}), etcd error {error_code}{way_out}") }
+        Fault { kind, problem: format!("{message} ({cause}), etcd error {error_code}{help}") }
     }
 }
 
@@ -92,7 +92,7 @@ impl V2 {
     }
 
     /// Returns true if there is any document below the prefix.
-    pub async fn holds_any(&self, cluster: &Cluster, keys: &Keys) -> Result<bool, Fault> {
+    pub async fn holds_any(&self, cluster: &Cluster, keys: &KeyPaths) -> Result<bool, Fault> {
         for scope in keys.scopes() {
             if self.get(cluster, keys, &scope).await?.node.is_some_and(|node| !node.dir || !node.nodes.is_empty()) {
                 return Ok(true);
@@ -102,7 +102,7 @@ impl V2 {
     }
 
     /// Lists all documents, each scope with a quorum, so that a key missing from the answer does not exist.
-    pub async fn list(&mut self, cluster: &Cluster, keys: &Keys) -> Result<Listed, Fault> {
+    pub async fn list(&mut self, cluster: &Cluster, keys: &KeyPaths) -> Result<KeyListing, Fault> {
         self.watches.clear();
         self.polls.clear();
         let mut documents = Documents::new();
@@ -120,11 +120,11 @@ impl V2 {
         self.watches = watches;
         self.documents.clone_from(&documents);
         self.relist_at = Instant::now() + Duration::from_secs(fastrand::u64(RELIST));
-        Ok(Listed { revision, documents, cluster: id })
+        Ok(KeyListing { revision, documents, cluster: id })
     }
 
     /// Waits until a watched key changes, the listing is due again, or the server has proved that it is alive.
-    pub async fn watch(&mut self, cluster: &mut Cluster, keys: &Keys) -> Result<Seen, Fault> {
+    pub async fn watch(&mut self, cluster: &mut Cluster, keys: &KeyPaths) -> Result<Seen, Fault> {
         if self.polls.is_empty() {
             let watches = std::mem::take(&mut self.watches);
             for (scope, index) in watches {
@@ -140,16 +140,16 @@ impl V2 {
             () = sleep_until(self.relist_at) => Ok(Seen::Doubt),
             () = sleep(ALIVE_EVERY) => {
                 // The read uses a quorum: a member that is cut off from the others would answer for itself alone.
-                self.get(cluster, keys, &Scope::Key(GLOBAL_KEY)).await?;
+                self.get(cluster, keys, &KeyScope::Key(GLOBAL_KEY)).await?;
                 Ok(Seen::Nothing)
             }
         }
     }
 
-    async fn get(&self, cluster: &Cluster, keys: &Keys, scope: &Scope) -> Result<Got, Fault> {
+    async fn get(&self, cluster: &Cluster, keys: &KeyPaths, scope: &KeyScope) -> Result<Got, Fault> {
         let query: &[(&str, &str)] = match scope {
-            Scope::Key(_) => &[("quorum", "true")],
-            Scope::Directory(_) => &[("quorum", "true"), ("recursive", "true")],
+            KeyScope::Key(_) => &[("quorum", "true")],
+            KeyScope::Directory(_) => &[("quorum", "true"), ("recursive", "true")],
         };
         let answer = cluster.answer(cluster.v2(Method::GET, &keys.v2_path(scope), query)?).await?;
         // A 404 without etcd's index is no statement about a key: the API itself is missing.
@@ -164,7 +164,7 @@ impl V2 {
                 .map_err(|error| Fault::api(format!("unreadable answer: {error}")))?;
             return Ok(Got { index, cluster, node: Some(answered.node) });
         }
-        match serde_json::from_slice::<Refusal>(&answer.body) {
+        match serde_json::from_slice::<V2Refusal>(&answer.body) {
             Ok(refusal) if refusal.error_code == KEY_NOT_FOUND && answer.status == StatusCode::NOT_FOUND => {
                 Ok(Got { index, cluster, node: None })
             }
@@ -178,7 +178,7 @@ impl V2 {
     pub async fn write(
         &self,
         cluster: &Cluster,
-        keys: &Keys,
+        keys: &KeyPaths,
         key: &str,
         text: Option<&str>,
         version: u64,
@@ -196,14 +196,14 @@ impl V2 {
         if answer.status.is_success() {
             return Ok(true);
         }
-        match serde_json::from_slice::<Refusal>(&answer.body) {
-            Ok(Refusal { error_code: COMPARE_FAILED | ALREADY_EXISTS | KEY_NOT_FOUND, .. }) => Ok(false),
+        match serde_json::from_slice::<V2Refusal>(&answer.body) {
+            Ok(V2Refusal { error_code: COMPARE_FAILED | ALREADY_EXISTS | KEY_NOT_FOUND, .. }) => Ok(false),
             Ok(refusal) => Err(refusal.fault()),
             Err(_) => Err(Fault { kind: FaultKind::Member, problem: format!("HTTP status {}", answer.status) }),
         }
     }
 
-    fn collect(&self, node: Node, keys: &Keys, documents: &mut Documents) {
+    fn collect(&self, node: Node, keys: &KeyPaths, documents: &mut Documents) {
         if node.dir {
             for child in node.nodes {
                 self.collect(child, keys, documents);
@@ -235,22 +235,22 @@ fn form(name: &str, value: &str) -> String {
 }
 
 /// Starts one long poll. It has no timeout of its own: `ALIVE_EVERY` and `relist_at` bound it.
-fn poll(cluster: &Cluster, keys: &Keys, scope: &Scope, index: u64) -> Result<Poll, Fault> {
+fn poll(cluster: &Cluster, keys: &KeyPaths, scope: &KeyScope, index: u64) -> Result<Poll, Fault> {
     let index = index.to_string();
     let mut query = vec![("wait", "true"), ("waitIndex", index.as_str())];
-    if let Scope::Directory(_) = scope {
+    if let KeyScope::Directory(_) = scope {
         query.push(("recursive", "true"));
     }
     let request = cluster.v2(Method::GET, &keys.v2_path(scope), &query)?;
     let failed = |problem| Fault { kind: FaultKind::Member, problem };
     let poll = async move {
-        let response = request.send().await.map_err(|error| failed(describe(&error)))?;
+        let response = request.send().await.map_err(|error| failed(error_chain(&error)))?;
         let status = response.status();
-        let body = response.bytes().await.map_err(|error| failed(describe(&error)))?;
+        let body = response.bytes().await.map_err(|error| failed(error_chain(&error)))?;
         if status.is_success() && !body.is_empty() {
             return Ok(());
         }
-        match serde_json::from_slice::<Refusal>(&body) {
+        match serde_json::from_slice::<V2Refusal>(&body) {
             Ok(refusal) if refusal.error_code == INDEX_CLEARED => Ok(()),
             Ok(refusal) => Err(refusal.fault()),
             Err(_) => Err(failed(format!("the watch ended with HTTP status {status}"))),

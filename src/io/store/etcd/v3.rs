@@ -16,14 +16,14 @@ use tokio::time::{Instant, timeout_at};
 use tracing::trace;
 
 use super::cluster::Cluster;
-use super::fault::{Fault, FaultKind, tell_stream_apart};
-use super::keys::Keys;
-use super::{ALIVE_EVERY, Listed, Seen};
-use crate::config::load::{Documents, RawDocument};
+use super::fault::{Fault, FaultKind, classify_stream};
+use super::keys::KeyPaths;
+use super::{ALIVE_EVERY, KeyListing, Seen};
+use crate::config::document::raw::{Documents, RawDocument};
 use crate::io::store::{DEBOUNCE, DEBOUNCE_MOST};
-use stream::Stream;
+use stream::WatchStream;
 pub use wire::Lease;
-use wire::{Event, Header, Kept, KeyValue, Line, Range, Txn, decode};
+use wire::{Header, KeyValue, LeaseTtl, Range, Txn, WatchEvent, WatchLine, decode};
 
 /// Greatest number of keys in one response; further keys come in more pages.
 const PAGE: u64 = 2000;
@@ -42,12 +42,12 @@ pub struct V3 {
     root: &'static str,
     documents: Documents,
     revision: u64,
-    stream: Option<Stream>,
+    stream: Option<WatchStream>,
 }
 
 /// Consistency of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reading {
+pub enum Consistency {
     /// Linearizable read, which a member answers only in agreement with the others.
     Agreed,
     /// Serializable read of one member alone, which may lag behind.
@@ -75,11 +75,11 @@ impl V3 {
     }
 
     /// Returns true if there is any document below the prefix.
-    pub async fn holds_any(&self, cluster: &mut Cluster, keys: &Keys) -> Result<bool, Fault> {
+    pub async fn holds_any(&self, cluster: &mut Cluster, keys: &KeyPaths) -> Result<bool, Fault> {
         let mut held = false;
         for (key, range_end) in keys.v3_ranges() {
             let body = json!({"key": BASE64.encode(key), "range_end": BASE64.encode(range_end), "limit": 1, "keys_only": true});
-            let range: Range = self.ask(cluster, "kv/range", &body).await?;
+            let range: Range = self.query(cluster, "kv/range", &body).await?;
             held |= !range.kvs.is_empty();
         }
         Ok(held)
@@ -87,7 +87,7 @@ impl V3 {
 
     /// Lists all documents as they were at one revision. A linearizable read makes sure that a key missing from the
     /// answer does not exist.
-    pub async fn list(&mut self, cluster: &mut Cluster, keys: &Keys, by: Reading) -> Result<Listed, Fault> {
+    pub async fn list(&mut self, cluster: &mut Cluster, keys: &KeyPaths, by: Consistency) -> Result<KeyListing, Fault> {
         self.stream = None;
         let mut documents = Documents::new();
         // The ranges are separate requests, because a transaction of ranges only makes etcd 3.5.1 panic when its client
@@ -96,15 +96,15 @@ impl V3 {
         for (mut key, range_end) in keys.v3_ranges() {
             loop {
                 let mut body = range_body(&(key, range_end.clone()), at.map(|header| header.revision));
-                body["serializable"] = json!(by == Reading::Alone);
-                let page: Range = self.ask(cluster, "kv/range", &body).await?;
+                body["serializable"] = json!(by == Consistency::Alone);
+                let page: Range = self.query(cluster, "kv/range", &body).await?;
                 if page.header.revision == 0 {
                     return Err(Fault::api("an answer to kv/range without a revision".to_owned()));
                 }
                 at.get_or_insert(page.header);
                 let (last, more) = (page.kvs.last().map(|last| decode(&last.key)).transpose()?, page.more);
                 for entry in page.kvs {
-                    self.take_in(&mut documents, keys, entry)?;
+                    self.apply(&mut documents, keys, entry)?;
                 }
                 let Some(mut next) = last.filter(|_| more) else { break };
                 next.push(0);
@@ -115,11 +115,11 @@ impl V3 {
         self.revision = header.revision;
         self.documents = documents;
         let cluster = format!("{:x}", header.cluster_id);
-        Ok(Listed { revision: self.revision, documents: self.documents.clone(), cluster })
+        Ok(KeyListing { revision: self.revision, documents: self.documents.clone(), cluster })
     }
 
     /// Waits for changes after the listing and returns the documents that result.
-    pub async fn watch(&mut self, cluster: &mut Cluster, keys: &Keys) -> Result<Seen, Fault> {
+    pub async fn watch(&mut self, cluster: &mut Cluster, keys: &KeyPaths) -> Result<Seen, Fault> {
         if self.stream.is_none() {
             self.stream = Some(self.open(cluster, keys).await?);
         }
@@ -147,7 +147,7 @@ impl V3 {
     }
 
     /// Returns the first meaningful line, or `None` after `ALIVE_EVERY` if the server still answers.
-    async fn first_change(&mut self, cluster: &mut Cluster, keys: &Keys) -> Result<Option<Meaning>, Fault> {
+    async fn first_change(&mut self, cluster: &mut Cluster, keys: &KeyPaths) -> Result<Option<Meaning>, Fault> {
         let look = Instant::now() + ALIVE_EVERY;
         loop {
             let unconfirmed = self.stream.as_ref().filter(|stream| stream.awaited > 0);
@@ -177,16 +177,16 @@ impl V3 {
         Ok(None)
     }
 
-    async fn next(&mut self, cluster: &mut Cluster, keys: &Keys) -> Result<Meaning, Fault> {
+    async fn next(&mut self, cluster: &mut Cluster, keys: &KeyPaths) -> Result<Meaning, Fault> {
         let Some(stream) = &mut self.stream else {
             return Err(Fault { kind: FaultKind::Member, problem: "the watch has ended".to_owned() });
         };
         let line = stream.next_line(cluster).await?;
         trace!(line = %String::from_utf8_lossy(&line).trim_end(), "watch");
-        let line: Line = serde_json::from_slice(&line)
+        let line: WatchLine = serde_json::from_slice(&line)
             .map_err(|error| Fault::api(format!("unreadable line in a watch: {error}")))?;
         if let Some(error) = line.error {
-            return Err(tell_stream_apart(&error));
+            return Err(classify_stream(&error));
         }
         let Some(result) = line.result else { return Ok(Meaning::Nothing) };
         if result.canceled {
@@ -212,20 +212,20 @@ impl V3 {
 
     /// Handles the confirmation of a watch. A server whose revision is behind the listing either lags or was restored
     /// from an older state; in the latter case the watch would skip changes that reuse the listed revisions.
-    async fn on_created(&self, cluster: &mut Cluster, keys: &Keys, header: Header) -> Result<Meaning, Fault> {
+    async fn on_created(&self, cluster: &mut Cluster, keys: &KeyPaths, header: Header) -> Result<Meaning, Fault> {
         if header.revision >= self.revision {
             return Ok(Meaning::Nothing);
         }
         let (key, _) = keys.v3_start("");
         let range: Range =
-            self.ask(cluster, "kv/range", &json!({"key": BASE64.encode(key), "count_only": true})).await?;
+            self.query(cluster, "kv/range", &json!({"key": BASE64.encode(key), "count_only": true})).await?;
         Ok(if range.header.revision < self.revision { Meaning::Doubt } else { Meaning::Nothing })
     }
 
-    fn on_event(&mut self, keys: &Keys, event: Event) -> Result<(), Fault> {
+    fn on_event(&mut self, keys: &KeyPaths, event: WatchEvent) -> Result<(), Fault> {
         if event.kind != "DELETE" {
             let mut documents = std::mem::take(&mut self.documents);
-            let taken = self.take_in(&mut documents, keys, event.kv);
+            let taken = self.apply(&mut documents, keys, event.kv);
             self.documents = documents;
             return taken;
         }
@@ -237,7 +237,7 @@ impl V3 {
     }
 
     /// Adds one entry to the documents; an unchanged document keeps its `Arc`.
-    fn take_in(&self, documents: &mut Documents, keys: &Keys, entry: KeyValue) -> Result<(), Fault> {
+    fn apply(&self, documents: &mut Documents, keys: &KeyPaths, entry: KeyValue) -> Result<(), Fault> {
         let key = decode(&entry.key)?;
         let key = String::from_utf8_lossy(&key).into_owned();
         let Some(key) = keys.below_prefix(&key).filter(|key| keys.concerns(key)) else { return Ok(()) };
@@ -251,7 +251,7 @@ impl V3 {
         Ok(())
     }
 
-    async fn open(&self, cluster: &mut Cluster, keys: &Keys) -> Result<Stream, Fault> {
+    async fn open(&self, cluster: &mut Cluster, keys: &KeyPaths) -> Result<WatchStream, Fault> {
         let request = |(n, (key, range_end)): (usize, (Vec<u8>, Vec<u8>))| {
             let request = json!({"create_request": {
                 "key": BASE64.encode(key),
@@ -270,11 +270,11 @@ impl V3 {
             body = ranges.iter().cloned().enumerate().map(request).collect();
         }
         let response = cluster.v3_stream(&format!("/{}/watch", self.root), body).await?;
-        Ok(Stream::new(response, ranges.len()))
+        Ok(WatchStream::new(response, ranges.len()))
     }
 
     /// Sends a request that is answered at once and parses the response.
-    pub async fn ask<T: serde::de::DeserializeOwned>(
+    pub async fn query<T: serde::de::DeserializeOwned>(
         &self,
         cluster: &mut Cluster,
         rpc: &str,
@@ -289,7 +289,7 @@ impl V3 {
     pub async fn write(
         &self,
         cluster: &mut Cluster,
-        keys: &Keys,
+        keys: &KeyPaths,
         key: &str,
         text: Option<&str>,
         version: u64,
@@ -300,37 +300,37 @@ impl V3 {
             None => json!({"request_delete_range": {"key": key}}),
         };
         let unchanged = json!({"key": key, "target": "MOD", "result": "EQUAL", "mod_revision": version.to_string()});
-        let txn: Txn = self.ask(cluster, "kv/txn", &json!({"compare": [unchanged], "success": [change]})).await?;
+        let txn: Txn = self.query(cluster, "kv/txn", &json!({"compare": [unchanged], "success": [change]})).await?;
         Ok(txn.succeeded)
     }
 
     /// Requests a lease that expires after `time_to_live` unless it is renewed.
     pub async fn grant_lease(&self, cluster: &mut Cluster, time_to_live: Duration) -> Result<Lease, Fault> {
-        self.ask(cluster, "lease/grant", &json!({"TTL": time_to_live.as_secs()})).await
+        self.query(cluster, "lease/grant", &json!({"TTL": time_to_live.as_secs()})).await
     }
 
     /// Renews a lease; returns false if it has already expired.
     pub async fn keep_lease(&self, cluster: &mut Cluster, lease: &Lease) -> Result<bool, Fault> {
-        let kept: Kept = self.ask(cluster, "lease/keepalive", &json!({"ID": lease.id.to_string()})).await?;
+        let kept: LeaseTtl = self.query(cluster, "lease/keepalive", &json!({"ID": lease.id.to_string()})).await?;
         Ok(kept.result.time_to_live > 0)
     }
 
     /// Revokes a lease, which also removes the keys that were written under it.
     pub async fn end_lease(&self, cluster: &mut Cluster, lease: &Lease) -> Result<(), Fault> {
-        self.ask::<Value>(cluster, "lease/revoke", &json!({"ID": lease.id.to_string()})).await.map(|_| ())
+        self.query::<Value>(cluster, "lease/revoke", &json!({"ID": lease.id.to_string()})).await.map(|_| ())
     }
 
     /// Writes a key that is removed when its lease ends.
     pub async fn write_leased(
         &self,
         cluster: &mut Cluster,
-        keys: &Keys,
+        keys: &KeyPaths,
         key: &str,
         text: &str,
         lease: &Lease,
     ) -> Result<(), Fault> {
         let (key, value) = (BASE64.encode(keys.full(key)), BASE64.encode(text));
-        self.ask::<Value>(cluster, "kv/put", &json!({"key": key, "value": value, "lease": lease.id.to_string()}))
+        self.query::<Value>(cluster, "kv/put", &json!({"key": key, "value": value, "lease": lease.id.to_string()}))
             .await?;
         Ok(())
     }
@@ -340,13 +340,13 @@ impl V3 {
     pub async fn read(
         &self,
         cluster: &mut Cluster,
-        keys: &Keys,
+        keys: &KeyPaths,
         start: &str,
     ) -> Result<BTreeMap<String, String>, Fault> {
         let mut found = BTreeMap::new();
         let (mut key, range_end) = keys.v3_start(start);
         loop {
-            let range: Range = self.ask(cluster, "kv/range", &range_body(&(key, range_end.clone()), None)).await?;
+            let range: Range = self.query(cluster, "kv/range", &range_body(&(key, range_end.clone()), None)).await?;
             let more = range.more && !range.kvs.is_empty();
             key = Vec::new();
             for entry in range.kvs {

@@ -13,7 +13,7 @@ use crate::io::store::etcd::fault::{Fault, FaultKind};
 const LONGEST_LINE: usize = 64 << 20;
 
 /// Open watch stream, with the octets of a line that is not complete yet.
-pub struct Stream {
+pub struct WatchStream {
     chunks: BoxStream<'static, reqwest::Result<Vec<u8>>>,
     pending: Vec<u8>,
     ended: bool,
@@ -25,12 +25,12 @@ pub struct Stream {
     pub awaited: usize,
 }
 
-impl Stream {
+impl WatchStream {
     /// Wraps the body of a response that has just begun, for the given number of requested watches.
     pub fn new(response: Response, watches: usize) -> Self {
         let chunks = response.bytes_stream().map(|chunk| chunk.map(|chunk| chunk.to_vec())).boxed();
         let now = Instant::now();
-        Stream { chunks, pending: Vec::new(), ended: false, heard: now, opened: now, awaited: watches }
+        WatchStream { chunks, pending: Vec::new(), ended: false, heard: now, opened: now, awaited: watches }
     }
 
     /// Returns the next non-empty line; the last line may lack its newline.

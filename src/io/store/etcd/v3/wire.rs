@@ -47,7 +47,7 @@ pub struct Txn {
 /// Line of a watch stream, which carries either a result or an error.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub struct Line {
+pub struct WatchLine {
     pub result: Option<WatchResult>,
     pub error: Option<Value>,
 }
@@ -62,13 +62,13 @@ pub struct WatchResult {
     #[serde(deserialize_with = "number")]
     pub compact_revision: u64,
     pub cancel_reason: String,
-    pub events: Vec<Event>,
+    pub events: Vec<WatchEvent>,
 }
 
 /// Change of one key; `kind` is empty for a put, because the gateway omits defaults.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub struct Event {
+pub struct WatchEvent {
     #[serde(rename = "type")]
     pub kind: String,
     pub kv: KeyValue,
@@ -85,14 +85,14 @@ pub struct Lease {
 /// Response to `lease/keepalive`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub struct Kept {
-    pub result: Alive,
+pub struct LeaseTtl {
+    pub result: KeepAlive,
 }
 
 /// Remaining lifetime of a lease in seconds; zero means that the lease has expired.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub struct Alive {
+pub struct KeepAlive {
     #[serde(rename = "TTL", deserialize_with = "number")]
     pub time_to_live: u64,
 }

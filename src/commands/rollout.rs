@@ -1,0 +1,166 @@
+//! Command `peerpair rollout`: lists for each agent the revision that it runs, the documents that it rejected, and
+//! whether it is silent. It compares the digest that each agent publishes under `agents/<host>` with that of the
+//! documents in the store, so it needs a store with leases.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::io::Write as _;
+
+use anyhow::Context as _;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::cli::{self, OutputFormat};
+use crate::config::document::findings::Level;
+use crate::config::document::raw::{Documents, TESTS_PREFIX, digest, tests_prefix};
+use crate::config::load::Loader;
+use crate::config::report;
+use crate::exit::{EXIT_CONFIG, EXIT_FAILURE, EXIT_GOOD};
+use crate::io::bootstrap_file::parse_bootstrap;
+use crate::io::store::{self, ReadScope, Store};
+
+/// Status that an agent publishes in the store, as far as this command reads it.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Announcement {
+    version: String,
+    web: Option<String>,
+    revision: u64,
+    digest: String,
+    rejected: Vec<Value>,
+    rejected_in_all: usize,
+}
+
+/// Rollout state of an agent, the worst first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum AgentState {
+    /// Agent has no status in the store: its lease of three minutes has expired, or it never ran.
+    Silent,
+    /// Agent runs the newest documents but rejects some of them.
+    Rejected,
+    /// Agent runs older documents than those in the store.
+    Behind,
+    /// Agent runs the newest documents and rejects none.
+    Current,
+}
+
+#[derive(Serialize)]
+struct RolloutLine {
+    host: String,
+    standing: AgentState,
+    version: Option<String>,
+    revision: Option<u64>,
+    web: Option<String>,
+    rejected: Vec<String>,
+}
+
+/// Lists all agents, the worst first, and returns success if all run the newest documents.
+pub fn rollout(arguments: &cli::Rollout) -> anyhow::Result<i32> {
+    let (bootstrap, findings) = parse_bootstrap(&arguments.config, &arguments.overrides.to_overrides());
+    if let Some(finding) = findings.iter().find(|finding| finding.level == Level::Error) {
+        writeln!(std::io::stderr().lock(), "{finding}")?;
+        return Ok(EXIT_CONFIG);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start")?;
+    let (snapshot, said) = runtime.block_on(async {
+        let snapshot = Store::new(&bootstrap.store, ReadScope::Fleet)?.list().await?;
+        anyhow::ensure!(
+            snapshot.origin.starts_with("etcd v3"),
+            "{} ({}) has no leases, so agents do not report there: see /status.json of each agent",
+            store::place(&bootstrap.store),
+            snapshot.origin,
+        );
+        Ok((snapshot, store::announced(&bootstrap.store).await?))
+    })?;
+    let mut loader = Loader::of(&bootstrap);
+    loader.read(&snapshot.documents);
+    let hosts: BTreeSet<String> = report::fleet::hosts(&loader).into_iter().chain(said.keys().cloned()).collect();
+    let mut lines: Vec<RolloutLine> = hosts
+        .into_iter()
+        .map(|host| {
+            let said = said.get(&host).map(|text| serde_json::from_str::<Announcement>(text).unwrap_or_default());
+            let wanted = digest(&of_host(&snapshot.documents, &host));
+            line(host, said, &wanted)
+        })
+        .collect();
+    lines.sort_by(|a, b| (a.standing, &a.host).cmp(&(b.standing, &b.host)));
+    let mut stdout = std::io::stdout().lock();
+    match arguments.format {
+        OutputFormat::Text => {
+            let newest = snapshot.documents.values().map(|document| document.version).max().unwrap_or(0);
+            write!(stdout, "{}", table(&lines, newest))?;
+        }
+        OutputFormat::Json => writeln!(stdout, "{}", serde_json::to_string_pretty(&lines)?)?,
+    }
+    let all = lines.iter().all(|line| line.standing == AgentState::Current);
+    Ok(if all { EXIT_GOOD } else { EXIT_FAILURE })
+}
+
+/// Selects the documents that an agent of this host reads.
+fn of_host(documents: &Documents, host: &str) -> Documents {
+    let own = tests_prefix(host);
+    let concerns = |key: &str| !key.starts_with(TESTS_PREFIX) || key.starts_with(&own);
+    documents.iter().filter(|(key, _)| concerns(key)).map(|(key, raw)| (key.clone(), raw.clone())).collect()
+}
+
+fn line(host: String, said: Option<Announcement>, wanted: &str) -> RolloutLine {
+    let Some(said) = said else {
+        return RolloutLine {
+            host,
+            standing: AgentState::Silent,
+            version: None,
+            revision: None,
+            web: None,
+            rejected: Vec::new(),
+        };
+    };
+    let standing = match said.digest == wanted {
+        false => AgentState::Behind,
+        true if said.rejected_in_all > 0 => AgentState::Rejected,
+        true => AgentState::Current,
+    };
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let mut rejected: Vec<String> = said
+        .rejected
+        .iter()
+        .map(|document| match text(&document["reason"]) {
+            reason if reason.is_empty() => text(&document["document"]),
+            reason => reason,
+        })
+        .collect();
+    if said.rejected_in_all > rejected.len() {
+        rejected.push(format!("and {} more", said.rejected_in_all - rejected.len()));
+    }
+    RolloutLine { host, standing, version: Some(said.version), revision: Some(said.revision), web: said.web, rejected }
+}
+
+fn table(lines: &[RolloutLine], revision: u64) -> String {
+    let mut text = String::new();
+    let widest = lines.iter().map(|line| line.host.chars().count()).max().unwrap_or(0).max(4);
+    let _ignored = writeln!(text, "{:widest$}  {:8}  {:>10}  {:8}  page", "host", "state", "revision", "version");
+    for line in lines {
+        let state = match line.standing {
+            AgentState::Silent => "silent",
+            AgentState::Rejected => "rejected",
+            AgentState::Behind => "behind",
+            AgentState::Current => "current",
+        };
+        let revision = line.revision.map_or("-".to_owned(), |revision| revision.to_string());
+        let (version, web) = (line.version.as_deref().unwrap_or("-"), line.web.as_deref().unwrap_or("-"));
+        let _ignored = writeln!(text, "{:widest$}  {state:8}  {revision:>10}  {version:8}  {web}", line.host);
+        for reason in &line.rejected {
+            let _ignored = writeln!(text, "{:widest$}    {reason}", "");
+        }
+    }
+    let count = |standing| lines.iter().filter(|line| line.standing == standing).count();
+    let _ignored = writeln!(
+        text,
+        "\nnewest document of revision {revision}: {} current, {} behind, {} with rejected documents, {} silent",
+        count(AgentState::Current),
+        count(AgentState::Behind),
+        count(AgentState::Rejected),
+        count(AgentState::Silent)
+    );
+    text
+}

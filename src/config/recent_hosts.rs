@@ -1,0 +1,32 @@
+//! Tracks hosts that were added to the documents recently. Their agents may start later than this one, so
+//! [`RecentHosts`] marks them as new for five minutes and their tests get a longer startup grace.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::load::Loaded;
+use super::test::RECENT_HOST_GRACE;
+use crate::pure::base::time::Moment;
+
+/// Hosts named by tests, with an expiry for each host that was added while this agent was running.
+#[derive(Clone, Debug, Default)]
+pub struct RecentHosts {
+    known: Option<BTreeSet<String>>,
+    lately: BTreeMap<String, Moment>,
+}
+
+impl RecentHosts {
+    /// Stores the recently added hosts in `loaded.newcomers`. Returns the time at which the first of them stops
+    /// counting as new.
+    pub fn on_loaded(&mut self, loaded: &mut Loaded, now: Moment) -> Option<Moment> {
+        let ends = loaded.tests.values().flat_map(|test| [&test.facts.from_host, &test.facts.to_host]);
+        let hosts: BTreeSet<String> = ends.cloned().collect();
+        // The first load defines the known hosts: a host present at the start of the agent is not new.
+        if let Some(known) = &self.known {
+            self.lately.extend(hosts.difference(known).map(|host| (host.clone(), now + RECENT_HOST_GRACE)));
+        }
+        self.lately.retain(|host, until| *until > now && hosts.contains(host));
+        self.known = Some(hosts);
+        loaded.newcomers = self.lately.keys().cloned().collect();
+        self.lately.values().min().copied()
+    }
+}

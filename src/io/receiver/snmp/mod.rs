@@ -1,0 +1,6 @@
+//! SNMP notifications: the session with a receiver, the octets of a notification, and the User-based Security Model.
+
+pub mod ber;
+pub mod render;
+pub mod session;
+pub mod usm;
