@@ -5,7 +5,8 @@
 //! ├── watcher (1x)                reads and watches the config store; turns it into a plan; applies the difference
 //! │   ├── listener (Nx address)   one socket per bound address; the receive session of every test that ends here
 //! │   ├── pacer (Nx source)       one source address, its ports, and the send times of each of its tests
-//! │   └── sender (Nx test)        one test that starts here; its state, enrolled with the pacer of its source
+//! │   ├── sender (Nx test)        one test that starts here; its state, enrolled with the pacer of its source
+//! │   └── prober (1x)             probes of targets that need no agent, judged here
 //! ├── alarm (1x)                  every violation and every clear; the alarm list; correlation, silences
 //! │   └── sink (Nx configured)    what was notified to this receiver; hold-down, rate, retries
 //! ├── clock (1x)                  quality of the local clock once a second; steps; a time server's opinion
@@ -26,6 +27,7 @@ pub mod io;
 pub mod listener;
 pub mod messages;
 pub mod pacer;
+pub mod prober;
 pub mod pure;
 pub mod sender;
 pub mod sink;

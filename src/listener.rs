@@ -133,7 +133,7 @@ impl Listener {
             names: beginning.names,
             sessions: Sessions::with_room_for(beginning.expected.len()),
             one_of: HashMap::default(),
-            foreign: UnknownPackets::new(Subject::Listener(beginning.address.to_string()), now),
+            foreign: UnknownPackets::new(Subject::Listener(beginning.address), now),
             batch: Batch::default(),
             timer: None,
             drained: now.moment,
@@ -448,7 +448,7 @@ impl Listener {
             packets: count.packets,
             last_reason: count.last_reason.to_string(),
         });
-        let (address, names) = (self.address.to_string(), self.names.clone());
+        let (address, names) = (self.address, self.names.clone());
         ListenerStatus {
             packets: self.packets,
             unknown_packets: self.foreign.total(),

@@ -2,6 +2,7 @@
 //! and are imperatives. Each fact enum belongs to one pair of child and parent, and its `Down` variant reports the end
 //! of the child.
 
+use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use crate::config::bootstrap::Bootstrap;
 use crate::config::document::endpoint::Endpoint;
 use crate::config::document::sinks::SinkConfig;
 use crate::config::load::{Loaded, Loader};
-use crate::config::plan::{AlarmPlan, Names, Plan};
+use crate::config::plan::{AlarmPlan, Names, Plan, TargetPlan};
 use crate::config::sink_plan::SinkPlan;
 use crate::io::net::transmit::{SenderCell, SourceSockets};
 use crate::io::shared::SharedState;
@@ -74,9 +75,27 @@ pub enum PacerFact {
     Down(Source, Generation),
 }
 
+/// Fact from the prober to the watcher.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub enum ProberFact {
+    /// Condition of one of the prober's tests went down or came up.
+    Changed(ConditionChange),
+    /// Status of all tests of targets.
+    Observed(Vec<TestStatus>),
+    /// End of the prober, by request or by failure.
+    Down(Generation),
+}
+
+/// Replaces the targets that the prober probes.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct SetTargets(pub BTreeMap<TestId, Arc<TargetPlan>>);
+
 /// Fact from the watcher to the supervisor.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
+#[expect(clippy::large_enum_variant, reason = "a mailbox boxes each message anyway")]
 pub enum WatcherFact {
     /// Condition of the watcher or of one of its children went down or came up.
     Changed(ConditionChange),
@@ -140,8 +159,8 @@ pub struct WatcherStatus {
     pub tests: Arc<Vec<TestStatus>>,
     /// Time at which senders and tests were polled; `None` if they were not.
     pub tests_taken: Option<WallTime>,
-    /// Restart counts of listeners, pacers and senders, by kind.
-    pub restarts: [(&'static str, u64); 3],
+    /// Restart counts of the watcher's children, by kind.
+    pub restarts: [(&'static str, u64); 4],
 }
 
 /// Fact from the alarm actor to the supervisor.

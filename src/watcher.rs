@@ -35,10 +35,11 @@ use crate::io::store::{self, ReadScope, Store, StoreEvent};
 use crate::io::time;
 use crate::listener::Listener;
 use crate::messages::{
-    BootstrapChanged, Generation, InForce, ListenerFact, Memory, Observe, PacerFact, Planned, ReportConditions, Retain,
-    SenderContext, SenderFact, Stop, WatcherFact,
+    BootstrapChanged, Generation, InForce, ListenerFact, Memory, Observe, PacerFact, Planned, ProberFact,
+    ReportConditions, Retain, SenderContext, SenderFact, Stop, WatcherFact,
 };
 use crate::pacer::Pacer;
+use crate::prober::Prober;
 use crate::pure::alarm::cause::Cause;
 use crate::pure::alarm::change::ConditionChange;
 use crate::pure::alarm::faults::Faults;
@@ -98,6 +99,8 @@ pub struct Watcher {
     /// Sender context of each source, and true if the pacer alone reads its sockets.
     stations: BTreeMap<Source, (Arc<SenderContext>, bool)>,
     senders: Children<TestId, Sender>,
+    /// Prober, under a single key; it runs while there are targets.
+    prober: Children<(), Prober>,
     faults: Faults,
     clock_witness: ClockAttribution,
     observed: Observed,
@@ -146,6 +149,7 @@ impl Watcher {
             pacers: Children::default(),
             stations: BTreeMap::new(),
             senders: Children::default(),
+            prober: Children::default(),
             faults: Faults::default(),
             clock_witness: ClockAttribution::default(),
             observed: Observed::default(),
@@ -173,7 +177,7 @@ impl Watcher {
             }
         };
         let (events, received) = mpsc::channel(STORE_EVENTS);
-        actix::spawn(store::reflect(store, events));
+        actix_rt::spawn(store::reflect(store, events));
         let received = stream::unfold(received, |mut received| async {
             let event = received.recv().await?;
             Some((event, received))
@@ -190,7 +194,7 @@ impl Watcher {
             return;
         };
         if let Some(again) = again {
-            self.await_fresh_samples(again, ctx);
+            self.schedule_reload(again, ctx);
         }
         self.shared.set_config_version(loaded.config_version);
         let needed = plan::names_to_resolve(&loaded, &self.bootstrap.host);
@@ -216,7 +220,7 @@ impl Watcher {
     }
 
     /// Schedules another pass over the same documents, at the end of a grace period in them.
-    fn await_fresh_samples(&mut self, after: Duration, ctx: &mut Context<Self>) {
+    fn schedule_reload(&mut self, after: Duration, ctx: &mut Context<Self>) {
         if let Some(earlier) = self.looking_again.take() {
             ctx.cancel_future(earlier);
         }
@@ -234,7 +238,7 @@ impl Watcher {
         self.said = watch::Sender::new(None);
         self.update_announcement();
         let (store, host) = (self.bootstrap.store.clone(), self.bootstrap.host.clone());
-        actix::spawn(store::announce(store, host, self.said.subscribe()));
+        actix_rt::spawn(store::announce(store, host, self.said.subscribe()));
     }
 
     fn on_store_answered(&mut self) {
@@ -320,8 +324,8 @@ impl Watcher {
         for (binding, problem) in self.sockets.problems() {
             let address = binding.address;
             let subject = match self.running.listeners.contains_key(&address) {
-                true => Subject::Listener(address.to_string()),
-                false => Subject::Source(address.to_string()),
+                true => Subject::Listener(address),
+                false => Subject::Source(address),
             };
             add(subject, problem.to_owned());
         }
@@ -392,6 +396,7 @@ impl Watcher {
 
     fn stop_children(&mut self, how: Stop) {
         self.senders.release_all().for_each(|sender| sender.do_send(how));
+        self.prober.release_all().for_each(|prober| prober.do_send(how));
         self.pacers.release_all().for_each(|pacer| pacer.do_send(how));
         self.listeners.release_all().for_each(|listener| listener.do_send(how));
     }
@@ -404,7 +409,7 @@ impl Actor for Watcher {
         let span = self.span.clone();
         let _entered = span.enter();
         self.follow_store(ctx);
-        actix::spawn(self.config.writer());
+        actix_rt::spawn(self.config.writer());
         if let Some(memory) = self.memory.take() {
             info!("restarted with the last good documents");
             self.names = KnownNames::remembered(memory.names);
@@ -500,6 +505,22 @@ impl Handler<PacerFact> for Watcher {
     }
 }
 
+impl Handler<ProberFact> for Watcher {
+    type Result = ();
+    fn handle(&mut self, fact: ProberFact, ctx: &mut Self::Context) {
+        let span = self.span.clone();
+        let _entered = span.enter();
+        match fact {
+            ProberFact::Changed(change) => self.pass_on(change),
+            ProberFact::Observed(tests) => {
+                self.observed.targets = tests.into_iter().map(|test| (test.test.id, test)).collect();
+                self.on_answered(Observe::Fully);
+            }
+            ProberFact::Down(generation) => self.on_prober_down(generation, ctx),
+        }
+    }
+}
+
 impl Handler<ListenerFact> for Watcher {
     type Result = ();
     fn handle(&mut self, fact: ListenerFact, ctx: &mut Self::Context) {
@@ -508,9 +529,9 @@ impl Handler<ListenerFact> for Watcher {
         match fact {
             ListenerFact::Changed(change) => self.pass_on(change),
             ListenerFact::Observed(status, tests) => {
-                let address = status.address.parse();
+                let address = status.address;
                 let answered = if tests.is_some() { Observe::Fully } else { Observe::Briefly };
-                if let Some(address) = address.ok().filter(|address| self.listeners.contains(address)) {
+                if self.listeners.contains(&address) {
                     self.observed.on_listener(address, *status, tests);
                 }
                 self.on_answered(answered);
@@ -585,6 +606,7 @@ impl Handler<ReportConditions> for Watcher {
         faults.into_iter().for_each(|change| self.parent.do_send(WatcherFact::Changed(change)));
         self.listeners.iter().for_each(|listener| listener.do_send(ReportConditions));
         self.senders.iter().for_each(|sender| sender.do_send(ReportConditions));
+        self.prober.iter().for_each(|prober| prober.do_send(ReportConditions));
     }
 }
 

@@ -126,7 +126,7 @@ impl Actor for Web {
 
     fn stopped(&mut self, _: &mut Self::Context) {
         if let Some(server) = self.server.take() {
-            actix::spawn(server.stop(false));
+            actix_rt::spawn(server.stop(false));
         }
         self.setting.parent.do_send(WebFact::Down(self.setting.generation, self.problem.take()));
     }

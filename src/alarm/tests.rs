@@ -110,7 +110,8 @@ async fn status_is_reported_while_a_hundred_thousand_alarms_change() {
     // Two tests from each host, and tests of several listeners, so that no group explains all of them at first.
     Arc::make_mut(&mut plan.rules).members = (0..ALARMS)
         .map(|n| {
-            let shares = vec![Subject::Host(format!("h{}", n / 2)), Subject::Listener(format!("l{}", n % 7))];
+            let shares =
+                vec![Subject::Host(format!("h{}", n / 2)), Subject::Listener(([127, 0, 0, 1], (n % 7) as u16).into())];
             (
                 id(n),
                 Membership {

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::cli::{self, RotateKey};
 use crate::config::bootstrap::Bootstrap;
+use crate::config::document::agent::AgentDocument;
 use crate::config::document::deserialize::Format;
 use crate::config::document::raw::GLOBAL_KEY;
 use crate::config::load::Loader;
@@ -45,8 +46,7 @@ pub fn key(arguments: &cli::KeyCommand) -> anyhow::Result<i32> {
 /// Creates a file with a new random key, readable by its owner only; fails if the file exists.
 fn make(path: &Path) -> anyhow::Result<()> {
     let mut octets = [0; KEY_LEN];
-    std::io::Read::read_exact(&mut File::open("/dev/urandom").context("open /dev/urandom")?, &mut octets)
-        .context("read /dev/urandom")?;
+    getrandom::fill(&mut octets).map_err(|error| anyhow::anyhow!("random octets: {error}"))?;
     let hex: String = octets.iter().map(|octet| format!("{octet:02x}")).collect();
     let mut file = File::options()
         .write(true)
@@ -195,7 +195,7 @@ async fn behind(
     if matches!(step, RotationStep::Add(..)) {
         return Ok(Vec::new());
     }
-    if !snapshot.origin.starts_with("etcd v3") {
+    if !snapshot.origin.has_leases() {
         eprint("agents do not report their state in this store: make sure that all are ready");
         return Ok(Vec::new());
     }
@@ -204,11 +204,11 @@ async fn behind(
     loader.read(&snapshot.documents);
     let hosts: BTreeSet<String> = report::fleet::hosts(&loader).into_iter().chain(said.keys().cloned()).collect();
     let is_ready = |host: &String| {
-        let said: Value = said.get(host).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+        let agent = said.get(host).and_then(|text| AgentDocument::read(text)).unwrap_or_default();
         match step {
             RotationStep::Add(..) => true,
-            RotationStep::Activate(id) => said["keys"].as_array().is_some_and(|keys| keys.contains(&json!(id))),
-            RotationStep::Remove(_) => said["active_key"] == config["active_key"],
+            RotationStep::Activate(id) => agent.keys.contains(id),
+            RotationStep::Remove(_) => json!(agent.active_key) == config["active_key"],
         }
     };
     Ok(hosts.into_iter().filter(|host| !is_ready(host)).collect())

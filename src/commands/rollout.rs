@@ -7,10 +7,10 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 
 use anyhow::Context as _;
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde::Serialize;
 
 use crate::cli::{self, OutputFormat};
+use crate::config::document::agent::AgentDocument;
 use crate::config::document::findings::Level;
 use crate::config::document::raw::{Documents, TESTS_PREFIX, digest, tests_prefix};
 use crate::config::load::Loader;
@@ -18,18 +18,6 @@ use crate::config::report;
 use crate::exit::{EXIT_CONFIG, EXIT_FAILURE, EXIT_GOOD};
 use crate::io::bootstrap_file::parse_bootstrap;
 use crate::io::store::{self, ReadScope, Store};
-
-/// Status that an agent publishes in the store, as far as this command reads it.
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Announcement {
-    version: String,
-    web: Option<String>,
-    revision: u64,
-    digest: String,
-    rejected: Vec<Value>,
-    rejected_in_all: usize,
-}
 
 /// Rollout state of an agent, the worst first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -48,7 +36,7 @@ enum AgentState {
 #[derive(Serialize)]
 struct RolloutLine {
     host: String,
-    standing: AgentState,
+    state: AgentState,
     version: Option<String>,
     revision: Option<u64>,
     web: Option<String>,
@@ -66,7 +54,7 @@ pub fn rollout(arguments: &cli::Rollout) -> anyhow::Result<i32> {
     let (snapshot, said) = runtime.block_on(async {
         let snapshot = Store::new(&bootstrap.store, ReadScope::Fleet)?.list().await?;
         anyhow::ensure!(
-            snapshot.origin.starts_with("etcd v3"),
+            snapshot.origin.has_leases(),
             "{} ({}) has no leases, so agents do not report there: see /status.json of each agent",
             store::place(&bootstrap.store),
             snapshot.origin,
@@ -79,12 +67,12 @@ pub fn rollout(arguments: &cli::Rollout) -> anyhow::Result<i32> {
     let mut lines: Vec<RolloutLine> = hosts
         .into_iter()
         .map(|host| {
-            let said = said.get(&host).map(|text| serde_json::from_str::<Announcement>(text).unwrap_or_default());
+            let said = said.get(&host).map(|text| AgentDocument::read(text).unwrap_or_default());
             let wanted = digest(&of_host(&snapshot.documents, &host));
             line(host, said, &wanted)
         })
         .collect();
-    lines.sort_by(|a, b| (a.standing, &a.host).cmp(&(b.standing, &b.host)));
+    lines.sort_by(|a, b| (a.state, &a.host).cmp(&(b.state, &b.host)));
     let mut stdout = std::io::stdout().lock();
     match arguments.format {
         OutputFormat::Text => {
@@ -93,7 +81,7 @@ pub fn rollout(arguments: &cli::Rollout) -> anyhow::Result<i32> {
         }
         OutputFormat::Json => writeln!(stdout, "{}", serde_json::to_string_pretty(&lines)?)?,
     }
-    let all = lines.iter().all(|line| line.standing == AgentState::Current);
+    let all = lines.iter().all(|line| line.state == AgentState::Current);
     Ok(if all { EXIT_GOOD } else { EXIT_FAILURE })
 }
 
@@ -104,35 +92,28 @@ fn of_host(documents: &Documents, host: &str) -> Documents {
     documents.iter().filter(|(key, _)| concerns(key)).map(|(key, raw)| (key.clone(), raw.clone())).collect()
 }
 
-fn line(host: String, said: Option<Announcement>, wanted: &str) -> RolloutLine {
+fn line(host: String, said: Option<AgentDocument>, wanted: &str) -> RolloutLine {
     let Some(said) = said else {
         return RolloutLine {
             host,
-            standing: AgentState::Silent,
+            state: AgentState::Silent,
             version: None,
             revision: None,
             web: None,
             rejected: Vec::new(),
         };
     };
-    let standing = match said.digest == wanted {
+    let state = match said.digest == wanted {
         false => AgentState::Behind,
         true if said.rejected_in_all > 0 => AgentState::Rejected,
         true => AgentState::Current,
     };
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let mut rejected: Vec<String> = said
-        .rejected
-        .iter()
-        .map(|document| match text(&document["reason"]) {
-            reason if reason.is_empty() => text(&document["document"]),
-            reason => reason,
-        })
-        .collect();
+    let mut rejected: Vec<String> =
+        said.rejected.into_iter().map(|rejected| rejected.reason.unwrap_or(rejected.document)).collect();
     if said.rejected_in_all > rejected.len() {
         rejected.push(format!("and {} more", said.rejected_in_all - rejected.len()));
     }
-    RolloutLine { host, standing, version: Some(said.version), revision: Some(said.revision), web: said.web, rejected }
+    RolloutLine { host, state, version: Some(said.version), revision: Some(said.revision), web: said.web, rejected }
 }
 
 fn table(lines: &[RolloutLine], revision: u64) -> String {
@@ -140,7 +121,7 @@ fn table(lines: &[RolloutLine], revision: u64) -> String {
     let widest = lines.iter().map(|line| line.host.chars().count()).max().unwrap_or(0).max(4);
     let _ignored = writeln!(text, "{:widest$}  {:8}  {:>10}  {:8}  page", "host", "state", "revision", "version");
     for line in lines {
-        let state = match line.standing {
+        let name = match line.state {
             AgentState::Silent => "silent",
             AgentState::Rejected => "rejected",
             AgentState::Behind => "behind",
@@ -148,12 +129,12 @@ fn table(lines: &[RolloutLine], revision: u64) -> String {
         };
         let revision = line.revision.map_or("-".to_owned(), |revision| revision.to_string());
         let (version, web) = (line.version.as_deref().unwrap_or("-"), line.web.as_deref().unwrap_or("-"));
-        let _ignored = writeln!(text, "{:widest$}  {state:8}  {revision:>10}  {version:8}  {web}", line.host);
+        let _ignored = writeln!(text, "{:widest$}  {name:8}  {revision:>10}  {version:8}  {web}", line.host);
         for reason in &line.rejected {
             let _ignored = writeln!(text, "{:widest$}    {reason}", "");
         }
     }
-    let count = |standing| lines.iter().filter(|line| line.standing == standing).count();
+    let count = |state| lines.iter().filter(|line| line.state == state).count();
     let _ignored = writeln!(
         text,
         "\nnewest document of revision {revision}: {} current, {} behind, {} with rejected documents, {} silent",

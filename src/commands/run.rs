@@ -45,7 +45,7 @@ pub fn run(arguments: &RunArguments) -> anyhow::Result<i32> {
     };
     // The time base starts just before the runtime's clock, so that timers end with its slots (see `pace`).
     time::start();
-    let system = actix::System::new();
+    let system = actix_rt::System::new();
     let code = system.block_on(async {
         let (supervisor, exit_code) = Supervisor::new(file, bootstrap);
         let _supervisor = supervisor.start();

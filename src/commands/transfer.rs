@@ -17,6 +17,7 @@ use crate::config::report::document_diff::{self, Difference, DocumentChange};
 use crate::config::report::wording::counted;
 use crate::exit::{EXIT_CONFIG, EXIT_FAILURE, EXIT_GOOD};
 use crate::io::bootstrap_file::parse_bootstrap;
+use crate::io::store::origin::Origin;
 use crate::io::store::{self, ReadScope, Snapshot, Store};
 
 /// Limit of a document's length in octets; etcd does not accept a longer value.
@@ -62,9 +63,12 @@ async fn transfer(from: &StoreConfig, to: &StoreConfig, arguments: &Transfer, in
     let there = match target.list().await {
         Ok(snapshot) => snapshot,
         // A directory that does not exist yet counts as empty in a dry run.
-        Err(_) if arguments.dry_run && !into_store && !arguments.directory.exists() => {
-            Snapshot { revision: 0, documents: Documents::new(), origin: String::new(), remark: None }
-        }
+        Err(_) if arguments.dry_run && !into_store && !arguments.directory.exists() => Snapshot {
+            revision: 0,
+            documents: Documents::new(),
+            origin: Origin::Directory(String::new()),
+            remark: None,
+        },
         Err(error) => return Err(error.into()),
     };
     let differences = document_diff::differences(&values(&there.documents), &values(&source.documents));

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::bootstrap::Bootstrap;
 use super::expand::Expansion;
 use super::sink_plan::NotificationSettings;
-use super::test::{CheckContext, Test, damping};
+use super::test::{CheckContext, ProbeSpec, Test, damping};
 use crate::config::check::document::{Document, read_document};
 use crate::config::document::deserialize::{self};
 use crate::config::document::endpoint::Endpoint;
@@ -453,7 +453,9 @@ fn expand(
         let mut of_pair = Findings::about("");
         match context.fill_in(&expanded.document, &mut of_pair) {
             Some(mut test) => {
-                test.any_of = expanded.any_of.map(Arc::new);
+                if let ProbeSpec::Stamp(stamp) = &mut test.probe {
+                    stamp.any_of = expanded.any_of.map(Arc::new);
+                }
                 tests.push(test);
             }
             None => wrong.extend(of_pair.into_vec()),

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use super::load::{Loaded, Loader};
 use super::sink_plan::{self, SinkPlan};
-use super::test::Test;
+use super::test::{ProbeSpec, StampSpec, Test};
 use crate::config::document::endpoint::wildcard_of;
 use crate::config::document::findings::{Finding, Findings};
 use crate::config::document::raw::Documents;
@@ -27,6 +27,7 @@ use crate::pure::alarm::key::{AlarmKey, Kind, Subject};
 use crate::pure::clock::error_estimate::DelayLimits;
 use crate::pure::judge::sender_health::ERROR_LIFETIME;
 use crate::pure::judge::session::{Criteria, SessionPlan};
+use crate::pure::stamp::flows::Flows;
 use crate::pure::stamp::session_sender::{SenderPlan, Source};
 use crate::pure::test::facts::TestFacts;
 use crate::pure::test::id::TestId;
@@ -60,6 +61,8 @@ pub struct Plan {
     pub listeners: BTreeMap<SocketAddr, ListenerPlan>,
     /// Senders by the test that they belong to.
     pub senders: BTreeMap<TestId, Arc<SenderPlan>>,
+    /// Tests of targets, whose probes are sent and judged here.
+    pub targets: BTreeMap<TestId, Arc<TargetPlan>>,
     /// Tests with a name that is not resolved yet. Their alarms keep their current state.
     pub waiting: BTreeMap<TestId, Arc<TestFacts>>,
     /// Tests that would be received here if their floating address were on this host.
@@ -79,6 +82,26 @@ pub struct ListenerPlan {
     pub tests: BTreeMap<TestId, SessionPlan>,
 }
 
+/// Target that is probed, and how its results are judged.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TargetPlan {
+    /// Kind of probe, and where it goes.
+    pub target: Target,
+    /// Interval between two probes.
+    pub send_every: Duration,
+    /// Time after which a probe without a result has failed.
+    pub timeout: Duration,
+    /// Criteria of the judgement.
+    pub session: SessionPlan,
+}
+
+/// Kind of probe that needs no agent at the other end, with its destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// TCP connection to this address.
+    Tcp(SocketAddr),
+}
+
 /// Receivers of alarms, and the rules of the alarm engine.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AlarmPlan {
@@ -94,8 +117,8 @@ pub fn names_to_resolve(loaded: &Loaded, host: &str) -> BTreeSet<String> {
         .tests
         .values()
         .filter(|test| test.facts.from_host == host || test.facts.to_host == host)
-        .flat_map(|test| [&test.from, &test.to, &test.listen])
-        .filter_map(|endpoint| endpoint.name().map(str::to_owned))
+        .flat_map(|test| test.endpoints())
+        .filter_map(|(_, endpoint)| endpoint.name().map(str::to_owned))
         .collect()
 }
 
@@ -104,6 +127,7 @@ pub fn plan(loaded: &Loaded, around: PlanInputs<'_>, host: &str, bootstrap_sinks
     let mut plan = Plan {
         listeners: BTreeMap::new(),
         senders: BTreeMap::new(),
+        targets: BTreeMap::new(),
         waiting: BTreeMap::new(),
         standby: BTreeMap::new(),
         alarms: AlarmPlan {
@@ -133,21 +157,32 @@ pub fn plan(loaded: &Loaded, around: PlanInputs<'_>, host: &str, bootstrap_sinks
         if !is_sender && !is_receiver {
             continue;
         }
-        match resolver.addresses(test) {
-            Ok(addresses) if addresses.contradiction().is_some() => {
+        let resolved = match &test.probe {
+            ProbeSpec::Stamp(stamp) => resolver.addresses(stamp).map(|addresses| (stamp, addresses)),
+            ProbeSpec::Tcp(tcp) => match resolver.target(&tcp.target) {
+                Ok(addr) => {
+                    Arc::make_mut(&mut plan.alarms.rules).members.insert(test.facts.id, membership(test, None));
+                    plan.targets.insert(test.facts.id, Arc::new(target_plan(test, Target::Tcp(addr))));
+                    continue;
+                }
+                Err(unresolved) => Err(unresolved),
+            },
+        };
+        match resolved {
+            Ok((_, addresses)) if addresses.contradiction().is_some() => {
                 let key = AlarmKey::new(Kind::Config, Subject::Document(test.place.clone()));
                 let problem = addresses.contradiction().unwrap_or_default();
                 plan.faults.insert(key, Cause::Config(format!("{}: from: {problem}", test.place)));
             }
-            Ok(addresses) => {
-                let prefetch_hint = test.when_absent == WhenAbsent::Standby && !around.has(addresses.listen.ip());
-                if is_receiver && prefetch_hint {
+            Ok((stamp, addresses)) => {
+                let is_elsewhere = stamp.when_absent == WhenAbsent::Standby && !around.has(addresses.listen.ip());
+                if is_receiver && is_elsewhere {
                     plan.standby.insert(test.facts.id, test.facts.clone());
                 } else if is_receiver {
-                    receives.push((test, addresses.listen, addresses.from.ip()));
+                    receives.push((test, stamp, addresses.listen, addresses.from.ip()));
                 }
                 if is_sender {
-                    sends.push((test, addresses));
+                    sends.push((test, stamp, addresses));
                 }
             }
             Err(unresolved) => {
@@ -164,19 +199,21 @@ pub fn plan(loaded: &Loaded, around: PlanInputs<'_>, host: &str, bootstrap_sinks
     let mut manners = CriteriaPool::default();
     let bound: BTreeSet<SocketAddr> = receives
         .iter()
-        .map(|(_, listen, _)| *listen)
-        .chain(sends.iter().map(|(_, addresses)| addresses.from))
+        .map(|(_, _, listen, _)| *listen)
+        .chain(sends.iter().map(|(_, _, addresses)| addresses.from))
         .collect();
-    for (test, listen, from) in receives {
+    for (test, stamp, listen, from) in receives {
         let addr = covering(listen, &bound);
         Arc::make_mut(&mut plan.alarms.rules).members.insert(test.facts.id, membership(test, Some(addr)));
         let listener = plan.listeners.entry(addr).or_default();
-        listener.names.insert(test.listen.to_string());
-        listener.tests.insert(test.facts.id, expected(test, from, test.grace(host, &loaded.newcomers), &mut manners));
+        listener.names.insert(stamp.listen.to_string());
+        listener
+            .tests
+            .insert(test.facts.id, expected((test, stamp), from, test.grace(host, &loaded.newcomers), &mut manners));
     }
-    for (test, addresses) in sends {
+    for (test, stamp, addresses) in sends {
         let address = covering(addresses.from, &bound);
-        let two_way = test.mode == Mode::TwoWay;
+        let two_way = stamp.mode == Mode::TwoWay;
         if two_way && plan.listeners.contains_key(&address) {
             let key = AlarmKey::new(Kind::Config, Subject::Document(test.place.clone()));
             let problem = format!("{}: from: replies would arrive at {address}, where probes are expected", test.place);
@@ -192,17 +229,18 @@ pub fn plan(loaded: &Loaded, around: PlanInputs<'_>, host: &str, bootstrap_sinks
         Arc::make_mut(&mut plan.alarms.rules).sent.insert(test.facts.id, sender_membership(test));
         let sender = SenderPlan {
             test: test.facts.clone(),
-            source: Source { address, interface: test.from_interface.clone() },
+            source: Source { address, interface: stamp.from_interface.clone() },
             source_address: (address.ip() != addresses.from.ip()).then(|| addresses.from.ip()),
             destination: addresses.to,
             send_every: test.send_every,
             thresholds: test.thresholds,
             startup_grace: test.grace(host, &loaded.newcomers),
             max_pause: test.max_pause,
-            wire: test.wire,
-            flows: test.flows,
-            keys: test.keys.clone(),
-            answers: two_way.then(|| Arc::new(answers(test, test.grace(host, &loaded.newcomers), &mut manners))),
+            wire: stamp.wire,
+            flows: stamp.flows,
+            keys: stamp.keys.clone(),
+            answers: two_way
+                .then(|| Arc::new(answers((test, stamp), test.grace(host, &loaded.newcomers), &mut manners))),
         };
         plan.senders.insert(test.facts.id, Arc::new(sender));
     }
@@ -229,6 +267,9 @@ impl Plan {
         };
         self.listeners.values().flat_map(|listener| listener.tests.values()).for_each(&mut add);
         self.senders.values().filter_map(|sender| sender.answers.as_ref()).for_each(|expected| add(expected));
+        for (id, target) in &self.targets {
+            possible.extend(target.session.kinds().map(|kind| AlarmKey::new(kind, Subject::Test(*id))));
+        }
         possible.insert(AlarmKey::new(Kind::Clock, Subject::Agent));
         possible.extend(self.senders.keys().map(|id| AlarmKey::new(Kind::Sender, Subject::Test(*id))));
         if !self.waiting.is_empty() {
@@ -246,9 +287,13 @@ impl Plan {
     /// Returns the subjects whose components can report alarms under this plan.
     pub fn reporters(&self) -> BTreeSet<Subject> {
         let tests = self.listeners.values().flat_map(|listener| listener.tests.keys()).chain(self.senders.keys());
-        let listeners = self.listeners.keys().map(|addr| Subject::Listener(addr.to_string()));
+        let listeners = self.listeners.keys().map(|addr| Subject::Listener(*addr));
         let answers = self.senders.iter().filter(|(_, sender)| sender.answers.is_some());
-        let answers = answers.map(|(id, _)| id).chain(self.waiting.keys()).map(|id| Subject::Answers(*id));
+        let answers = answers
+            .map(|(id, _)| id)
+            .chain(self.targets.keys())
+            .chain(self.waiting.keys())
+            .map(|id| Subject::Answers(*id));
         tests.chain(self.waiting.keys()).map(|id| Subject::Test(*id)).chain(listeners).chain(answers).collect()
     }
 
@@ -259,10 +304,10 @@ impl Plan {
                 let received = self.listeners.values().any(|listener| listener.tests.contains_key(id));
                 received || self.senders.contains_key(id)
             }
-            Subject::Answers(id) => self.senders.get(id).is_some_and(|sender| sender.answers.is_some()),
-            Subject::Listener(address) => {
-                address.parse().is_ok_and(|address: SocketAddr| self.listeners.contains_key(&address))
+            Subject::Answers(id) => {
+                self.targets.contains_key(id) || self.senders.get(id).is_some_and(|sender| sender.answers.is_some())
             }
+            Subject::Listener(addr) => self.listeners.contains_key(addr),
             Subject::Agent
             | Subject::Store
             | Subject::Host(_)
@@ -320,7 +365,7 @@ pub fn remarks(loaded: &Loaded, names: &Names, host: &str) -> Vec<Finding> {
     for test in loaded.tests.values() {
         let mut findings = Findings::about(&test.place);
         let (resolver, help) = (Resolver { names }, "write both as IPv4 or both as IPv6 addresses");
-        if let Ok(addresses) = resolver.addresses(test) {
+        if let Some(Ok(addresses)) = test.stamp().map(|stamp| resolver.addresses(stamp)) {
             if let Some(problem) = addresses.contradiction() {
                 findings.error("from", problem, help);
             }
@@ -329,15 +374,12 @@ pub fn remarks(loaded: &Loaded, names: &Names, host: &str) -> Vec<Finding> {
                 findings.warning("listen", problem, help);
             }
         }
-        if test.from.port != 0 && test.flows.ports > 1 {
+        if test.stamp().is_some_and(|stamp| stamp.from.port != 0 && stamp.flows.ports > 1) {
             let problem = "only the first of the test's `flows` leaves from this port, the others from any";
             findings.warning("from", problem, "write port 0, and each flow leaves from a port of its own");
         }
-        for (field, endpoint) in [("from", &test.from), ("to", &test.to), ("listen", &test.listen)] {
+        for (field, endpoint) in test.endpoints() {
             let Some(name) = endpoint.name() else { continue };
-            if field == "listen" && test.listen == test.to {
-                continue;
-            }
             match names.get(name) {
                 Some(Ok(addresses)) if addresses.len() > 1 && !all_loopback(addresses) => {
                     let all = addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
@@ -383,43 +425,73 @@ impl CriteriaPool {
 }
 
 /// Returns the criteria by which a sender judges the answers to its probes.
-fn answers(test: &Test, startup_grace: Duration, manners: &mut CriteriaPool) -> SessionPlan {
+fn answers((test, stamp): (&Test, &StampSpec), startup_grace: Duration, manners: &mut CriteriaPool) -> SessionPlan {
     let limits = DelayLimits { max_latency: test.max_round_trip, clear_latency: Duration::MAX, ..test.limits };
     let max_each_way = test.limits.max_latency;
-    let manner = Criteria { role: Role::Sender, limits, max_each_way, ..manner(test, startup_grace) };
+    let manner = Criteria { role: Role::Sender, limits, max_each_way, ..manner((test, stamp), startup_grace) };
     SessionPlan { test: test.facts.clone(), from_address: None, any_of: None, manner: manners.share(manner) }
 }
 
-fn expected(test: &Test, from: IpAddr, startup_grace: Duration, manners: &mut CriteriaPool) -> SessionPlan {
+fn expected(
+    (test, stamp): (&Test, &StampSpec),
+    from: IpAddr,
+    startup_grace: Duration,
+    manners: &mut CriteriaPool,
+) -> SessionPlan {
     SessionPlan {
         test: test.facts.clone(),
         from_address: Some(from).filter(|from| !from.is_unspecified()),
-        any_of: test.any_of.clone(),
-        manner: manners.share(manner(test, startup_grace)),
+        any_of: stamp.any_of.clone(),
+        manner: manners.share(manner((test, stamp), startup_grace)),
     }
 }
 
-fn manner(test: &Test, startup_grace: Duration) -> Criteria {
+fn manner((test, stamp): (&Test, &StampSpec), startup_grace: Duration) -> Criteria {
     Criteria {
         role: Role::Receiver,
-        mode: test.mode,
+        mode: stamp.mode,
         expect_every: test.expect_every,
         thresholds: test.thresholds,
         limits: test.limits,
         max_each_way: None,
         max_above_baseline: test.max_above_baseline,
         loss: test.loss,
-        flows: test.flows,
-        keys: test.keys.clone(),
+        flows: stamp.flows,
+        keys: stamp.keys.clone(),
         startup_grace,
         max_pause: test.max_pause,
+    }
+}
+
+/// Returns the plan of a test of a target. A probe fails before the next one is due, so that at most one is in flight.
+fn target_plan(test: &Test, target: Target) -> TargetPlan {
+    let criteria = Criteria {
+        role: Role::Sender,
+        mode: Mode::OneWay,
+        // The prober reports each failure itself; the timeout of the session only finds that it no longer does.
+        expect_every: test.expect_every.max(test.send_every.saturating_mul(3)),
+        thresholds: test.thresholds,
+        limits: DelayLimits { egregious_latency: Duration::MAX, ..test.limits },
+        max_each_way: None,
+        max_above_baseline: test.max_above_baseline,
+        loss: test.loss,
+        flows: Flows::default(),
+        keys: None,
+        startup_grace: test.startup_grace,
+        max_pause: test.max_pause,
+    };
+    TargetPlan {
+        target,
+        send_every: test.send_every,
+        timeout: test.expect_every.min(test.send_every),
+        session: SessionPlan { test: test.facts.clone(), from_address: None, any_of: None, manner: Arc::new(criteria) },
     }
 }
 
 /// Returns the groups of a test that is received at `addr`, or whose answers are judged here when `addr` is `None`.
 fn membership(test: &Test, addr: Option<SocketAddr>) -> Membership {
     let peer = if addr.is_some() { &test.facts.from_host } else { &test.facts.to_host };
-    let listener = addr.map(|addr| Subject::Listener(addr.to_string()));
+    let listener = addr.map(Subject::Listener);
     let ends = [Some(Subject::Host(peer.clone())), listener].into_iter().flatten();
     // After a host recovers, its slow tests need this time to become good again before they are reported as down.
     let to_clear = test.thresholds.clear_out_of.saturating_add(1);

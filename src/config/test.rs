@@ -10,8 +10,8 @@ use crate::config::document::endpoint::{Endpoint, EndpointError, EndpointHost};
 use crate::config::document::findings::Findings;
 use crate::config::document::fleet::FleetDocument;
 use crate::config::document::host::HostDocument;
-use crate::config::document::settings::{AlarmSettings, TestSettings};
-use crate::config::document::test::{TestDocument, WhenAbsent};
+use crate::config::document::settings::{AlarmSettings, TestSettings, set_fields};
+use crate::config::document::test::{Protocol, TestDocument, WhenAbsent};
 use crate::pure::clock::error_estimate::DelayLimits;
 use crate::pure::judge::condition::Thresholds;
 use crate::pure::measure::loss_window::LossLimits;
@@ -30,12 +30,8 @@ pub struct Test {
     pub facts: Arc<TestFacts>,
     /// Location of the document that defines the test, as shown in findings.
     pub place: String,
-    /// Address and port that probes are sent from.
-    pub from: Endpoint,
-    /// Address and port that probes are sent to.
-    pub to: Endpoint,
-    /// Address and port that the receiver binds.
-    pub listen: Endpoint,
+    /// Kind of probe, with what only this kind has.
+    pub probe: ProbeSpec,
     /// Interval between two probes of the sender.
     pub send_every: Duration,
     /// Timeout of the receiver: at least a probe is expected within each such period.
@@ -50,14 +46,6 @@ pub struct Test {
     pub max_above_baseline: Option<Duration>,
     /// Limits of loss and delay variation.
     pub loss: LossLimits,
-    /// Direction of measurement: one-way, or two-way with answers from the reflector.
-    pub mode: Mode,
-    /// Combinations of source port, code point and size in which probes are sent.
-    pub flows: Flows,
-    /// Network interface that probes leave by. `None` leaves the choice to the routing table.
-    pub from_interface: Option<String>,
-    /// Keys that sign the probes, or `None` for unsigned probes.
-    pub keys: Option<KeyChoice>,
     /// Time after the start during which missing probes are tolerated.
     pub startup_grace: Duration,
     /// Marks a `startup_grace` that no document sets, which may be extended for a new host.
@@ -66,6 +54,34 @@ pub struct Test {
     pub max_pause: Duration,
     /// Hold-down and flap settings of the test's alarms.
     pub damping: HoldDown,
+}
+
+/// Kind of probe of a test, with what only this kind has.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ProbeSpec {
+    /// STAMP between two agents, judged at the receiver.
+    Stamp(StampSpec),
+    /// TCP connections to a target, judged at the sender.
+    Tcp(TcpSpec),
+}
+
+/// Probes of STAMP between two agents.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StampSpec {
+    /// Address and port that probes are sent from.
+    pub from: Endpoint,
+    /// Address and port that probes are sent to.
+    pub to: Endpoint,
+    /// Address and port that the receiver binds.
+    pub listen: Endpoint,
+    /// Direction of measurement: one-way, or two-way with replies from the reflector.
+    pub mode: Mode,
+    /// Combinations of source port, code point and size in which probes are sent.
+    pub flows: Flows,
+    /// Network interface that probes leave by. `None` leaves the choice to the routing table.
+    pub from_interface: Option<String>,
+    /// Keys that sign the probes, or `None` for unsigned probes.
+    pub keys: Option<KeyChoice>,
     /// Packet format of the probes: STAMP (RFC 8762) or the JSON of the original program.
     pub wire: Wire,
     /// Behavior of the receiver while the address in `listen` is not configured on its host.
@@ -73,6 +89,13 @@ pub struct Test {
     /// Ids of acceptable probes, any of which satisfies the test. `None` when only probes with the test's own id
     /// count.
     pub any_of: Option<Arc<BTreeSet<TestId>>>,
+}
+
+/// TCP connections to a target that needs no agent.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TcpSpec {
+    /// Host and port that is connected to.
+    pub target: Endpoint,
 }
 
 /// Lower bound on the interval between probes, because faster probes are a flood.
@@ -110,60 +133,47 @@ impl CheckContext<'_> {
     pub fn fill_in(&self, document: &TestDocument, findings: &mut Findings) -> Option<Test> {
         let defaults = &self.global.defaults;
         let id = parse_id(document, findings);
-        let from = parse_endpoint("from", &document.from, "127.0.0.2:0", findings);
-        let to = parse_endpoint("to", &document.to, "127.0.0.3:8620", findings);
-        let listen = parse_endpoint("listen", &document.listen, "0.0.0.0:8620", findings);
-        if let Some(to) = &to {
-            check_destination(document, to, findings);
-        }
-        if !document.listen.is_empty() && listen.as_ref().is_some_and(|listen| listen.port == 0) {
-            findings.error("listen", "no port", "write the port that probes arrive at");
-        }
-        for (field, host) in [("from_host", &document.from_host), ("to_host", &document.to_host)] {
-            if host.is_empty() {
-                findings.error(field, "missing", "write the name of the host, as in its key hosts/<host>");
-            }
-        }
-        if document.from_host != self.host_name && document.to_host != self.host_name {
-            let alike = |host: &String| host.trim().eq_ignore_ascii_case(self.host_name);
-            let help = match [&document.from_host, &document.to_host].into_iter().any(alike) {
-                true => "write the name exactly so: upper and lower case and blanks count",
-                false => "move it below its own hosts; it does nothing here",
-            };
-            let problem = format!("`{}` is neither its from_host nor its to_host", self.host_name);
-            findings.warning("", problem, help);
-        }
-
+        let settings = document.settings.clone().or(defaults);
+        let probe = match document.protocol {
+            Protocol::Udp => self.stamp(document, &settings, findings).map(ProbeSpec::Stamp),
+            Protocol::Tcp => tcp(document, findings).map(ProbeSpec::Tcp),
+        };
+        self.check_hosts(document, findings);
         let (send_every, expect_every) =
             intervals(document.settings.common.send_every, document.settings.common.expect_every, defaults);
         check_intervals("", document.settings.common.send_every, (send_every, expect_every), findings);
         check_settings("", &document.settings, findings);
-        self.check_together(&document.settings.clone().or(defaults), send_every, findings);
+        if document.protocol == Protocol::Udp {
+            self.check_together(&settings, send_every, findings);
+        }
         if findings.has_errors() {
             return None;
         }
 
+        let (id, probe) = (id?, probe?);
         let alarm = self.alarm(document.alarm.clone());
         let (raise_after, clear_after) =
             (alarm.raise_after.unwrap_or(RAISE_AFTER), alarm.clear_after.unwrap_or(CLEAR_AFTER));
-        let settings = document.settings.clone().or(defaults);
-        let max_latency = settings.common.max_latency;
-        let (from, to, listen) = (from?, to?, listen?);
+        let settings = settings.common;
+        let max_latency = settings.max_latency;
+        // A target has no name in the documents: its host and port stand for it.
+        let (to_host, to) = match &probe {
+            ProbeSpec::Stamp(_) => (document.to_host.clone(), document.to.clone()),
+            ProbeSpec::Tcp(_) => (document.target.clone(), String::new()),
+        };
         Some(Test {
             facts: Arc::new(TestFacts {
-                id: id?,
+                id,
                 description: document.description.clone(),
                 from_host: document.from_host.clone(),
                 from: document.from.clone(),
-                to_host: document.to_host.clone(),
-                to: document.to.clone(),
+                to_host,
+                to,
                 tags: document.tags.clone(),
                 set: document.set.as_deref().map(Box::from),
             }),
             place: String::new(),
-            listen: if document.listen.is_empty() { to.clone() } else { listen },
-            from,
-            to,
+            probe,
             send_every,
             expect_every,
             thresholds: Thresholds {
@@ -174,41 +184,120 @@ impl CheckContext<'_> {
             },
             limits: DelayLimits {
                 max_latency,
-                clear_latency: settings.common.clear_latency.unwrap_or(Duration::MAX),
+                clear_latency: settings.clear_latency.unwrap_or(Duration::MAX),
                 egregious_latency: self.global.egregious_latency,
             },
             // A round trip above twice the limit proves that at least one direction exceeded it.
-            max_round_trip: settings.common.max_round_trip.or(max_latency.map(|limit| limit * 2)),
-            max_above_baseline: settings.common.max_latency_above_baseline,
+            max_round_trip: settings.max_round_trip.or(max_latency.map(|limit| limit * 2)),
+            max_above_baseline: settings.max_latency_above_baseline,
             loss: LossLimits {
-                max_loss_ppm: settings.common.max_loss.map(|share| (share * 1e6).round() as u32),
-                max_jitter: settings.common.max_jitter,
-                loss_window: settings.common.loss_window.unwrap_or(LOSS_WINDOW.max(send_every * 20)),
+                max_loss_ppm: settings.max_loss.map(|share| (share * 1e6).round() as u32),
+                max_jitter: settings.max_jitter,
+                loss_window: settings.loss_window.unwrap_or(LOSS_WINDOW.max(send_every * 20)),
             },
-            mode: settings.stamp.mode.unwrap_or_default(),
-            flows: Flows {
-                ports: settings.stamp.flows.unwrap_or(1),
-                dscp: CodePoints::of(settings.stamp.dscp.as_deref().unwrap_or(&[0])),
-                size: settings.stamp.size,
-            },
-            keys: match (settings.stamp.key, settings.stamp.keyed) {
-                (Some(ids), _) => Some(KeyChoice::These(ids.into())),
-                (None, Some(true)) => Some(KeyChoice::Fleet),
-                (None, Some(false) | None) => None,
-            },
-            from_interface: settings.stamp.from_interface,
             is_grace_default: alarm.startup_grace.is_none(),
             startup_grace: alarm.startup_grace.unwrap_or(STARTUP_GRACE.max(expect_every * 3)),
             max_pause: alarm.max_pause.unwrap_or(MAX_PAUSE),
             damping: damping(&alarm),
-            wire: settings.stamp.wire.unwrap_or(Wire::Stamp),
+        })
+    }
+
+    /// Checks that the hosts of a test are named, and that this host is one of them.
+    fn check_hosts(&self, document: &TestDocument, findings: &mut Findings) {
+        let ends: &[(&str, &String)] = match document.protocol {
+            Protocol::Udp => &[("from_host", &document.from_host), ("to_host", &document.to_host)],
+            Protocol::Tcp => &[("from_host", &document.from_host)],
+        };
+        for (field, host) in ends {
+            if host.is_empty() {
+                findings.error(field, "missing", "write the name of the host, as in its key hosts/<host>");
+            }
+        }
+        if !ends.iter().any(|(_, host)| *host == self.host_name) {
+            let help = match ends.iter().any(|(_, host)| host.trim().eq_ignore_ascii_case(self.host_name)) {
+                true => "write the name exactly so: upper and lower case and blanks count",
+                false => "move it below its own hosts; it does nothing here",
+            };
+            let fields = ends.iter().map(|(field, _)| *field).collect::<Vec<_>>().join(" nor its ");
+            let problem = match ends.len() {
+                1 => format!("`{}` is not its {fields}", self.host_name),
+                _ => format!("`{}` is neither its {fields}", self.host_name),
+            };
+            findings.warning("", problem, help);
+        }
+    }
+
+    fn stamp(&self, document: &TestDocument, settings: &TestSettings, findings: &mut Findings) -> Option<StampSpec> {
+        if !document.target.is_empty() {
+            findings.error("target", "not for the protocol udp", "remove it, or write \"protocol\": \"tcp\"");
+        }
+        let from = parse_endpoint("from", &document.from, "127.0.0.2:0", findings);
+        let to = parse_endpoint("to", &document.to, "127.0.0.3:8620", findings);
+        let listen = parse_endpoint("listen", &document.listen, "0.0.0.0:8620", findings);
+        if let Some(to) = &to {
+            check_destination(document, to, findings);
+        }
+        if !document.listen.is_empty() && listen.as_ref().is_some_and(|listen| listen.port == 0) {
+            findings.error("listen", "no port", "write the port that probes arrive at");
+        }
+        let (from, to, listen) = (from?, to?, listen?);
+        let settings = settings.stamp.clone();
+        Some(StampSpec {
+            listen: if document.listen.is_empty() { to.clone() } else { listen },
+            from,
+            to,
+            mode: settings.mode.unwrap_or_default(),
+            flows: Flows {
+                ports: settings.flows.unwrap_or(1),
+                dscp: CodePoints::of(settings.dscp.as_deref().unwrap_or(&[0])),
+                size: settings.size,
+            },
+            keys: match (settings.key, settings.keyed) {
+                (Some(ids), _) => Some(KeyChoice::These(ids.into())),
+                (None, Some(true)) => Some(KeyChoice::Fleet),
+                (None, Some(false) | None) => None,
+            },
+            from_interface: settings.from_interface,
+            wire: settings.wire.unwrap_or(Wire::Stamp),
             when_absent: document.when_absent,
             any_of: None,
         })
     }
 }
 
+/// Reads the target of a TCP test. Fields of the other kinds of probes are errors, because they would have no effect.
+fn tcp(document: &TestDocument, findings: &mut Findings) -> Option<TcpSpec> {
+    let target = parse_endpoint("target", &document.target, "10.0.0.9:443", findings);
+    if target.as_ref().is_some_and(|target| target.is_wildcard() || target.port == 0) {
+        findings.error("target", "no host with a port", "write what is connected to, such as \"10.0.0.9:443\"");
+    }
+    let of_ends =
+        [("to_host", &document.to_host), ("to", &document.to), ("from", &document.from), ("listen", &document.listen)];
+    let of_ends = of_ends.into_iter().filter(|(_, text)| !text.is_empty()).map(|(field, _)| field.to_owned());
+    for field in of_ends.chain(set_fields(&document.settings.stamp)) {
+        findings.error(&field, "not for the protocol tcp", "remove it, or write \"protocol\": \"udp\"");
+    }
+    Some(TcpSpec { target: target? })
+}
+
 impl Test {
+    /// Returns the specification of STAMP probes, if the test has them.
+    pub fn stamp(&self) -> Option<&StampSpec> {
+        match &self.probe {
+            ProbeSpec::Stamp(stamp) => Some(stamp),
+            ProbeSpec::Tcp(_) => None,
+        }
+    }
+
+    /// Returns the endpoints of the test that may be names, with their fields.
+    pub fn endpoints(&self) -> Vec<(&'static str, &Endpoint)> {
+        match &self.probe {
+            ProbeSpec::Stamp(stamp) if stamp.listen == stamp.to => vec![("from", &stamp.from), ("to", &stamp.to)],
+            ProbeSpec::Stamp(stamp) => vec![("from", &stamp.from), ("to", &stamp.to), ("listen", &stamp.listen)],
+            ProbeSpec::Tcp(tcp) => vec![("target", &tcp.target)],
+        }
+    }
+
     /// Returns the time after the start at `host` during which missing probes and errors from the path are tolerated.
     /// The time is extended when the peer was added to the documents recently, because its agent may start later.
     pub fn grace(&self, host: &str, newcomers: &BTreeSet<String>) -> Duration {

@@ -10,6 +10,7 @@ pub mod keys;
 pub mod log;
 pub mod net;
 pub mod ntp;
+pub mod prober;
 pub mod receiver;
 pub mod secret;
 pub mod shared;

@@ -15,8 +15,9 @@ use crate::config::plan::diff::PlanChange;
 use crate::io::net::transmit::SourceSockets;
 use crate::io::time;
 use crate::listener::{self, Listener};
-use crate::messages::{Generation, Handover, RemoveTest, Send, SenderContext, SetTest, Stop};
+use crate::messages::{Generation, Handover, RemoveTest, Send, SenderContext, SetTargets, SetTest, Stop};
 use crate::pacer::{self, Pacer};
+use crate::prober::{self, Prober};
 use crate::pure::stamp::session_sender::{SenderPlan, Source};
 use crate::pure::test::id::TestId;
 use crate::sender::{self, Sender};
@@ -102,6 +103,7 @@ impl Watcher {
             }
         }
         self.start_pacers(ctx);
+        self.set_targets(ctx);
         let missing =
             |(id, _): &(&TestId, &Arc<SenderPlan>)| !self.senders.contains(id) && !self.senders.is_pending(id);
         let senders: Vec<Arc<SenderPlan>> =
@@ -215,6 +217,41 @@ impl Watcher {
         let generation = self.senders.next_generation();
         let sender = Sender::new(sender::Args { plan, station, generation });
         self.senders.hold(id, sender.start());
+    }
+
+    /// Gives the prober the targets of the plan; starts it for the first ones and stops it after the last.
+    fn set_targets(&mut self, ctx: &mut Context<Self>) {
+        if self.running.targets.is_empty() {
+            if let Some((prober, _)) = self.prober.release(&()) {
+                prober.do_send(Stop::Quietly);
+            }
+            return;
+        }
+        if self.prober.is_pending(&()) {
+            return;
+        }
+        if !self.prober.contains(&()) {
+            let generation = self.prober.next_generation();
+            let (shared, parent) = (self.shared.clone(), ctx.address().recipient());
+            self.prober.hold((), Prober::new(prober::Args { shared, parent, generation }).start());
+        }
+        if let Some(prober) = self.prober.get(&()) {
+            prober.do_send(SetTargets(self.running.targets.clone()));
+        }
+    }
+
+    pub(super) fn on_prober_down(&mut self, generation: Generation, ctx: &mut Context<Self>) {
+        if !self.prober.on_down(&(), generation) || self.stopping {
+            return;
+        }
+        let wait = self.prober.on_failure(&());
+        error!(?wait, "prober failed and is restarted");
+        ctx.run_later(wait, |watcher, ctx| {
+            let generation = watcher.prober.next_generation();
+            let (shared, parent) = (watcher.shared.clone(), ctx.address().recipient());
+            watcher.prober.hold((), Prober::new(prober::Args { shared, parent, generation }).start());
+            watcher.set_targets(ctx);
+        });
     }
 
     pub(super) fn on_listener_down(&mut self, address: SocketAddr, generation: Generation, ctx: &mut Context<Self>) {

@@ -6,16 +6,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::json;
 use tracing::{error, info, warn};
 
 use crate::config::bootstrap::Bootstrap;
+use crate::config::document::agent::{AgentDocument, RejectedByAgent};
 use crate::config::document::findings::Finding;
 use crate::config::document::fleet::SCHEMA;
 use crate::config::document::raw::{GLOBAL_KEY, digest};
 use crate::config::load::{Loaded, Loader, newer_schema};
 use crate::config::plan::removal_grace::RemovalGrace;
 use crate::config::recent_hosts::RecentHosts;
+use crate::io::store::origin::Origin;
 use crate::io::store::{self, Cache, CachedConfig, Snapshot};
 use crate::pure::alarm::cause::Cause;
 use crate::pure::alarm::key::{AlarmKey, Kind, Subject};
@@ -24,7 +25,7 @@ use crate::pure::stamp::key::{KeyChoice, KeyRing};
 use crate::pure::status::snapshot::{RejectedDocument, StoreState, StoreStatus};
 
 /// Limit in octets on the status that an agent publishes in its store.
-const MAX_SAID: usize = 2048;
+const MAX_ANNOUNCED: usize = 2048;
 
 /// Interval at which an unchanged configuration is written to disk again, because the file records its age.
 const KEPT_AGAIN: Duration = Duration::from_secs(3600);
@@ -100,12 +101,12 @@ impl Config {
     }
 
     /// Returns the origin of the last listed documents, or of those kept on disk; `None` after a change of store.
-    pub fn origin(&self) -> Option<&str> {
+    pub fn origin(&self) -> Option<&Origin> {
         if self.rebased {
             return None;
         }
-        let known = self.snapshot.as_ref().map(|snapshot| snapshot.origin.as_str());
-        known.or(self.kept.as_ref().map(|kept| kept.origin.as_str()))
+        let known = self.snapshot.as_ref().map(|snapshot| &snapshot.origin);
+        known.or(self.kept.as_ref().map(|kept| &kept.origin))
     }
 
     /// Takes over the loader of a predecessor, which is newer than the configuration kept on disk.
@@ -214,7 +215,7 @@ impl Config {
         match before.filter(|_| !meant) {
             Some((origin, before)) if *origin == snapshot.origin && snapshot.revision < before => {
                 // The revision of a directory restarts at zero with each start of the agent.
-                if !origin.starts_with("dir ") {
+                if !matches!(origin, Origin::Directory(_)) {
                     warn!(
                         before,
                         revision = snapshot.revision,
@@ -224,7 +225,7 @@ impl Config {
                 }
             }
             Some((before, _)) if *before != snapshot.origin => {
-                warn!(before, now = snapshot.origin, "another store answers in place of the previous one");
+                warn!(%before, now = %snapshot.origin, "another store answers in place of the previous one");
                 self.moved = Some(format!("another store answers in place of the previous one, {before}"));
             }
             Some(_) | None => {}
@@ -235,7 +236,7 @@ impl Config {
         self.remarked.clone_from(&snapshot.remark);
         let remarks: Vec<&str> = self.remarked.iter().chain(&self.moved).map(String::as_str).collect();
         self.status.remark = (!remarks.is_empty()).then(|| remarks.join("; "));
-        self.status.origin = Some(snapshot.origin.clone());
+        self.status.origin = Some(snapshot.origin.to_string());
     }
 
     /// Records that the store has answered.
@@ -311,31 +312,26 @@ impl Config {
 
     /// Returns the status to publish in the store, or `None` if the store has no leases for it.
     pub fn announcement(&self, web: Option<String>, keys: &KeyRing) -> Option<String> {
-        let snapshot = self.snapshot.as_ref().filter(|snapshot| snapshot.origin.starts_with("etcd v3"))?;
+        let snapshot = self.snapshot.as_ref().filter(|snapshot| snapshot.origin.has_leases())?;
         let rejected = self.status(WallTime::default()).rejected;
-        let mut shown: Vec<_> = rejected
-            .iter()
-            .map(|document| {
-                json!({"document": document.document, "reason": document.reasons.first(),
-                       "last_good_in_force": document.last_good_in_force})
-            })
-            .collect();
-        loop {
-            let said = json!({
-                "version": env!("CARGO_PKG_VERSION"),
-                "web": web,
-                "revision": snapshot.revision,
-                "digest": digest(&snapshot.documents),
-                "keys": keys.ids().collect::<Vec<_>>(),
-                "active_key": keys.signing(&KeyChoice::Fleet).map(|key| key.id()),
-                "rejected": shown,
-                "rejected_in_all": rejected.len(),
-            });
-            let said = said.to_string();
-            if said.len() <= MAX_SAID || shown.pop().is_none() {
-                return Some(said);
-            }
-        }
+        let document = AgentDocument {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            web,
+            revision: snapshot.revision,
+            digest: digest(&snapshot.documents),
+            keys: keys.ids().collect(),
+            active_key: keys.signing(&KeyChoice::Fleet).map(|key| key.id()),
+            rejected_in_all: rejected.len(),
+            rejected: rejected
+                .into_iter()
+                .map(|rejected| RejectedByAgent {
+                    document: rejected.document,
+                    reason: rejected.reasons.into_iter().next(),
+                    last_good_in_force: rejected.last_good_in_force,
+                })
+                .collect(),
+        };
+        Some(document.write(MAX_ANNOUNCED))
     }
 }
 

@@ -17,6 +17,8 @@ pub struct Observed {
     pub listeners: BTreeMap<SocketAddr, (ListenerStatus, Vec<TestStatus>)>,
     /// Status of each sender by test id, with that of its test.
     pub senders: BTreeMap<TestId, (SenderStatus, TestStatus)>,
+    /// Status of each test of a target.
+    pub targets: BTreeMap<TestId, TestStatus>,
 }
 
 /// Watcher's children as the status snapshot shows them.
@@ -44,6 +46,7 @@ impl Observed {
     pub fn forget_tests(&mut self) {
         self.listeners.values_mut().for_each(|(_, tests)| *tests = Vec::new());
         self.senders = BTreeMap::new();
+        self.targets = BTreeMap::new();
     }
 
     /// Returns the status of the planned listeners alone.
@@ -77,6 +80,10 @@ impl Observed {
             shown.senders.push(status);
             shown.tests.push(test);
         }
+        for (id, target) in &plan.targets {
+            let known = self.targets.get(id).cloned();
+            shown.tests.push(known.unwrap_or_else(|| TestStatus::unknown(target.session.test.clone(), Role::Sender)));
+        }
         for test in plan.standby.values() {
             let standby = TestStatus::unknown(test.clone(), Role::Receiver);
             shown.tests.push(TestStatus { condition: State::Standby, ..standby });
@@ -92,7 +99,7 @@ impl Observed {
 
 /// Returns the status of a listener that has not answered yet or cannot be bound.
 fn silent(address: SocketAddr, plan: &ListenerPlan, problems: &BTreeMap<SocketAddr, &str>) -> ListenerStatus {
-    let silent = ListenerStatus::silent(address.to_string(), plan.names.iter().cloned().collect(), plan.tests.len());
+    let silent = ListenerStatus::silent(address, plan.names.iter().cloned().collect(), plan.tests.len());
     match problems.get(&address) {
         Some(problem) => silent.unbound(problem),
         None => silent,

@@ -79,6 +79,7 @@ impl Watcher {
             ("listener", self.listeners.restarts()),
             ("pacer", self.pacers.restarts()),
             ("sender", self.senders.restarts()),
+            ("prober", self.prober.restarts()),
         ];
         let tests_taken = (self.round.observe == Observe::Fully).then_some(now);
         Status::sort_tests(&mut tests);
@@ -102,7 +103,8 @@ impl Handler<Observe> for Watcher {
         match observe {
             Observe::Fully => {
                 self.senders.iter().for_each(|sender| sender.do_send(observe));
-                left += self.senders.len();
+                self.prober.iter().for_each(|prober| prober.do_send(observe));
+                left += self.senders.len() + self.prober.len();
             }
             Observe::Briefly => self.observed.forget_tests(),
         }

@@ -127,7 +127,7 @@ async fn failed_children_are_rebuilt_after_back_off_and_resume() {
     for n in 1..=2u64 {
         let failed = Instant::now();
         run.watcher.do_send(FailChildren);
-        let restarts = [("listener", n), ("pacer", n), ("sender", n)];
+        let restarts = [("listener", n), ("pacer", n), ("sender", n), ("prober", 0)];
         let status = run.until(|status| status.restarts == restarts).await;
         // The failed children are still shown during their back-off.
         assert_eq!((status.listeners.len(), status.senders.len(), status.tests.len()), (1, 1, 2));

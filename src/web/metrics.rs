@@ -211,7 +211,9 @@ impl MetricWriter<'_> {
     }
 
     fn listeners(&mut self, status: &Status) -> fmt::Result {
-        let all = || status.listeners.iter().map(|listener| (listener, vec![("address", listener.address.as_str())]));
+        let addresses: Vec<String> = status.listeners.iter().map(|listener| listener.address.to_string()).collect();
+        let named = || status.listeners.iter().zip(&addresses);
+        let all = || named().map(|(listener, address)| (listener, vec![("address", address.as_str())]));
         let bound = all().map(|(listener, labels)| (labels, f64::from(u8::from(listener.bound))));
         self.gauges("listener_bound", "Whether the listener's socket is open", bound)?;
         let tests = all().map(|(listener, labels)| (labels, listener.tests as f64));

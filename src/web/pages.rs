@@ -1,12 +1,11 @@
 //! Renders the status page, with the most severe problems first.
 //!
-//! The page is plain HTML without scripts; text from documents is escaped.
+//! The page is plain HTML without scripts. Its templates escape all text by its type.
 
 mod measured;
 
-use std::fmt::Write as _;
-
 use actix_web::{HttpResponse, web};
+use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::StatusHandle;
 use super::api::Access;
@@ -14,12 +13,14 @@ use crate::pure::alarm::notification::{AlarmStatus, SuppressedBy};
 use crate::pure::alarm::shelving::{Matcher, Silence};
 use crate::pure::base::time::WallTime;
 use crate::pure::judge::condition::State;
-use crate::pure::status::snapshot::{ListenerStatus, SenderStatus, SinkStatus, Status};
+use crate::pure::status::snapshot::{ListenerStatus, RejectedDocument, SenderStatus, SinkStatus, Status};
 
 /// Largest number of tests on the page; the rest is counted there and shown in `/status.json`.
 const MAX_TESTS: usize = 500;
 /// Largest number of alarms on the page; the rest is counted there and shown in `/status.json`.
 const MAX_ALARMS: usize = 200;
+/// States in the order in which their totals are shown, the worst first.
+const STATES: [&str; 7] = ["down", "recovering", "suspect", "unknown", "paused", "standby", "up"];
 
 /// Returns the status page as HTML.
 pub async fn status(snapshot: web::Data<StatusHandle>, access: web::Data<Access>) -> HttpResponse {
@@ -28,275 +29,301 @@ pub async fn status(snapshot: web::Data<StatusHandle>, access: web::Data<Access>
         .content_type("text/html; charset=utf-8")
         .insert_header(("Cache-Control", "no-store"))
         .insert_header(("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'"))
-        .body(render(&status))
+        .body(render(&status).into_string())
 }
 
-fn render(status: &Status) -> String {
-    let mut page = String::with_capacity(16 * 1024);
-    let (host, version) = (escape(&status.host), status.version);
-    let _ = write!(page, "{HEAD}<title>{} · peerpair</title></head><body>", host);
-    let _ = write!(page, "<header><h1>{host}</h1><p class=totals>{}</p>", totals(status));
-    let _ = write!(
-        page,
-        "<p class=meta>peerpair {version}, up since {}, as of {} UTC</p></header><main>",
-        clock(status.started),
-        clock(status.taken)
-    );
-    page += &store(status);
-    page += &alarms(status);
-    page += &silences(&status.silences);
-    page += &measured::tests(&status.tests);
-    page += &listeners(&status.listeners);
-    page += &senders(&status.senders);
-    page += &sinks(&status.sinks);
-    page += &footer(status);
-    page += "</main></body></html>";
-    page
+fn render(status: &Status) -> Markup {
+    html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width,initial-scale=1";
+                meta http-equiv="refresh" content="5";
+                style { (PreEscaped(include_str!("pages/style.css"))) }
+                title { (status.host) " · peerpair" }
+            }
+            body {
+                header {
+                    h1 { (status.host) }
+                    p.totals { (totals(status)) }
+                    p.meta {
+                        "peerpair " (status.version) ", up since " (clock(status.started)) ", as of "
+                        (clock(status.taken)) " UTC"
+                    }
+                }
+                main {
+                    (store(status))
+                    (alarms(status))
+                    (silences(&status.silences))
+                    (measured::tests(&status.tests))
+                    (listeners(&status.listeners))
+                    (senders(&status.senders))
+                    (sinks(&status.sinks))
+                    (footer(status))
+                }
+            }
+        }
+    }
 }
 
-fn totals(status: &Status) -> String {
+fn totals(status: &Status) -> Markup {
     let totals = status.totals();
-    let shown =
-        ["down", "recovering", "suspect", "unknown", "paused", "standby", "up"].into_iter().filter_map(|state| {
-            let count = totals.get(state)?;
-            Some(format!("<span class=\"pill {state}\">{count} {state}</span>"))
-        });
-    let shown: String = shown.collect();
-    if shown.is_empty() { "<span class=pill>no tests</span>".to_owned() } else { shown }
+    html! {
+        @for state in STATES {
+            @if let Some(count) = totals.get(state) { (pill(state, &format!("{count} {state}"))) }
+        }
+        @if totals.is_empty() { span.pill { "no tests" } }
+    }
 }
 
-fn store(status: &Status) -> String {
+fn store(status: &Status) -> Markup {
     let store = &status.store;
-    let mut notices = String::new();
-    if let Some(error) = &store.error {
-        let goes_on = match store.revision {
-            Some(_) => "Tests continue with the last good documents.",
-            None => "No documents were read yet: nothing is tested.",
-        };
-        let _ = write!(
-            notices,
-            "<div class=notice><b>The config store cannot be read.</b> {goes_on}<br><code>{}: {}</code></div>",
-            escape(&store.location),
-            escape(error)
-        );
+    let consequence = match store.revision {
+        Some(_) => "Tests continue with the last good documents.",
+        None => "No documents were read yet: nothing is tested.",
+    };
+    html! {
+        @if let Some(error) = &store.error {
+            .notice {
+                b { "The config store cannot be read." } " " (consequence) br;
+                code { (store.location) ": " (error) }
+            }
+        }
+        @if let Some(remark) = &store.remark { .notice { (remark) } }
+        @for document in &store.rejected { (rejected(document)) }
     }
-    if let Some(remark) = &store.remark {
-        let _ = write!(notices, "<div class=notice>{}</div>", escape(remark));
-    }
-    for rejected in &store.rejected {
-        let instead =
-            if rejected.last_good_in_force { "its last good version remains in force" } else { "it is not in force" };
-        let reasons: String =
-            rejected.reasons.iter().map(|reason| format!("<li><code>{}</code>", escape(reason))).collect();
-        let _ = write!(
-            notices,
-            "<div class=notice><b>{} is rejected</b>, {instead}.<ul>{reasons}</ul></div>",
-            escape(&rejected.document)
-        );
-    }
-    notices
 }
 
-fn alarms(status: &Status) -> String {
+fn rejected(document: &RejectedDocument) -> Markup {
+    let instead = match document.last_good_in_force {
+        true => "its last good version remains in force",
+        false => "it is not in force",
+    };
+    html! {
+        .notice {
+            b { (document.document) " is rejected" } ", " (instead) "."
+            ul { @for reason in &document.reasons { li { code { (reason) } } } }
+        }
+    }
+}
+
+fn alarms(status: &Status) -> Markup {
     let alarms = &status.alarms;
     if alarms.is_empty() {
-        return "<h2>Alarms</h2><p class=quiet>None.</p>".to_owned();
+        return html! { h2 { "Alarms" } p.quiet { "None." } };
     }
     // Explained alarms are folded under the alarm that explains them; a group's text has its number of members.
-    let is_explained = |standing: &&AlarmStatus| {
-        matches!(standing.suppressed_by, Some(SuppressedBy::Group { .. } | SuppressedBy::Explained { .. }))
+    let is_explained = |alarm: &&AlarmStatus| {
+        matches!(alarm.suppressed_by, Some(SuppressedBy::Group { .. } | SuppressedBy::Explained { .. }))
     };
     let explained = alarms.iter().filter(is_explained).count();
-    let shown = alarms.iter().filter(|standing| !is_explained(standing)).take(MAX_ALARMS);
-    let rows: String = shown
-        .map(|standing| {
-            let alarm = &standing.notification;
-            let about = match &alarm.test {
-                Some(test) => format!(
-                    "{}<br><small>{}</small>",
-                    escape(&alarm.subject_text()),
-                    named(&test.description, &test.id.to_string())
-                ),
-                None => escape(&alarm.subject_text()),
-            };
-            let (colour, suppressed_by) = match &standing.suppressed_by {
-                None | Some(SuppressedBy::Explained { .. } | SuppressedBy::Group { .. }) => ("down", String::new()),
-                Some(SuppressedBy::Waiting) => {
-                    ("suspect", "<br><small>suppressed for now: waiting for alarms with a common cause</small>".to_owned())
-                }
-                Some(SuppressedBy::Shelved { by }) => {
-                    ("unknown", format!("<br><small>suppressed: {}</small>", escape(by)))
-                }
-            };
-            let first = match alarm.first_text.is_empty() || alarm.text.starts_with(&alarm.first_text) {
-                true => String::new(),
-                false => format!("<br><small>first cause: {}</small>", escape(&alarm.first_text)),
-            };
-            format!(
-                "<tr><td>{about}<td><span class=\"pill {colour}\">{}</span><td>{}{first}{suppressed_by}<td class=when>{}",
-                alarm.key.kind,
-                escape(&alarm.text),
-                clock(alarm.since)
-            )
-        })
-        .collect();
-    let explained = match explained {
-        0 => String::new(),
-        1 => "<p class=quiet>One more alarm is suppressed: an alarm above explains it.</p>".to_owned(),
-        explained => format!(
-            "<p class=quiet>{explained} more alarms are suppressed: the alarms above explain \
-                them.</p>"
-        ),
+    html! {
+        h2 { "Alarms" }
+        table {
+            tr { th { "About" } th { "Kind" } th { "Cause" } th { "Since" } }
+            @for alarm in alarms.iter().filter(|alarm| !is_explained(alarm)).take(MAX_ALARMS) { (alarm_row(alarm)) }
+        }
+        @match explained {
+            0 => {}
+            1 => p.quiet { "One more alarm is suppressed: an alarm above explains it." },
+            _ => p.quiet { (explained) " more alarms are suppressed: the alarms above explain them." },
+        }
+        (more(status.raised, MAX_ALARMS.min(alarms.len())))
+    }
+}
+
+fn alarm_row(alarm: &AlarmStatus) -> Markup {
+    let notification = &alarm.notification;
+    let colour = match &alarm.suppressed_by {
+        None | Some(SuppressedBy::Explained { .. } | SuppressedBy::Group { .. }) => "down",
+        Some(SuppressedBy::Waiting) => "suspect",
+        Some(SuppressedBy::Shelved { .. }) => "unknown",
     };
-    let more = more(status.raised, MAX_ALARMS.min(alarms.len()));
-    format!("<h2>Alarms</h2><table><tr><th>About<th>Kind<th>Cause<th>Since{rows}</table>{explained}{more}")
-}
-
-fn silences(silences: &[Silence]) -> String {
-    if silences.is_empty() {
-        return String::new();
-    }
-    let any = |list: &[String]| if list.is_empty() { "any".to_owned() } else { escape(&list.join(", ")) };
-    let row = |silence: &Silence| {
-        let Matcher { hosts, tags, tests, sets } = &silence.matcher;
-        format!(
-            "<tr><td>{}<td>{}<td>{}<td>{}<td>{}<td>{} <small>{}</small><td class=when>{}",
-            escape(&silence.id),
-            any(hosts),
-            any(tags),
-            any(tests),
-            any(sets),
-            escape(&silence.comment),
-            escape(&silence.author),
-            clock(silence.until)
-        )
-    };
-    let rows: String = silences.iter().map(row).collect();
-    format!("<h2>Silences</h2><table><tr><th>Id<th>Hosts<th>Tags<th>Tests<th>Sets<th>Why<th>Until{rows}</table>")
-}
-
-fn senders(senders: &[SenderStatus]) -> String {
-    if senders.is_empty() {
-        return String::new();
-    }
-    let rows: String = senders
-        .iter()
-        .take(MAX_TESTS)
-        .map(|sender| {
-            let test = &sender.test;
-            format!(
-                "<tr><td>{}<td>{}<td><small>{}</small> → {} <small>{}</small><td class=number>{}<td class=number>{}<td>{}",
-                pill(sender.condition),
-                named(&test.description, &test.id.to_string()),
-                escape(&test.from),
-                escape(&test.to_host),
-                escape(&test.to),
-                sender.sent,
-                sender.errors,
-                escape(sender.last_error.as_deref().filter(|_| sender.condition != State::Up).unwrap_or_default())
-            )
-        })
-        .collect();
-    let more = more(senders.len(), MAX_TESTS);
-    format!(
-        "<h2>Tests sent from here</h2><table><tr><th>State<th>Test<th>Path<th class=number>Probes<th class=number>Errors\
-         <th>Last error{rows}</table>{more}"
-    )
-}
-
-fn listeners(listeners: &[ListenerStatus]) -> String {
-    if listeners.is_empty() {
-        return String::new();
-    }
-    let rows: String = listeners
-        .iter()
-        .map(|listener| {
-            let state = match &listener.error {
-                Some(error) => format!("<span class=\"pill down\">not bound</span> {}", escape(error)),
-                None => "<span class=\"pill up\">bound</span>".to_owned(),
-            };
-            format!(
-                "<tr><td><code>{}</code><td>{state}<td>{}<td class=number>{}<td class=number>{}<td class=number>{}\
-                 <td class=number>{}",
-                escape(&listener.address),
-                escape(&listener.names.join(", ")),
-                listener.tests,
-                listener.packets,
-                listener.unknown_packets,
-                listener.dropped_packets
-            )
-        })
-        .collect();
-    format!(
-        "<h2>Listeners</h2><table><tr><th>Address<th>State<th>Named<th class=number>Tests<th class=number>Datagrams\
-         <th class=number>Foreign<th class=number>Dropped here{rows}</table>"
-    )
-}
-
-fn sinks(sinks: &[SinkStatus]) -> String {
-    if sinks.is_empty() {
-        return "<h2>Sinks</h2><p class=quiet>None: no receiver is notified of alarms.</p>".to_owned();
-    }
-    let rows: String = sinks
-        .iter()
-        .map(|sink| {
-            let state = match &sink.last_error {
-                Some(error) => format!("<span class=\"pill down\">not reached</span> {}", escape(error)),
-                None if sink.counts.storm => {
-                    "<span class=\"pill suspect\">storm</span> single alarms wait until it ends".to_owned()
+    html! {
+        tr {
+            td {
+                (notification.subject_text())
+                @if let Some(test) = &notification.test {
+                    br;
+                    small { (named(&test.description, &test.id.to_string())) }
                 }
-                None => "<span class=\"pill up\">good</span>".to_owned(),
-            };
-            format!(
-                "<tr><td>{}<td>{} <code>{}</code><td>{state}<td class=number>{}<td class=number>{}<td class=number>{}\
-                 <td class=number>{}<td class=number>{}",
-                escape(&sink.name),
-                sink.kind,
-                escape(&sink.target),
-                sink.counts.notified,
-                sink.counts.pending,
-                sink.counts.held,
-                sink.counts.flapping,
-                sink.sent
-            )
-        })
-        .collect();
-    format!(
-        "<h2>Sinks</h2><table><tr><th>Name<th>Kind<th>State<th class=number>Told down<th class=number>To be told\
-         <th class=number>Held<th class=number>Flapping<th class=number>Sent{rows}</table>"
-    )
+            }
+            td { (pill(colour, notification.key.kind.as_str())) }
+            td {
+                (notification.text)
+                @if !notification.text.starts_with(&notification.first_text) {
+                    br;
+                    small { "first cause: " (notification.first_text) }
+                }
+                @match &alarm.suppressed_by {
+                    Some(SuppressedBy::Waiting) => {
+                        br;
+                        small { "suppressed for now: waiting for alarms with a common cause" }
+                    }
+                    Some(SuppressedBy::Shelved { by }) => { br; small { "suppressed: " (by) } }
+                    None | Some(SuppressedBy::Explained { .. } | SuppressedBy::Group { .. }) => {}
+                }
+            }
+            td.when { (clock(notification.since)) }
+        }
+    }
 }
 
-fn footer(status: &Status) -> String {
+fn silences(silences: &[Silence]) -> Markup {
+    let any = |list: &[String]| if list.is_empty() { "any".to_owned() } else { list.join(", ") };
+    html! {
+        @if !silences.is_empty() {
+            h2 { "Silences" }
+            table {
+                tr {
+                    th { "Id" } th { "Hosts" } th { "Tags" } th { "Tests" } th { "Sets" } th { "Comment" } th { "Until" }
+                }
+                @for silence in silences {
+                    @let Matcher { hosts, tags, tests, sets } = &silence.matcher;
+                    tr {
+                        td { (silence.id) }
+                        @for list in [hosts, tags, tests, sets] { td { (any(list)) } }
+                        td { (silence.comment) " " small { (silence.author) } }
+                        td.when { (clock(silence.until)) }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn senders(senders: &[SenderStatus]) -> Markup {
+    html! {
+        @if !senders.is_empty() {
+            h2 { "Tests sent from here" }
+            table {
+                tr {
+                    th { "State" } th { "Test" } th { "Path" } th.number { "Probes" } th.number { "Errors" }
+                    th { "Last error" }
+                }
+                @for sender in senders.iter().take(MAX_TESTS) {
+                    @let test = &sender.test;
+                    tr {
+                        td { (state_pill(sender.condition)) }
+                        td { (named(&test.description, &test.id.to_string())) }
+                        td { small { (test.from) } " → " (test.to_host) " " small { (test.to) } }
+                        td.number { (sender.sent) }
+                        td.number { (sender.errors) }
+                        td {
+                            @if let (Some(error), true) = (&sender.last_error, sender.condition != State::Up) { (error) }
+                        }
+                    }
+                }
+            }
+            (more(senders.len(), MAX_TESTS))
+        }
+    }
+}
+
+fn listeners(listeners: &[ListenerStatus]) -> Markup {
+    html! {
+        @if !listeners.is_empty() {
+            h2 { "Listeners" }
+            table {
+                tr {
+                    th { "Address" } th { "State" } th { "Named" } th.number { "Tests" } th.number { "Datagrams" }
+                    th.number { "Unknown" } th.number { "Dropped here" }
+                }
+                @for listener in listeners {
+                    tr {
+                        td { code { (listener.address) } }
+                        td {
+                            @match &listener.error {
+                                Some(error) => { (pill("down", "not bound")) " " (error) }
+                                None => (pill("up", "bound")),
+                            }
+                        }
+                        td { (listener.names.join(", ")) }
+                        td.number { (listener.tests) }
+                        td.number { (listener.packets) }
+                        td.number { (listener.unknown_packets) }
+                        td.number { (listener.dropped_packets) }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn sinks(sinks: &[SinkStatus]) -> Markup {
+    html! {
+        h2 { "Sinks" }
+        @if sinks.is_empty() {
+            p.quiet { "None: no receiver is notified of alarms." }
+        } @else {
+            table {
+                tr {
+                    th { "Name" } th { "Kind" } th { "State" } th.number { "Notified as raised" } th.number { "Pending" }
+                    th.number { "Held" } th.number { "Flapping" } th.number { "Sent" }
+                }
+                @for sink in sinks {
+                    tr {
+                        td { (sink.name) }
+                        td { (sink.kind) " " code { (sink.target) } }
+                        td {
+                            @match &sink.last_error {
+                                Some(error) => { (pill("down", "not reached")) " " (error) }
+                                None if sink.counts.storm => {
+                                    (pill("suspect", "storm")) " single alarms wait until it ends"
+                                }
+                                None => (pill("up", "good")),
+                            }
+                        }
+                        td.number { (sink.counts.notified) }
+                        td.number { (sink.counts.pending) }
+                        td.number { (sink.counts.held) }
+                        td.number { (sink.counts.flapping) }
+                        td.number { (sink.sent) }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn footer(status: &Status) -> Markup {
     let store = &status.store;
-    let revision = store.revision.map_or("none".to_owned(), |revision| revision.to_string());
-    let origin = store.origin.as_deref().map_or(String::new(), |origin| format!(" ({})", escape(origin)));
-    let clock_quality = match status.clock.synchronized {
-        true => format!("synchronized within {}", milliseconds(status.clock.error_seconds)),
-        false => "not synchronized".to_owned(),
-    };
-    let restarts: u64 = status.restarts.values().sum();
-    format!(
-        "<footer>Documents from {}{origin}, revision {revision}. Clock {clock_quality}. Restarts of children: {restarts}. \
-         <a href=status.json>status.json</a></footer>",
-        escape(&store.location)
-    )
-}
-
-fn pill(state: State) -> String {
-    format!("<span class=\"pill {state}\">{state}</span>")
-}
-
-fn named(description: &str, id: &str) -> String {
-    let name = if description.is_empty() { "(no description)".to_owned() } else { escape(description) };
-    format!("{name}<br><small>{id}</small>")
-}
-
-fn more(count: usize, most: usize) -> String {
-    if count <= most {
-        return String::new();
+    html! {
+        footer {
+            "Documents from " (store.location)
+            @if let Some(origin) = &store.origin { " (" (origin) ")" }
+            ", revision "
+            @match store.revision { Some(revision) => (revision), None => "none" }
+            ". Clock "
+            @if status.clock.synchronized {
+                "synchronized within " (milliseconds(status.clock.error_seconds))
+            } @else {
+                "not synchronized"
+            }
+            ". Restarts of children: " (status.restarts.values().sum::<u64>()) ". "
+            a href="status.json" { "status.json" }
+        }
     }
-    format!("<p class=quiet>{} more in <a href=status.json>status.json</a>.</p>", count - most)
+}
+
+fn pill(class: &str, text: &str) -> Markup {
+    html! { span class={ "pill " (class) } { (text) } }
+}
+
+fn state_pill(state: State) -> Markup {
+    let name = state.to_string();
+    pill(&name, &name)
+}
+
+fn named(description: &str, id: &str) -> Markup {
+    html! { @if description.is_empty() { "(no description)" } @else { (description) } br; small { (id) } }
+}
+
+fn more(count: usize, most: usize) -> Markup {
+    html! {
+        @if count > most { p.quiet { (count - most) " more in " a href="status.json" { "status.json" } "." } }
+    }
 }
 
 fn milliseconds(seconds: f64) -> String {
@@ -309,53 +336,14 @@ fn clock(at: WallTime) -> String {
     stamp.get(5..19).unwrap_or(&stamp).replace('T', " ")
 }
 
-fn escape(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => escaped += "&amp;",
-            '<' => escaped += "&lt;",
-            '>' => escaped += "&gt;",
-            '"' => escaped += "&quot;",
-            '\'' => escaped += "&#39;",
-            c => escaped.push(c),
-        }
-    }
-    escaped
-}
-
-const HEAD: &str = "<!doctype html><html lang=en><head><meta charset=utf-8>\
-<meta name=viewport content=\"width=device-width,initial-scale=1\"><meta http-equiv=refresh content=5><style>\
-:root{color-scheme:light dark;--fg:#1b1f24;--dim:#667;--bg:#f6f7f9;--card:#fff;--line:#dde1e6;--down:#b3261e;\
---up:#1e7a46;--warn:#9a6700;--unknown:#667}\
-@media(prefers-color-scheme:dark){:root{--fg:#e6e8eb;--dim:#9aa3ad;--bg:#14171a;--card:#1d2125;--line:#33393f;\
---down:#ff6b60;--up:#4cc38a;--warn:#e3b341;--unknown:#9aa3ad}}\
-body{margin:0;font:14px/1.45 system-ui,sans-serif;color:var(--fg);background:var(--bg)}\
-header,main{max-width:1180px;margin:0 auto;padding:0 20px}header{padding-top:22px}\
-h1{font-size:24px;margin:0 0 8px}h2{font-size:15px;margin:28px 0 8px}\
-.totals .pill{font-size:15px;padding:3px 12px;margin-right:8px}.totals{margin:0 0 6px}\
-.meta,.quiet,footer,small,.when{color:var(--dim)}.meta{margin:0}small{font-size:12px;white-space:nowrap}\
-table{width:100%;border-collapse:collapse;background:var(--card);border:1px solid var(--line);border-radius:6px;\
-overflow:hidden}th,td{text-align:left;padding:7px 12px;vertical-align:top;border-top:1px solid var(--line)}\
-tr:first-child th{border-top:0}th{font-weight:600;font-size:12px;color:var(--dim)}\
-.number{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}.when{white-space:nowrap}\
-code{font:12px ui-monospace,monospace}\
-.pill{display:inline-block;padding:1px 9px;border-radius:10px;font-size:12px;font-weight:600;color:var(--unknown);\
-border:1px solid currentColor;white-space:nowrap}.pill.down{color:var(--down)}.pill.up{color:var(--up)}\
-.pill.suspect,.pill.recovering,.pill.paused{color:var(--warn)}\
-.notice{margin:16px 0 0;padding:10px 14px;background:var(--card);border:1px solid var(--line);\
-border-left:4px solid var(--down);border-radius:6px}.notice ul{margin:6px 0 0;padding-left:20px}\
-footer{margin:28px 0;font-size:12px}a{color:inherit}\
-@media(max-width:700px){tr:first-child{display:none}tr{display:block;padding:8px 0;border-top:1px solid var(--line)}\
-td,.number{display:block;padding:1px 12px;border:0;text-align:left}small{white-space:normal;overflow-wrap:anywhere}\
-table{display:block}}</style>";
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn markup_characters_are_escaped() {
-        assert_eq!(escape("<b a='\"&"), "&lt;b a=&#39;&quot;&amp;");
+    fn markup_in_texts_is_escaped() {
+        let status = Status { host: "<b a='\"&".to_owned(), ..Status::default() };
+        let page = render(&status).into_string();
+        assert!(page.contains("<h1>&lt;b a='&quot;&amp;</h1>"), "{page}");
     }
 }

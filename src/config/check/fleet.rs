@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use crate::config::check::document::Document;
 use crate::config::document::findings::{Finding, Findings};
-use crate::config::document::test::TestDocument;
+use crate::config::document::test::{Protocol, TestDocument};
 use crate::config::expand::Expansion;
 use crate::config::load::{Loaded, Loader};
 
@@ -44,6 +44,7 @@ pub fn contradictions(loader: &Loader) -> Vec<Finding> {
     for (key, document) in loader.documents() {
         if let (Document::Test(test), Some(host)) = (document, key.split('/').nth(1))
             && test.enabled
+            && test.protocol == Protocol::Udp
         {
             tests.insert((host, &test.id), (key, test));
         }

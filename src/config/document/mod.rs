@@ -1,5 +1,6 @@
 //! Documents: the types of everything that the store and the bootstrap file hold, and how text becomes one of them.
 
+pub mod agent;
 pub mod deserialize;
 pub mod duration;
 pub mod endpoint;

@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::{duration, notation};
 use crate::pure::test::spec::{Mode, Wire};
@@ -27,6 +28,16 @@ impl TestSettings {
     #[must_use]
     pub fn or(self, above: &TestSettings) -> TestSettings {
         TestSettings { common: self.common.or(&above.common), stamp: self.stamp.or(&above.stamp) }
+    }
+}
+
+/// Returns the names of the settings that are set in a struct of optional ones.
+pub fn set_fields<T: Serialize>(settings: &T) -> Vec<String> {
+    match serde_json::to_value(settings) {
+        Ok(Value::Object(fields)) => {
+            fields.into_iter().filter(|(_, value)| !value.is_null()).map(|(name, _)| name).collect()
+        }
+        Ok(_) | Err(_) => Vec::new(),
     }
 }
 

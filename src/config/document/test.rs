@@ -36,8 +36,10 @@ pub struct TestDocument {
     /// Name of the set from which the test was expanded. `None` for a test with its own document.
     #[serde(skip)]
     pub set: Option<String>,
-    /// Transport protocol of the probes, which is always `udp`.
+    /// Kind of probe.
     pub protocol: Protocol,
+    /// Host and port that are probed, for the kinds of probes that need no agent at the other end.
+    pub target: String,
     /// Settings of the test, among the fields of the document.
     #[serde(skip)]
     pub settings: TestSettings,
@@ -61,6 +63,7 @@ impl Default for TestDocument {
             when_absent: WhenAbsent::Alarm,
             set: None,
             protocol: Protocol::Udp,
+            target: String::new(),
             settings: TestSettings::default(),
             alarm: AlarmSettings::default(),
         }
@@ -87,20 +90,23 @@ pub enum WhenAbsent {
     Alarm,
 }
 
-/// Transport protocols that probes can use; UDP is the single one.
+/// Kinds of probes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
-    /// UDP, the transport of STAMP (RFC 8762).
+    /// STAMP over UDP (RFC 8762), between two agents, judged at the receiver.
     Udp,
+    /// TCP connection to a `target`, judged at the sender.
+    Tcp,
 }
 
-/// Accepts the name of the protocol in upper and lower case.
+/// Accepts the names in upper and lower case, as the original wrote them.
 impl<'de> Deserialize<'de> for Protocol {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let name = String::deserialize(deserializer)?;
-        match name.eq_ignore_ascii_case("udp") {
-            true => Ok(Protocol::Udp),
-            false => Err(serde::de::Error::unknown_variant(&name, &["udp"])),
+        match name.to_ascii_lowercase().as_str() {
+            "udp" => Ok(Protocol::Udp),
+            "tcp" => Ok(Protocol::Tcp),
+            _ => Err(serde::de::Error::unknown_variant(&name, &["udp", "tcp"])),
         }
     }
 }

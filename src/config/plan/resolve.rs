@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::Names;
 use crate::config::document::endpoint::{Endpoint, EndpointHost};
-use crate::config::test::Test;
+use crate::config::test::StampSpec;
 
 /// Maps the endpoints of a test to socket addresses, using names resolved before.
 pub(super) struct Resolver<'a> {
@@ -32,9 +32,23 @@ impl Addresses {
 }
 
 impl Resolver<'_> {
+    /// Selects the address of a target: the lowest, IPv4 before IPv6.
+    pub fn target(&self, target: &Endpoint) -> Result<SocketAddr, Unresolved> {
+        let addr = match &target.host {
+            EndpointHost::Any => None,
+            EndpointHost::Ip(addr) => Some(*addr),
+            EndpointHost::Name(name) => match self.names.get(name) {
+                Some(Ok(addresses)) => addresses.iter().min().copied(),
+                Some(Err(problem)) => return Err(Unresolved(vec![(name.clone(), problem.clone())])),
+                None => None,
+            },
+        };
+        addr.map(|addr| SocketAddr::new(addr, target.port)).ok_or(Unresolved(Vec::new()))
+    }
+
     /// Selects the addresses of a test. Both ends choose by the same rule: IPv4 is preferred unless the other end has
     /// only IPv6 addresses, and the lowest address of the family is used.
-    pub fn addresses(&self, test: &Test) -> Result<Addresses, Unresolved> {
+    pub fn addresses(&self, test: &StampSpec) -> Result<Addresses, Unresolved> {
         let (mut unresolved, mut not_yet) = (Vec::new(), false);
         let mut candidates = |endpoint: &Endpoint| match &endpoint.host {
             EndpointHost::Any => Vec::new(),
@@ -61,11 +75,9 @@ impl Resolver<'_> {
         }
         let ipv4_only = [&from, &to, &listen].into_iter().all(|addresses| fits(addresses, IpAddr::is_ipv4));
         let family: fn(&IpAddr) -> bool = if ipv4_only { IpAddr::is_ipv4 } else { IpAddr::is_ipv6 };
-        let select_receivers =
-            |addresses: &[IpAddr]| addresses.iter().find(|addr| family(addr)).or(addresses.first()).copied();
+        let select = |addresses: &[IpAddr]| addresses.iter().find(|addr| family(addr)).or(addresses.first()).copied();
         let wildcard = if ipv4_only { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) };
-        let socket =
-            |addresses: &[IpAddr], port| SocketAddr::new(select_receivers(addresses).unwrap_or(wildcard), port);
+        let socket = |addresses: &[IpAddr], port| SocketAddr::new(select(addresses).unwrap_or(wildcard), port);
         Ok(Addresses {
             from: socket(&from, test.from.port),
             to: socket(&to, test.to.port),

@@ -88,7 +88,10 @@ pub fn report(loader: &mut Loader, store: String, revision: u64, names: &Names) 
             let own =
                 documents.get(&host).is_some_and(|host| host.addresses.values().any(|addr| *addr == address.ip()));
             let tests = plan.listeners[address].tests.keys().filter_map(|id| loaded.tests.get(id));
-            let of_sets = tests.clone().all(|test| test.facts.set.is_some() || test.when_absent == WhenAbsent::Standby);
+            let of_sets = tests.clone().all(|test| {
+                let is_floating = test.stamp().is_some_and(|stamp| stamp.when_absent == WhenAbsent::Standby);
+                test.facts.set.is_some() || is_floating
+            });
             if let Some(other) = bound.insert(*address, host.clone()).filter(|_| own || !of_sets) {
                 let mut found = Findings::about(format!("hosts/{host}"));
                 let problem = format!("would listen at {address}, as would {other}");

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
+use std::net::SocketAddr;
+use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::Value;
@@ -13,7 +15,7 @@ use super::wording::{bandwidth, counted};
 use crate::config::document::findings::{Finding, Findings, Level};
 use crate::config::document::sinks::SinkConfig;
 use crate::config::load::Loaded;
-use crate::config::plan::{self, Names, Plan};
+use crate::config::plan::{self, Names, Plan, Target, TargetPlan};
 use crate::pure::judge::session::SessionPlan;
 use crate::pure::notify::log::Scope;
 use crate::pure::test::facts::TestFacts;
@@ -36,6 +38,8 @@ pub struct HostReport {
     pub listeners: Vec<ListenerReport>,
     /// Tests that the host would send probes for.
     pub senders: Vec<SenderReport>,
+    /// Targets that the host would probe.
+    pub targets: Vec<TargetReport>,
     /// Tests whose floating address is currently not on this host.
     pub standby: Vec<TestFacts>,
     /// Alarm receivers that the host would notify.
@@ -124,6 +128,30 @@ pub struct SenderReport {
     pub wire: Wire,
 }
 
+/// Target that this host would probe.
+#[derive(Clone, Debug, Serialize)]
+pub struct TargetReport {
+    /// Identity of the test.
+    #[serde(flatten)]
+    pub test: TestFacts,
+    /// Kind of probe.
+    pub protocol: &'static str,
+    /// Address and port that would be probed.
+    pub destination: SocketAddr,
+    /// Interval between two probes, in seconds.
+    pub send_every: f64,
+}
+
+impl TargetReport {
+    fn of(plan: &TargetPlan) -> Self {
+        let (protocol, destination) = match plan.target {
+            Target::Tcp(addr) => ("tcp", addr),
+        };
+        let test = plan.session.test.as_ref().clone();
+        TargetReport { test, protocol, destination, send_every: plan.send_every.as_secs_f64() }
+    }
+}
+
 /// Alarm receiver that the host would notify.
 #[derive(Clone, Debug, Serialize)]
 pub struct SinkReport {
@@ -153,6 +181,7 @@ impl HostReport {
             enabled: false,
             listeners: Vec::new(),
             senders: Vec::new(),
+            targets: Vec::new(),
             standby: Vec::new(),
             sinks: Vec::new(),
             drained: Vec::new(),
@@ -174,7 +203,8 @@ impl HostReport {
         self.enabled = loaded.enabled;
         self.findings.extend(loaded.findings.iter().cloned());
         self.findings.extend(plan::remarks(loaded, names, &self.host));
-        if self.enabled && plan.listeners.is_empty() && plan.senders.is_empty() && loaded.rejected.is_empty() {
+        let is_idle = plan.listeners.is_empty() && plan.senders.is_empty() && plan.targets.is_empty();
+        if self.enabled && is_idle && loaded.rejected.is_empty() {
             let mut findings = Findings::about(format!("tests/{}/", self.host));
             let help = "check the host's name, or write its tests there";
             findings.warning("", "no test starts or ends at this host", help);
@@ -202,6 +232,7 @@ impl HostReport {
                 wire: sender.wire,
             })
             .collect();
+        self.targets = plan.targets.values().map(|target| TargetReport::of(target)).collect();
         self.sinks = plan
             .alarms
             .sinks
@@ -301,6 +332,14 @@ impl fmt::Display for HostReport {
             let host = &test.to_host;
             writeln!(f, "    {}  {}  {from} → {host} {to} every {every}", test.id, quoted(&test.description))?;
         }
+        if !self.targets.is_empty() {
+            writeln!(f, "  probe {}", counted(self.targets.len(), "target"))?;
+        }
+        for TargetReport { test, protocol, destination, send_every } in &self.targets {
+            let every = humantime::format_duration(Duration::from_secs_f64(*send_every));
+            let description = quoted(&test.description);
+            writeln!(f, "    {}  {description}  {protocol} {} ({destination}) every {every}", test.id, test.to_host)?;
+        }
         writeln!(f, "  notify {}", counted(self.sinks.len(), "sink"))?;
         for sink in &self.sinks {
             let scope = if sink.scope == Scope::Config { ", only configuration faults" } else { "" };
@@ -347,6 +386,10 @@ pub fn parts(report: &Value) -> BTreeMap<String, Value> {
     }
     for sender in list(&report["senders"]) {
         parts.insert(format!("sender of {}", named(&sender)), sender);
+    }
+    for target in list(&report["targets"]) {
+        let name = format!("probes of {}", named(&target));
+        parts.insert(name, target);
     }
     for test in list(&report["standby"]) {
         parts.insert(format!("standby for {}", named(&test)), test);

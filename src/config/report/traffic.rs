@@ -33,13 +33,14 @@ impl Load {
     pub fn of(loaded: &Loaded, plan: &Plan) -> Self {
         let mut load = Load::default();
         for (address, listener) in &plan.listeners {
-            for test in listener.tests.keys().filter_map(|id| loaded.tests.get(id)) {
+            let tests = listener.tests.keys().filter_map(|id| loaded.tests.get(id));
+            for (test, stamp) in tests.filter_map(|test| Some((test, test.stamp()?))) {
                 // A test with `any_of` needs the probes of a single sender, but every sender transmits.
-                let senders = test.any_of.as_ref().map_or(1.0, |any_of| any_of.len() as f64);
+                let senders = stamp.any_of.as_ref().map_or(1.0, |any_of| any_of.len() as f64);
                 let turns = senders / test.send_every.as_secs_f64();
-                let (packets, bits) = turn(test.wire, &test.flows, test.keys.is_some(), *address);
+                let (packets, bits) = turn(stamp.wire, &stamp.flows, stamp.keys.is_some(), *address);
                 (load.packets_in, load.bits_in) = (load.packets_in + turns * packets, load.bits_in + turns * bits);
-                if test.mode == Mode::TwoWay {
+                if stamp.mode == Mode::TwoWay {
                     load.packets_out += turns * packets;
                     load.bits_out += turns * bits;
                 }

@@ -59,7 +59,7 @@ impl Exec {
             }
         };
         let (words, mut said) = tokio::sync::oneshot::channel();
-        let listen = tokio::spawn(async move {
+        let listen = actix_rt::spawn(async move {
             let _nobody_asks = words.send(read_stderr(stderr).await);
         });
         let within = self.config.response_timeout();

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tracing::warn;
 
+use super::origin::Origin;
 use crate::config::bootstrap::{Bootstrap, StoreConfig, StoreKind};
 use crate::config::document::raw::Documents;
 use crate::io::error_chain::error_chain;
@@ -30,7 +31,7 @@ pub struct CachedConfig {
     /// Store's revision at the time of the listing.
     pub revision: u64,
     /// Identity of the store that answered, as in [`Snapshot::origin`](super::Snapshot::origin).
-    pub origin: String,
+    pub origin: Origin,
     /// Wall-clock time at which the store last confirmed these documents.
     pub confirmed: WallTime,
     /// Last good version of each document, by key.
@@ -111,7 +112,7 @@ impl Cache {
     }
 
     /// Hands a configuration to the writing task, in place of one that has not been written yet.
-    pub fn store(&self, revision: u64, origin: String, confirmed: WallTime, documents: Documents) {
+    pub fn store(&self, revision: u64, origin: Origin, confirmed: WallTime, documents: Documents) {
         let source = self.source.clone();
         self.newest.send_replace(Some(CachedConfig { source, revision, origin, confirmed, documents }));
     }

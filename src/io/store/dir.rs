@@ -17,6 +17,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
+use super::origin::Origin;
 use super::{Conflict, DEBOUNCE, ReadScope, RetryClass, Snapshot, StoreError, Watched};
 use crate::config::document::deserialize::Format;
 use crate::config::document::raw::{
@@ -132,7 +133,7 @@ impl Dir {
         };
         let remark = (!misplaced_documents.is_empty())
             .then(|| format!("no valid key for a document: {}", misplaced_documents.join(", ")));
-        let origin = format!("dir {place}");
+        let origin = Origin::Directory(place.clone());
         Ok(Snapshot { revision: self.revision, documents, origin, remark })
     }
 

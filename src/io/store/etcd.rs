@@ -11,6 +11,7 @@ mod v3;
 
 use std::time::Duration;
 
+use super::origin::{EtcdApi, Origin};
 use super::{Conflict, ReadScope, RetryClass, Snapshot, StoreError, Watched};
 use crate::config::bootstrap::{Api, StoreConfig};
 use crate::config::document::raw::Documents;
@@ -86,11 +87,11 @@ impl Etcd {
     }
 
     /// Sets the API that held this agent's documents when it last ran, as recorded in the snapshot's origin.
-    pub fn expect(&mut self, origin: &str) {
+    pub fn expect(&mut self, origin: &Origin) {
         self.held = match origin {
-            _ if origin.starts_with("etcd v2") => Some(Api::V2),
-            _ if origin.starts_with("etcd v3") => Some(Api::V3),
-            _ => None,
+            Origin::Etcd { api: EtcdApi::V2, .. } => Some(Api::V2),
+            Origin::Etcd { api: EtcdApi::V3, .. } => Some(Api::V3),
+            Origin::Directory(_) => None,
         };
     }
 
@@ -139,7 +140,7 @@ impl Etcd {
                 {
                     (self.held, self.speaks) = (Some(Api::V3), Some(ApiClient::V3(v3)));
                     let remark = "read from one member without a quorum: it may be outdated";
-                    let origin = format!("etcd v3, cluster {cluster}");
+                    let origin = Origin::Etcd { api: EtcdApi::V3, cluster };
                     return Some(Snapshot { revision, documents, origin, remark: Some(remark.to_owned()) });
                 }
             }
@@ -162,14 +163,14 @@ impl Etcd {
             Ok(listed) => {
                 self.cluster.member_is_good();
                 let (speaks, api) = match &self.speaks {
-                    Some(ApiClient::V2(_)) => (Api::V2, "v2"),
-                    Some(ApiClient::V3(_)) | None => (Api::V3, "v3"),
+                    Some(ApiClient::V2(_)) => (Api::V2, EtcdApi::V2),
+                    Some(ApiClient::V3(_)) | None => (Api::V3, EtcdApi::V3),
                 };
                 self.empty = listed.documents.is_empty();
                 if !self.empty {
                     self.held = Some(speaks);
                 }
-                let origin = format!("etcd {api}, cluster {}", listed.cluster);
+                let origin = Origin::Etcd { api, cluster: listed.cluster };
                 let (revision, documents, remark) = (listed.revision, listed.documents, self.remark.clone());
                 Ok(Snapshot { revision, documents, origin, remark })
             }

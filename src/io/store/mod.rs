@@ -7,6 +7,7 @@
 mod cache;
 mod dir;
 mod etcd;
+pub mod origin;
 
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use crate::config::document::raw::Documents;
 use crate::pure::base::backoff::Backoff;
 pub use cache::{Cache, CachedConfig};
 pub use etcd::{announce, announced};
+use origin::Origin;
 
 /// Documents of one concern, as they were at one revision of the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,8 +29,8 @@ pub struct Snapshot {
     pub revision: u64,
     /// Documents of the concern, by key.
     pub documents: Documents,
-    /// Identity of the store, which distinguishes two stores behind the same address.
-    pub origin: String,
+    /// Identity of the store.
+    pub origin: Origin,
     /// Human-readable note on the store or its contents, to be shown to an operator.
     pub remark: Option<String>,
 }
@@ -128,7 +130,7 @@ impl Store {
     }
 
     /// Sets the origin of the documents that this agent had when it last ran, so that the same etcd API is preferred.
-    pub fn expect(&mut self, origin: &str) {
+    pub fn expect(&mut self, origin: &Origin) {
         if let Store::Etcd(etcd) = self {
             etcd.expect(origin);
         }

@@ -68,6 +68,8 @@ pub enum Cause {
     LocalClock(String),
     /// Send failure: the operating system refused a probe, or the path returned an ICMP error.
     NotSent(String),
+    /// A probe of a target failed, for this reason.
+    ProbeFailed(String),
     /// Configuration fault, as a human-readable description.
     Config(String),
     /// Group fault: alarms that have something in common were raised together.
@@ -148,6 +150,7 @@ impl Cause {
             | Cause::ClockWrong { .. }
             | Cause::LocalClock(_)
             | Cause::NotSent(_)
+            | Cause::ProbeFailed(_)
             | Cause::Config(_)
             | Cause::Shared(_) => self.to_string(),
         }
@@ -164,6 +167,7 @@ impl Cause {
             | Cause::DeadFlows(_)
             | Cause::LocalClock(_)
             | Cause::NotSent(_)
+            | Cause::ProbeFailed(_)
             | Cause::Config(_)
             | Cause::Shared(_)
             | Cause::UnknownPacket { .. } => None,
@@ -231,7 +235,9 @@ impl fmt::Display for Cause {
                     readable(*delay)
                 )
             }
-            Cause::NotSent(text) | Cause::Config(text) | Cause::LocalClock(text) => f.write_str(text),
+            Cause::NotSent(text) | Cause::ProbeFailed(text) | Cause::Config(text) | Cause::LocalClock(text) => {
+                f.write_str(text)
+            }
             Cause::UnknownPacket { source, reason } => write!(f, "{reason} from {source}"),
             Cause::Shared(shared) => shared.fmt(f),
         }

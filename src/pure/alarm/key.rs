@@ -5,6 +5,7 @@
 //! of the same key into one alarm.
 
 use std::fmt;
+use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
@@ -131,9 +132,9 @@ pub enum Subject {
     /// Another host, by name, for example one whose clock is wrong.
     Host(String),
     /// Local address and port on which probes are expected to arrive.
-    Listener(String),
+    Listener(SocketAddr),
     /// Local address and port from which this host sends probes.
-    Source(String),
+    Source(SocketAddr),
     /// Configured host name that should resolve to an address but may fail to.
     Name(String),
     /// Document in the store, identified by its key, or the bootstrap file.

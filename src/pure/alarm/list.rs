@@ -92,8 +92,7 @@ impl AlarmList {
         if known && was_raised == is_raised {
             return if is_raised { alarm.show_cause() } else { AlarmEffect::Nothing };
         }
-        let lasted =
-            humantime::format_duration(Duration::from_secs(change.at.moment.since(alarm.since.moment).as_secs()));
+        let lasted = shown_duration(change.at.moment.since(alarm.since.moment));
         let kind = change.key.kind;
         alarm.since = change.at;
         alarm.test = change.test.clone().or_else(|| alarm.test.take());
@@ -114,7 +113,7 @@ impl AlarmList {
                 shown.legacy_text = cause.legacy_text();
             }
             Verdict::Cleared if was_raised => {
-                shown.text = cleared_after(kind, &lasted.to_string());
+                shown.text = cleared_after(kind, &lasted);
                 shown.state = AlarmState::Cleared;
             }
             Verdict::Undecidable if was_raised => {
@@ -267,6 +266,15 @@ pub fn cleared_after(kind: Kind, lasted: &str) -> String {
     }
 }
 
+/// Formats a duration in whole seconds, or in milliseconds where it is shorter than a second.
+fn shown_duration(duration: Duration) -> String {
+    let whole = match duration.as_secs() {
+        0 => Duration::from_millis(u64::from(duration.subsec_millis()).max(1)),
+        seconds => Duration::from_secs(seconds),
+    };
+    humantime::format_duration(whole).to_string()
+}
+
 /// Text of the clear of an alarm whose subject is gone.
 pub const NO_LONGER_WATCHED: &str = "removed, disabled or no longer watched";
 
@@ -300,9 +308,13 @@ pub fn cleared_notification(agent: &str, key: &AlarmKey, at: Now) -> Notificatio
 mod tests {
     use super::*;
 
-    fn fault(reporter: &str, verdict: Verdict) -> ConditionChange {
+    fn reporter(name: &str) -> Subject {
+        Subject::Listener(([127, 0, 0, 1], name.len() as u16).into())
+    }
+
+    fn fault(name: &str, verdict: Verdict) -> ConditionChange {
         let key = AlarmKey::new(Kind::Clock, Subject::Host("b".into()));
-        condition_change(key, Subject::Listener(reporter.into()), Now::default(), verdict)
+        condition_change(key, reporter(name), Now::default(), verdict)
     }
 
     fn at(seconds: u64) -> Now {
@@ -321,9 +333,9 @@ mod tests {
     fn alarm_is_raised_while_any_reporter_raises_it() {
         let mut list = AlarmList::new("a".into());
         assert_eq!(raised(list.on_change(&fault("one", bad()))), Some(true));
-        assert_eq!(list.on_change(&fault("two", bad())), AlarmEffect::Nothing);
+        assert_eq!(list.on_change(&fault("another", bad())), AlarmEffect::Nothing);
         assert_eq!(list.on_change(&fault("one", Verdict::Cleared)), AlarmEffect::Nothing);
-        let later = ConditionChange { at: at(24), ..fault("two", Verdict::Cleared) };
+        let later = ConditionChange { at: at(24), ..fault("another", Verdict::Cleared) };
         let clear = list.on_change(&later).state().unwrap();
         assert_eq!((clear.state, clear.text.as_str()), (AlarmState::Cleared, "good again after 24s"));
         assert_eq!(list.raised().count(), 0);
@@ -372,9 +384,9 @@ mod tests {
     fn report_of_a_removed_reporter_is_cleared() {
         let mut list = AlarmList::new("a".into());
         list.on_change(&fault("one", bad()));
-        list.on_change(&fault("two", bad()));
+        list.on_change(&fault("another", bad()));
         let valid = list.alarms.keys().cloned().collect();
-        let two = BTreeSet::from([Subject::Listener("two".into())]);
+        let two = BTreeSet::from([reporter("another")]);
         assert_eq!(list.retain(&valid, &two, Now::default()), []);
         assert_eq!(list.retain(&valid, &BTreeSet::new(), Now::default()).len(), 1);
         assert_eq!(list.raised().count(), 0);

@@ -2,5 +2,6 @@
 //! it, `condition` is the state machine of one condition, `sender_health` judges whether probes can leave.
 
 pub mod condition;
+pub mod probe_result;
 pub mod sender_health;
 pub mod session;

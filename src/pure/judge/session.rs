@@ -13,10 +13,11 @@ use std::num::NonZeroU64;
 use std::time::Duration;
 
 use super::condition::{Condition, Sample, State, Thresholds};
+use super::probe_result::ProbeResult;
 use crate::pure::alarm::cause::{Cause, NoProbe};
 use crate::pure::alarm::change::{ConditionChange, Verdict};
 use crate::pure::alarm::key::{AlarmKey, Kind, Subject};
-use crate::pure::base::time::{Moment, Now, saturating_nanos};
+use crate::pure::base::time::{Moment, Now, WallTime, saturating_nanos};
 use crate::pure::clock::error_estimate::{Delay, DelayVerdict};
 use crate::pure::measure::baseline::Baseline;
 use crate::pure::measure::histogram::BucketCount;
@@ -297,6 +298,54 @@ impl ReceiveSession {
         }
         self.judge_delay(incoming, overtaken, changes);
         Acceptance::Accepted(ttl_was)
+    }
+
+    /// Evaluates the result of probe `sequence` of a target, which was sent in epoch `epoch` and ended at `now`. A failure
+    /// is a bad sample, except within the startup grace of a test that never succeeded.
+    pub fn on_result(
+        &mut self,
+        result: ProbeResult,
+        (epoch, sequence): (u64, u32),
+        send_every: Duration,
+        now: Now,
+        changes: &mut Vec<ConditionChange>,
+    ) {
+        match result {
+            ProbeResult::Measured(delay) => {
+                let nanos = i64::try_from(delay.as_nanos()).unwrap_or(i64::MAX);
+                let sent = WallTime::from_unix_nanos(now.wall.unix_nanos().saturating_sub(saturating_nanos(delay)));
+                let probe = ProbeSample {
+                    test_id: self.expected.test.id,
+                    received: now,
+                    delay: Delay { nanos, uncertainty: Duration::ZERO },
+                    directions: None,
+                    epoch_and_sequence: Some((epoch, sequence)),
+                    unsent: 0,
+                    send_every,
+                    sent,
+                    source_port: 0,
+                    is_trusted: true,
+                    clock_was_set: false,
+                    stops: false,
+                    stepped: false,
+                    ttl: None,
+                    dscp: None,
+                    dropped: 0,
+                };
+                self.on_probe(&probe, changes);
+            }
+            ProbeResult::Failed(problem) => {
+                let in_grace = self.last_probe.is_none() && now.moment < self.started + self.expected.startup_grace;
+                if in_grace {
+                    return;
+                }
+                self.timeout_at = self.deadline_after(now.moment);
+                let cause = Cause::ProbeFailed(problem);
+                self.sample(Kind::Connection, Sample::Bad, Some(cause.clone()), now, changes);
+                // The first probe of a numbering may go to another target, so that an earlier reason no longer holds.
+                self.sample_cause(Kind::Connection, cause, sequence == 0, now, changes);
+            }
+        }
     }
 
     /// Tolerates a sender that is slower than expected, once: a change of the documents may have reached it first.

@@ -129,7 +129,8 @@ mod tests {
                 let millis = n as u64 * 500;
                 let delay = offset + skew_ppm * 1_000 * millis as i64 / 1_000 + 200_000 + noise;
                 if let Some(above) = baseline.on_delay(delay, SECOND, at(millis)) {
-                    prop_assert!((-400_000..1_000_000).contains(&above), "{above} at {millis}");
+                    // An estimate from noisy minima may lie above the delay by up to twice the noise.
+                    prop_assert!((-600_000..1_000_000).contains(&above), "{above} at {millis}");
                 }
             }
             let now = noise.len() as u64 * 500;

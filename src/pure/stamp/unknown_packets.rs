@@ -183,7 +183,7 @@ mod tests {
 
     #[test]
     fn ten_thousand_sources_cause_one_alarm_in_bounded_memory() {
-        let mut traffic = UnknownPackets::new(Subject::Listener("a".into()), at(0));
+        let mut traffic = UnknownPackets::new(Subject::Listener(([127, 0, 0, 1], 8620).into()), at(0));
         let changes = (0..10_000).filter_map(|n| traffic.on_foreign(source(n), RejectReason::NotAProbe, at(1))).count();
         assert_eq!(changes, 1);
         assert_eq!(traffic.total(), 10_000);
@@ -192,7 +192,7 @@ mod tests {
 
     #[test]
     fn alarm_is_cleared_once_after_the_quiet_period() {
-        let mut traffic = UnknownPackets::new(Subject::Listener("a".into()), at(0));
+        let mut traffic = UnknownPackets::new(Subject::Listener(([127, 0, 0, 1], 8620).into()), at(0));
         traffic.on_foreign(source(1), RejectReason::NotAProbe, at(1));
         traffic.on_foreign(source(1), RejectReason::NotAProbe, at(100));
         assert_eq!(traffic.on_quiet(at(14_499)), None);
@@ -204,7 +204,7 @@ mod tests {
 
     #[test]
     fn quiet_start_is_reported_once() {
-        let mut traffic = UnknownPackets::new(Subject::Listener("a".into()), at(10));
+        let mut traffic = UnknownPackets::new(Subject::Listener(([127, 0, 0, 1], 8620).into()), at(10));
         assert_eq!(traffic.next_deadline(), Some(at(14_410).moment));
         assert!(traffic.on_quiet(at(14_410)).is_some());
         assert_eq!(traffic.on_quiet(at(90_000)), None);
@@ -212,7 +212,7 @@ mod tests {
 
     #[test]
     fn unknown_test_is_reported_only_after_the_roll_out_grace() {
-        let mut traffic = UnknownPackets::new(Subject::Listener("a".into()), at(0));
+        let mut traffic = UnknownPackets::new(Subject::Listener(([127, 0, 0, 1], 8620).into()), at(0));
         for second in 100..130 {
             assert_eq!(traffic.on_foreign(source(1), RejectReason::UnknownTest, at(second)), None);
         }
@@ -225,7 +225,7 @@ mod tests {
     /// A single source sends a packet every 301 s for a day.
     #[test]
     fn source_that_sends_every_301_s_causes_one_alarm_a_day() {
-        let mut traffic = UnknownPackets::new(Subject::Listener("a".into()), at(0));
+        let mut traffic = UnknownPackets::new(Subject::Listener(([127, 0, 0, 1], 8620).into()), at(0));
         let mut changes = 0;
         for second in 0..86_400 {
             if second % 301 == 0 {

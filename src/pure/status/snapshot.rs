@@ -3,6 +3,7 @@
 //! [`Status`] is plain data: actors fill it in, and the web server only reads and sorts it.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -136,7 +137,7 @@ pub struct ClockStatus {
 #[derive(Clone, Debug, Serialize)]
 pub struct ListenerStatus {
     /// Address and port that the socket is, or should be, bound to.
-    pub address: String,
+    pub address: SocketAddr,
     /// Names by which the documents refer to this address.
     pub names: Vec<String>,
     /// True if the socket is open and bound to the address.
@@ -159,7 +160,7 @@ pub struct ListenerStatus {
 
 impl ListenerStatus {
     /// Creates the status of a bound address at which nothing has been received yet.
-    pub fn silent(address: String, names: Vec<String>, tests: usize) -> Self {
+    pub fn silent(address: SocketAddr, names: Vec<String>, tests: usize) -> Self {
         ListenerStatus {
             address,
             names,
@@ -339,7 +340,7 @@ impl Status {
     /// Sorts the lists that are read from the top: alarms by rank, the worst first, and listeners by address.
     pub fn sort(&mut self) {
         self.alarms.sort_by_cached_key(|alarm| (alarm.rank(), alarm.notification.key.clone()));
-        self.listeners.sort_by(|a, b| a.address.cmp(&b.address));
+        self.listeners.sort_by_key(|listener| listener.address);
     }
 
     /// Sorts tests by state, the worst first, then by role and description.

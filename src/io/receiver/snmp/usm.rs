@@ -216,6 +216,13 @@ impl AuthProtocol {
         signature.truncate(self.kept());
         signature
     }
+
+    /// Returns whether the signature is that of the message, in a time that does not depend on where they differ.
+    fn verifies(self, key: &[u8], message: &[u8], signature: &[u8]) -> bool {
+        let own = self.signature(key, message);
+        let different = own.iter().zip(signature).fold(0, |different, (own, given)| different | (own ^ given));
+        own.len() == signature.len() && different == 0
+    }
 }
 
 /// Direction of a cipher operation.
@@ -334,7 +341,7 @@ pub fn reply(datagram: &[u8], keys: Option<&UserKeys>, id: i32) -> Result<UsmRep
         let start = signature.as_ptr().addr() - datagram.as_ptr().addr();
         let mut zeroed = datagram.to_vec();
         zeroed[start..start + signature.len()].fill(0);
-        if hash.signature(key, &zeroed) != signature {
+        if !hash.verifies(key, &zeroed, signature) {
             return Err(Error::AsnParse);
         }
     }

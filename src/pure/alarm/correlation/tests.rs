@@ -16,7 +16,7 @@ fn host(n: u8) -> Subject {
 
 fn memberships(hosts: u8, per_host: u8) -> BTreeMap<TestId, Membership> {
     let membership = |n: u8| Membership {
-        shares: vec![host(n / per_host), Subject::Listener("127.0.0.1:8620".into())],
+        shares: vec![host(n / per_host), Subject::Listener(([127, 0, 0, 1], 8620).into())],
         fresh_after: Duration::from_secs(8),
         found_after: Duration::from_secs(3),
         description: format!("test {n}"),
@@ -173,7 +173,7 @@ fn tag_alarm_is_raised_when_no_host_explains_the_failures() {
     let membership = |n: u8| Membership {
         shares: vec![
             host(n),
-            Subject::Listener(format!("l{n}")),
+            Subject::Listener(([127, 0, 0, 1], u16::from(n)).into()),
             Subject::Tag(if n < 4 { "db" } else { "app" }.into()),
         ],
         fresh_after: Duration::ZERO,

@@ -61,7 +61,7 @@ fn facts(n: usize, per_host: usize) -> Arc<TestFacts> {
 
 fn rules(tests: usize, per_host: usize, group: GroupSettings) -> Rules {
     let membership = |n: usize| Membership {
-        shares: vec![Subject::Host(format!("h{}", n / per_host)), Subject::Listener("127.0.0.1:8620".into())],
+        shares: vec![Subject::Host(format!("h{}", n / per_host)), Subject::Listener(([127, 0, 0, 1], 8620).into())],
         fresh_after: Duration::from_secs(8),
         found_after: Duration::from_secs(3),
         description: format!("test {n}"),

@@ -930,3 +930,52 @@ fn delay_variation_includes_probes_that_were_overtaken() {
     let shown = session.statistics(at(22_000).moment).total.delay_variation.unwrap();
     assert!((shown - true_mean).abs() < true_mean * 0.02, "{shown} shown, {true_mean} true");
 }
+
+#[test]
+fn failed_probes_of_a_target_raise_with_their_reason_and_measured_ones_clear() {
+    let mut session = ReceiveSession::new(with(Criteria { role: Role::Sender, ..manner() }), at(0));
+    let mut found = Vec::new();
+    for n in 0..40u32 {
+        let result = match (10..20).contains(&n) {
+            true => ProbeResult::Failed("connect to 10.0.0.9:443: refused".to_owned()),
+            false => ProbeResult::Measured(Duration::from_millis(3)),
+        };
+        let mut changes = Vec::new();
+        session.on_result(result, (1, n), EVERY / 2, at(u64::from(n) * 100), &mut changes);
+        found.extend(
+            changes.into_iter().filter(|change| change.key.kind == Kind::Connection).map(|change| (n, change.verdict)),
+        );
+    }
+    let refused = Verdict::Violated(Cause::ProbeFailed("connect to 10.0.0.9:443: refused".to_owned()));
+    let decided: Vec<_> = found.into_iter().filter(|(_, verdict)| *verdict != Verdict::Overdue).collect();
+    assert_eq!(decided.iter().map(|(n, _)| *n).collect::<Vec<_>>(), [2, 12, 22], "{decided:?}");
+    assert_eq!(decided[1].1, refused);
+    assert_eq!(session.last_delay().unwrap().0.nanos, 3_000_000);
+}
+
+#[test]
+fn failures_within_the_grace_of_a_target_that_never_answered_raise_nothing() {
+    let startup_grace = Duration::from_secs(5);
+    let mut session = ReceiveSession::new(with(Criteria { role: Role::Sender, startup_grace, ..manner() }), at(0));
+    let raised_at = (0..100u32).find(|n| {
+        let mut changes = Vec::new();
+        let result = ProbeResult::Failed("refused".to_owned());
+        session.on_result(result, (1, *n), EVERY / 2, at(u64::from(*n) * 100), &mut changes);
+        changes.iter().any(|change| matches!(change.verdict, Verdict::Violated(_)))
+    });
+    assert_eq!(raised_at, Some(52));
+}
+
+#[test]
+fn reason_of_a_raised_alarm_is_replaced_at_once_when_the_target_changes() {
+    let mut session = ReceiveSession::new(with(Criteria { role: Role::Sender, ..manner() }), at(0));
+    let mut fail = |sequence, millis, target: &str| {
+        let mut changes = Vec::new();
+        session.on_result(ProbeResult::Failed(target.into()), (1, sequence), EVERY / 2, at(millis), &mut changes);
+        changes.into_iter().map(|change| change.verdict).rfind(|verdict| *verdict != Verdict::Overdue)
+    };
+    let raised = |target: &str| Some(Verdict::Violated(Cause::ProbeFailed(target.into())));
+    assert!((0..200).map(|n| fail(n, u64::from(n) * 100, "one")).any(|verdict| verdict == raised("one")));
+    assert_eq!(fail(0, 20_100, "other"), raised("other"));
+    assert_eq!(fail(1, 20_200, "one again"), None, "alternating reasons are not reported one by one");
+}

@@ -292,7 +292,8 @@ impl LogEntry {
         };
         match (self.in_flight.as_ref().or(self.unconfirmed.as_ref()), &self.notified) {
             (Some(unsure), _) => Some(record(unsure, true)),
-            (None, Some(notified)) if notified.is_raised() => Some(record(notified, false)),
+            // A raise that is to be sent again is unconfirmed: a restart before that must not forget it.
+            (None, Some(notified)) if notified.is_raised() => Some(record(notified, self.again)),
             (None, Some(notified)) if self.repeat_unacknowledged_at(manner).is_some() => Some(record(notified, false)),
             (None, _) => None,
         }

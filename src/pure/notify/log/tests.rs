@@ -580,6 +580,17 @@ fn clear_of_good_alarm_is_sent_once_after_records_were_lost() {
     }
 }
 
+/// A raise that is to be sent again, since older records were restored, is still to be sent after another restart.
+#[test]
+fn raise_is_sent_again_after_a_second_restart_before_it_was_sent() {
+    let mut restored = NotificationLog::new("b", MANNER, at(0));
+    restored.load([notified(down(1))].into(), RecordState::Incomplete, HOLD, both(at(0)));
+    let mut next = NotificationLog::new("b", MANNER, at(0));
+    next.load(restored.records(), RecordState::Complete(None), HOLD, both(at(0)));
+    next.on_change(down(1), HOLD, at(1));
+    assert_eq!(deliver(&mut next, at(1)), [(1, true, 0)]);
+}
+
 /// A mail carries 500 alarms: a first start sends one mail about all good tests, not one for each of them.
 #[test]
 fn clears_after_lost_records_are_gathered_where_a_message_carries_many() {
