@@ -116,8 +116,8 @@ impl Etcd {
 /// Returns the resident memory of a process in kilobytes, read from `/proc/<process>/status`.
 fn resident(process: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap_or_default();
-    line.split_whitespace().nth(1).and_then(|kilobytes| kilobytes.parse().ok()).unwrap_or(0)
+    let cell = status.lines().find(|cell| cell.starts_with("VmRSS:")).unwrap_or_default();
+    cell.split_whitespace().nth(1).and_then(|kilobytes| kilobytes.parse().ok()).unwrap_or(0)
 }
 
 fn test(n: u32, to: &str, send_every: &str) -> String {
@@ -172,7 +172,7 @@ async fn change() -> Outcome<()> {
     let (resident, text) = (resident(&agent.id().to_string()), std::fs::read_to_string(log)?);
     agent.kill()?;
     agent.wait()?;
-    let touched = text.lines().filter(|line| line.contains("plan changed changes=1")).count();
+    let touched = text.lines().filter(|cell| cell.contains("plan changed changes=1")).count();
     println!("one test changed among {TESTS}, from its write to its first probe (every 10 ms) at its new place:");
     println!("  fastest {:?}, median {:?}, slowest {:?}", times[0], times[CHANGES / 2], times[CHANGES - 1]);
     println!("  {touched} of {CHANGES} changes touched one test and nothing else; agent {} MB", resident >> 10);

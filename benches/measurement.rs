@@ -125,11 +125,11 @@ fn limits() -> DelayLimits {
     }
 }
 
-fn expected(n: usize, manner: &Arc<Criteria>) -> SessionPlan {
-    SessionPlan { test: facts(n), from_address: None, any_of: None, manner: manner.clone() }
+fn expected(n: usize, criteria: &Arc<Criteria>) -> SessionPlan {
+    SessionPlan { test: facts(n), from_address: None, any_of: None, criteria: criteria.clone() }
 }
 
-fn manner(keys: Option<KeyChoice>) -> Criteria {
+fn criteria(keys: Option<KeyChoice>) -> Criteria {
     Criteria {
         role: Role::Receiver,
         mode: Mode::OneWay,
@@ -298,13 +298,13 @@ fn senders(
         generation: 1,
     })
     .start();
-    let station = Arc::new(SenderContext {
+    let context = Arc::new(SenderContext {
         sockets: sockets.clone(),
         pacer: pacer.recipient::<Register>(),
         shared: shared(),
         parent: parent.clone().recipient(),
     });
-    let begin = |plan| sender::Args { plan, station: station.clone(), generation: 1 };
+    let begin = |plan| sender::Args { plan, context: context.clone(), generation: 1 };
     plans.into_iter().map(|plan| Sender::new(begin(plan)).start()).collect()
 }
 
@@ -411,18 +411,18 @@ fn bare_receive(socket: &Socket, batch: &mut Batch, during: Duration) -> f64 {
     per(cpu() - before, count)
 }
 
-fn listener(socket: Arc<Socket>, manner: Criteria, parent: &Addr<Parent>) -> Addr<Listener> {
-    let manner = Arc::new(manner);
-    let beginning = listener::Args {
+fn listener(socket: Arc<Socket>, criteria: Criteria, parent: &Addr<Parent>) -> Addr<Listener> {
+    let criteria = Arc::new(criteria);
+    let args = listener::Args {
         address: socket.local(),
         socket,
         names: Vec::new(),
-        expected: (0..TESTS).map(|n| expected(n, &manner)).collect(),
+        expected: (0..TESTS).map(|n| expected(n, &criteria)).collect(),
         shared: shared(),
         parent: parent.clone().recipient(),
         generation: 1,
     };
-    Listener::new(beginning).start()
+    Listener::new(args).start()
 }
 
 fn listened(keys: Option<KeyChoice>) -> Turns {
@@ -433,7 +433,7 @@ fn listened(keys: Option<KeyChoice>) -> Turns {
         let parent = Parent.start();
         let open = || Arc::new(Socket::open("127.0.0.1:0".parse().unwrap(), None).unwrap());
         let (socket, bare) = (open(), open());
-        let _listener = listener(socket.clone(), manner(keys), &parent);
+        let _listener = listener(socket.clone(), criteria(keys), &parent);
         let rate = TESTS as f64 / EVERY.as_secs_f64();
         let source = Traffic::start([socket.local(), bare.local()], rate, key, false);
         tokio::time::sleep(SETTLE * 2).await;
@@ -504,7 +504,7 @@ fn memory_of_expectations() {
         let _source = Traffic::start([to, to], TESTS as f64, None, true);
         let before = resident();
         // Without a latency limit, no latency alarm is raised, whose text would be counted too.
-        let patient = Criteria { limits: DelayLimits { max_latency: None, ..limits() }, ..manner(None) };
+        let patient = Criteria { limits: DelayLimits { max_latency: None, ..limits() }, ..criteria(None) };
         let _listener = listener(socket, patient, &parent);
         // After 370 s, at least one slice of every statistics interval has ended and is archived.
         tokio::time::sleep(Duration::from_secs(370)).await;
@@ -558,7 +558,7 @@ fn run_agent(tests: usize) -> Running {
     command.args(["run", "--config"]).arg(directory.path().join("peerpair.toml"));
     let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
-    lines.find(|line| line.contains("store connected")).expect("an agent that reads its documents");
+    lines.find(|cell| cell.contains("store connected")).expect("an agent that reads its documents");
     let connected = Instant::now();
     std::thread::spawn(|| lines.for_each(drop));
     Running { child, connected, _directory: directory }
@@ -630,8 +630,8 @@ fn flood() {
         let begun = Instant::now();
         let watching = Watching(begun).start();
         let quick =
-            Criteria { expect_every: Duration::from_millis(500), startup_grace: Duration::ZERO, ..manner(None) };
-        let beginning = listener::Args {
+            Criteria { expect_every: Duration::from_millis(500), startup_grace: Duration::ZERO, ..criteria(None) };
+        let args = listener::Args {
             address: to,
             socket: socket.clone(),
             names: Vec::new(),
@@ -640,7 +640,7 @@ fn flood() {
             parent: watching.recipient(),
             generation: 1,
         };
-        let _listener = Listener::new(beginning).start();
+        let _listener = Listener::new(args).start();
         let stop = Arc::new(AtomicBool::new(false));
         let floods: Vec<_> = (0..2)
             .map(|_| {

@@ -14,6 +14,8 @@ use actix::prelude::*;
 use tracing::{Span, error, info, info_span};
 
 use crate::actor::children::Children;
+use crate::actor::deadline::{DeadlineTimer, Deadlines};
+use crate::actor::spanned::Spanned;
 use crate::config::document::sinks::SinkConfig;
 use crate::config::plan::AlarmPlan;
 use crate::config::sink_plan::{SinkPlan, on_removal};
@@ -21,14 +23,13 @@ use crate::io::receiver::delivery::Identity;
 use crate::io::state::file::{StateFile, load_list};
 use crate::io::time;
 use crate::messages::{
-    AlarmFact, AlarmsStatus, ApiCall, ApplyChange, ConfigureSinks, Generation, Observe, Reconfigure, Retain, SinkFact,
-    Stop, TakeOver, UpdateAlarm,
+    AdoptRecords, AlarmFact, AlarmsStatus, ApiCall, ApplyChange, ConfigureSinks, Generation, Observe, Reconfigure,
+    Retain, SinkFact, Stop, UpdateAlarm,
 };
 use crate::pure::alarm::engine::AlarmEngine;
 use crate::pure::alarm::key::Kind;
 use crate::pure::alarm::notification::AlarmStatus;
 use crate::pure::base::polling;
-use crate::pure::base::time::Moment;
 use crate::pure::notify::log::{NotificationPolicy, NotifiedRecord, OnRemoval, Scope};
 use crate::pure::status::api::{ApiRequest, ApiResponse};
 use crate::pure::status::snapshot::SinkStatus;
@@ -51,14 +52,14 @@ pub struct Alarm {
     engine: AlarmEngine,
     silences: StateFile,
     plan: AlarmPlan,
-    timer: Option<(Moment, SpawnHandle)>,
+    timer: DeadlineTimer,
     /// Latest message about which alarms can still exist; `None` until the documents were read.
     retain: Option<Retain>,
     sinks: Children<String, Sink>,
     /// Sinks that were removed and still have clears to deliver, by receiver.
-    leaving: BTreeMap<String, (Addr<Sink>, Generation)>,
+    removed_sinks: BTreeMap<String, (Addr<Sink>, Generation)>,
     /// Plan that each sink was last given, by the name of the sink.
-    adopted: BTreeMap<String, SinkPlan>,
+    current_plans: BTreeMap<String, SinkPlan>,
     /// Receivers that were already notified of the start of this agent.
     notified_of_start: BTreeSet<String>,
     /// Set at the start of the agent only: clears under former host names are sent once, not by a rebuilt alarm
@@ -87,28 +88,28 @@ pub struct Args {
 
 impl Alarm {
     /// Creates an alarm actor without alarms and without sinks, and loads the silences from disk.
-    pub fn new(setting: Args) -> Self {
+    pub fn new(args: Args) -> Self {
         let span = info_span!("alarm");
         let _entered = span.clone().entered();
-        let agent = setting.identity.agent.to_string();
-        let silences = StateFile::new(&setting.state_dir, SILENCES, &agent);
-        let mut engine = AlarmEngine::new(agent, setting.plan.rules.clone());
+        let agent = args.identity.agent.to_string();
+        let silences = StateFile::new(&args.state_dir, SILENCES, &agent);
+        let mut engine = AlarmEngine::new(agent, args.plan.rules.clone());
         engine.load_silences(load_list(&silences, "silences", "alarms that were silenced may be notified"));
         Alarm {
             engine,
             silences,
-            identity: setting.identity,
-            state_dir: setting.state_dir,
-            parent: setting.parent,
-            generation: setting.generation,
-            plan: AlarmPlan { sinks: Vec::new(), ..setting.plan },
-            timer: None,
+            identity: args.identity,
+            state_dir: args.state_dir,
+            parent: args.parent,
+            generation: args.generation,
+            plan: AlarmPlan { sinks: Vec::new(), ..args.plan },
+            timer: DeadlineTimer::default(),
             retain: None,
             sinks: Children::default(),
-            leaving: BTreeMap::new(),
-            adopted: BTreeMap::new(),
-            clears_former_names: setting.notified_of_start.is_empty(),
-            notified_of_start: setting.notified_of_start,
+            removed_sinks: BTreeMap::new(),
+            current_plans: BTreeMap::new(),
+            clears_former_names: args.notified_of_start.is_empty(),
+            notified_of_start: args.notified_of_start,
             observed: BTreeMap::new(),
             stopping: false,
             span: span.clone(),
@@ -117,55 +118,41 @@ impl Alarm {
 
     /// Passes changed alarms to all sinks, and sets the timer for the next change that time alone will cause.
     fn publish(&mut self, changed: Vec<AlarmStatus>, ctx: &mut Context<Self>) {
-        for standing in changed {
-            let damping = self.engine.damping(&standing.notification.key);
-            self.sinks.iter().for_each(|sink| sink.do_send(UpdateAlarm(standing.clone(), damping)));
+        for alarm_status in changed {
+            let hold_down = self.engine.hold_down(&alarm_status.notification.key);
+            self.sinks.iter().for_each(|sink| sink.do_send(UpdateAlarm(alarm_status.clone(), hold_down)));
         }
         self.arm(ctx);
     }
 
     fn arm(&mut self, ctx: &mut Context<Self>) {
-        let Some(next) = self.engine.next_deadline() else { return };
-        match self.timer {
-            Some((set, _)) if set <= next => return,
-            Some((_, handle)) => {
-                ctx.cancel_future(handle);
-            }
-            None => {}
+        if let Some(next) = self.engine.next_deadline() {
+            self.set_timer(next, ctx);
         }
-        let handle = ctx.run_later(next.since(time::now().moment), |alarm, ctx| {
-            alarm.timer = None;
-            alarm.on_timer(ctx);
-        });
-        self.timer = Some((next, handle));
-    }
-
-    fn on_timer(&mut self, ctx: &mut Context<Self>) {
-        let changed = self.engine.on_time(time::now());
-        self.publish(changed, ctx);
     }
 
     fn send_all(&self, sink: &Addr<Sink>) {
-        for standing in self.engine.all(time::now()) {
-            let damping = self.engine.damping(&standing.notification.key);
-            sink.do_send(UpdateAlarm(standing, damping));
+        for alarm_status in self.engine.all(time::now()) {
+            let hold_down = self.engine.hold_down(&alarm_status.notification.key);
+            sink.do_send(UpdateAlarm(alarm_status, hold_down));
         }
     }
 
-    fn adopt(&mut self, plan: AlarmPlan, ctx: &mut Context<Self>) {
+    fn apply_plan(&mut self, plan: AlarmPlan, ctx: &mut Context<Self>) {
         self.plan = plan;
         let changed = self.engine.on_rules(self.plan.rules.clone(), time::now());
         self.publish(changed, ctx);
         let planned: Vec<SinkPlan> = self.plan.sinks.clone();
         let names: BTreeSet<&str> = planned.iter().map(|sink| sink.config.name.as_str()).collect();
-        let gone: Vec<String> = self.adopted.keys().filter(|name| !names.contains(name.as_str())).cloned().collect();
+        let gone: Vec<String> =
+            self.current_plans.keys().filter(|name| !names.contains(name.as_str())).cloned().collect();
         for name in gone {
             self.observed.remove(&name);
             self.remove_sink(&name, ctx);
         }
         for sink in planned {
             let name = sink.config.name.clone();
-            match self.adopted.get(&name) {
+            match self.current_plans.get(&name) {
                 Some(before) if *before == sink => {}
                 // Another receiver under the same name was not notified of what this one was notified of.
                 Some(before) if before.config.receiver() != sink.config.receiver() => {
@@ -174,7 +161,7 @@ impl Alarm {
                 }
                 // A sink that is about to be rebuilt gets the new plan at that time.
                 Some(_) => {
-                    self.adopted.insert(name.clone(), sink.clone());
+                    self.current_plans.insert(name.clone(), sink.clone());
                     if let Some(addr) = self.sinks.get(&name).cloned() {
                         addr.do_send(Reconfigure(sink));
                         self.send_all(&addr);
@@ -205,35 +192,35 @@ impl Alarm {
     /// Removes a sink. Its actor still delivers the clears to its receiver, and then ends by itself.
     fn remove_sink(&mut self, name: &str, ctx: &mut Context<Self>) {
         // A sink that is about to be rebuilt is rebuilt now, since its state file holds what was notified.
-        if let Some(plan) = self.adopted.get(name).filter(|_| !self.sinks.contains(&name.to_owned())).cloned() {
+        if let Some(plan) = self.current_plans.get(name).filter(|_| !self.sinks.contains(&name.to_owned())).cloned() {
             self.start_sink(plan, ctx);
         }
-        let (sink, before) = (self.sinks.release(&name.to_owned()), self.adopted.remove(name));
+        let (sink, before) = (self.sinks.release(&name.to_owned()), self.current_plans.remove(name));
         let Some(((sink, generation), before)) = sink.zip(before) else { return };
-        self.leaving.insert(before.config.receiver(), (sink.clone(), generation));
-        let others = self.plan.sinks.iter().filter(|sink| sink.manner.scope == Scope::All).map(|sink| &sink.config);
+        self.removed_sinks.insert(before.config.receiver(), (sink.clone(), generation));
+        let others = self.plan.sinks.iter().filter(|sink| sink.policy.scope == Scope::All).map(|sink| &sink.config);
         let on_removal = on_removal(&before.config, others);
-        let manner = NotificationPolicy { scope: Scope::Nothing, ..before.manner };
-        sink.do_send(Reconfigure(SinkPlan { manner, on_removal, config: before.config }));
+        let policy = NotificationPolicy { scope: Scope::Nothing, ..before.policy };
+        sink.do_send(Reconfigure(SinkPlan { policy, on_removal, config: before.config }));
     }
 
     /// Passes the notification log of a sink that was removed to another sink of the same receiver.
     fn hand_over(&self, before: &SinkConfig, records: Vec<NotifiedRecord>) {
-        let heirs = self.plan.sinks.iter().filter(|sink| sink.manner.scope == Scope::All);
-        let heir = heirs.map(|sink| &sink.config).find(|config| config.is_same_receiver(before));
-        if let Some(sink) = heir.and_then(|heir| self.sinks.get(&heir.name)) {
-            sink.do_send(TakeOver(records, self.plan.rules.damping));
+        let successors = self.plan.sinks.iter().filter(|sink| sink.policy.scope == Scope::All);
+        let successor = successors.map(|sink| &sink.config).find(|config| config.is_same_receiver(before));
+        if let Some(sink) = successor.and_then(|successor| self.sinks.get(&successor.name)) {
+            sink.do_send(AdoptRecords(records, self.plan.rules.hold_down));
         }
     }
 
     fn start_sink(&mut self, plan: SinkPlan, ctx: &mut Context<Self>) {
         let name = plan.config.name.clone();
         // A sink that is still leaving has the current notification log of this receiver, so it is kept.
-        if let Some((addr, generation)) = self.leaving.remove(&plan.config.receiver()) {
+        if let Some((addr, generation)) = self.removed_sinks.remove(&plan.config.receiver()) {
             addr.do_send(Reconfigure(plan.clone()));
             self.initialize_sink(&addr);
             self.sinks.hold_again(name.clone(), addr, generation);
-            self.adopted.insert(name, plan);
+            self.current_plans.insert(name, plan);
             return;
         }
         let generation = self.sinks.next_generation();
@@ -244,7 +231,7 @@ impl Alarm {
             plan: plan.clone(),
             identity: self.identity.clone(),
             state_dir: &self.state_dir,
-            damping: self.plan.rules.damping,
+            hold_down: self.plan.rules.hold_down,
             parent: ctx.address().recipient(),
             generation,
             start_message,
@@ -254,7 +241,7 @@ impl Alarm {
         if self.clears_former_names {
             self.clear_former_names(&plan, ctx);
         }
-        self.adopted.insert(name.clone(), plan);
+        self.current_plans.insert(name.clone(), plan);
         self.sinks.hold(name, addr);
     }
 
@@ -270,24 +257,24 @@ impl Alarm {
                 "this host was renamed: alarms under its former name are \
                 cleared"
             );
-            let manner = NotificationPolicy { scope: Scope::Nothing, ..plan.manner.clone() };
+            let policy = NotificationPolicy { scope: Scope::Nothing, ..plan.policy.clone() };
             let generation = self.sinks.next_generation();
             let sink = Sink::new(sink::Args {
-                plan: SinkPlan { manner, on_removal: OnRemoval::Clear, config: plan.config.clone() },
+                plan: SinkPlan { policy, on_removal: OnRemoval::Clear, config: plan.config.clone() },
                 identity: Identity { agent: former.as_str().into(), ..self.identity.clone() },
                 state_dir: &self.state_dir,
-                damping: self.plan.rules.damping,
+                hold_down: self.plan.rules.hold_down,
                 parent: ctx.address().recipient(),
                 generation,
                 start_message: StartMessage::None,
             });
-            self.leaving.insert(format!("{former} {}", plan.config.receiver()), (sink.start(), generation));
+            self.removed_sinks.insert(format!("{former} {}", plan.config.receiver()), (sink.start(), generation));
         }
     }
 
     fn on_sink_down(&mut self, name: String, generation: Generation, ctx: &mut Context<Self>) {
         if !self.sinks.on_down(&name, generation) {
-            self.leaving.retain(|_, (_, left)| *left != generation);
+            self.removed_sinks.retain(|_, (_, left)| *left != generation);
             return;
         }
         if self.stopping {
@@ -299,7 +286,7 @@ impl Alarm {
         let wait = self.sinks.on_failure(&name);
         error!(name, ?wait, "sink failed and is restarted");
         ctx.run_later(wait, move |alarm, ctx| {
-            let plan = alarm.adopted.get(&name).cloned();
+            let plan = alarm.current_plans.get(&name).cloned();
             if let Some(plan) = plan.filter(|_| !alarm.stopping && !alarm.sinks.contains(&name)) {
                 alarm.start_sink(plan, ctx);
             }
@@ -307,11 +294,28 @@ impl Alarm {
     }
 }
 
+impl Spanned for Alarm {
+    fn span(&self) -> &Span {
+        &self.span
+    }
+}
+
+impl Deadlines for Alarm {
+    fn timer(&mut self) -> &mut DeadlineTimer {
+        &mut self.timer
+    }
+
+    fn on_deadline(&mut self, ctx: &mut Context<Self>) {
+        let changed = self.engine.on_time(time::now());
+        self.publish(changed, ctx);
+    }
+}
+
 impl Actor for Alarm {
     type Context = Context<Self>;
 
     fn stopped(&mut self, _: &mut Self::Context) {
-        self.sinks.release_all().for_each(|sink| sink.do_send(Stop::Quietly));
+        self.sinks.release_all().for_each(|sink| sink.do_send(Stop::Silent));
         self.parent.do_send(AlarmFact::Down(self.generation));
     }
 }
@@ -319,6 +323,7 @@ impl Actor for Alarm {
 impl Handler<ApplyChange> for Alarm {
     type Result = ();
     fn handle(&mut self, ApplyChange(change): ApplyChange, ctx: &mut Self::Context) {
+        let _entered = self.enter();
         let changed = self.engine.on_change(&change, time::now());
         self.publish(changed, ctx);
     }
@@ -327,6 +332,7 @@ impl Handler<ApplyChange> for Alarm {
 impl Handler<Retain> for Alarm {
     type Result = ();
     fn handle(&mut self, retain: Retain, ctx: &mut Self::Context) {
+        let _entered = self.enter();
         let changed = self.engine.retain(&retain.possible, &retain.reporters, time::now());
         self.publish(changed, ctx);
         let retained = self.retained(&retain);
@@ -341,10 +347,9 @@ impl Handler<Retain> for Alarm {
 impl Handler<ConfigureSinks> for Alarm {
     type Result = ();
     fn handle(&mut self, ConfigureSinks(plan): ConfigureSinks, ctx: &mut Self::Context) {
-        let span = self.span.clone();
-        let _entered = span.enter();
+        let _entered = self.enter();
         if plan != self.plan && !self.stopping {
-            self.adopt(plan, ctx);
+            self.apply_plan(plan, ctx);
         }
     }
 }
@@ -352,8 +357,7 @@ impl Handler<ConfigureSinks> for Alarm {
 impl Handler<ApiCall> for Alarm {
     type Result = ();
     fn handle(&mut self, ApiCall(request, reply): ApiCall, ctx: &mut Self::Context) {
-        let span = self.span.clone();
-        let _entered = span.enter();
+        let _entered = self.enter();
         match request {
             ApiRequest::Alarms => self.list(reply, ctx),
             ApiRequest::Resync(name) => self.resync(&name, reply, ctx),
@@ -370,15 +374,14 @@ impl Handler<ApiCall> for Alarm {
 impl Handler<SinkFact> for Alarm {
     type Result = ();
     fn handle(&mut self, fact: SinkFact, ctx: &mut Self::Context) {
-        let span = self.span.clone();
-        let _entered = span.enter();
+        let _entered = self.enter();
         match fact {
             SinkFact::Observed(status) => {
                 if self.sinks.contains(&status.name) {
                     self.observed.insert(status.name.clone(), *status);
                 }
             }
-            SinkFact::HandedOver(before, records) => self.hand_over(&before, records),
+            SinkFact::RecordsHandedOver(before, records) => self.hand_over(&before, records),
             SinkFact::Down(name, generation) => self.on_sink_down(name, generation, ctx),
         }
     }
@@ -387,7 +390,8 @@ impl Handler<SinkFact> for Alarm {
 impl Handler<Observe> for Alarm {
     type Result = ();
     fn handle(&mut self, _: Observe, ctx: &mut Self::Context) {
-        self.on_timer(ctx);
+        let _entered = self.enter();
+        self.on_deadline(ctx);
         self.sinks.iter().for_each(|sink| sink.do_send(Observe::Briefly));
         // The sinks have reported by then, so that one message carries the status of all.
         ctx.run_later(time::until_next(polling::LONGEST), |alarm, _| {
@@ -406,11 +410,12 @@ impl Handler<Observe> for Alarm {
 impl Handler<Stop> for Alarm {
     type Result = ();
     fn handle(&mut self, stop: Stop, ctx: &mut Self::Context) {
+        let _entered = self.enter();
         self.stopping = true;
         if self.sinks.is_empty() {
             ctx.stop();
         }
-        self.leaving.values().for_each(|(sink, _)| sink.do_send(stop));
+        self.removed_sinks.values().for_each(|(sink, _)| sink.do_send(stop));
         self.sinks.iter().for_each(|sink| sink.do_send(stop));
     }
 }
@@ -418,7 +423,7 @@ impl Handler<Stop> for Alarm {
 /// Returns the raised alarms that come first in display order, at most `MAX_SHOWN`, without sorting them.
 fn worst(engine: &AlarmEngine) -> Vec<AlarmStatus> {
     let now = time::now();
-    let mut raised: Vec<AlarmStatus> = engine.raised().map(|alarm| engine.standing(alarm, now)).collect();
+    let mut raised: Vec<AlarmStatus> = engine.raised().map(|alarm| engine.alarm_status(alarm, now)).collect();
     if raised.len() > MAX_SHOWN {
         raised.select_nth_unstable_by_key(MAX_SHOWN, AlarmStatus::rank);
         raised.truncate(MAX_SHOWN);
@@ -432,7 +437,7 @@ fn suppressed(engine: &AlarmEngine) -> Vec<(Arc<TestFacts>, Kind, &'static str)>
     let now = time::now();
     let of_tests = engine.raised().filter(|alarm| alarm.key.test().is_some());
     let suppressed = of_tests.filter_map(|alarm| {
-        let suppressed_by = engine.standing(alarm, now).suppressed_by?;
+        let suppressed_by = engine.alarm_status(alarm, now).suppressed_by?;
         Some((alarm.test.clone()?, alarm.key.kind, suppressed_by.as_str()))
     });
     suppressed.collect()

@@ -9,6 +9,7 @@ use std::time::Duration;
 use actix::prelude::*;
 use tracing::{Span, info, info_span, warn};
 
+use crate::actor::spanned::Spanned;
 use crate::config::document::endpoint::Endpoint;
 use crate::io::adjtimex::clock_quality;
 use crate::io::shared::SharedState;
@@ -106,8 +107,7 @@ impl Clock {
         let Some(server) = self.server.clone() else { return };
         let asked = async move { ntp::query(&server).await };
         self.asking = Some(ctx.spawn(asked.into_actor(self).map(|answer, clock, ctx| {
-            let span = clock.span.clone();
-            let _entered = span.enter();
+            let _entered = clock.enter();
             if let Err(problem) = &answer
                 && !matches!(clock.opinion, Some(Err(_)))
             {
@@ -122,11 +122,16 @@ impl Clock {
 
     fn read_later(ctx: &mut Context<Self>) {
         ctx.run_later(time::until_next(READ_EVERY), |clock, ctx| {
-            let span = clock.span.clone();
-            let _entered = span.enter();
+            let _entered = clock.enter();
             clock.read();
             Self::read_later(ctx);
         });
+    }
+}
+
+impl Spanned for Clock {
+    fn span(&self) -> &Span {
+        &self.span
     }
 }
 
@@ -146,6 +151,7 @@ impl Actor for Clock {
 impl Handler<ConfigureClock> for Clock {
     type Result = ();
     fn handle(&mut self, consult: ConfigureClock, ctx: &mut Self::Context) {
+        let _entered = self.enter();
         self.local.set_needed(consult.is_needed);
         if consult.ntp_server == self.server {
             return;
@@ -163,6 +169,7 @@ impl Handler<ConfigureClock> for Clock {
 impl Handler<ReportConditions> for Clock {
     type Result = ();
     fn handle(&mut self, _: ReportConditions, _: &mut Self::Context) {
+        let _entered = self.enter();
         self.parent.do_send(ClockFact::Changed(self.local.report(time::now())));
     }
 }
@@ -170,6 +177,7 @@ impl Handler<ReportConditions> for Clock {
 impl Handler<Observe> for Clock {
     type Result = ();
     fn handle(&mut self, _: Observe, _: &mut Self::Context) {
+        let _entered = self.enter();
         let judged = self.local.judge(self.kernel);
         let opinion = self.opinion.as_ref();
         self.parent.do_send(ClockFact::Observed(ClockStatus {
@@ -188,6 +196,36 @@ impl Handler<Observe> for Clock {
 impl Handler<Stop> for Clock {
     type Result = ();
     fn handle(&mut self, _: Stop, ctx: &mut Self::Context) {
+        let _entered = self.enter();
         ctx.stop();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Actor in place of the supervisor.
+    struct Parent;
+
+    impl Actor for Parent {
+        type Context = Context<Self>;
+    }
+
+    impl Handler<ClockFact> for Parent {
+        type Result = ();
+        fn handle(&mut self, _: ClockFact, _: &mut Self::Context) {}
+    }
+
+    /// The kernel still reports the error bound from before the suspension.
+    #[actix::test]
+    async fn clock_is_not_trusted_after_a_suspension_although_its_error_bound_is_small() {
+        let (shared, claimed) = (SharedState::new(), Duration::from_millis(1));
+        let mut clock = Clock::new(shared.clone(), Some(claimed), Parent.start().recipient(), 1);
+        clock.read();
+        assert_eq!(shared.clock_error(), claimed);
+        shared.observe(time::now(), time::slept() + Duration::from_secs(600));
+        clock.read();
+        assert_eq!(shared.clock_error(), UNSYNCHRONISED_ERROR);
     }
 }

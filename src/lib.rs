@@ -13,8 +13,9 @@
 //! └── web (1x)                    status page, JSON, /metrics: reads the snapshot; carries silences to the alarm actor
 //! ```
 //!
-//! Facts go up hop by hop, commands go down, and nothing goes sideways. Actors are shells: they read the clock once,
-//! call [`pure`] code, and execute the actions that it returns.
+//! A child sends facts to its parent, a parent sends commands to its children; only a sender enrols its state with the
+//! pacer of its source. Actors decide nothing: they read the clock once, call [`pure`] code, and execute the actions
+//! that it returns. `docs/architecture.md` describes the folders and the terms.
 
 pub mod actor;
 pub mod alarm;

@@ -18,6 +18,8 @@ use actix::prelude::*;
 use rustc_hash::FxHasher;
 use tracing::{Span, info, info_span};
 
+use crate::actor::deadline::{DeadlineTimer, Deadlines};
+use crate::actor::spanned::Spanned;
 use crate::io::net::recv_batch::{Batch, Datagram};
 use crate::io::net::udp::{Readiness, Socket};
 use crate::io::shared::SharedState;
@@ -72,7 +74,7 @@ pub struct Listener {
     one_of: HashMap<TestId, TestId, BuildHasherDefault<FxHasher>>,
     foreign: UnknownPackets,
     batch: Batch,
-    timer: Option<(Moment, SpawnHandle)>,
+    timer: DeadlineTimer,
     /// Time at which the socket was last found empty; `last_run` is the time at which this actor last ran.
     drained: Moment,
     last_run: Moment,
@@ -121,21 +123,21 @@ pub struct Args {
 
 impl Listener {
     /// Creates a listener and starts the receive session of each expected test.
-    pub fn new(beginning: Args) -> Self {
+    pub fn new(args: Args) -> Self {
         let now = time::now();
-        let (steps, sleeps) = (beginning.shared.steps(), beginning.shared.sleeps());
+        let (steps, sleeps) = (args.shared.steps(), args.shared.sleeps());
         let mut listener = Listener {
-            address: beginning.address,
-            socket: beginning.socket,
-            shared: beginning.shared,
-            parent: beginning.parent,
-            generation: beginning.generation,
-            names: beginning.names,
-            sessions: Sessions::with_room_for(beginning.expected.len()),
+            address: args.address,
+            socket: args.socket,
+            shared: args.shared,
+            parent: args.parent,
+            generation: args.generation,
+            names: args.names,
+            sessions: Sessions::with_room_for(args.expected.len()),
             one_of: HashMap::default(),
-            foreign: UnknownPackets::new(Subject::Listener(beginning.address), now),
+            foreign: UnknownPackets::new(Subject::Listener(args.address), now),
             batch: Batch::default(),
-            timer: None,
+            timer: DeadlineTimer::default(),
             drained: now.moment,
             last_run: now.moment,
             packets: 0,
@@ -154,9 +156,9 @@ impl Listener {
             pace: AdaptivePoll::new(now.moment),
             look: NextRead::WhenReady,
             readiness: None,
-            span: info_span!("listener", address = %beginning.address),
+            span: info_span!("listener", address = %args.address),
         };
-        for expected in beginning.expected {
+        for expected in args.expected {
             listener.expect(expected, now);
         }
         listener
@@ -203,7 +205,7 @@ impl Listener {
                 Ok(_) => self.judge_batch(now),
                 Err(error) => {
                     look = NextRead::At(now.moment + polling::LONGEST);
-                    // A datagram cannot cause this error. The socket is read again after `pace::LONGEST`.
+                    // A datagram cannot cause this error. The socket is read again after `polling::LONGEST`.
                     tracing::debug!(%error, "receive failed");
                     break;
                 }
@@ -416,22 +418,9 @@ impl Listener {
         let first = self.sessions.next_call().into_iter().chain(self.foreign.next_deadline()).min();
         // The next scheduled read judges everything that is due by then.
         let looks = |next: &Moment| matches!(self.look, NextRead::At(look) if look <= *next);
-        let Some(next) = first.filter(|next| !looks(next)) else { return };
-        match self.timer {
-            Some((set, _)) if set <= next => return,
-            Some((_, handle)) => {
-                ctx.cancel_future(handle);
-            }
-            None => {}
+        if let Some(next) = first.filter(|next| !looks(next)) {
+            self.set_timer(next, ctx);
         }
-        let handle = ctx.run_later(next.since(time::now().moment), |listener, ctx| {
-            let span = listener.span.clone();
-            let _entered = span.enter();
-            listener.timer = None;
-            listener.judge();
-            listener.arm(ctx);
-        });
-        self.timer = Some((next, handle));
     }
 
     /// Stores the newest accepted sequence numbers of a signed test, so that the next listener does not accept
@@ -473,6 +462,23 @@ fn check_signature(
     key.map(|key| Some(key.id())).ok_or(RejectReason::BadSignature)
 }
 
+impl Spanned for Listener {
+    fn span(&self) -> &Span {
+        &self.span
+    }
+}
+
+impl Deadlines for Listener {
+    fn timer(&mut self) -> &mut DeadlineTimer {
+        &mut self.timer
+    }
+
+    fn on_deadline(&mut self, ctx: &mut Context<Self>) {
+        self.judge();
+        self.arm(ctx);
+    }
+}
+
 impl Actor for Listener {
     type Context = Context<Self>;
 
@@ -494,8 +500,7 @@ struct Readable;
 impl Handler<Readable> for Listener {
     type Result = ();
     fn handle(&mut self, _: Readable, ctx: &mut Self::Context) {
-        let span = self.span.clone();
-        let _entered = span.enter();
+        let _entered = self.enter();
         let look = self.apply(BATCHES_PER_WAKE);
         if look != NextRead::AtOnce {
             self.judge_silence();
@@ -508,6 +513,7 @@ impl Handler<Readable> for Listener {
 impl Handler<SetTest> for Listener {
     type Result = ();
     fn handle(&mut self, SetTest(expected): SetTest, ctx: &mut Self::Context) {
+        let _entered = self.enter();
         self.expect(expected, time::now());
         self.arm(ctx);
     }
@@ -516,6 +522,7 @@ impl Handler<SetTest> for Listener {
 impl Handler<RemoveTest> for Listener {
     type Result = ();
     fn handle(&mut self, RemoveTest(id, whole): RemoveTest, _: &mut Self::Context) {
+        let _entered = self.enter();
         if let Some(session) = self.sessions.remove(id) {
             self.keep_newest(&session);
             if whole == Handover::Ended {
@@ -530,6 +537,7 @@ impl Handler<RemoveTest> for Listener {
 impl Handler<ReportConditions> for Listener {
     type Result = ();
     fn handle(&mut self, _: ReportConditions, _: &mut Self::Context) {
+        let _entered = self.enter();
         let now = time::now();
         self.changes.extend(self.sessions.values().flat_map(|session| session.report(now)));
         self.changes.extend(self.foreign.report(now));
@@ -540,8 +548,7 @@ impl Handler<ReportConditions> for Listener {
 impl Handler<Observe> for Listener {
     type Result = ();
     fn handle(&mut self, observe: Observe, ctx: &mut Self::Context) {
-        let span = self.span.clone();
-        let _entered = span.enter();
+        let _entered = self.enter();
         self.judge();
         self.arm(ctx);
         let now = time::now().moment;
@@ -561,9 +568,223 @@ impl Handler<Observe> for Listener {
 impl Handler<Stop> for Listener {
     type Result = ();
     fn handle(&mut self, stop: Stop, ctx: &mut Self::Context) {
-        if stop == Stop::WithGoodbye {
+        let _entered = self.enter();
+        if stop == Stop::Announced {
             self.announce_stop();
         }
         ctx.stop();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+
+    use super::*;
+    use crate::pure::base::time::WallTime;
+    use crate::pure::clock::error_estimate::{ClockQuality, DelayLimits, ErrorEstimate};
+    use crate::pure::judge::condition::{State, Thresholds};
+    use crate::pure::judge::session::Criteria;
+    use crate::pure::measure::loss_window::LossLimits;
+    use crate::pure::stamp::flows::Flows;
+    use crate::pure::stamp::key::Key;
+    use crate::pure::stamp::packet::{SIGNED_LEN, STAMP_LEN, TLV_HMAC};
+    use crate::pure::test::facts::TestFacts;
+    use crate::pure::test::role::Role;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// Actor in place of the watcher.
+    struct Parent(UnboundedSender<ListenerFact>);
+
+    impl Actor for Parent {
+        type Context = Context<Self>;
+    }
+
+    impl Handler<ListenerFact> for Parent {
+        type Result = ();
+        fn handle(&mut self, fact: ListenerFact, _: &mut Self::Context) {
+            let _test_is_over = self.0.send(fact);
+        }
+    }
+
+    fn id() -> TestId {
+        TestId::from_bytes([7; 16])
+    }
+
+    /// Returns a listener that is not started and expects the probes of one unsigned test each second.
+    fn listener() -> Listener {
+        listener_with(unbounded_channel().0)
+    }
+
+    fn listener_with(facts: UnboundedSender<ListenerFact>) -> Listener {
+        let criteria = Criteria {
+            role: Role::Receiver,
+            mode: Mode::OneWay,
+            expect_every: SECOND,
+            thresholds: Thresholds::in_a_row(3, 3),
+            limits: DelayLimits { max_latency: None, clear_latency: SECOND, egregious_latency: SECOND * 10 },
+            max_each_way: None,
+            max_above_baseline: None,
+            loss: LossLimits { max_loss_ppm: None, max_jitter: None, loss_window: SECOND },
+            flows: Flows::default(),
+            keys: None,
+            startup_grace: SECOND,
+            max_pause: SECOND,
+        };
+        let test = Arc::new(TestFacts::example(id()));
+        let expected = SessionPlan { test, from_address: None, any_of: None, criteria: Arc::new(criteria) };
+        let socket = Socket::open(([127, 0, 0, 1], 0).into(), None).unwrap();
+        Listener::new(Args {
+            address: socket.local(),
+            socket: Arc::new(socket),
+            names: Vec::new(),
+            expected: vec![expected],
+            shared: SharedState::new(),
+            parent: Parent(facts).start().recipient(),
+            generation: 1,
+        })
+    }
+
+    fn datagram(octets: &[u8], source: SocketAddr, received: Option<WallTime>) -> Datagram<'_> {
+        Datagram { octets, source, received, drops: None, ttl: None, dscp: None, sent_to: None }
+    }
+
+    fn probe(sequence: u32, flags: u8, key_id: u8, sent: WallTime) -> Probe {
+        Probe {
+            sequence,
+            sent,
+            error_estimate: ErrorEstimate::encode(ClockQuality::UNKNOWN),
+            ssid: Probe::ssid_of(id()),
+            flags,
+            flow: 0,
+            key_id,
+            test_id: id(),
+            epoch: 1,
+            send_every: SECOND / 2,
+            unsent: 0,
+            clock_error: 0,
+            previous_lateness: 0,
+        }
+    }
+
+    /// Hands the listener a probe from host `from` of 192.0.2.0/24, and returns the state of the connection.
+    fn state_after(listener: &mut Listener, from: u8, sequence: u32, flags: u8, received: Now) -> State {
+        let octets = probe(sequence, flags, 0, received.wall).encode();
+        let source = SocketAddr::from(([192, 0, 2, from], 40_000));
+        listener.on_probe(&datagram(&octets, source, None), None, received).unwrap();
+        session(listener).connection().state()
+    }
+
+    fn session(listener: &Listener) -> &ReceiveSession {
+        listener.sessions.values().next().unwrap()
+    }
+
+    /// Anybody can send a probe of an unsigned test: neither an announcement nor a probe before it pauses the test.
+    #[actix::test]
+    async fn forged_stop_of_the_sender_pauses_nothing() {
+        let (mut listener, start) = (listener(), time::now());
+        let at = |millis| start.advanced_to(start.moment + Duration::from_millis(millis));
+        assert_eq!(state_after(&mut listener, 2, 0, 0, at(0)), State::Up);
+        assert_eq!(state_after(&mut listener, 9, 1, 0, at(100)), State::Up);
+        assert_eq!(state_after(&mut listener, 9, 2, flag::STOPS, at(200)), State::Up);
+        assert_eq!(state_after(&mut listener, 2, 3, flag::STOPS, at(300)), State::Paused);
+    }
+
+    #[actix::test]
+    async fn sender_with_another_address_is_believed_once_the_former_address_is_silent() {
+        let (mut listener, start) = (listener(), time::now());
+        let at = |millis| start.advanced_to(start.moment + Duration::from_millis(millis));
+        assert_eq!(state_after(&mut listener, 2, 0, 0, at(0)), State::Up);
+        assert_eq!(state_after(&mut listener, 9, 1, 0, at(1_500)), State::Up);
+        assert_eq!(state_after(&mut listener, 9, 2, flag::STOPS, at(1_600)), State::Paused);
+    }
+
+    /// The clock was set forward by a minute while the datagram was queued.
+    #[actix::test]
+    async fn datagram_arrived_no_earlier_than_the_socket_was_last_empty() {
+        let mut listener = listener();
+        listener.drained = Moment::new(SECOND * 999);
+        let wall = WallTime::from_unix_nanos(1_700_000_000_000_000_000);
+        let now = Now { moment: Moment::new(SECOND * 1_000), wall: wall + SECOND * 60 };
+        let arrival = |received| listener.arrival(&datagram(&[], listener.address, Some(received)), now).moment;
+        assert_eq!(arrival(wall), listener.drained);
+        assert_eq!(arrival(now.wall), now.moment);
+    }
+
+    #[actix::test]
+    async fn delay_of_a_probe_is_not_measured_in_a_batch_before_which_the_clock_was_set() {
+        let mut listener = listener();
+        let now = time::now();
+        listener.shared.observe(now, time::slept());
+        listener.shared.set_clock(ClockQuality { synchronized: true, error: Duration::ZERO });
+        listener.shared.observe(Now { wall: now.wall + SECOND * 60, ..now }, time::slept());
+        listener.judge_batch(now);
+        assert_eq!(listener.clock_error, ClockQuality::UNKNOWN.error);
+        assert_eq!(state_after(&mut listener, 2, 0, 0, now), State::Up);
+        assert_eq!(session(&listener).last_delay(), None);
+    }
+
+    #[actix::test]
+    async fn missing_probes_are_not_judged_while_the_machine_was_suspended() {
+        let mut listener = listener();
+        let now = time::now();
+        state_after(&mut listener, 2, 0, 0, now);
+        listener.shared.observe(now, time::slept());
+        listener.shared.observe(now, time::slept() + SECOND * 600);
+        let before = session(&listener).next_deadline();
+        listener.observe_clock();
+        assert!(session(&listener).next_deadline() > before);
+    }
+
+    #[actix::test]
+    async fn short_packet_of_a_twamp_sender_is_reflected_if_foreign_senders_are_answered() {
+        let mut packet = [0; 14];
+        // The error estimate of a valid packet is not zero.
+        packet[13] = 1;
+        for reflects in [true, false] {
+            let mut listener = listener();
+            listener.shared.set_reflects_foreign(reflects);
+            let address = listener.address;
+            listener.on_datagram(&datagram(&packet, address, None), None, time::now());
+            let status = listener.status();
+            assert_eq!((status.reflected == 1, status.unknown_packets == 0), (reflects, reflects));
+        }
+    }
+
+    #[actix::test]
+    async fn stop_announcement_of_a_receiver_names_a_key_only_if_that_signed_it() {
+        for (octet, signed_with) in [(1, Some(1)), (2, None)] {
+            let (facts, mut received) = unbounded_channel();
+            let mut listener = listener_with(facts);
+            listener.keys = Arc::new(KeyRing::new([Key::new(1, [1; 32])], Some(1)));
+            let mut octets = [0; SIGNED_LEN];
+            let now = time::now();
+            probe(0, flag::RECEIVER_STOPS, 1, now.wall).write(&mut octets, Some(&Key::new(1, [octet; 32])));
+            listener.on_datagram(&datagram(&octets, listener.address, None), None, now);
+            let Some(ListenerFact::ReceiverStops(stop)) = received.recv().await else { panic!("an announcement") };
+            assert_eq!(stop.signed_with, signed_with);
+        }
+    }
+
+    /// RFC 8972 calls the flag of a wrong signature I; a TLV that is not recognised would have flag U.
+    #[actix::test]
+    async fn wrong_signature_of_a_foreign_sender_is_flagged_in_the_reply() {
+        let sender = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        sender.set_read_timeout(Some(SECOND * 10)).unwrap();
+        for (octet, flags) in [(1, 0), (2, 0x20)] {
+            let mut listener = listener();
+            listener.shared.set_reflects_foreign(true);
+            listener.keys = Arc::new(KeyRing::new([Key::new(1, [1; 32])], Some(1)));
+            let mut packet = vec![0; STAMP_LEN];
+            packet[13] = 1;
+            let signature = Key::new(1, [octet; 32]).sign([&packet[..4], &[]]);
+            packet.extend([0, TLV_HMAC, 0, signature.len() as u8]);
+            packet.extend(signature);
+            listener.on_datagram(&datagram(&packet, sender.local_addr().unwrap(), None), None, time::now());
+            let mut reply = [0; STAMP_LEN + 4];
+            sender.recv(&mut reply).unwrap();
+            assert_eq!(reply[STAMP_LEN], flags);
+        }
     }
 }

@@ -1,9 +1,7 @@
-//! Messages between actors. Facts go up to the parent and are named in the past tense; commands go down to the children
-//! and are imperatives. Each fact enum belongs to one pair of child and parent, and its `Down` variant reports the end
-//! of the child.
+//! Messages between actors. A child sends facts to its parent, in one enum for each pair of child and parent, whose `Down`
+//! variant reports the end of the child. A parent sends commands to its children.
 
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use actix::{Message, Recipient};
@@ -116,7 +114,7 @@ pub struct Planned {
     /// before the documents are known.
     pub retain: Option<Retain>,
     /// State that a successor of the watcher continues from.
-    pub memory: Option<Memory>,
+    pub memory: Option<WatcherState>,
     /// Configuration in force, for the API and the status page; `None` before the documents are known.
     pub in_force: Option<InForce>,
 }
@@ -137,7 +135,7 @@ pub struct InForce {
 /// Watcher's state of the documents, so that a rebuilt watcher continues with the last good configuration even if the
 /// store is away.
 #[derive(Clone, Debug)]
-pub struct Memory {
+pub struct WatcherState {
     /// Documents as they were listed last.
     pub snapshot: Arc<Snapshot>,
     /// Loader, which holds the last good version of each document.
@@ -198,7 +196,7 @@ pub enum SinkFact {
     Observed(Box<SinkStatus>),
     /// Notification log of a sink that no longer notifies its receiver; another sink with the same receiver takes it
     /// over.
-    HandedOver(Box<SinkConfig>, Vec<NotifiedRecord>),
+    RecordsHandedOver(Box<SinkConfig>, Vec<NotifiedRecord>),
     /// End of the sink of this name, by request or by failure.
     Down(String, Generation),
 }
@@ -222,9 +220,9 @@ pub enum WebFact {
     /// Status page is being served.
     Serving(Generation),
     /// Client has requested the tests, so that they are polled for a while.
-    Looked,
+    TestsRequested,
     /// Request of an API client, with the channel for the answer.
-    Asked(ApiRequest, oneshot::Sender<Result<ApiResponse, ApiError>>),
+    ApiRequested(ApiRequest, oneshot::Sender<Result<ApiResponse, ApiError>>),
     /// End of the web actor: by request, or with the problem that caused it.
     Down(Generation, Option<String>),
 }
@@ -257,7 +255,7 @@ pub struct Send {
     /// Plan of the test, such as its interval, destination and key.
     pub plan: Arc<SenderPlan>,
     /// Sockets and actors that the sender works with.
-    pub station: Arc<SenderContext>,
+    pub context: Arc<SenderContext>,
 }
 
 /// Sender context: the sockets, actors and shared state that all senders of one source use.
@@ -325,7 +323,7 @@ pub struct Retain {
     /// Subjects that can report conditions.
     pub reporters: Arc<BTreeSet<Subject>>,
     /// Completeness of the inventory: an alarm missing from a partial one may still exist.
-    pub knowledge: Completeness,
+    pub completeness: Completeness,
 }
 
 /// Command to the alarm actor: answer a request of an API client.
@@ -341,7 +339,7 @@ pub struct UpdateAlarm(pub AlarmStatus, pub HoldDown);
 /// Command to a sink: take over the notification log of another sink with the same receiver.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub struct TakeOver(pub Vec<NotifiedRecord>, pub HoldDown);
+pub struct AdoptRecords(pub Vec<NotifiedRecord>, pub HoldDown);
 
 /// Command to a sink: return the notified state of each alarm.
 #[derive(Clone, Copy, Debug, Message)]
@@ -378,7 +376,7 @@ pub enum Observe {
 #[rtype(result = "()")]
 pub enum Stop {
     /// Agent continues: this child is no longer needed, or is about to be rebuilt.
-    Quietly,
+    Silent,
     /// Agent stops on purpose: send goodbyes to the peers, and flush pending notifications.
-    WithGoodbye,
+    Announced,
 }

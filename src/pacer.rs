@@ -16,6 +16,8 @@ use actix::prelude::*;
 use futures_util::stream::{self, Stream};
 use tracing::{Span, debug, info, info_span};
 
+use crate::actor::deadline::{DeadlineTimer, Deadlines};
+use crate::actor::spanned::Spanned;
 use crate::io::net::prefetch::prefetch;
 use crate::io::net::recv_batch::{Batch, Datagram};
 use crate::io::net::transmit::{SenderCell, SourceSockets, Transmitter};
@@ -60,7 +62,7 @@ pub struct Pacer {
     reads: bool,
     parent: Recipient<PacerFact>,
     generation: Generation,
-    post: Transmitter,
+    transmitter: Transmitter,
     calendar: CalendarQueue<Enrolled>,
     lines: HashMap<TestId, Arc<SenderCell>>,
     /// Session states of the tests that expect reflected probes, by destination address: a Session-Reflector of
@@ -70,7 +72,7 @@ pub struct Pacer {
     batch: Batch,
     /// Time at which each port's socket was last found empty.
     drained: Vec<Moment>,
-    timer: Option<(Moment, SpawnHandle)>,
+    timer: DeadlineTimer,
     strangers: u64,
     looks: u32,
     steps: u32,
@@ -78,7 +80,7 @@ pub struct Pacer {
 }
 
 struct Enrolled {
-    line: Arc<SenderCell>,
+    cell: Arc<SenderCell>,
     turn: u32,
 }
 
@@ -100,24 +102,24 @@ pub struct Args {
 
 impl Pacer {
     /// Creates a pacer without tests; senders enrol later.
-    pub fn new(beginning: Args) -> Self {
-        let Args { source, sockets, reads, shared, parent, generation } = beginning;
-        let post = Transmitter::new(shared);
+    pub fn new(args: Args) -> Self {
+        let Args { source, sockets, reads, shared, parent, generation } = args;
+        let transmitter = Transmitter::new(shared);
         Pacer {
             span: info_span!("pacer", source = %source.address),
             source,
             reads,
             parent,
             generation,
-            steps: post.readings_and_keys().0.steps,
-            post,
+            steps: transmitter.readings_and_keys().0.steps,
+            transmitter,
             calendar: CalendarQueue::default(),
             lines: HashMap::new(),
             answering: HashMap::new(),
             listening: None,
             batch: Batch::default(),
             drained: vec![time::now().moment; sockets.len()],
-            timer: None,
+            timer: DeadlineTimer::default(),
             strangers: 0,
             looks: 0,
             sockets,
@@ -127,17 +129,17 @@ impl Pacer {
     /// Sends the probes of the tests that are due.
     fn serve(&mut self) {
         self.detect_suspension();
-        self.post.refresh();
+        self.transmitter.refresh();
         let mut changes = Vec::new();
         for _ in 0..TICKS_PER_WAKE {
             let Some(due) = self.calendar.due(time::now().moment) else { break };
             prefetch(due.as_slice(), size_of_val(due.as_slice()));
-            due.iter().take(AHEAD).for_each(|entry| entry.line.prefetch());
+            due.iter().take(AHEAD).for_each(|entry| entry.cell.prefetch());
             let mut now = time::now();
             let mut rest = due.into_iter();
             while let Some(entry) = rest.next() {
                 if let Some(ahead) = rest.as_slice().get(AHEAD - 1) {
-                    ahead.line.prefetch();
+                    ahead.cell.prefetch();
                 }
                 now = self.serve_one(entry, now, &mut changes);
             }
@@ -157,18 +159,18 @@ impl Pacer {
         if late > OWN_STALL {
             info!(?late, "this process was suspended; missing replies meanwhile are not judged");
             let lines = self.answering.values().flatten();
-            lines.filter_map(|line| line.lock_unpoisoned()).for_each(|mut sending| sending.on_suspension(now));
+            lines.filter_map(|cell| cell.lock_unpoisoned()).for_each(|mut sending| sending.on_suspension(now));
         }
     }
 
     /// Serves one turn of a test, and returns the time at which its last probe left. A panic in one test's turn is
     /// reported for that test and does not affect the others.
     fn serve_one(&mut self, entry: Enrolled, now: Now, changes: &mut Vec<ConditionChange>) -> Now {
-        let (post, sockets, grid) = (&mut self.post, &self.sockets, grid_of(self.lines.len()));
+        let (transmitter, sockets, grid) = (&mut self.transmitter, &self.sockets, grid_of(self.lines.len()));
         let served = catch_unwind(AssertUnwindSafe(|| {
-            let mut sending = entry.line.lock_unpoisoned().filter(|sending| sending.is_turn(entry.turn))?;
+            let mut sending = entry.cell.lock_unpoisoned().filter(|sending| sending.is_turn(entry.turn))?;
             sending.on_slot(now, changes);
-            let left = post.send_turn(&mut sending, sockets, 0, now);
+            let left = transmitter.send_turn(&mut sending, sockets, 0, now);
             Some((left, sending.next_slot(left, grid)))
         }));
         match served {
@@ -176,10 +178,10 @@ impl Pacer {
                 self.calendar.enter(next, entry);
                 return now.advanced_to(left);
             }
-            Ok(None) => self.forget(&entry.line),
+            Ok(None) => self.forget(&entry.cell),
             Err(_) => {
-                self.forget(&entry.line);
-                self.parent.do_send(PacerFact::Faulted(entry.line.id));
+                self.forget(&entry.cell);
+                self.parent.do_send(PacerFact::Faulted(entry.cell.id));
             }
         }
         now
@@ -187,11 +189,11 @@ impl Pacer {
 
     /// Removes a test whose state is withdrawn or damaged, unless a later sender of the same test has enrolled
     /// another.
-    fn forget(&mut self, line: &Arc<SenderCell>) {
-        let current = self.lines.get(&line.id).is_some_and(|known| Arc::ptr_eq(known, line));
-        if current && line.lock_unpoisoned().is_none_or(|sending| sending.is_withdrawn()) {
-            self.lines.remove(&line.id);
-            self.answering.values_mut().for_each(|lines| lines.retain(|known| !Arc::ptr_eq(known, line)));
+    fn forget(&mut self, cell: &Arc<SenderCell>) {
+        let current = self.lines.get(&cell.id).is_some_and(|known| Arc::ptr_eq(known, cell));
+        if current && cell.lock_unpoisoned().is_none_or(|sending| sending.is_withdrawn()) {
+            self.lines.remove(&cell.id);
+            self.answering.values_mut().for_each(|lines| lines.retain(|known| !Arc::ptr_eq(known, cell)));
             self.answering.retain(|_, lines| !lines.is_empty());
         }
     }
@@ -199,8 +201,7 @@ impl Pacer {
     /// Schedules the next reading of the error queues at a multiple of the interval, at which other timers expire too.
     fn poll_errors_later(ctx: &mut Context<Self>) {
         ctx.run_later(time::until_next(LOOK_EVERY), |pacer, ctx| {
-            let span = pacer.span.clone();
-            let _entered = span.enter();
+            let _entered = pacer.enter();
             pacer.poll_errors();
             Self::poll_errors_later(ctx);
         });
@@ -219,8 +220,8 @@ impl Pacer {
             (0..self.sockets.len()).for_each(|port| self.take_answers(port));
         }
         for error in errors {
-            let line = self.lines.get(&error.test_id).and_then(|line| line.lock_unpoisoned());
-            if let Some(mut sending) = line {
+            let cell = self.lines.get(&error.test_id).and_then(|cell| cell.lock_unpoisoned());
+            if let Some(mut sending) = cell {
                 debug!(test = %error.test_id, error.cause, "probe not delivered");
                 sending.on_path_error(error.cause, now);
             }
@@ -231,12 +232,12 @@ impl Pacer {
     /// measured.
     fn observe_clock(&mut self) {
         let now = time::now();
-        self.post.observe(now);
-        self.post.refresh();
-        let steps = self.post.readings_and_keys().0.steps;
+        self.transmitter.observe(now);
+        self.transmitter.refresh();
+        let steps = self.transmitter.readings_and_keys().0.steps;
         if std::mem::replace(&mut self.steps, steps) != steps {
             let lines = self.answering.values().flatten();
-            lines.filter_map(|line| line.lock_unpoisoned()).for_each(|mut sending| sending.on_clock_step(now));
+            lines.filter_map(|cell| cell.lock_unpoisoned()).for_each(|mut sending| sending.on_clock_step(now));
         }
     }
 
@@ -278,19 +279,23 @@ impl Pacer {
         let age = u64::try_from(now.wall.nanos_since(wall)).unwrap_or(0);
         let received = Now { moment: (now.moment - Duration::from_nanos(age)).max(drained), wall };
         let lines = self.answering.get(&datagram.source)?;
-        let (readings, keys) = self.post.readings_and_keys();
-        let named = |line: &&Arc<SenderCell>| reply.test_id.is_none_or(|id| id == line.id);
-        lines.iter().filter(named).filter_map(|line| line.lock_unpoisoned()).find_map(|mut sending| {
+        let (readings, keys) = self.transmitter.readings_and_keys();
+        let named = |cell: &&Arc<SenderCell>| reply.test_id.is_none_or(|id| id == cell.id);
+        lines.iter().filter(named).filter_map(|cell| cell.lock_unpoisoned()).find_map(|mut sending| {
             let taken = sending.on_answer(&reply, datagram.octets, received, readings.clock, keys, changes);
             taken.ok()
         })
     }
 
     fn on_stop_announced(&self, datagram: &Datagram<'_>, probe: &Probe, now: Now) -> Option<()> {
-        let line = self.lines.get(&probe.test_id)?;
-        let key =
-            self.post.readings_and_keys().1.get(probe.key_id).filter(|key| Probe::is_signed(datagram.octets, key));
-        line.lock_unpoisoned()?.on_stop_announced(datagram.source, key.map(Key::id), probe.sent, now);
+        let cell = self.lines.get(&probe.test_id)?;
+        let key = self
+            .transmitter
+            .readings_and_keys()
+            .1
+            .get(probe.key_id)
+            .filter(|key| Probe::is_signed(datagram.octets, key));
+        cell.lock_unpoisoned()?.on_stop_announced(datagram.source, key.map(Key::id), probe.sent, now);
         Some(())
     }
 
@@ -300,22 +305,9 @@ impl Pacer {
 
     /// Sets the timer to the next turn, unless an earlier or equal time is set.
     fn arm(&mut self, ctx: &mut Context<Self>) {
-        let Some(next) = self.calendar.next() else { return };
-        match self.timer {
-            Some((set, _)) if set <= next => return,
-            Some((_, handle)) => {
-                ctx.cancel_future(handle);
-            }
-            None => {}
+        if let Some(next) = self.calendar.next() {
+            self.set_timer(next, ctx);
         }
-        let handle = ctx.run_later(next.since(time::now().moment), |pacer, ctx| {
-            let span = pacer.span.clone();
-            let _entered = span.enter();
-            pacer.timer = None;
-            pacer.serve();
-            pacer.arm(ctx);
-        });
-        self.timer = Some((next, handle));
     }
 }
 
@@ -334,6 +326,23 @@ fn readiness(readiness: Readiness, port: usize) -> impl Stream<Item = SourceRead
 /// Item of the stream above: the socket of the port with this index may be readable.
 struct SourceReadable(usize);
 
+impl Spanned for Pacer {
+    fn span(&self) -> &Span {
+        &self.span
+    }
+}
+
+impl Deadlines for Pacer {
+    fn timer(&mut self) -> &mut DeadlineTimer {
+        &mut self.timer
+    }
+
+    fn on_deadline(&mut self, ctx: &mut Context<Self>) {
+        self.serve();
+        self.arm(ctx);
+    }
+}
+
 impl Actor for Pacer {
     type Context = Context<Self>;
 
@@ -348,8 +357,7 @@ impl Actor for Pacer {
 
 impl StreamHandler<SourceReadable> for Pacer {
     fn handle(&mut self, SourceReadable(port): SourceReadable, _: &mut Self::Context) {
-        let span = self.span.clone();
-        let _entered = span.enter();
+        let _entered = self.enter();
         self.take_answers(port);
     }
 
@@ -358,19 +366,20 @@ impl StreamHandler<SourceReadable> for Pacer {
 
 impl Handler<Register> for Pacer {
     type Result = ();
-    fn handle(&mut self, Register(line): Register, ctx: &mut Self::Context) {
+    fn handle(&mut self, Register(cell): Register, ctx: &mut Self::Context) {
+        let _entered = self.enter();
         let grid = grid_of(self.lines.len());
-        let Some((turn, next, answers)) = line.lock_unpoisoned().map(|mut sending| {
+        let Some((turn, next, answers)) = cell.lock_unpoisoned().map(|mut sending| {
             let turn = sending.on_enrolled();
             let answers = sending.answers().map(|_| sending.plan().destination);
             (turn, sending.next_slot(time::now().moment, grid), answers)
         }) else {
             return;
         };
-        self.lines.insert(line.id, line.clone());
-        self.answering.values_mut().for_each(|lines| lines.retain(|known| known.id != line.id));
+        self.lines.insert(cell.id, cell.clone());
+        self.answering.values_mut().for_each(|lines| lines.retain(|known| known.id != cell.id));
         if let Some(from) = answers {
-            self.answering.entry(from).or_default().push(line.clone());
+            self.answering.entry(from).or_default().push(cell.clone());
             if self.reads && self.listening.is_none() {
                 let sockets = self.sockets.iter().cloned().enumerate();
                 let listening = sockets
@@ -378,7 +387,7 @@ impl Handler<Register> for Pacer {
                 self.listening = Some(listening.collect());
             }
         }
-        self.calendar.enter(next, Enrolled { line, turn });
+        self.calendar.enter(next, Enrolled { cell, turn });
         self.arm(ctx);
     }
 }
@@ -386,6 +395,119 @@ impl Handler<Register> for Pacer {
 impl Handler<Stop> for Pacer {
     type Result = ();
     fn handle(&mut self, _: Stop, ctx: &mut Self::Context) {
+        let _entered = self.enter();
         ctx.stop();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::document::raw::{Documents, RawDocument};
+    use crate::config::load::Loader;
+    use crate::config::plan::{Names, PlanInputs, plan};
+    use crate::pure::base::time::WallTime;
+    use crate::pure::clock::error_estimate::{ClockQuality, ErrorEstimate};
+    use crate::pure::stamp::key::{KeyChoice, KeyRing};
+    use crate::pure::stamp::packet::{PADDED_LEN, SIGNED_LEN};
+    use crate::pure::stamp::session_reflector::{Reflector, Signature, reflect};
+    use crate::pure::stamp::session_sender::{SenderPlan, SessionSender};
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// Actor in place of the watcher.
+    struct Parent;
+
+    impl Actor for Parent {
+        type Context = Context<Self>;
+    }
+
+    impl Handler<PacerFact> for Parent {
+        type Result = ();
+        fn handle(&mut self, _: PacerFact, _: &mut Self::Context) {}
+    }
+
+    fn at(seconds: u64) -> Now {
+        let wall = WallTime::from_unix_nanos((1_700_000_000 + seconds) * 1_000_000_000);
+        Now { moment: Moment::new(SECOND * seconds as u32), wall }
+    }
+
+    /// Returns a pacer that is not started, with one test that expects replies. The host has key 1.
+    fn pacer(keys: Option<KeyChoice>) -> (Pacer, Arc<SenderCell>) {
+        let text = r#"{"id":"5b0c6f0e-6c7e-4b53-9d1c-1f4f5a6b7c8d","from_host":"a","from":"127.0.0.1:0","to_host":"b",
+            "to":"127.0.0.9:8620","mode":"two_way"}"#;
+        let key = "tests/a/x".to_owned();
+        let document = Arc::new(RawDocument::of_store(&key, Ok(text.to_owned()), 0));
+        let loaded = Loader::new("a").load(&Documents::from([(key, document)]));
+        let around = PlanInputs { names: &Names::new(), addresses: None };
+        let planned = plan(&loaded, around, "a", &[]).senders.into_values().next().unwrap();
+        let planned = Arc::new(SenderPlan { keys, startup_grace: Duration::ZERO, ..planned.as_ref().clone() });
+        let cell = SenderCell::new(planned.test.id, SessionSender::new(planned.clone(), at(0), 1));
+        let shared = SharedState::new();
+        shared.set_keys(Arc::new(KeyRing::new([Key::new(1, [1; 32])], Some(1))));
+        let parent = Parent.start().recipient();
+        let source = planned.source.clone();
+        let mut pacer = Pacer::new(Args { source, sockets: [].into(), reads: true, shared, parent, generation: 1 });
+        pacer.lines.insert(cell.id, cell.clone());
+        pacer.answering.insert(planned.destination, vec![cell.clone()]);
+        (pacer, cell)
+    }
+
+    fn datagram(octets: &[u8], source: SocketAddr, received: WallTime) -> Datagram<'_> {
+        Datagram { octets, source, received: Some(received), drops: None, ttl: None, dscp: None, sent_to: None }
+    }
+
+    /// Returns an announcement, at 10 s, that the receiver of a test stops.
+    fn stop_announcement(test_id: TestId, key: &Key) -> [u8; SIGNED_LEN] {
+        let probe = Probe {
+            sequence: 0,
+            sent: at(10).wall,
+            error_estimate: ErrorEstimate::encode(ClockQuality::UNKNOWN),
+            ssid: Probe::ssid_of(test_id),
+            flags: flag::RECEIVER_STOPS,
+            flow: 0,
+            key_id: 1,
+            test_id,
+            epoch: 1,
+            send_every: SECOND,
+            unsent: 0,
+            clock_error: 0,
+            previous_lateness: 0,
+        };
+        let mut octets = [0; SIGNED_LEN];
+        probe.write(&mut octets, Some(key));
+        octets
+    }
+
+    #[actix::test]
+    async fn stop_announcement_that_is_signed_with_a_wrong_key_forgives_nothing() {
+        for (octet, is_raised) in [(1, false), (2, true)] {
+            let (pacer, cell) = pacer(Some(KeyChoice::Fleet));
+            let octets = stop_announcement(cell.id, &Key::new(1, [octet; 32]));
+            let source = cell.state().plan().destination;
+            pacer.on_answer(&datagram(&octets, source, at(10).wall), at(10), at(10).moment, &mut Vec::new());
+            for second in 10..13 {
+                cell.state().on_path_error("port unreachable".to_owned(), at(second));
+                cell.state().on_slot(at(second), &mut Vec::new());
+            }
+            assert_eq!(cell.state().health().condition().is_down(), is_raised);
+        }
+    }
+
+    /// The clock was set forward by a minute while the reply was queued.
+    #[actix::test]
+    async fn reply_arrived_no_earlier_than_the_socket_was_last_empty() {
+        let (pacer, cell) = pacer(None);
+        let mut octets = [0; *PADDED_LEN.end()];
+        let (readings, keys) = pacer.transmitter.readings_and_keys();
+        let len = cell.state().write(0, 0, at(990), readings, keys, &mut octets).unwrap();
+        let (received, error_estimate) = (at(990).wall, readings.error_estimate);
+        let by = Reflector { received, sent: received, error_estimate, ttl: None };
+        reflect(&mut octets[..len], by, Signature::None);
+        let now = Now { wall: at(1_050).wall, ..at(991) };
+        let source = cell.state().plan().destination;
+        let reply = datagram(&octets[..len], source, at(990).wall);
+        assert_eq!(pacer.on_answer(&reply, now, at(990).moment, &mut Vec::new()), Some(()));
+        assert_eq!(cell.state().answers().unwrap().last_probe().unwrap().moment, at(990).moment);
     }
 }

@@ -9,6 +9,8 @@ use std::sync::Arc;
 use actix::prelude::*;
 use tracing::{Span, info_span};
 
+use crate::actor::deadline::{DeadlineTimer, Deadlines};
+use crate::actor::spanned::Spanned;
 use crate::config::plan::TargetPlan;
 use crate::io::shared::SharedState;
 use crate::io::{prober, time};
@@ -36,7 +38,7 @@ pub struct Prober {
     shared: SharedState,
     parent: Recipient<ProberFact>,
     generation: Generation,
-    timer: Option<(Moment, SpawnHandle)>,
+    timer: DeadlineTimer,
     span: Span,
 }
 
@@ -73,7 +75,7 @@ impl Prober {
             shared,
             parent,
             generation,
-            timer: None,
+            timer: DeadlineTimer::default(),
             span: info_span!("prober"),
         }
     }
@@ -129,8 +131,7 @@ impl Prober {
             probed.sequence = probed.sequence.wrapping_add(1);
             let result = prober::probe(probed.plan.target, probed.plan.timeout);
             ctx.spawn(result.into_actor(self).map(move |result, prober, _| {
-                let span = prober.span.clone();
-                let _entered = span.enter();
+                let _entered = prober.enter();
                 prober.on_result(id, probe, result);
             }));
         }
@@ -156,21 +157,25 @@ impl Prober {
     }
 
     fn arm(&mut self, ctx: &mut Context<Self>) {
-        let Some((next, _)) = self.turns.first().copied() else { return };
-        match self.timer {
-            Some((set, _)) if set <= next => return,
-            Some((_, handle)) => {
-                ctx.cancel_future(handle);
-            }
-            None => {}
+        if let Some((next, _)) = self.turns.first().copied() {
+            self.set_timer(next, ctx);
         }
-        let handle = ctx.run_later(next.since(time::now().moment), |prober, ctx| {
-            let span = prober.span.clone();
-            let _entered = span.enter();
-            prober.timer = None;
-            prober.on_turn(ctx);
-        });
-        self.timer = Some((next, handle));
+    }
+}
+
+impl Spanned for Prober {
+    fn span(&self) -> &Span {
+        &self.span
+    }
+}
+
+impl Deadlines for Prober {
+    fn timer(&mut self) -> &mut DeadlineTimer {
+        &mut self.timer
+    }
+
+    fn on_deadline(&mut self, ctx: &mut Context<Self>) {
+        self.on_turn(ctx);
     }
 }
 
@@ -185,8 +190,7 @@ impl Actor for Prober {
 impl Handler<SetTargets> for Prober {
     type Result = ();
     fn handle(&mut self, SetTargets(plans): SetTargets, ctx: &mut Self::Context) {
-        let span = self.span.clone();
-        let _entered = span.enter();
+        let _entered = self.enter();
         self.set_targets(&plans);
         self.arm(ctx);
     }
@@ -195,6 +199,7 @@ impl Handler<SetTargets> for Prober {
 impl Handler<ReportConditions> for Prober {
     type Result = ();
     fn handle(&mut self, _: ReportConditions, _: &mut Self::Context) {
+        let _entered = self.enter();
         let now = time::now();
         let changes = self.targets.values().flat_map(|probed| probed.session.report(now)).collect();
         self.send_changes(changes);
@@ -204,6 +209,7 @@ impl Handler<ReportConditions> for Prober {
 impl Handler<Observe> for Prober {
     type Result = ();
     fn handle(&mut self, _: Observe, _: &mut Self::Context) {
+        let _entered = self.enter();
         let now = time::now().moment;
         let tests = self.targets.values().map(|probed| TestStatus::of(&probed.session, now)).collect();
         self.parent.do_send(ProberFact::Observed(tests));
@@ -213,6 +219,7 @@ impl Handler<Observe> for Prober {
 impl Handler<Stop> for Prober {
     type Result = ();
     fn handle(&mut self, _: Stop, ctx: &mut Self::Context) {
+        let _entered = self.enter();
         ctx.stop();
     }
 }

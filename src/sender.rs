@@ -2,7 +2,7 @@
 //!
 //! The actor owns the session state (epoch, sequence numbers, health, and the results of reflected probes) and enrols
 //! it with the pacer of its source, which sends the probes. It stops on `Stop` from the watcher or when it panics; the
-//! watcher starts a new one. On `Stop::WithGoodbye`, when no other sender of the test follows, it announces the stop
+//! watcher starts a new one. On `Stop::Announced`, when no other sender of the test follows, it announces the stop
 //! to the receiver.
 
 use std::collections::BTreeMap;
@@ -27,8 +27,8 @@ use crate::pure::test::role::Role;
 
 /// Actor that owns the state of one test that starts on this host.
 pub struct Sender {
-    line: Arc<SenderCell>,
-    station: Arc<SenderContext>,
+    cell: Arc<SenderCell>,
+    context: Arc<SenderContext>,
     generation: Generation,
 }
 
@@ -37,23 +37,23 @@ pub struct Args {
     /// Plan of the test: what to send, to which destination, and how often.
     pub plan: Arc<SenderPlan>,
     /// Sender context that senders of the same source share: sockets, pacer, shared state and the watcher.
-    pub station: Arc<SenderContext>,
+    pub context: Arc<SenderContext>,
     /// Generation of this sender, which distinguishes it from earlier ones of the same test.
     pub generation: Generation,
 }
 
 impl Sender {
     /// Creates a sender with a new epoch that starts now.
-    pub fn new(beginning: Args) -> Self {
-        let Args { plan, station, generation } = beginning;
+    pub fn new(args: Args) -> Self {
+        let Args { plan, context, generation } = args;
         let now = time::now();
-        let epoch = station.shared.next_epoch(now.wall);
-        let line = SenderCell::new(plan.test.id, SessionSender::new(plan, now, epoch));
-        Sender { line, station, generation }
+        let epoch = context.shared.next_epoch(now.wall);
+        let cell = SenderCell::new(plan.test.id, SessionSender::new(plan, now, epoch));
+        Sender { cell, context, generation }
     }
 
     fn id(&self) -> TestId {
-        self.line.id
+        self.cell.id
     }
 
     /// Creates the span for each use, because there are too many senders for each to keep its own.
@@ -62,14 +62,14 @@ impl Sender {
     }
 
     fn send_changes(&self, changes: Vec<ConditionChange>) {
-        changes.into_iter().for_each(|change| self.station.parent.do_send(SenderFact::Changed(change)));
+        changes.into_iter().for_each(|change| self.context.parent.do_send(SenderFact::Changed(change)));
     }
 
     /// Announces to the receiver that the test stops. The announcement is sent twice, because a datagram may be lost.
     fn announce_stop(&self, sending: &mut SessionSender) {
-        let mut post = Transmitter::new(self.station.shared.clone());
+        let mut transmitter = Transmitter::new(self.context.shared.clone());
         for _ in 0..2 {
-            post.send_turn(sending, &self.station.sockets, flag::STOPS, time::now());
+            transmitter.send_turn(sending, &self.context.sockets, flag::STOPS, time::now());
         }
     }
 }
@@ -78,34 +78,34 @@ impl Actor for Sender {
     type Context = Context<Self>;
 
     fn started(&mut self, _: &mut Self::Context) {
-        self.station.pacer.do_send(Register(self.line.clone()));
+        self.context.pacer.do_send(Register(self.cell.clone()));
     }
 
     fn stopped(&mut self, _: &mut Self::Context) {
-        self.line.state().withdraw();
-        self.station.parent.do_send(SenderFact::Down(self.id(), self.generation));
+        self.cell.state().withdraw();
+        self.context.parent.do_send(SenderFact::Down(self.id(), self.generation));
     }
 }
 
 impl Handler<Send> for Sender {
     type Result = ();
-    fn handle(&mut self, Send { plan, station }: Send, _: &mut Self::Context) {
+    fn handle(&mut self, Send { plan, context }: Send, _: &mut Self::Context) {
         let span = self.span();
         let _entered = span.enter();
         let mut changes = Vec::new();
         {
-            let mut sending = self.line.state();
+            let mut sending = self.cell.state();
             if plan.destination != sending.plan().destination {
                 // The receiver at the previous destination may learn of the change later than this host, and must not
                 // take the end of the probes for a fault.
                 self.announce_stop(&mut sending);
             }
             let now = time::now();
-            let epoch = self.station.shared.next_epoch(now.wall);
+            let epoch = self.context.shared.next_epoch(now.wall);
             sending.on_plan(plan, epoch, now, &mut changes);
         }
-        self.station = station;
-        self.station.pacer.do_send(Register(self.line.clone()));
+        self.context = context;
+        self.context.pacer.do_send(Register(self.cell.clone()));
         self.send_changes(changes);
     }
 }
@@ -114,14 +114,14 @@ impl Handler<ReceiverStopping> for Sender {
     type Result = ();
     fn handle(&mut self, stop_announced: ReceiverStopping, _: &mut Self::Context) {
         let ReceiverStopping { from, signed_with, sent, .. } = stop_announced;
-        self.line.state().on_stop_announced(from, signed_with, sent, time::now());
+        self.cell.state().on_stop_announced(from, signed_with, sent, time::now());
     }
 }
 
 impl Handler<ReportConditions> for Sender {
     type Result = ();
     fn handle(&mut self, _: ReportConditions, _: &mut Self::Context) {
-        let changes = self.line.state().report(time::now());
+        let changes = self.cell.state().report(time::now());
         self.send_changes(changes);
     }
 }
@@ -129,7 +129,7 @@ impl Handler<ReportConditions> for Sender {
 impl Handler<Observe> for Sender {
     type Result = ();
     fn handle(&mut self, _: Observe, _: &mut Self::Context) {
-        let sending = self.line.state();
+        let sending = self.cell.state();
         let (health, counts) = (sending.health(), sending.counts());
         let condition = health.condition();
         let test = sending.plan().test.clone();
@@ -160,15 +160,15 @@ impl Handler<Observe> for Sender {
             }
         };
         drop(sending);
-        self.station.parent.do_send(SenderFact::Observed(Box::new(sender), Box::new(status)));
+        self.context.parent.do_send(SenderFact::Observed(Box::new(sender), Box::new(status)));
     }
 }
 
 impl Handler<Stop> for Sender {
     type Result = ();
     fn handle(&mut self, stop: Stop, ctx: &mut Self::Context) {
-        if stop == Stop::WithGoodbye {
-            self.announce_stop(&mut self.line.state());
+        if stop == Stop::Announced {
+            self.announce_stop(&mut self.cell.state());
         }
         ctx.stop();
     }

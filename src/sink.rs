@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 use actix::prelude::*;
 use tracing::{Span, info, info_span, warn};
 
+use crate::actor::deadline::{DeadlineTimer, Deadlines};
+use crate::actor::spanned::Spanned;
 use crate::config::sink_plan::SinkPlan;
 use crate::io::error_chain::error_chain;
 use crate::io::receiver::Receiver;
@@ -19,7 +21,7 @@ use crate::io::receiver::delivery::{Delivered, Identity, Outcome};
 use crate::io::state::file::StateFile;
 use crate::io::time;
 use crate::messages::{
-    Generation, Observe, QueryNotified, Reconfigure, Resync, Retain, SinkFact, Stop, TakeOver, UpdateAlarm,
+    AdoptRecords, Generation, Observe, QueryNotified, Reconfigure, Resync, Retain, SinkFact, Stop, UpdateAlarm,
 };
 use crate::pure::base::time::Moment;
 use crate::pure::notify::log::{HoldDown, NotificationLog, Scope};
@@ -49,7 +51,7 @@ pub struct Sink {
     identity: Identity,
     parent: Recipient<SinkFact>,
     generation: Generation,
-    ledger: NotificationLog,
+    log: NotificationLog,
     state: StateFile,
     state_broken: bool,
     /// Set while the file on disk is still that of the previous run.
@@ -65,7 +67,7 @@ pub struct Sink {
     /// Time at which the notification log was written last.
     saved_at: Moment,
     not_before: Moment,
-    timer: Option<(Moment, SpawnHandle)>,
+    timer: DeadlineTimer,
     stopping: bool,
     /// Deadline of a removed sink, which ends earlier if its receiver was notified of every clear.
     removal_deadline: Option<Moment>,
@@ -78,14 +80,14 @@ pub struct Sink {
 
 /// Constructor arguments of a sink.
 pub struct Args<'a> {
-    /// Plan of the sink: its configuration, notification policy and parting.
+    /// Plan of the sink: its configuration, notification policy, and what happens when it is narrowed.
     pub plan: SinkPlan,
     /// Identity of this agent, which outbound messages name as their origin.
     pub identity: Identity,
     /// Directory in which the notification log is kept.
     pub state_dir: &'a Path,
     /// Damping of alarms that an earlier run notified of, until their own is known.
-    pub damping: HoldDown,
+    pub hold_down: HoldDown,
     /// Alarm actor that receives the status of this sink and the report of its end.
     pub parent: Recipient<SinkFact>,
     /// Generation of this sink, by which the alarm actor distinguishes it from predecessors of the same name.
@@ -105,28 +107,28 @@ pub enum StartMessage {
 
 impl Sink {
     /// Creates a sink, and loads from disk what its receiver was notified of.
-    pub fn new(beginning: Args<'_>) -> Self {
+    pub fn new(args: Args<'_>) -> Self {
         let now = time::now();
-        let name = &beginning.plan.config.name;
+        let name = &args.plan.config.name;
         let span = info_span!("sink", name);
         let _entered = span.clone().entered();
-        let agent = &beginning.identity.agent;
-        let state = log_file(beginning.state_dir, agent, &beginning.plan.config);
-        let mut ledger = NotificationLog::new(agent.as_ref(), beginning.plan.manner.clone(), now.moment);
+        let agent = &args.identity.agent;
+        let state = log_file(args.state_dir, agent, &args.plan.config);
+        let mut log = NotificationLog::new(agent.as_ref(), args.plan.policy.clone(), now.moment);
         let kept_by_earlier_run = state.exists();
-        let (records, recollection) = KeptLog::load_list(&state, now.wall);
-        ledger.load(records, recollection, beginning.damping, now);
-        let leaves = beginning.plan.manner.scope == Scope::Nothing;
-        if beginning.start_message == StartMessage::ColdStart {
-            ledger.on_cold_start();
+        let (records, record_state) = KeptLog::load_list(&state, now.wall);
+        log.load(records, record_state, args.hold_down, now);
+        let is_removed = args.plan.policy.scope == Scope::Nothing;
+        if args.start_message == StartMessage::ColdStart {
+            log.on_cold_start();
         }
         Sink {
-            receiver: Some(Receiver::new(&beginning.plan.config, &beginning.identity)),
-            plan: beginning.plan,
-            identity: beginning.identity,
-            parent: beginning.parent,
-            generation: beginning.generation,
-            ledger,
+            receiver: Some(Receiver::new(&args.plan.config, &args.identity)),
+            plan: args.plan,
+            identity: args.identity,
+            parent: args.parent,
+            generation: args.generation,
+            log,
             state,
             state_broken: false,
             kept_by_earlier_run,
@@ -135,9 +137,9 @@ impl Sink {
             saved_at: now.moment,
             save_not_before: Moment::ZERO,
             not_before: Moment::ZERO,
-            timer: None,
+            timer: DeadlineTimer::default(),
             stopping: false,
-            removal_deadline: leaves.then(|| now.moment + REMOVAL_TIMEOUT),
+            removal_deadline: is_removed.then(|| now.moment + REMOVAL_TIMEOUT),
             sent: 0,
             failed: 0,
             problem: None,
@@ -150,7 +152,7 @@ impl Sink {
         let Some(mut receiver) = self.receiver.take() else { return };
         let full = time::now();
         let now = full.moment;
-        let due = if now < self.not_before { Vec::new() } else { self.ledger.take_due(full, MAX_IN_A_BATCH) };
+        let due = if now < self.not_before { Vec::new() } else { self.log.take_due(full, MAX_IN_A_BATCH) };
         let overdue = now >= self.next_save();
         if due.is_empty() && !overdue {
             self.receiver = Some(receiver);
@@ -163,7 +165,7 @@ impl Sink {
         }
         self.unsaved = false;
         self.saved_at = now;
-        let (state, log) = (self.state.clone(), KeptLog::new(&self.ledger, false, full.wall));
+        let (state, log) = (self.state.clone(), KeptLog::new(&self.log, false, full.wall));
         let delivery = async move {
             // The log is saved before the messages are sent: after a crash in between they are sent again, never
             // lost.
@@ -174,8 +176,7 @@ impl Sink {
             (kept, rest, receiver, delivered)
         };
         ctx.spawn(delivery.into_actor(self).map(|(kept, rest, receiver, delivered), sink, ctx| {
-            let span = sink.span.clone();
-            let _entered = span.enter();
+            let _entered = sink.enter();
             sink.receiver = Some(sink.next_receiver.take().unwrap_or(receiver));
             sink.on_kept(kept);
             sink.on_delivered(delivered, rest);
@@ -191,35 +192,22 @@ impl Sink {
     /// Returns whether a removed sink has notified its receiver of everything, or has run out of time.
     fn may_stop(&self, now: Moment) -> bool {
         let Some(removal_deadline) = self.removal_deadline else { return false };
-        if self.ledger.is_settled() {
+        if self.log.is_settled() {
             return true;
         }
         if removal_deadline > now {
             return false;
         }
-        let (target, alarms) = (self.plan.config.place(), self.ledger.records().len());
+        let (target, alarms) = (self.plan.config.place(), self.log.records().len());
         let help = "clear them manually at the receiver";
         warn!(target, alarms, help, "a receiver that is no longer configured could not be notified of clears");
         true
     }
 
     fn arm(&mut self, now: Moment, ctx: &mut Context<Self>) {
-        let due = self.ledger.next_deadline(now).map(|next| next.max(self.not_before));
+        let due = self.log.next_deadline(now).map(|next| next.max(self.not_before));
         let next = due.into_iter().chain([self.next_save()]).chain(self.removal_deadline).min().unwrap_or(now);
-        match self.timer {
-            Some((set, _)) if set <= next => return,
-            Some((_, handle)) => {
-                ctx.cancel_future(handle);
-            }
-            None => {}
-        }
-        let handle = ctx.run_later(next.since(now), |sink, ctx| {
-            let span = sink.span.clone();
-            let _entered = span.enter();
-            sink.timer = None;
-            sink.send_due(ctx);
-        });
-        self.timer = Some((next, handle));
+        self.set_timer(next, ctx);
     }
 
     fn on_delivered(&mut self, delivered: Delivered, rest: Duration) {
@@ -234,25 +222,25 @@ impl Sink {
                 Outcome::Delivered => {
                     self.sent += 1;
                     reached = true;
-                    self.ledger.on_delivered(&due, now);
+                    self.log.on_delivered(&due, now);
                 }
-                Outcome::Nothing => self.ledger.on_delivered(&due, now),
-                Outcome::NotTried => self.ledger.on_not_tried(&due, now),
+                Outcome::Nothing => self.log.on_delivered(&due, now),
+                Outcome::NotTried => self.log.on_not_tried(&due, now),
                 Outcome::Refused(why) => {
                     self.failed += 1;
-                    self.ledger.on_refused(&due, now);
+                    self.log.on_refused(&due, now);
                     problem.get_or_insert(("the receiver rejects a message", why));
                 }
                 Outcome::Unreachable(why) => {
                     self.failed += 1;
-                    self.ledger.on_failed(&due, now);
+                    self.log.on_failed(&due, now);
                     problem.get_or_insert(("a message did not reach the receiver", why));
                 }
             }
         }
         self.not_before = now + rest;
         if let Some(asked) = delivered.retry_after {
-            self.ledger.postpone(now + asked.min(LONGEST_RETRY_AFTER));
+            self.log.postpone(now + asked.min(LONGEST_RETRY_AFTER));
         }
         match problem {
             Some((what, why)) => self.on_problem(what, why, now),
@@ -296,6 +284,22 @@ impl Sink {
     }
 }
 
+impl Spanned for Sink {
+    fn span(&self) -> &Span {
+        &self.span
+    }
+}
+
+impl Deadlines for Sink {
+    fn timer(&mut self) -> &mut DeadlineTimer {
+        &mut self.timer
+    }
+
+    fn on_deadline(&mut self, ctx: &mut Context<Self>) {
+        self.send_due(ctx);
+    }
+}
+
 impl Actor for Sink {
     type Context = Context<Self>;
 
@@ -304,12 +308,12 @@ impl Actor for Sink {
     }
 
     fn stopped(&mut self, _: &mut Self::Context) {
-        if self.removal_deadline.is_some() && self.ledger.is_settled() {
+        if self.removal_deadline.is_some() && self.log.is_settled() {
             self.state.remove();
             self.parent.do_send(SinkFact::Down(self.plan.config.name.clone(), self.generation));
             return;
         }
-        let notified = KeptLog::new(&self.ledger, true, time::now().wall);
+        let notified = KeptLog::new(&self.log, true, time::now().wall);
         if let Err(error) = self.state.save(&[notified]) {
             warn!(problem = error_chain(&error), "the notification log cannot be saved; a restart may lose a clear");
         }
@@ -319,10 +323,9 @@ impl Actor for Sink {
 
 impl Handler<UpdateAlarm> for Sink {
     type Result = ();
-    fn handle(&mut self, UpdateAlarm(standing, damping): UpdateAlarm, ctx: &mut Self::Context) {
-        let span = self.span.clone();
-        let _entered = span.enter();
-        self.ledger.on_change(standing, damping, time::now().moment);
+    fn handle(&mut self, UpdateAlarm(alarm_status, hold_down): UpdateAlarm, ctx: &mut Self::Context) {
+        let _entered = self.enter();
+        self.log.on_change(alarm_status, hold_down, time::now().moment);
         self.send_due(ctx);
     }
 }
@@ -330,7 +333,8 @@ impl Handler<UpdateAlarm> for Sink {
 impl Handler<Retain> for Sink {
     type Result = ();
     fn handle(&mut self, retain: Retain, ctx: &mut Self::Context) {
-        self.ledger.retain(&retain.possible, retain.knowledge, time::now());
+        let _entered = self.enter();
+        self.log.retain(&retain.possible, retain.completeness, time::now());
         self.send_due(ctx);
     }
 }
@@ -338,6 +342,7 @@ impl Handler<Retain> for Sink {
 impl Handler<Reconfigure> for Sink {
     type Result = ();
     fn handle(&mut self, Reconfigure(plan): Reconfigure, ctx: &mut Self::Context) {
+        let _entered = self.enter();
         let now = time::now();
         if plan.config != self.plan.config {
             let receiver = Receiver::new(&plan.config, &self.identity);
@@ -348,13 +353,13 @@ impl Handler<Reconfigure> for Sink {
             self.not_before = now.moment;
         }
         self.plan = plan;
-        let handed_over = self.ledger.on_manner(self.plan.manner.clone(), self.plan.on_removal, now);
+        let handed_over = self.log.set_policy(self.plan.policy.clone(), self.plan.on_removal, now);
         if !handed_over.is_empty() {
-            self.parent.do_send(SinkFact::HandedOver(Box::new(self.plan.config.clone()), handed_over));
+            self.parent.do_send(SinkFact::RecordsHandedOver(Box::new(self.plan.config.clone()), handed_over));
         }
         // A sink with an empty scope ends once its clears are delivered.
-        let leaves = self.plan.manner.scope == Scope::Nothing;
-        self.removal_deadline = leaves.then(|| self.removal_deadline.unwrap_or(now.moment + REMOVAL_TIMEOUT));
+        let is_removed = self.plan.policy.scope == Scope::Nothing;
+        self.removal_deadline = is_removed.then(|| self.removal_deadline.unwrap_or(now.moment + REMOVAL_TIMEOUT));
         self.send_due(ctx);
     }
 }
@@ -362,12 +367,13 @@ impl Handler<Reconfigure> for Sink {
 impl Handler<Observe> for Sink {
     type Result = ();
     fn handle(&mut self, _: Observe, _: &mut Self::Context) {
+        let _entered = self.enter();
         self.parent.do_send(SinkFact::Observed(Box::new(SinkStatus {
             name: self.plan.config.name.clone(),
             kind: self.plan.config.kind.as_str(),
             target: self.plan.config.place(),
-            scope: self.plan.manner.scope,
-            counts: self.ledger.counts(time::now().moment),
+            scope: self.plan.policy.scope,
+            counts: self.log.counts(time::now().moment),
             sent: self.sent,
             failed: self.failed,
             last_error: self.problem.as_ref().map(|(problem, _)| problem.clone()),
@@ -375,10 +381,11 @@ impl Handler<Observe> for Sink {
     }
 }
 
-impl Handler<TakeOver> for Sink {
+impl Handler<AdoptRecords> for Sink {
     type Result = ();
-    fn handle(&mut self, TakeOver(records, damping): TakeOver, ctx: &mut Self::Context) {
-        self.ledger.adopt_records(records, damping, time::now());
+    fn handle(&mut self, AdoptRecords(records, hold_down): AdoptRecords, ctx: &mut Self::Context) {
+        let _entered = self.enter();
+        self.log.adopt_records(records, hold_down, time::now());
         self.unsaved = true;
         self.send_due(ctx);
     }
@@ -387,14 +394,16 @@ impl Handler<TakeOver> for Sink {
 impl Handler<QueryNotified> for Sink {
     type Result = MessageResult<QueryNotified>;
     fn handle(&mut self, _: QueryNotified, _: &mut Self::Context) -> Self::Result {
-        MessageResult(self.ledger.notified(time::now()).collect())
+        let _entered = self.enter();
+        MessageResult(self.log.notified(time::now()).collect())
     }
 }
 
 impl Handler<Resync> for Sink {
     type Result = usize;
     fn handle(&mut self, _: Resync, ctx: &mut Self::Context) -> usize {
-        let resent = self.ledger.resync(time::now().moment);
+        let _entered = self.enter();
+        let resent = self.log.resync(time::now().moment);
         self.send_due(ctx);
         resent
     }
@@ -403,17 +412,96 @@ impl Handler<Resync> for Sink {
 impl Handler<Stop> for Sink {
     type Result = ();
     fn handle(&mut self, stop: Stop, ctx: &mut Self::Context) {
-        if stop == Stop::Quietly {
+        let _entered = self.enter();
+        if stop == Stop::Silent {
             ctx.stop();
             return;
         }
         // Due messages are sent now or not at all; a batch in flight is awaited.
         self.stopping = true;
-        if self.ledger.is_away() {
+        if self.log.is_away() {
             ctx.stop();
             return;
         }
         self.not_before = Moment::ZERO;
         self.send_due(ctx);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::plan::Plan;
+    use crate::io::state::engine_boots::{Engine, EngineRole};
+
+    /// Actor in place of the alarm actor.
+    struct Parent;
+
+    impl Actor for Parent {
+        type Context = Context<Self>;
+    }
+
+    impl Handler<SinkFact> for Parent {
+        type Result = ();
+        fn handle(&mut self, _: SinkFact, _: &mut Self::Context) {}
+    }
+
+    /// Returns a sink that is not started, with this scope.
+    fn sink(state_dir: &Path, scope: Scope) -> Sink {
+        let mut plan = Plan::of_bootstrap(&[], "a").alarms.sinks.remove(0);
+        plan.policy.scope = scope;
+        Sink::new(Args {
+            plan,
+            identity: Identity {
+                agent: "a".into(),
+                config_server: "dir".into(),
+                page: "".into(),
+                former: [].into(),
+                machine: "".into(),
+                engine: Engine::new(state_dir, "a", EngineRole::Agent),
+            },
+            state_dir,
+            hold_down: Plan::of_bootstrap(&[], "a").alarms.rules.hold_down,
+            parent: Parent.start().recipient(),
+            generation: 1,
+            start_message: StartMessage::None,
+        })
+    }
+
+    /// The next run would take the file of the run before for the latest state.
+    #[actix::test]
+    async fn file_of_an_earlier_run_is_removed_when_it_cannot_be_replaced() {
+        let directory = tempfile::tempdir().unwrap();
+        // A file that this run wrote already stays: it is the latest state.
+        for is_replaced in [false, true] {
+            let earlier = sink(directory.path(), Scope::All);
+            earlier.state.save(&[KeptLog::new(&earlier.log, true, time::now().wall)]).unwrap();
+            let mut sink = sink(directory.path(), Scope::All);
+            if is_replaced {
+                sink.on_kept(Ok(()));
+            }
+            sink.on_kept(Err("no space left on device".to_owned()));
+            assert_eq!(sink.state.exists(), is_replaced);
+        }
+    }
+
+    #[actix::test]
+    async fn another_problem_is_logged_after_a_minute() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut sink = sink(directory.path(), Scope::All);
+        let at = |seconds| Moment::new(Duration::from_secs(seconds));
+        let problems = [("503", 100, 100), ("503", 200, 100), ("429", 210, 210), ("503", 220, 210), ("429", 270, 270)];
+        for (why, second, logged) in problems {
+            sink.on_problem("a message did not reach the receiver", why.to_owned(), at(second));
+            assert_eq!(sink.problem, Some((why.to_owned(), at(logged))));
+        }
+    }
+
+    #[actix::test]
+    async fn removed_sink_without_alarms_may_stop_and_another_may_not() {
+        let directory = tempfile::tempdir().unwrap();
+        for (scope, may_stop) in [(Scope::Nothing, true), (Scope::Config, false), (Scope::All, false)] {
+            assert_eq!(sink(directory.path(), scope).may_stop(time::now().moment), may_stop);
+        }
     }
 }

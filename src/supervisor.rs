@@ -15,6 +15,7 @@ use tokio::sync::{oneshot, watch};
 use tracing::{Span, error, info, info_span, warn};
 
 use crate::actor::slot::Slot;
+use crate::actor::spanned::Spanned;
 use crate::alarm::{self, Alarm};
 use crate::clock::Clock;
 use crate::config::bootstrap::Bootstrap;
@@ -28,7 +29,7 @@ use crate::io::state::former_names;
 use crate::io::time;
 use crate::messages::{
     AlarmFact, AlarmsStatus, ApiCall, ApplyChange, BootstrapChanged, ClockFact, ConfigureClock, ConfigureSinks,
-    InForce, Memory, Observe, Planned, ReportConditions, Stop, WatcherFact, WatcherStatus, WebFact,
+    InForce, Observe, Planned, ReportConditions, Stop, WatcherFact, WatcherState, WatcherStatus, WebFact,
 };
 use crate::pure::alarm::cause::Cause;
 use crate::pure::alarm::change::ConditionChange;
@@ -62,7 +63,7 @@ pub struct Supervisor {
     /// Identity of this agent towards receivers.
     identity: Identity,
     /// Last good configuration, which a rebuilt watcher needs at once.
-    memory: Option<Memory>,
+    memory: Option<WatcherState>,
     /// Faults that the supervisor itself detects: a failed watcher, or a status page that cannot be served.
     faults: Faults,
     watcher_status: WatcherStatus,
@@ -261,7 +262,7 @@ impl Supervisor {
         if before.web != bootstrap.web {
             self.set_fault(Subject::Web(before.web.listen.clone()), None);
             match self.web.is_held() {
-                true => self.web.send(Stop::Quietly),
+                true => self.web.send(Stop::Silent),
                 false => self.start_web(ctx),
             }
         }
@@ -282,7 +283,7 @@ impl Supervisor {
             supervisor.exit(EXIT_GOOD);
         });
         match self.watcher.is_held() {
-            true => self.watcher.send(Stop::WithGoodbye),
+            true => self.watcher.send(Stop::Announced),
             false => self.stop_alarm(),
         }
     }
@@ -295,14 +296,14 @@ impl Supervisor {
 
     fn stop_alarm(&mut self) {
         match self.alarm.is_held() {
-            true => self.alarm.send(Stop::WithGoodbye),
+            true => self.alarm.send(Stop::Announced),
             false => self.end(),
         }
     }
 
     fn end(&mut self) {
-        self.clock.send(Stop::Quietly);
-        self.web.send(Stop::WithGoodbye);
+        self.clock.send(Stop::Silent);
+        self.web.send(Stop::Announced);
         info!("stopped");
         self.exit(EXIT_GOOD);
     }
@@ -370,12 +371,17 @@ fn signals(kind: SignalKind, meaning: Signal) -> std::io::Result<impl futures_ut
     }))
 }
 
+impl Spanned for Supervisor {
+    fn span(&self) -> &Span {
+        &self.span
+    }
+}
+
 impl Actor for Supervisor {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        let span = self.span.clone();
-        let _entered = span.enter();
+        let _entered = self.enter();
         let kinds = [
             (SignalKind::terminate(), Signal::Stop),
             (SignalKind::interrupt(), Signal::Stop),
@@ -399,8 +405,7 @@ impl Actor for Supervisor {
 
 impl StreamHandler<Signal> for Supervisor {
     fn handle(&mut self, signal: Signal, ctx: &mut Self::Context) {
-        let span = self.span.clone();
-        let _entered = span.enter();
+        let _entered = self.enter();
         match signal {
             Signal::Stop => self.on_stop_signal(ctx),
             Signal::Reload => self.reload(ctx),
@@ -413,8 +418,7 @@ impl StreamHandler<Signal> for Supervisor {
 impl Handler<WatcherFact> for Supervisor {
     type Result = ();
     fn handle(&mut self, fact: WatcherFact, ctx: &mut Self::Context) {
-        let span = self.span.clone();
-        let _entered = span.enter();
+        let _entered = self.enter();
         match fact {
             WatcherFact::Changed(change) => self.alarm.send(ApplyChange(change)),
             WatcherFact::Planned(planned) => self.on_planned(*planned),
@@ -444,8 +448,7 @@ impl Handler<WatcherFact> for Supervisor {
 impl Handler<AlarmFact> for Supervisor {
     type Result = ();
     fn handle(&mut self, fact: AlarmFact, ctx: &mut Self::Context) {
-        let span = self.span.clone();
-        let _entered = span.enter();
+        let _entered = self.enter();
         match fact {
             AlarmFact::Observed(status) => {
                 self.alarm_status = *status;
@@ -470,12 +473,11 @@ impl Handler<AlarmFact> for Supervisor {
 impl Handler<WebFact> for Supervisor {
     type Result = ();
     fn handle(&mut self, fact: WebFact, ctx: &mut Self::Context) {
-        let span = self.span.clone();
-        let _entered = span.enter();
+        let _entered = self.enter();
         match fact {
-            WebFact::Looked => self.on_looked(),
+            WebFact::TestsRequested => self.on_looked(),
             WebFact::Serving(_) => self.set_fault(Subject::Web(self.bootstrap.web.listen.clone()), None),
-            WebFact::Asked(request, reply) => self.alarm.send(ApiCall(request, reply)),
+            WebFact::ApiRequested(request, reply) => self.alarm.send(ApiCall(request, reply)),
             WebFact::Down(generation, problem) => {
                 if self.web.on_down(generation) && !self.stopping {
                     self.on_web_down(problem, ctx);
@@ -488,8 +490,7 @@ impl Handler<WebFact> for Supervisor {
 impl Handler<ClockFact> for Supervisor {
     type Result = ();
     fn handle(&mut self, fact: ClockFact, ctx: &mut Self::Context) {
-        let span = self.span.clone();
-        let _entered = span.enter();
+        let _entered = self.enter();
         match fact {
             ClockFact::Changed(change) => self.alarm.send(ApplyChange(change)),
             ClockFact::Observed(status) => self.clock_status = status,

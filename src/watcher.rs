@@ -23,6 +23,7 @@ use tokio::sync::{mpsc, watch};
 use tracing::{Span, debug, info, info_span, warn};
 
 use crate::actor::children::Children;
+use crate::actor::spanned::Spanned;
 use crate::config::bootstrap::Bootstrap;
 use crate::config::load::STORE_PATIENCE;
 use crate::config::plan::diff::difference;
@@ -35,8 +36,8 @@ use crate::io::store::{self, ReadScope, Store, StoreEvent};
 use crate::io::time;
 use crate::listener::Listener;
 use crate::messages::{
-    BootstrapChanged, Generation, InForce, ListenerFact, Memory, Observe, PacerFact, Planned, ProberFact,
-    ReportConditions, Retain, SenderContext, SenderFact, Stop, WatcherFact,
+    BootstrapChanged, Generation, InForce, ListenerFact, Observe, PacerFact, Planned, ProberFact, ReportConditions,
+    Retain, SenderContext, SenderFact, Stop, WatcherFact, WatcherState,
 };
 use crate::pacer::Pacer;
 use crate::prober::Prober;
@@ -89,20 +90,20 @@ pub struct Watcher {
     /// Local addresses of this host; `None` until they could be read.
     addresses: Option<HashSet<IpAddr>>,
     /// State that the predecessor of a rebuilt watcher left, until it is applied.
-    memory: Option<Memory>,
+    memory: Option<WatcherState>,
     looking_again: Option<SpawnHandle>,
     /// Status of this agent that is published under `agents/<host>` where the store has leases.
-    said: watch::Sender<Option<String>>,
+    announced: watch::Sender<Option<String>>,
     sockets: Sockets,
     listeners: Children<SocketAddr, Listener>,
     pacers: Children<Source, Pacer>,
     /// Sender context of each source, and true if the pacer alone reads its sockets.
-    stations: BTreeMap<Source, (Arc<SenderContext>, bool)>,
+    contexts: BTreeMap<Source, (Arc<SenderContext>, bool)>,
     senders: Children<TestId, Sender>,
     /// Prober, under a single key; it runs while there are targets.
     prober: Children<(), Prober>,
     faults: Faults,
-    clock_witness: ClockAttribution,
+    clock_attribution: ClockAttribution,
     observed: Observed,
     round: PollRound,
     replays: AntiReplayStore,
@@ -123,13 +124,13 @@ pub struct Args {
     /// Generation of this watcher, which distinguishes it from its predecessors.
     pub generation: Generation,
     /// State that the predecessor left, if this watcher replaces a failed one.
-    pub memory: Option<Memory>,
+    pub memory: Option<WatcherState>,
 }
 
 impl Watcher {
     /// Creates a watcher; with a predecessor's memory, it applies that when it starts.
-    pub fn new(beginning: Args) -> Self {
-        let Args { bootstrap, shared, parent, generation, .. } = beginning;
+    pub fn new(args: Args) -> Self {
+        let Args { bootstrap, shared, parent, generation, .. } = args;
         Watcher {
             config: Config::new(&bootstrap),
             shared,
@@ -141,17 +142,17 @@ impl Watcher {
             planned: false,
             possible: AlarmInventory::default(),
             addresses: None,
-            memory: beginning.memory,
+            memory: args.memory,
             looking_again: None,
-            said: watch::Sender::new(None),
+            announced: watch::Sender::new(None),
             sockets: Sockets::default(),
             listeners: Children::default(),
             pacers: Children::default(),
-            stations: BTreeMap::new(),
+            contexts: BTreeMap::new(),
             senders: Children::default(),
             prober: Children::default(),
             faults: Faults::default(),
-            clock_witness: ClockAttribution::default(),
+            clock_attribution: ClockAttribution::default(),
             observed: Observed::default(),
             round: PollRound::default(),
             replays: AntiReplayStore::new(&bootstrap),
@@ -210,10 +211,10 @@ impl Watcher {
 
     /// Updates the status that is published in the store, for those who roll out documents.
     fn update_announcement(&self) {
-        let said = self.config.announcement(self.bootstrap.web.url(&self.bootstrap.host), &self.shared.keys());
-        self.said.send_if_modified(|before| {
-            *before != said && {
-                *before = said;
+        let announced = self.config.announcement(self.bootstrap.web.url(&self.bootstrap.host), &self.shared.keys());
+        self.announced.send_if_modified(|before| {
+            *before != announced && {
+                *before = announced;
                 true
             }
         });
@@ -225,8 +226,7 @@ impl Watcher {
             ctx.cancel_future(earlier);
         }
         self.looking_again = Some(ctx.run_later(after, |watcher, ctx| {
-            let span = watcher.span.clone();
-            let _entered = span.enter();
+            let _entered = watcher.enter();
             if let Some(listed) = watcher.config.on_grace_over(time::now()) {
                 watcher.on_listed(listed, ctx);
             }
@@ -235,10 +235,10 @@ impl Watcher {
 
     /// Starts the task that publishes this agent's status in the store; the previous task ends.
     fn announce(&mut self) {
-        self.said = watch::Sender::new(None);
+        self.announced = watch::Sender::new(None);
         self.update_announcement();
         let (store, host) = (self.bootstrap.store.clone(), self.bootstrap.host.clone());
-        actix_rt::spawn(store::announce(store, host, self.said.subscribe()));
+        actix_rt::spawn(store::announce(store, host, self.announced.subscribe()));
     }
 
     fn on_store_answered(&mut self) {
@@ -261,8 +261,7 @@ impl Watcher {
             return;
         }
         ctx.spawn(resolve(names).into_actor(self).map(|names, watcher, ctx| {
-            let span = watcher.span.clone();
-            let _entered = span.enter();
+            let _entered = watcher.enter();
             watcher.on_resolved(names, ctx);
         }));
     }
@@ -289,12 +288,16 @@ impl Watcher {
         let before = std::mem::replace(&mut self.running, Arc::new(plan));
         let first = !std::mem::replace(&mut self.planned, true);
         self.possible = self.running.possible_alarms();
-        let mut said =
-            self.clock_witness.retain(&self.running.reporters(), &self.running.peers(), &self.possible, time::now());
+        let mut announced = self.clock_attribution.retain(
+            &self.running.reporters(),
+            &self.running.peers(),
+            &self.possible,
+            time::now(),
+        );
         if first {
-            said.push(self.clock_witness.report(time::now()));
+            announced.push(self.clock_attribution.report(time::now()));
         }
-        said.into_iter().for_each(|change| self.parent.do_send(WatcherFact::Changed(change)));
+        announced.into_iter().for_each(|change| self.parent.do_send(WatcherFact::Changed(change)));
         if !changes.is_empty() {
             debug!(changes = changes.len(), "plan changed");
         }
@@ -362,14 +365,14 @@ impl Watcher {
         let mut possible = self.possible.clone();
         possible.extend(self.faults.keys().cloned());
         // Unless all documents are known, an alarm that was notified earlier cannot be called cleared.
-        let knowledge = match self.config.is_whole() {
+        let completeness = match self.config.is_whole() {
             false => Completeness::Partial,
             true => Completeness::Whole,
         };
         let reporters = Arc::new(self.running.reporters());
-        let retain = self.planned.then_some(Retain { possible, reporters, knowledge });
+        let retain = self.planned.then_some(Retain { possible, reporters, completeness });
         let names = || self.names.known().clone();
-        let memory = self.config.memory().map(|(snapshot, loader)| Memory { snapshot, loader, names: names() });
+        let memory = self.config.memory().map(|(snapshot, loader)| WatcherState { snapshot, loader, names: names() });
         let alarms = self.running.alarms.clone();
         let loaded = self.config.loaded().cloned().filter(|_| self.planned);
         let in_force = loaded.map(|loaded| InForce {
@@ -387,11 +390,11 @@ impl Watcher {
         if !self.possible.contains(&change.key) || !self.running.expects_from(&change.reporter) {
             return;
         }
-        let said = match change.key.kind == Kind::Clock {
-            true => self.clock_witness.on_change(change),
+        let announced = match change.key.kind == Kind::Clock {
+            true => self.clock_attribution.on_change(change),
             false => vec![change],
         };
-        said.into_iter().for_each(|change| self.parent.do_send(WatcherFact::Changed(change)));
+        announced.into_iter().for_each(|change| self.parent.do_send(WatcherFact::Changed(change)));
     }
 
     fn stop_children(&mut self, how: Stop) {
@@ -402,12 +405,17 @@ impl Watcher {
     }
 }
 
+impl Spanned for Watcher {
+    fn span(&self) -> &Span {
+        &self.span
+    }
+}
+
 impl Actor for Watcher {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        let span = self.span.clone();
-        let _entered = span.enter();
+        let _entered = self.enter();
         self.follow_store(ctx);
         actix_rt::spawn(self.config.writer());
         if let Some(memory) = self.memory.take() {
@@ -420,8 +428,7 @@ impl Actor for Watcher {
         self.replays.remember(&self.shared);
         Self::keep_replays_later(ctx);
         ctx.run_later(FALL_BACK, |watcher, ctx| {
-            let span = watcher.span.clone();
-            let _entered = span.enter();
+            let _entered = watcher.enter();
             if let Some(listed) = watcher.config.use_cached(time::now()) {
                 watcher.on_listed(listed, ctx);
             }
@@ -443,15 +450,14 @@ impl Actor for Watcher {
     fn stopped(&mut self, _: &mut Self::Context) {
         // An actor with timers outlives its last address: without this, the predecessor's children would run beside
         // those of a rebuilt watcher.
-        self.stop_children(Stop::Quietly);
+        self.stop_children(Stop::Silent);
         self.parent.do_send(WatcherFact::Down(self.generation));
     }
 }
 
 impl StreamHandler<StoreEvent> for Watcher {
     fn handle(&mut self, event: StoreEvent, ctx: &mut Self::Context) {
-        let span = self.span.clone();
-        let _entered = span.enter();
+        let _entered = self.enter();
         match event {
             StoreEvent::Listed(snapshot) => {
                 self.on_store_answered();
@@ -480,8 +486,7 @@ impl StreamHandler<StoreEvent> for Watcher {
 
 impl StreamHandler<AddressesChanged> for Watcher {
     fn handle(&mut self, _: AddressesChanged, ctx: &mut Self::Context) {
-        let span = self.span.clone();
-        let _entered = span.enter();
+        let _entered = self.enter();
         // Addresses that could not be bound may exist now.
         for opened in self.sockets.try_all() {
             self.on_opened(opened, ctx);
@@ -495,8 +500,7 @@ impl StreamHandler<AddressesChanged> for Watcher {
 impl Handler<PacerFact> for Watcher {
     type Result = ();
     fn handle(&mut self, fact: PacerFact, ctx: &mut Self::Context) {
-        let span = self.span.clone();
-        let _entered = span.enter();
+        let _entered = self.enter();
         match fact {
             PacerFact::Changed(change) => self.pass_on(change),
             PacerFact::Faulted(id) => self.on_sender_faulted(id),
@@ -508,8 +512,7 @@ impl Handler<PacerFact> for Watcher {
 impl Handler<ProberFact> for Watcher {
     type Result = ();
     fn handle(&mut self, fact: ProberFact, ctx: &mut Self::Context) {
-        let span = self.span.clone();
-        let _entered = span.enter();
+        let _entered = self.enter();
         match fact {
             ProberFact::Changed(change) => self.pass_on(change),
             ProberFact::Observed(tests) => {
@@ -524,8 +527,7 @@ impl Handler<ProberFact> for Watcher {
 impl Handler<ListenerFact> for Watcher {
     type Result = ();
     fn handle(&mut self, fact: ListenerFact, ctx: &mut Self::Context) {
-        let span = self.span.clone();
-        let _entered = span.enter();
+        let _entered = self.enter();
         match fact {
             ListenerFact::Changed(change) => self.pass_on(change),
             ListenerFact::Observed(status, tests) => {
@@ -549,8 +551,7 @@ impl Handler<ListenerFact> for Watcher {
 impl Handler<SenderFact> for Watcher {
     type Result = ();
     fn handle(&mut self, fact: SenderFact, ctx: &mut Self::Context) {
-        let span = self.span.clone();
-        let _entered = span.enter();
+        let _entered = self.enter();
         match fact {
             SenderFact::Changed(change) => self.pass_on(change),
             SenderFact::Observed(sender, test) => {
@@ -577,8 +578,7 @@ impl Watcher {
 impl Handler<BootstrapChanged> for Watcher {
     type Result = ();
     fn handle(&mut self, BootstrapChanged(bootstrap): BootstrapChanged, ctx: &mut Self::Context) {
-        let span = self.span.clone();
-        let _entered = span.enter();
+        let _entered = self.enter();
         let before = std::mem::replace(&mut self.bootstrap, bootstrap);
         if before.store != self.bootstrap.store {
             // Running tests continue until the other store has answered.
@@ -600,9 +600,10 @@ impl Handler<BootstrapChanged> for Watcher {
 impl Handler<ReportConditions> for Watcher {
     type Result = ();
     fn handle(&mut self, _: ReportConditions, _: &mut Self::Context) {
+        let _entered = self.enter();
         self.log_plan();
         let mut faults = self.faults.report(time::now());
-        faults.push(self.clock_witness.report(time::now()));
+        faults.push(self.clock_attribution.report(time::now()));
         faults.into_iter().for_each(|change| self.parent.do_send(WatcherFact::Changed(change)));
         self.listeners.iter().for_each(|listener| listener.do_send(ReportConditions));
         self.senders.iter().for_each(|sender| sender.do_send(ReportConditions));
@@ -613,6 +614,7 @@ impl Handler<ReportConditions> for Watcher {
 impl Handler<Stop> for Watcher {
     type Result = ();
     fn handle(&mut self, stop: Stop, ctx: &mut Self::Context) {
+        let _entered = self.enter();
         self.stopping = true;
         self.write_replays();
         self.stop_children(stop);

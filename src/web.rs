@@ -20,6 +20,7 @@ use actix_web::{App, HttpServer, web};
 use tokio::sync::watch;
 use tracing::{Span, info, info_span};
 
+use crate::actor::spanned::Spanned;
 use crate::messages::{Generation, InForce, Stop, WebFact};
 use crate::pure::status::snapshot::Status;
 
@@ -38,7 +39,7 @@ const LONGEST_BODY: usize = 64 * 1024;
 
 /// Actor that runs the HTTP server.
 pub struct Web {
-    setting: Args,
+    args: Args,
     server: Option<ServerHandle>,
     /// Reason why the server cannot serve, for the supervisor.
     problem: Option<String>,
@@ -64,15 +65,15 @@ pub struct Args {
 
 impl Web {
     /// Creates the actor; the server starts with it.
-    pub fn new(setting: Args) -> Self {
-        Web { setting, server: None, problem: None, span: info_span!("web") }
+    pub fn new(args: Args) -> Self {
+        Web { args, server: None, problem: None, span: info_span!("web") }
     }
 }
 
 /// Binds the address and returns the server. The server handles no signals, because the supervisor does.
-fn bind(setting: &Args) -> io::Result<Server> {
-    let (status, in_force) = (setting.status.clone(), setting.in_force.clone());
-    let access = api::Access::new(setting.parent.clone(), setting.token_file.clone());
+fn bind(args: &Args) -> io::Result<Server> {
+    let (status, in_force) = (args.status.clone(), args.in_force.clone());
+    let access = api::Access::new(args.parent.clone(), args.token_file.clone());
     let server = HttpServer::new(move || {
         App::new()
             .app_data(web::Data::new(status.clone()))
@@ -96,20 +97,25 @@ fn bind(setting: &Args) -> io::Result<Server> {
         .client_request_timeout(CLIENT_TIMEOUT)
         .disable_signals()
         .shutdown_timeout(1);
-    Ok(server.bind(&setting.listen)?.run())
+    Ok(server.bind(&args.listen)?.run())
+}
+
+impl Spanned for Web {
+    fn span(&self) -> &Span {
+        &self.span
+    }
 }
 
 impl Actor for Web {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        let span = self.span.clone();
-        let _entered = span.enter();
-        match bind(&self.setting) {
+        let _entered = self.enter();
+        match bind(&self.args) {
             Ok(server) => {
-                info!(url = format!("http://{}/", self.setting.listen), "status page");
+                info!(url = format!("http://{}/", self.args.listen), "status page");
                 self.server = Some(server.handle());
-                self.setting.parent.do_send(WebFact::Serving(self.setting.generation));
+                self.args.parent.do_send(WebFact::Serving(self.args.generation));
                 ctx.spawn(server.into_actor(self).map(|ended, web, ctx| {
                     let problem = ended.err().map_or("it ended".to_owned(), |error| error.to_string());
                     // A server that was asked to stop has no problem to report.
@@ -128,14 +134,15 @@ impl Actor for Web {
         if let Some(server) = self.server.take() {
             actix_rt::spawn(server.stop(false));
         }
-        self.setting.parent.do_send(WebFact::Down(self.setting.generation, self.problem.take()));
+        self.args.parent.do_send(WebFact::Down(self.args.generation, self.problem.take()));
     }
 }
 
 impl Handler<Stop> for Web {
     type Result = ();
     fn handle(&mut self, stop: Stop, ctx: &mut Self::Context) {
-        let graceful = stop == Stop::Quietly;
+        let _entered = self.enter();
+        let graceful = stop == Stop::Silent;
         let Some(server) = self.server.take() else {
             ctx.stop();
             return;

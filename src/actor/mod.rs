@@ -1,5 +1,7 @@
-//! Bookkeeping of a parent actor for its children: the running ones, their generations and their back-off.
-//! [`children::Children`] holds any number by key, [`slot::Slot`] at most one.
+//! What actors have in common: bookkeeping of a parent for its children ([`children::Children`] by key, [`slot::Slot`] for
+//! at most one), the timer to the next deadline, and the span of an actor.
 
 pub mod children;
+pub mod deadline;
 pub mod slot;
+pub mod spanned;

@@ -83,8 +83,8 @@ impl Alarm {
         let names: Vec<String> = self.sinks.names().cloned().collect();
         let accounts = join_all(self.sinks.iter().map(|sink| sink.send(QueryNotified).timeout(ACCOUNT_WAIT)));
         ctx.spawn(accounts.into_actor(self).map(move |accounts, alarm, _| {
-            let known = alarm.engine.all(time::now()).map(|standing| {
-                let AlarmStatus { notification, suppressed_by } = standing;
+            let known = alarm.engine.all(time::now()).map(|alarm_status| {
+                let AlarmStatus { notification, suppressed_by } = alarm_status;
                 (notification.key.clone(), ActiveAlarm { notification, suppressed_by, sinks: BTreeMap::new() })
             });
             let mut listed: BTreeMap<AlarmKey, ActiveAlarm> = known.collect();
@@ -100,10 +100,10 @@ impl Alarm {
                     active.sinks.insert(name.clone(), notified);
                 }
             }
-            let believed = |notified: &NotifiedState| {
+            let last_known = |notified: &NotifiedState| {
                 notified.unconfirmed || notified.notified.is_some_and(|notified| notified.is_raised())
             };
-            let active = |alarm: &ActiveAlarm| alarm.notification.is_raised() || alarm.sinks.values().any(believed);
+            let active = |alarm: &ActiveAlarm| alarm.notification.is_raised() || alarm.sinks.values().any(last_known);
             let _ignored = reply.send(Ok(ApiResponse::Alarms(listed.into_values().filter(active).collect())));
         }));
     }

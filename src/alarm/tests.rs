@@ -3,7 +3,7 @@ use crate::config::document::sinks::SinkConfig;
 use crate::config::plan::Plan;
 use crate::io::state::engine_boots::{Engine, EngineRole};
 use crate::pure::alarm::cause::Cause;
-use crate::pure::alarm::change::{Verdict, condition_change};
+use crate::pure::alarm::change::{ConditionChange, Verdict, condition_change};
 use crate::pure::alarm::correlation::Membership;
 use crate::pure::alarm::key::{AlarmKey, Kind, Subject};
 use crate::pure::notify::log::DeliveryMode;
@@ -64,7 +64,7 @@ fn change(verdict: Verdict) -> ApplyChange {
     ApplyChange(condition_change(AlarmKey::new(Kind::Config, Subject::Store), Subject::Store, time::now(), verdict))
 }
 
-fn setting(directory: &std::path::Path, parent: Recipient<AlarmFact>, notified_of_start: BTreeSet<String>) -> Args {
+fn args(directory: &std::path::Path, parent: Recipient<AlarmFact>, notified_of_start: BTreeSet<String>) -> Args {
     Args {
         identity: Identity {
             agent: "a".into(),
@@ -103,7 +103,7 @@ async fn status_is_reported_while_a_hundred_thousand_alarms_change() {
     let sink = noc(&receiver);
     let (sent, mut facts) = unbounded_channel();
     let parent = Parent(sent).start().recipient();
-    let alarm = Alarm::new(setting(directory.path(), parent, BTreeSet::from([sink.receiver()]))).start();
+    let alarm = Alarm::new(args(directory.path(), parent, BTreeSet::from([sink.receiver()]))).start();
     let id = |n: u128| TestId::from_bytes(n.to_be_bytes());
     let mut plan = Plan::of_bootstrap(&[sink], "a").alarms;
     plan.sinks.retain(|sink| sink.config.name == "noc");
@@ -161,11 +161,11 @@ async fn rebuilt_sink_sends_clear_of_raise_from_its_notification_log() {
     let sink = noc(&receiver);
     let (sent, mut facts) = unbounded_channel();
     let parent = Parent(sent).start().recipient();
-    let alarm = Alarm::new(setting(directory.path(), parent, BTreeSet::from([sink.receiver()]))).start();
+    let alarm = Alarm::new(args(directory.path(), parent, BTreeSet::from([sink.receiver()]))).start();
     let mut plan = Plan::of_bootstrap(&[sink], "a").alarms;
     plan.sinks.retain(|sink| sink.config.name == "noc");
-    plan.sinks[0].manner.delivery_mode = DeliveryMode::Acknowledged;
-    Arc::make_mut(&mut plan.rules).damping.hold_down = Duration::ZERO;
+    plan.sinks[0].policy.delivery_mode = DeliveryMode::Acknowledged;
+    Arc::make_mut(&mut plan.rules).hold_down.hold_down = Duration::ZERO;
     alarm.do_send(ConfigureSinks(plan));
     let mut octets = [0; 2048];
     alarm.do_send(change(Verdict::Violated(Cause::Config("away".into()))));
@@ -181,4 +181,41 @@ async fn rebuilt_sink_sends_clear_of_raise_from_its_notification_log() {
     let len = timeout(DEADLINE, receiver.recv(&mut octets)).await.unwrap().unwrap();
     let good = [0x2b, 6, 1, 4, 1, 0x83, 0x88, 0x4f, 2, 0, 10];
     assert!(octets[..len].windows(good.len()).any(|window| window == good), "the first word after it is the clear");
+}
+
+/// Returns an engine whose host `a` is drained.
+fn engine() -> AlarmEngine {
+    let mut plan = Plan::of_bootstrap(&[], "b").alarms;
+    let mut engine = AlarmEngine::new("b".into(), plan.rules.clone());
+    Arc::make_mut(&mut plan.rules).drained.insert("a".into());
+    engine.on_rules(plan.rules, time::now());
+    engine
+}
+
+fn violated(key: AlarmKey) -> ConditionChange {
+    let reporter = key.subject.clone();
+    condition_change(key, reporter, time::now(), Verdict::Violated(Cause::Config("bad".into())))
+}
+
+#[test]
+fn snapshot_holds_a_young_isolated_alarm_among_more_older_ones_than_it_can_hold() {
+    let mut engine = engine();
+    for n in 0..=MAX_SHOWN as u128 {
+        let key = AlarmKey::new(Kind::Path, Subject::Test(TestId::from_bytes(n.to_be_bytes())));
+        engine.on_change(&violated(key), time::now());
+    }
+    engine.on_change(&violated(AlarmKey::new(Kind::Isolated, Subject::Agent)), time::now());
+    let shown = worst(&engine);
+    assert_eq!(shown.len(), MAX_SHOWN);
+    assert!(shown.iter().any(|alarm| alarm.notification.key.kind == Kind::Isolated));
+}
+
+#[test]
+fn alarm_of_a_drained_host_is_among_the_suppressed_ones() {
+    let mut engine = engine();
+    let test = Arc::new(TestFacts::example(TestId::from_bytes([1; 16])));
+    let key = AlarmKey::new(Kind::Loss, Subject::Test(test.id));
+    let change = ConditionChange { test: Some(test.clone()), ..violated(key) };
+    engine.on_change(&change, time::now());
+    assert_eq!(suppressed(&engine), [(test, Kind::Loss, "shelved")]);
 }

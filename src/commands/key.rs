@@ -199,12 +199,12 @@ async fn behind(
         eprint("agents do not report their state in this store: make sure that all are ready");
         return Ok(Vec::new());
     }
-    let said = store::announced(&bootstrap.store).await?;
+    let announced = store::announced(&bootstrap.store).await?;
     let mut loader = Loader::of(bootstrap);
     loader.read(&snapshot.documents);
-    let hosts: BTreeSet<String> = report::fleet::hosts(&loader).into_iter().chain(said.keys().cloned()).collect();
+    let hosts: BTreeSet<String> = report::fleet::hosts(&loader).into_iter().chain(announced.keys().cloned()).collect();
     let is_ready = |host: &String| {
-        let agent = said.get(host).and_then(|text| AgentDocument::read(text)).unwrap_or_default();
+        let agent = announced.get(host).and_then(|text| AgentDocument::read(text)).unwrap_or_default();
         match step {
             RotationStep::Add(..) => true,
             RotationStep::Activate(id) => agent.keys.contains(id),

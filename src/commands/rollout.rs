@@ -51,7 +51,7 @@ pub fn rollout(arguments: &cli::Rollout) -> anyhow::Result<i32> {
         return Ok(EXIT_CONFIG);
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start")?;
-    let (snapshot, said) = runtime.block_on(async {
+    let (snapshot, announced) = runtime.block_on(async {
         let snapshot = Store::new(&bootstrap.store, ReadScope::Fleet)?.list().await?;
         anyhow::ensure!(
             snapshot.origin.has_leases(),
@@ -63,13 +63,13 @@ pub fn rollout(arguments: &cli::Rollout) -> anyhow::Result<i32> {
     })?;
     let mut loader = Loader::of(&bootstrap);
     loader.read(&snapshot.documents);
-    let hosts: BTreeSet<String> = report::fleet::hosts(&loader).into_iter().chain(said.keys().cloned()).collect();
+    let hosts: BTreeSet<String> = report::fleet::hosts(&loader).into_iter().chain(announced.keys().cloned()).collect();
     let mut lines: Vec<RolloutLine> = hosts
         .into_iter()
         .map(|host| {
-            let said = said.get(&host).map(|text| AgentDocument::read(text).unwrap_or_default());
+            let announced = announced.get(&host).map(|text| AgentDocument::read(text).unwrap_or_default());
             let wanted = digest(&of_host(&snapshot.documents, &host));
-            line(host, said, &wanted)
+            line(host, announced, &wanted)
         })
         .collect();
     lines.sort_by(|a, b| (a.state, &a.host).cmp(&(b.state, &b.host)));
@@ -92,8 +92,8 @@ fn of_host(documents: &Documents, host: &str) -> Documents {
     documents.iter().filter(|(key, _)| concerns(key)).map(|(key, raw)| (key.clone(), raw.clone())).collect()
 }
 
-fn line(host: String, said: Option<AgentDocument>, wanted: &str) -> RolloutLine {
-    let Some(said) = said else {
+fn line(host: String, announced: Option<AgentDocument>, wanted: &str) -> RolloutLine {
+    let Some(announced) = announced else {
         return RolloutLine {
             host,
             state: AgentState::Silent,
@@ -103,17 +103,24 @@ fn line(host: String, said: Option<AgentDocument>, wanted: &str) -> RolloutLine 
             rejected: Vec::new(),
         };
     };
-    let state = match said.digest == wanted {
+    let state = match announced.digest == wanted {
         false => AgentState::Behind,
-        true if said.rejected_in_all > 0 => AgentState::Rejected,
+        true if announced.rejected_in_all > 0 => AgentState::Rejected,
         true => AgentState::Current,
     };
     let mut rejected: Vec<String> =
-        said.rejected.into_iter().map(|rejected| rejected.reason.unwrap_or(rejected.document)).collect();
-    if said.rejected_in_all > rejected.len() {
-        rejected.push(format!("and {} more", said.rejected_in_all - rejected.len()));
+        announced.rejected.into_iter().map(|rejected| rejected.reason.unwrap_or(rejected.document)).collect();
+    if announced.rejected_in_all > rejected.len() {
+        rejected.push(format!("and {} more", announced.rejected_in_all - rejected.len()));
     }
-    RolloutLine { host, state, version: Some(said.version), revision: Some(said.revision), web: said.web, rejected }
+    RolloutLine {
+        host,
+        state,
+        version: Some(announced.version),
+        revision: Some(announced.revision),
+        web: announced.web,
+        rejected,
+    }
 }
 
 fn table(lines: &[RolloutLine], revision: u64) -> String {

@@ -46,7 +46,7 @@ pub fn send_test_notification(arguments: &SendTestNotification) -> anyhow::Resul
     let delivered = runtime.block_on(receiver.deliver(vec![due]));
     let target = plan.config.describe(&bootstrap.host, Some(&identity.machine));
     for (_, outcome) in delivered.outcomes {
-        match (outcome, &plan.manner.delivery_mode) {
+        match (outcome, &plan.policy.delivery_mode) {
             (Outcome::Nothing, _) => {
                 writeln!(stdout, "{target} has no test notification in its format: nothing was sent")?
             }

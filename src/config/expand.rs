@@ -196,8 +196,8 @@ impl<'a> Expansion<'a> {
                 pairs.extend(self.peers(own).into_iter().map(|peer| (*own, peer)));
             }
             if let Some(own) = self.to.get(own) {
-                let select_receivers = self.from.iter().filter(|host| *host != own && self.chooses(host, own));
-                pairs.extend(select_receivers.map(|host| (*host, *own)));
+                let choosing_hosts = self.from.iter().filter(|host| *host != own && self.chooses(host, own));
+                pairs.extend(choosing_hosts.map(|host| (*host, *own)));
             }
         }
         let (from, to) = match self.set.topology {

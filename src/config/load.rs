@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::bootstrap::Bootstrap;
 use super::expand::Expansion;
 use super::sink_plan::NotificationSettings;
-use super::test::{CheckContext, ProbeSpec, Test, damping};
+use super::test::{CheckContext, ProbeSpec, Test, hold_down};
 use crate::config::check::document::{Document, read_document};
 use crate::config::document::deserialize::{self};
 use crate::config::document::endpoint::Endpoint;
@@ -44,7 +44,7 @@ pub struct Loaded {
     /// Receivers named by the host's and the global document.
     pub sinks: Vec<SinkConfig>,
     /// Hold-down and flap settings for alarms that are not about a single test.
-    pub damping: HoldDown,
+    pub hold_down: HoldDown,
     /// Conditions under which alarms of related tests form a group.
     pub group: GroupSettings,
     /// Notification settings that the receivers share: repetition and storm handling.
@@ -182,7 +182,7 @@ impl Loader {
             config_version: global.version,
             enabled,
             sinks,
-            damping: damping(&alarm),
+            hold_down: hold_down(&alarm),
             group: GroupSettings {
                 group_wait: alarm.group_wait.unwrap_or(GROUPS.group_wait),
                 group_min: alarm.group_min.unwrap_or(GROUPS.group_min),

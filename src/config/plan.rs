@@ -133,8 +133,12 @@ pub fn plan(loaded: &Loaded, around: PlanInputs<'_>, host: &str, bootstrap_sinks
         alarms: AlarmPlan {
             sinks: sink_plan::select_receivers(&loaded.sinks, bootstrap_sinks, &loaded.notification_settings),
             rules: Arc::new(Rules {
-                damping: loaded.damping,
-                tests: loaded.tests.values().map(|test| (test.facts.id, (test.facts.clone(), test.damping))).collect(),
+                hold_down: loaded.hold_down,
+                tests: loaded
+                    .tests
+                    .values()
+                    .map(|test| (test.facts.id, (test.facts.clone(), test.hold_down)))
+                    .collect(),
                 group: loaded.group,
                 members: BTreeMap::new(),
                 sent: BTreeMap::new(),
@@ -196,7 +200,7 @@ pub fn plan(loaded: &Loaded, around: PlanInputs<'_>, host: &str, bootstrap_sinks
         }
     }
 
-    let mut manners = CriteriaPool::default();
+    let mut criteria_pool = CriteriaPool::default();
     let bound: BTreeSet<SocketAddr> = receives
         .iter()
         .map(|(_, _, listen, _)| *listen)
@@ -207,9 +211,10 @@ pub fn plan(loaded: &Loaded, around: PlanInputs<'_>, host: &str, bootstrap_sinks
         Arc::make_mut(&mut plan.alarms.rules).members.insert(test.facts.id, membership(test, Some(addr)));
         let listener = plan.listeners.entry(addr).or_default();
         listener.names.insert(stamp.listen.to_string());
-        listener
-            .tests
-            .insert(test.facts.id, expected((test, stamp), from, test.grace(host, &loaded.newcomers), &mut manners));
+        listener.tests.insert(
+            test.facts.id,
+            expected((test, stamp), from, test.grace(host, &loaded.newcomers), &mut criteria_pool),
+        );
     }
     for (test, stamp, addresses) in sends {
         let address = covering(addresses.from, &bound);
@@ -240,7 +245,7 @@ pub fn plan(loaded: &Loaded, around: PlanInputs<'_>, host: &str, bootstrap_sinks
             flows: stamp.flows,
             keys: stamp.keys.clone(),
             answers: two_way
-                .then(|| Arc::new(answers((test, stamp), test.grace(host, &loaded.newcomers), &mut manners))),
+                .then(|| Arc::new(answers((test, stamp), test.grace(host, &loaded.newcomers), &mut criteria_pool))),
         };
         plan.senders.insert(test.facts.id, Arc::new(sender));
     }
@@ -414,39 +419,43 @@ impl CriteriaPool {
     /// together.
     const RECENT: usize = 8;
 
-    fn share(&mut self, manner: Criteria) -> Arc<Criteria> {
-        if let Some(known) = self.0.iter().rev().take(Self::RECENT).find(|known| ***known == manner) {
+    fn share(&mut self, criteria: Criteria) -> Arc<Criteria> {
+        if let Some(known) = self.0.iter().rev().take(Self::RECENT).find(|known| ***known == criteria) {
             return known.clone();
         }
-        let manner = Arc::new(manner);
-        self.0.push(manner.clone());
-        manner
+        let criteria = Arc::new(criteria);
+        self.0.push(criteria.clone());
+        criteria
     }
 }
 
 /// Returns the criteria by which a sender judges the answers to its probes.
-fn answers((test, stamp): (&Test, &StampSpec), startup_grace: Duration, manners: &mut CriteriaPool) -> SessionPlan {
+fn answers(
+    (test, stamp): (&Test, &StampSpec),
+    startup_grace: Duration,
+    criteria_pool: &mut CriteriaPool,
+) -> SessionPlan {
     let limits = DelayLimits { max_latency: test.max_round_trip, clear_latency: Duration::MAX, ..test.limits };
     let max_each_way = test.limits.max_latency;
-    let manner = Criteria { role: Role::Sender, limits, max_each_way, ..manner((test, stamp), startup_grace) };
-    SessionPlan { test: test.facts.clone(), from_address: None, any_of: None, manner: manners.share(manner) }
+    let criteria = Criteria { role: Role::Sender, limits, max_each_way, ..criteria((test, stamp), startup_grace) };
+    SessionPlan { test: test.facts.clone(), from_address: None, any_of: None, criteria: criteria_pool.share(criteria) }
 }
 
 fn expected(
     (test, stamp): (&Test, &StampSpec),
     from: IpAddr,
     startup_grace: Duration,
-    manners: &mut CriteriaPool,
+    criteria_pool: &mut CriteriaPool,
 ) -> SessionPlan {
     SessionPlan {
         test: test.facts.clone(),
         from_address: Some(from).filter(|from| !from.is_unspecified()),
         any_of: stamp.any_of.clone(),
-        manner: manners.share(manner((test, stamp), startup_grace)),
+        criteria: criteria_pool.share(criteria((test, stamp), startup_grace)),
     }
 }
 
-fn manner((test, stamp): (&Test, &StampSpec), startup_grace: Duration) -> Criteria {
+fn criteria((test, stamp): (&Test, &StampSpec), startup_grace: Duration) -> Criteria {
     Criteria {
         role: Role::Receiver,
         mode: stamp.mode,
@@ -484,7 +493,12 @@ fn target_plan(test: &Test, target: Target) -> TargetPlan {
         target,
         send_every: test.send_every,
         timeout: test.expect_every.min(test.send_every),
-        session: SessionPlan { test: test.facts.clone(), from_address: None, any_of: None, manner: Arc::new(criteria) },
+        session: SessionPlan {
+            test: test.facts.clone(),
+            from_address: None,
+            any_of: None,
+            criteria: Arc::new(criteria),
+        },
     }
 }
 

@@ -15,7 +15,7 @@ pub struct SinkPlan {
     /// Configuration of the sink, as written in the documents or the bootstrap file.
     pub config: SinkConfig,
     /// Notification policy: scope, rate, repetition and storm handling.
-    pub manner: NotificationPolicy,
+    pub policy: NotificationPolicy,
     /// Treatment of alarms that the receiver was notified of, once they leave its scope.
     pub on_removal: OnRemoval,
 }
@@ -103,7 +103,7 @@ impl SinkPlan {
         let reminds =
             !matches!(config.kind, SinkKind::Log | SinkKind::Alertmanager) && !notification_settings.renotify.is_zero();
         let (rate, burst) = config.pace();
-        let manner = NotificationPolicy {
+        let policy = NotificationPolicy {
             rate,
             burst,
             batch,
@@ -118,7 +118,7 @@ impl SinkPlan {
                 notification_settings.storm
             },
         };
-        SinkPlan { config, manner, on_removal }
+        SinkPlan { config, policy, on_removal }
     }
 }
 

@@ -53,7 +53,7 @@ pub struct Test {
     /// Time for which missing probes are tolerated after the sender announced that it stops.
     pub max_pause: Duration,
     /// Hold-down and flap settings of the test's alarms.
-    pub damping: HoldDown,
+    pub hold_down: HoldDown,
 }
 
 /// Kind of probe of a test, with what only this kind has.
@@ -144,7 +144,7 @@ impl CheckContext<'_> {
         check_intervals("", document.settings.common.send_every, (send_every, expect_every), findings);
         check_settings("", &document.settings, findings);
         if document.protocol == Protocol::Udp {
-            self.check_together(&settings, send_every, findings);
+            self.check_combinations(&settings, send_every, findings);
         }
         if findings.has_errors() {
             return None;
@@ -198,7 +198,7 @@ impl CheckContext<'_> {
             is_grace_default: alarm.startup_grace.is_none(),
             startup_grace: alarm.startup_grace.unwrap_or(STARTUP_GRACE.max(expect_every * 3)),
             max_pause: alarm.max_pause.unwrap_or(MAX_PAUSE),
-            damping: damping(&alarm),
+            hold_down: hold_down(&alarm),
         })
     }
 
@@ -274,7 +274,8 @@ fn tcp(document: &TestDocument, findings: &mut Findings) -> Option<TcpSpec> {
     let of_ends =
         [("to_host", &document.to_host), ("to", &document.to), ("from", &document.from), ("listen", &document.listen)];
     let of_ends = of_ends.into_iter().filter(|(_, text)| !text.is_empty()).map(|(field, _)| field.to_owned());
-    for field in of_ends.chain(set_fields(&document.settings.stamp)) {
+    let of_round_trips = document.settings.common.max_round_trip.map(|_| "max_round_trip".to_owned());
+    for field in of_ends.chain(set_fields(&document.settings.stamp)).chain(of_round_trips) {
         findings.error(&field, "not for the protocol tcp", "remove it, or write \"protocol\": \"udp\"");
     }
     Some(TcpSpec { target: target? })
@@ -320,15 +321,15 @@ pub fn intervals(send: Option<Duration>, expect: Option<Duration>, defaults: &Te
     }
 }
 
-/// Checks intervals for values that no test can use. `said` is the document's own `send_every`, from which both
+/// Checks intervals for values that no test can use. `explicit` is the document's own `send_every`, from which both
 /// intervals derive when it is set.
 pub fn check_intervals(
     field: &str,
-    said: Option<Duration>,
+    explicit: Option<Duration>,
     (send_every, expect_every): (Duration, Duration),
     findings: &mut Findings,
 ) {
-    match said {
+    match explicit {
         _ if send_every >= MIN_SEND_EVERY => {}
         Some(_) => findings.error(&format!("{field}send_every"), "shorter than 1ms", "write \"1ms\" or more"),
         None => findings.error(&format!("{field}expect_every"), "shorter than 2ms", "write \"2ms\" or more"),
@@ -386,7 +387,7 @@ pub fn check_settings(field: &str, settings: &TestSettings, findings: &mut Findi
 
 impl CheckContext<'_> {
     /// Checks settings in combination, and against the keys of the fleet.
-    fn check_together(&self, settings: &TestSettings, send_every: Duration, findings: &mut Findings) {
+    fn check_combinations(&self, settings: &TestSettings, send_every: Duration, findings: &mut Findings) {
         let dscp = settings.stamp.dscp.as_ref().map_or(1, Vec::len);
         let sizes = if settings.stamp.size.is_some() { 2 } else { 1 };
         let flows = usize::from(settings.stamp.flows.unwrap_or(1)) * dscp * sizes;
@@ -427,7 +428,7 @@ const HIGHEST_DSCP: u8 = 63;
 const LONGEST_INTERFACE: usize = 15;
 
 /// Returns the hold-down and flap settings for alarms under the given settings.
-pub fn damping(alarm: &AlarmSettings) -> HoldDown {
+pub fn hold_down(alarm: &AlarmSettings) -> HoldDown {
     let hold_down = alarm.hold_down.unwrap_or(HOLD_DOWN);
     let flap_high = alarm.flap_high.unwrap_or(FLAPS.flap_high);
     HoldDown {

@@ -184,3 +184,42 @@ impl SharedState {
         addr.is_loopback() || addresses.contains(&addr)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pure::base::time::Moment;
+
+    /// Returns a reading of both clocks, in seconds.
+    fn at(monotonic: u64, wall: u64) -> Now {
+        let wall = WallTime::from_unix_nanos(wall * 1_000_000_000);
+        Now { moment: Moment::new(Duration::from_secs(monotonic)), wall }
+    }
+
+    /// Returns shared state with a good clock whose steps are watched.
+    fn synchronized() -> SharedState {
+        let shared = SharedState::new();
+        shared.observe(at(1, 1_001), Duration::ZERO);
+        shared.set_clock(ClockQuality { synchronized: true, error: Duration::from_millis(1) });
+        shared.observe(at(2, 1_002), Duration::ZERO);
+        assert_eq!((shared.clock_error(), shared.steps()), (Duration::from_millis(1), 0));
+        shared
+    }
+
+    #[test]
+    fn clock_error_is_unknown_at_once_after_a_step() {
+        let shared = synchronized();
+        shared.observe(at(3, 1_013), Duration::ZERO);
+        assert_eq!(shared.clock_error(), ClockQuality::UNKNOWN.error);
+        assert!(!shared.readings().clock.synchronized);
+        assert_eq!((shared.steps(), shared.sleeps(), shared.take_step()), (1, 0, Some(10_000_000_000)));
+    }
+
+    #[test]
+    fn clock_error_is_unknown_at_once_after_a_suspension() {
+        let shared = synchronized();
+        shared.observe(at(3, 1_603), Duration::from_secs(600));
+        assert_eq!(shared.clock_error(), ClockQuality::UNKNOWN.error);
+        assert_eq!((shared.steps(), shared.sleeps(), shared.take_step()), (1, 1, None));
+    }
+}

@@ -36,7 +36,7 @@ pub fn moment(instant: Instant) -> Moment {
 }
 
 /// Returns the time until the next multiple of `every` since the start of the process. Timers at multiples of
-/// `pace::LONGEST` expire together, which saves wake-ups.
+/// `polling::LONGEST` expire together, which saves wake-ups.
 pub fn until_next(every: Duration) -> Duration {
     let now = now().moment;
     now.next_multiple_of(every).since(now)

@@ -153,3 +153,32 @@ fn builder() -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, String> {
     let builder = ClientConfig::builder_with_provider(provider);
     builder.with_safe_default_protocol_versions().map_err(|error| format!("TLS: {error}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn listed_certificate_is_trusted_for_its_name_while_it_is_valid() {
+        let listed = |name: &str| {
+            let certified = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
+            certified.cert.der().clone()
+        };
+        let (ours, other) = (listed("noc.example"), listed("noc.example"));
+        let mut roots = RootCertStore::empty();
+        roots.add(ours.clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let chains = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build().unwrap();
+        let verifier = ListedCertVerifier { chains, named: vec![ours.clone()] };
+        let is_named = |certificate, name: &str, seconds| {
+            let now = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+            verifier.is_named(certificate, &ServerName::try_from(name).unwrap(), now)
+        };
+        assert!(is_named(&ours, "noc.example", 1_700_000_000));
+        assert!(!is_named(&ours, "other.example", 1_700_000_000));
+        assert!(!is_named(&other, "noc.example", 1_700_000_000));
+        assert!(!is_named(&ours, "noc.example", 0));
+    }
+}

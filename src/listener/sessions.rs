@@ -46,9 +46,9 @@ struct SessionEntry {
 
 /// Data of a receive session that is needed while no probe arrives and no timeout is due.
 struct Row {
-    /// Time of the session's valid entry in the agenda; entries at other times are obsolete.
+    /// Time of the session's valid entry in the schedule; entries at other times are obsolete.
     called: Moment,
-    /// Time at which the session is to be judged. An agenda entry that is due earlier only enters this time again.
+    /// Time at which the session is to be judged. A schedule entry that is due earlier only enters this time again.
     turn: Moment,
     watched: Box<WatchedSession>,
 }
@@ -132,7 +132,7 @@ impl Sessions {
         self.rows.iter_mut().map(|(_, row)| row.watched.as_mut())
     }
 
-    /// Updates the agenda after the deadline of the session at a place may have changed.
+    /// Updates the schedule after the deadline of the session at a place may have changed.
     pub fn reschedule(&mut self, place: SessionIndex) {
         let Some(row) = self.rows.get_mut(place as usize) else { return };
         row.turn = turn(&row.watched.session);
@@ -142,12 +142,12 @@ impl Sessions {
         }
     }
 
-    /// Returns the time of the next agenda entry.
+    /// Returns the time of the next entry of the schedule.
     pub fn next_call(&self) -> Option<Moment> {
         self.schedule.next()
     }
 
-    /// Returns the sessions that are due. None has an agenda entry afterwards: the caller judges each and calls
+    /// Returns the sessions that are due. None has an entry in the schedule afterwards: the caller judges each and calls
     /// `reschedule`.
     pub fn take_due(&mut self, now: Moment) -> Vec<SessionIndex> {
         let mut all = Vec::new();
@@ -155,7 +155,7 @@ impl Sessions {
             for place in called {
                 let Some(row) = self.rows.get_mut(place as usize).filter(|row| row.called <= now) else { continue };
                 if row.turn <= now {
-                    // The session has no valid agenda entry until it is rescheduled.
+                    // The session has no valid entry in the schedule until it is rescheduled.
                     row.called = Moment::MAX;
                     all.push(place);
                 } else {
@@ -231,7 +231,7 @@ mod tests {
     fn session(id: TestId, now: Now) -> ReceiveSession {
         let test = TestFacts::example(id);
         let second = Duration::from_secs(1);
-        let manner = Criteria {
+        let criteria = Criteria {
             role: Role::Receiver,
             mode: Mode::OneWay,
             expect_every: second,
@@ -245,7 +245,8 @@ mod tests {
             startup_grace: second,
             max_pause: second,
         };
-        let expected = SessionPlan { test: Arc::new(test), from_address: None, any_of: None, manner: Arc::new(manner) };
+        let expected =
+            SessionPlan { test: Arc::new(test), from_address: None, any_of: None, criteria: Arc::new(criteria) };
         ReceiveSession::new(expected, now)
     }
 

@@ -41,8 +41,8 @@ pub struct KeptLog {
 
 impl KeptLog {
     /// Copies a log to save it. `stopped` is true for the last save of an orderly stop.
-    pub fn new(ledger: &NotificationLog, stopped: bool, now: WallTime) -> Self {
-        KeptLog { saved: now, stopped, lost_records: ledger.lost_records(now), records: ledger.records() }
+    pub fn new(log: &NotificationLog, stopped: bool, now: WallTime) -> Self {
+        KeptLog { saved: now, stopped, lost_records: log.lost_records(now), records: log.records() }
     }
 
     /// Returns whether messages may have been sent after this was saved. `written` is the time at which the file system
@@ -103,7 +103,9 @@ mod tests {
     use std::fs;
 
     use super::*;
+    use crate::config::plan::Plan;
     use crate::io::time;
+    use crate::pure::notify::log::{DeliveryMode, InitialClear, NotificationPolicy};
 
     fn kept(saved: WallTime, stopped: bool) -> KeptLog {
         KeptLog { saved, stopped, lost_records: None, records: Vec::new() }
@@ -160,5 +162,21 @@ mod tests {
         }
         fs::write(file.path(), "damaged").unwrap();
         assert_eq!(recalled(&file), RecordState::Incomplete);
+    }
+
+    #[test]
+    fn lost_records_are_restored_from_the_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = StateFile::new(directory.path(), KIND, "a noc");
+        let (now, plan) = (time::now(), Plan::of_bootstrap(&[], "a").alarms);
+        let policy = NotificationPolicy {
+            initial_clear: InitialClear::Silent,
+            delivery_mode: DeliveryMode::Acknowledged,
+            ..plan.sinks[0].policy.clone()
+        };
+        let mut log = NotificationLog::new("a", policy, now.moment);
+        log.load(Vec::new(), RecordState::Incomplete, plan.rules.hold_down, now);
+        file.save(&[KeptLog::new(&log, true, now.wall)]).unwrap();
+        assert!(matches!(recalled(&file), RecordState::Complete(Some(_))));
     }
 }

@@ -61,7 +61,7 @@ async fn until(status: &mut watch::Receiver<Arc<Status>>, expected: impl Fn(&Sta
     found.expect("in time").expect("a supervisor").clone()
 }
 
-fn standing(status: &Status) -> Vec<String> {
+fn alarm_status(status: &Status) -> Vec<String> {
     status.alarms.iter().map(|alarm| alarm.notification.key.to_string()).collect()
 }
 
@@ -90,10 +90,10 @@ async fn alarms_are_restored_after_all_children_fail() {
 
     let expected =
         ["connection test 5b0c6f0e-6c7e-4b53-9d1c-1f4f5a6b7c8d".to_owned(), "config document tests/a/y".to_owned()];
-    until(&mut status, |status| standing(status) == expected).await;
+    until(&mut status, |status| alarm_status(status) == expected).await;
     let failed = Instant::now();
     supervisor.do_send(Fail);
     let restarted = |status: &Status| ["watcher", "alarm", "clock"].iter().all(|child| status.restarts[child] == 1);
-    until(&mut status, |status| restarted(status) && standing(status) == expected).await;
+    until(&mut status, |status| restarted(status) && alarm_status(status) == expected).await;
     assert!(failed.elapsed() >= Duration::from_millis(500), "without a back-off");
 }

@@ -10,6 +10,7 @@ use tracing::error;
 
 use super::Watcher;
 use super::sockets::{LINGER, Opened, Retry};
+use crate::actor::spanned::Spanned;
 use crate::config::plan::Binding;
 use crate::config::plan::diff::PlanChange;
 use crate::io::net::transmit::SourceSockets;
@@ -23,7 +24,7 @@ use crate::pure::test::id::TestId;
 use crate::sender::{self, Sender};
 
 /// Interval at which a sender without a sender context checks again whether its pacer has been started.
-const STATION_AGAIN: Duration = Duration::from_millis(200);
+const CONTEXT_RETRY: Duration = Duration::from_millis(200);
 
 impl Watcher {
     /// Applies one change of the plan; children that are to start are started by `start_missing`.
@@ -34,13 +35,13 @@ impl Watcher {
                 if let Some((sender, _)) = self.senders.release(id) {
                     // The receiver may apply the change of the documents a little later, and the goodbye prevents an
                     // alarm until then.
-                    sender.do_send(Stop::WithGoodbye);
+                    sender.do_send(Stop::Announced);
                 }
             }
             PlanChange::StopListener(address) => {
                 self.observed.listeners.remove(address);
                 if let Some((listener, _)) = self.listeners.release(address) {
-                    listener.do_send(Stop::Quietly);
+                    listener.do_send(Stop::Silent);
                 }
             }
             PlanChange::Forget(address, id) => {
@@ -74,8 +75,7 @@ impl Watcher {
     pub(super) fn on_opened(&mut self, opened: Opened, ctx: &mut Context<Self>) {
         if let Opened::Retry(retry) = opened {
             ctx.run_later(retry.wait, move |watcher, ctx| {
-                let span = watcher.span.clone();
-                let _entered = span.enter();
+                let _entered = watcher.enter();
                 watcher.on_bind_again(&retry, ctx);
             });
         }
@@ -148,8 +148,8 @@ impl Watcher {
         // Datagrams that a listener reads from a shared socket are not available to the pacer.
         let reads = source.interface.is_some() || !self.running.listeners.contains_key(&source.address);
         let same =
-            |(station, read): &(Arc<SenderContext>, bool)| *read == reads && same_outlet(&station.sockets, &sockets);
-        if self.stations.get(source).is_some_and(same) && self.pacers.contains(source) {
+            |(context, read): &(Arc<SenderContext>, bool)| *read == reads && same_outlet(&context.sockets, &sockets);
+        if self.contexts.get(source).is_some_and(same) && self.pacers.contains(source) {
             return;
         }
         self.stop_pacer(source);
@@ -163,45 +163,45 @@ impl Watcher {
             generation,
         });
         let pacer = pacer.start();
-        let station = SenderContext {
+        let context = SenderContext {
             sockets: sockets.clone(),
             pacer: pacer.clone().recipient(),
             shared: self.shared.clone(),
             parent: ctx.address().recipient(),
         };
         self.pacers.hold(source.clone(), pacer);
-        self.stations.insert(source.clone(), (Arc::new(station), reads));
+        self.contexts.insert(source.clone(), (Arc::new(context), reads));
         let altered: Vec<Arc<SenderPlan>> =
             self.running.senders.values().filter(|plan| plan.source == *source).cloned().collect();
         altered.iter().for_each(|plan| self.alter_sender(plan));
     }
 
     fn stop_pacer(&mut self, source: &Source) {
-        self.stations.remove(source);
+        self.contexts.remove(source);
         if let Some((pacer, _)) = self.pacers.release(source) {
-            pacer.do_send(Stop::Quietly);
+            pacer.do_send(Stop::Silent);
         }
     }
 
     /// Stops the pacers whose source no test uses any more.
     pub(super) fn stop_idle_pacers(&mut self) {
         let sources = self.running.sources();
-        let idle: Vec<Source> = self.stations.keys().filter(|source| !sources.contains_key(source)).cloned().collect();
+        let idle: Vec<Source> = self.contexts.keys().filter(|source| !sources.contains_key(source)).cloned().collect();
         idle.iter().for_each(|source| self.stop_pacer(source));
     }
 
     /// Returns the sender context of a source, if its pacer is running.
-    fn station(&self, source: &Source) -> Option<Arc<SenderContext>> {
-        self.stations.get(source).map(|(station, _)| station.clone())
+    fn context(&self, source: &Source) -> Option<Arc<SenderContext>> {
+        self.contexts.get(source).map(|(context, _)| context.clone())
     }
 
     fn alter_sender(&mut self, plan: &Arc<SenderPlan>) {
         let Some(sender) = self.senders.get(&plan.test.id) else { return };
-        match self.station(&plan.source) {
-            Some(station) => sender.do_send(Send { plan: plan.clone(), station }),
+        match self.context(&plan.source) {
+            Some(context) => sender.do_send(Send { plan: plan.clone(), context }),
             None => {
                 // The sockets of the new source are not open yet; the sender is started again when they are.
-                sender.do_send(Stop::Quietly);
+                sender.do_send(Stop::Silent);
                 self.senders.release(&plan.test.id);
                 self.observed.senders.remove(&plan.test.id);
             }
@@ -209,13 +209,13 @@ impl Watcher {
     }
 
     pub(super) fn start_sender(&mut self, plan: Arc<SenderPlan>) {
-        let Some(station) = self.station(&plan.source) else { return };
+        let Some(context) = self.context(&plan.source) else { return };
         let id = plan.test.id;
         if self.senders.contains(&id) {
             return;
         }
         let generation = self.senders.next_generation();
-        let sender = Sender::new(sender::Args { plan, station, generation });
+        let sender = Sender::new(sender::Args { plan, context, generation });
         self.senders.hold(id, sender.start());
     }
 
@@ -223,7 +223,7 @@ impl Watcher {
     fn set_targets(&mut self, ctx: &mut Context<Self>) {
         if self.running.targets.is_empty() {
             if let Some((prober, _)) = self.prober.release(&()) {
-                prober.do_send(Stop::Quietly);
+                prober.do_send(Stop::Silent);
             }
             return;
         }
@@ -268,7 +268,7 @@ impl Watcher {
         if !self.pacers.on_down(source, generation) || self.stopping {
             return;
         }
-        self.stations.remove(source);
+        self.contexts.remove(source);
         let wait = self.pacers.on_failure(source);
         error!(source = %source.address, ?wait, "pacer failed and is restarted");
         let source = source.clone();
@@ -283,7 +283,7 @@ impl Watcher {
     /// Stops a sender whose turn panicked in the pacer, so that it is rebuilt as if it had failed itself.
     pub(super) fn on_sender_faulted(&mut self, id: TestId) {
         if let Some(sender) = self.senders.get(&id) {
-            sender.do_send(Stop::Quietly);
+            sender.do_send(Stop::Silent);
         }
     }
 
@@ -301,10 +301,10 @@ impl Watcher {
     fn start_sender_after(&self, wait: Duration, id: TestId, ctx: &mut Context<Self>) {
         ctx.run_later(wait, move |watcher, ctx| {
             let Some(plan) = watcher.running.senders.get(&id).cloned() else { return };
-            match watcher.station(&plan.source) {
+            match watcher.context(&plan.source) {
                 Some(_) => watcher.start_sender(plan),
                 None if watcher.stopping => {}
-                None => watcher.start_sender_after(STATION_AGAIN, id, ctx),
+                None => watcher.start_sender_after(CONTEXT_RETRY, id, ctx),
             }
         });
     }

@@ -8,6 +8,7 @@ use actix::prelude::*;
 
 use super::Watcher;
 use super::observed::ShownStatus;
+use crate::actor::spanned::Spanned;
 use crate::io::time;
 use crate::messages::{Observe, WatcherFact, WatcherStatus};
 use crate::pure::base::polling;
@@ -93,6 +94,7 @@ impl Watcher {
 impl Handler<Observe> for Watcher {
     type Result = ();
     fn handle(&mut self, observe: Observe, ctx: &mut Self::Context) {
+        let _entered = self.enter();
         self.report_lasting_faults();
         if self.round.is_busy() {
             // The previous full poll is still running; a child that does not answer is shown with its last status.

@@ -82,14 +82,14 @@ fn run(expect_every: &str) -> Run {
     bootstrap.store.path = directory.path().to_owned();
     let (sent, facts) = unbounded_channel();
     let parent = Parent(sent).start();
-    let beginning = Args {
+    let args = Args {
         bootstrap: Arc::new(bootstrap),
         shared: SharedState::new(),
         parent: parent.recipient(),
         generation: 1,
         memory: None,
     };
-    let watcher = Watcher::new(beginning).start();
+    let watcher = Watcher::new(args).start();
     Run { watcher, facts, _directory: directory }
 }
 

@@ -52,7 +52,7 @@ impl Access {
     /// Returns a snapshot with a recent status of all tests. Their status is collected only while a client requests
     /// it.
     pub async fn look(&self, snapshot: &StatusHandle) -> Arc<Status> {
-        self.parent.do_send(WebFact::Looked);
+        self.parent.do_send(WebFact::TestsRequested);
         let oldest = WallTime::from(SystemTime::now());
         let fresh = |status: &Arc<Status>| status.tests_taken.is_some_and(|at| seconds(oldest.nanos_since(at)) < FRESH);
         let mut snapshot = snapshot.clone();
@@ -214,7 +214,7 @@ impl Access {
 
 async fn request_alarm_actor(access: &Access, request: ApiRequest) -> Result<ApiResponse, ApiError> {
     let (reply, answer) = oneshot::channel();
-    access.parent.do_send(WebFact::Asked(request, reply));
+    access.parent.do_send(WebFact::ApiRequested(request, reply));
     match timeout(ANSWER_WITHIN, answer).await {
         Ok(Ok(answer)) => answer,
         Ok(Err(_)) => Err(ApiError::Unavailable("the alarm actor is being restarted".to_owned())),

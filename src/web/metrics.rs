@@ -181,9 +181,9 @@ impl MetricWriter<'_> {
     /// Writes raised alarms whose subject is not a single test and that are notified, then the suppressed alarms of
     /// tests.
     fn alarms(&mut self, status: &Status) -> fmt::Result {
-        let notified = status.alarms.iter().filter(|standing| standing.suppressed_by.is_none());
+        let notified = status.alarms.iter().filter(|alarm_status| alarm_status.suppressed_by.is_none());
         let wide: Vec<&Notification> = notified
-            .map(|standing| standing.notification.as_ref())
+            .map(|alarm_status| alarm_status.notification.as_ref())
             .filter(|alarm| alarm.key.test().is_none())
             .collect();
         let subjects: Vec<String> = wide.iter().map(|alarm| alarm.key.subject.to_string()).collect();
@@ -387,6 +387,10 @@ fn labels_of<'a>(test: &'a TestFacts, id: &'a str, role: Option<Role>, descripti
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pure::alarm::key::{AlarmKey, Subject};
+    use crate::pure::alarm::list::cleared_notification;
+    use crate::pure::alarm::notification::{AlarmState, AlarmStatus, SuppressedBy};
+    use crate::pure::base::time::Now;
     use crate::pure::test::id::TestId;
 
     #[test]
@@ -417,5 +421,46 @@ mod tests {
         assert!(line.ends_with("set=\"s\",from=\"a\",to=\"b\"} 0"), "{line}");
         let described = render(status(), true).unwrap();
         assert!(described.contains(r#"description="a \"quoted\"\nname""#), "{described}");
+    }
+
+    /// Returns the lines of one metric that the status contains.
+    fn lines(status: Status, metric: &str) -> Vec<String> {
+        let text = render(Arc::new(status), false).unwrap();
+        text.lines().filter(|line| line.starts_with(&format!("peerpair_{metric}{{"))).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn condition_that_is_not_decided_has_no_value() {
+        let test = Arc::new(TestFacts::example(TestId::from_bytes([1; 16])));
+        let conditions = [(Kind::Connection, State::Unknown), (Kind::Loss, State::Up), (Kind::Path, State::Down)];
+        let of_test = TestStatus { conditions: conditions.into(), ..TestStatus::unknown(test, Role::Receiver) };
+        let lines = lines(Status { tests: Arc::new(vec![of_test]), ..Status::default() }, "test_violated");
+        assert_eq!(lines.len(), 2, "{lines:?}");
+        assert!(lines[0].ends_with("kind=\"loss\"} 0.0") && lines[1].ends_with("kind=\"path\"} 1.0"), "{lines:?}");
+    }
+
+    #[test]
+    fn suppressed_alarm_of_a_test_has_a_series_with_the_reason() {
+        let test = Arc::new(TestFacts::example(TestId::from_bytes([1; 16])));
+        let suppressed = Arc::new(vec![(test, Kind::Loss, "shelved")]);
+        let lines = lines(Status { suppressed, ..Status::default() }, "test_suppressed");
+        assert!(lines.len() == 1 && lines[0].ends_with("kind=\"loss\",by=\"shelved\"} 1.0"), "{lines:?}");
+    }
+
+    #[test]
+    fn alarm_raised_has_no_series_for_suppressed_alarms_and_those_of_tests() {
+        let shown = |subject: Subject, suppressed_by| {
+            let cleared = cleared_notification("b", &AlarmKey::new(Kind::Connection, subject), Now::default());
+            let notification = Arc::new(Notification { state: AlarmState::Raised, ..cleared });
+            AlarmStatus { notification, suppressed_by }
+        };
+        let host = |name: &str| Subject::Host(name.to_owned());
+        let alarms = vec![
+            shown(host("h1"), None),
+            shown(host("h2"), Some(SuppressedBy::Waiting)),
+            shown(Subject::Test(TestId::from_bytes([1; 16])), None),
+        ];
+        let lines = lines(Status { alarms, ..Status::default() }, "alarm_raised");
+        assert!(lines.len() == 1 && lines[0].contains("from=\"h1\",to=\"b\""), "{lines:?}");
     }
 }

@@ -338,12 +338,42 @@ fn clock(at: WallTime) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::pure::alarm::key::{AlarmKey, Kind, Subject};
+    use crate::pure::alarm::list::cleared_notification;
+    use crate::pure::alarm::notification::Notification;
+    use crate::pure::base::time::Now;
+    use crate::pure::test::facts::TestFacts;
+    use crate::pure::test::id::TestId;
 
     #[test]
     fn markup_in_texts_is_escaped() {
         let status = Status { host: "<b a='\"&".to_owned(), ..Status::default() };
         let page = render(&status).into_string();
         assert!(page.contains("<h1>&lt;b a='&quot;&amp;</h1>"), "{page}");
+    }
+
+    #[test]
+    fn explained_alarms_are_counted_and_not_listed() {
+        let id = TestId::from_bytes([1; 16]);
+        let shown = |subject: Subject, suppressed_by| {
+            let cleared = cleared_notification("b", &AlarmKey::new(Kind::Connection, subject), Now::default());
+            let (text, first_text) = ("now".to_owned(), "before".to_owned());
+            let test = Some(Arc::new(TestFacts::example(id)));
+            let notification = Arc::new(Notification { text, first_text, test, ..cleared });
+            AlarmStatus { notification, suppressed_by }
+        };
+        let by_group = Some(SuppressedBy::Group { group: String::new() });
+        let by_other = Some(SuppressedBy::Explained { by: String::new() });
+        let alarms = vec![
+            shown(Subject::Test(id), None),
+            shown(Subject::Test(id), by_group),
+            shown(Subject::Test(id), by_other),
+        ];
+        let page = super::alarms(&Status { alarms, ..Status::default() }).into_string();
+        assert_eq!(page.matches("a → b").count(), 1, "{page}");
+        assert!(page.contains("2 more alarms") && page.contains("first cause: before"), "{page}");
     }
 }

@@ -271,17 +271,17 @@ fn ipv6_test_supports_flows_dscp_sizes_and_a_bound_interface() {
 }
 
 /// Sender operated by the test: its clock has any offset, and its probes claim any clock error.
-struct Hand {
+struct ManualSender {
     socket: UdpSocket,
     test_id: TestId,
     sequence: u32,
 }
 
-impl Hand {
-    fn new(n: u8, to: &str) -> Hand {
+impl ManualSender {
+    fn new(n: u8, to: &str) -> ManualSender {
         let socket = UdpSocket::bind((A, 0)).unwrap();
         socket.connect(to).unwrap();
-        Hand { socket, test_id: id(n).parse().unwrap(), sequence: 0 }
+        ManualSender { socket, test_id: id(n).parse().unwrap(), sequence: 0 }
     }
 
     fn send(&mut self, offset_millis: i64, claimed: Duration) {
@@ -322,10 +322,11 @@ fn wrong_clock_is_attributed_to_its_host_and_raises_no_latency() {
     let named: Vec<(&str, String)> = named.iter().map(|(path, text)| (path.as_str(), text.clone())).collect();
     let b = Agent::within(&network.b, "b", &named, "[clock]\nerror = \"100us\"\n", &[]);
     b.wait_status("its listener", |status| (status["listeners"][0]["bound"] == true).then_some(()));
-    let mut hands: Vec<Hand> = network.a.run(|| (1..=3).map(|n| Hand::new(n, &format!("{B}:8620"))).collect());
+    let mut senders: Vec<ManualSender> =
+        network.a.run(|| (1..=3).map(|n| ManualSender::new(n, &format!("{B}:8620"))).collect());
     let mut send = |offsets: [i64; 3], claimed: u64| {
-        for (hand, offset) in hands.iter_mut().zip(offsets) {
-            hand.send(offset, Duration::from_millis(claimed));
+        for (sender, offset) in senders.iter_mut().zip(offsets) {
+            sender.send(offset, Duration::from_millis(claimed));
         }
         std::thread::sleep(Duration::from_millis(50));
     };

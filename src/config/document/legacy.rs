@@ -160,10 +160,10 @@ pub fn host(document: Value, findings: &mut Findings) -> HostDocument {
 pub fn test(document: Value, findings: &mut Findings) -> TestDocument {
     let legacy: LegacyTest = deserialize::typed(as_the_original_wrote(document, &TEST_FIELDS), Level::Error, findings);
     if legacy.freq_seconds > duration::LONGEST.as_secs() {
-        findings.error("FreqSeconds", "more than a year", "write the seconds between two probes");
+        findings.error("FreqSeconds", "more than a year", "write the receiver's timeout in seconds");
     }
     if legacy.freq_seconds == 0 {
-        findings.error("FreqSeconds", "missing or zero", "write the seconds between two probes");
+        findings.error("FreqSeconds", "missing or zero", "write the receiver's timeout in seconds");
     }
     if !legacy.protocol.is_empty() && !legacy.protocol.eq_ignore_ascii_case("udp") {
         findings.error("Protocol", format!("unknown protocol `{}`", legacy.protocol), "write \"udp\"");
@@ -214,8 +214,8 @@ fn as_the_original_wrote(document: Value, fields: &[&str]) -> Value {
         None => key,
     };
     // Go leaves a field at its default when the document contains null.
-    let said = given.into_iter().filter(|(_, value)| !value.is_null());
-    Value::Object(said.map(|(key, value)| (canonical(key), value)).collect::<Map<_, _>>())
+    let given = given.into_iter().filter(|(_, value)| !value.is_null());
+    Value::Object(given.map(|(key, value)| (canonical(key), value)).collect::<Map<_, _>>())
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use jiff::{Timestamp, Zoned};
 use serde::Deserialize;
 
 use super::findings::Findings;
-use crate::pure::alarm::shelving::{Hours, Matcher, Window};
+use crate::pure::alarm::shelving::{Matcher, Window, WindowTimes};
 use crate::pure::base::time::WallTime;
 
 /// Time window in which matching alarms are suppressed. An alarm that was notified before the window and clears
@@ -73,7 +73,7 @@ pub fn windows(
     documents.iter().enumerate().filter_map(read).collect()
 }
 
-fn hours(document: &MaintenanceDocument, field: &str, findings: &mut Findings) -> Option<Hours> {
+fn hours(document: &MaintenanceDocument, field: &str, findings: &mut Findings) -> Option<WindowTimes> {
     let time_zone = match document.time_zone.as_str() {
         "" => TimeZone::UTC,
         name => match TimeZone::get(name) {
@@ -113,7 +113,7 @@ fn hours(document: &MaintenanceDocument, field: &str, findings: &mut Findings) -
         };
         let (from, to) = (read("from", &document.from), read("to", &document.to));
         let days = document.days.iter().map(|day| weekday(*day)).collect();
-        return Some(Hours::Recurring { days, from: from?, to: to?, time_zone });
+        return Some(WindowTimes::Recurring { days, from: from?, to: to?, time_zone });
     }
     let mut read = |name: &str, text: &str| {
         let moment = moment(text, &time_zone);
@@ -131,7 +131,7 @@ fn hours(document: &MaintenanceDocument, field: &str, findings: &mut Findings) -
         findings.error(&format!("{field}.to"), "not after from", "write an end that is after the start");
         return None;
     }
-    Some(Hours::Once { from, to })
+    Some(WindowTimes::Once { from, to })
 }
 
 /// Parses a date and time with its own offset or, without one, in UTC.

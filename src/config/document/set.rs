@@ -1,5 +1,5 @@
 //! The document `sets/<name>`, which defines many tests at once. [`SetDocument`] selects hosts, pairs them by a
-//! topology and states the settings that their tests share; `expansion` derives the tests.
+//! topology and states the settings that their tests share; `config::expand` derives the tests.
 
 use std::collections::{BTreeMap, BTreeSet};
 

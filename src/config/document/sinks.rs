@@ -1,6 +1,6 @@
 //! Configuration of alarm receivers, as written in the bootstrap file and the documents. [`SinkConfig`] has the
-//! fields of every kind of receiver, and resolves defaults, paths, ports and secrets. Its checks are in the submodule
-//! `check`.
+//! fields of every kind of receiver, and resolves defaults, paths, ports and secrets. Its checks are in
+//! `config::check::sinks`.
 
 use std::fmt;
 use std::net::IpAddr;

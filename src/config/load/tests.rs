@@ -58,8 +58,8 @@ fn test_takes_precedence_over_host_over_global() {
     assert_eq!(findings(&loaded), "");
     let test = only(&loaded);
     assert_eq!(test.thresholds, Thresholds::in_a_row(7, 6));
-    assert_eq!(test.damping.hold_down, Duration::from_secs(5));
-    assert_eq!(loaded.damping.hold_down, Duration::from_secs(6));
+    assert_eq!(test.hold_down.hold_down, Duration::from_secs(5));
+    assert_eq!(loaded.hold_down.hold_down, Duration::from_secs(6));
     assert_eq!(test.limits.max_latency, Some(Duration::from_millis(7)));
     assert_eq!((test.expect_every, test.startup_grace), (Duration::from_secs(40), Duration::from_secs(120)));
 }
@@ -249,4 +249,15 @@ fn unchanged_documents_are_not_read_again() {
     let bad = loader.load(&documents(&[("tests/b/x", "{")]));
     assert_eq!(only(&bad).facts.description, "x");
     assert_eq!(loader.in_force()["tests/b/x"].text, second);
+}
+
+#[test]
+fn store_patience_of_the_documents_takes_precedence_over_the_default() {
+    let patience = |text: &str| {
+        let loaded = Loader::new("b").load(&documents(&[("config", text)]));
+        assert_eq!(findings(&loaded), "");
+        loaded.store_patience
+    };
+    assert_eq!(patience(r#"{"alarm":{"store_patience":"5s"}}"#), Duration::from_secs(5));
+    assert_eq!(patience("{}"), STORE_PATIENCE);
 }

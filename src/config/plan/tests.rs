@@ -2,7 +2,9 @@ use super::*;
 use crate::config::document::raw::{Documents, RawDocument};
 use crate::config::load::Loader;
 use crate::config::plan::diff::{PlanChange, difference};
+use crate::config::recent_hosts::RecentHosts;
 use crate::config::sink_plan::NotificationSettings;
+use crate::pure::base::time::Moment;
 use crate::pure::notify::log::Scope;
 use proptest::prelude::*;
 
@@ -173,7 +175,7 @@ fn bootstrap_sinks_receive_only_config_faults_once_documents_name_sinks() {
     let scopes = |documents: &[SinkConfig]| {
         let sinks =
             sink_plan::select_receivers(documents, &[sink("console"), sink("noc")], &NotificationSettings::default());
-        sinks.into_iter().map(|sink| (sink.config.name, sink.manner.scope)).collect::<Vec<_>>()
+        sinks.into_iter().map(|sink| (sink.config.name, sink.policy.scope)).collect::<Vec<_>>()
     };
     assert_eq!(scopes(&[]), [("console".into(), Scope::All), ("noc".into(), Scope::All)]);
     assert_eq!(scopes(&[sink("noc")]), [("noc".into(), Scope::All), ("console".into(), Scope::Config)]);
@@ -233,4 +235,44 @@ fn plans() -> impl Strategy<Value = Plan> {
         both.senders = planned("a", &given, &Names::new()).senders;
         both
     })
+}
+
+#[test]
+fn recovered_group_waits_for_the_samples_that_clear_its_slowest_member() {
+    let given = [document(1, "", "10.0.0.5:8620", r#","expect_every":"10s","clear_after":4"#)];
+    let plan = planned("b", &given, &Names::new());
+    let member = &plan.alarms.rules.members[&id(1)];
+    assert_eq!((member.fresh_after, member.found_after), (Duration::from_secs(50), Duration::from_secs(30)));
+}
+
+/// The agent of the new host may start minutes after its document was written.
+#[test]
+fn test_of_a_recently_added_host_has_a_longer_grace_unless_one_is_set() {
+    let given = [document(1, "", "10.0.0.5:8620", ""), document(2, "", "10.0.0.5:8620", r#","startup_grace":"10s""#)];
+    let grace = |newcomer: &str| {
+        let loaded = Loaded { newcomers: [newcomer.to_owned()].into(), ..loaded("b", &given) };
+        let plan = plan(&loaded, PlanInputs { names: &Names::new(), addresses: None }, "b", &[]);
+        let listener = plan.listeners.into_values().next().unwrap();
+        listener.tests.values().map(|expected| expected.startup_grace.as_secs()).collect::<Vec<_>>()
+    };
+    assert_eq!(grace("a"), [300, 10]);
+    assert_eq!(grace("b"), [30, 10]);
+}
+
+#[test]
+fn host_added_while_the_agent_runs_is_new_for_five_minutes() {
+    let (number, text) = document(2, "", "10.0.0.5:8620", "");
+    let of_another_host = (number, text.replace(r#""from_host":"a""#, r#""from_host":"c""#));
+    let two = [document(1, "", "10.0.0.5:8620", ""), of_another_host];
+    let at = |seconds| Moment::new(Duration::from_secs(seconds));
+    let mut recent = RecentHosts::default();
+    let mut newcomers = |given: &[(String, String)], seconds| {
+        let mut loaded = loaded("b", given);
+        let until = recent.on_loaded(&mut loaded, at(seconds));
+        (loaded.newcomers.into_iter().collect::<Vec<_>>(), until)
+    };
+    assert_eq!(newcomers(&two[..1], 0), (vec![], None));
+    assert_eq!(newcomers(&two, 10), (vec!["c".to_owned()], Some(at(310))));
+    assert_eq!(newcomers(&two, 309), (vec!["c".to_owned()], Some(at(310))));
+    assert_eq!(newcomers(&two, 310), (vec![], None));
 }

@@ -241,9 +241,9 @@ impl HostReport {
                 name: sink.config.name.clone(),
                 target: sink.config.describe(&self.host, None),
                 engine_id: None,
-                scope: sink.manner.scope,
-                rate: sink.manner.rate,
-                burst: sink.manner.burst,
+                scope: sink.policy.scope,
+                rate: sink.policy.rate,
+                burst: sink.policy.burst,
             })
             .collect();
         self.drained = loaded.drained.iter().cloned().collect();

@@ -110,7 +110,7 @@ impl Http {
             return Ok(());
         }
         let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| wait(value.to_str().ok()?));
-        let problem = format!("HTTP status {status}: {}", beginning(response).await.trim());
+        let problem = format!("HTTP status {status}: {}", args(response).await.trim());
         Err(match status {
             StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE | StatusCode::UNPROCESSABLE_ENTITY => {
                 Failure::Content(problem)
@@ -121,7 +121,7 @@ impl Http {
 }
 
 /// Reads the first `SHOWN` octets of the response, regardless of its length.
-async fn beginning(mut response: Response) -> String {
+async fn args(mut response: Response) -> String {
     let mut said = Vec::new();
     while let Ok(Some(chunk)) = response.chunk().await {
         said.extend(&chunk[..chunk.len().min(SHOWN)]);
@@ -241,7 +241,18 @@ fn wait(value: &str) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
     use super::*;
+    use crate::pure::alarm::key::{AlarmKey, Kind, Subject};
+    use crate::pure::alarm::list::cleared_notification;
+    use crate::pure::base::time::Now;
+    use crate::pure::notify::log::NotifyReason;
+    use crate::pure::test::facts::TestFacts;
+    use crate::pure::test::id::TestId;
 
     #[test]
     fn retry_after_is_parsed_as_seconds_or_date() {
@@ -249,5 +260,58 @@ mod tests {
         assert_eq!(wait("Fri, 31 Dec 1999 23:59:59 GMT"), Some(Duration::ZERO));
         assert!(wait("Thu, 31 Dec 2099 23:59:59 GMT").is_some_and(|wait| wait > Duration::from_secs(3600)));
         assert_eq!(wait("soon"), None);
+    }
+
+    fn alarm() -> Notification {
+        let id = TestId::from_bytes([1; 16]);
+        let tags = ["db".to_owned(), "prod".to_owned()].into();
+        let test = TestFacts { tags, set: Some("app-db".into()), ..TestFacts::example(id) };
+        let cleared = cleared_notification("a", &AlarmKey::new(Kind::Loss, Subject::Test(id)), Now::default());
+        Notification { test: Some(Arc::new(test)), ..cleared }
+    }
+
+    #[test]
+    fn labels_name_set_and_tags_of_the_test() {
+        let labels = labels(&alarm());
+        let named = ["alertname", "from", "to", "set", "tags"].map(|name| labels[name].as_str());
+        assert_eq!(named, ["PeerpairLoss", "a", "b", "app-db", "db,prod"]);
+    }
+
+    /// Message without content.
+    struct Empty;
+
+    impl Message for Empty {
+        const IN_A_REQUEST: usize = 1;
+
+        fn of(&self, _: &[&Notification]) -> Result<(Vec<u8>, HeaderMap), String> {
+            Ok((Vec::new(), HeaderMap::new()))
+        }
+    }
+
+    /// Returns the outcome of an alarm that is sent to a server which answers with this status.
+    async fn outcome(status: u16) -> Outcome {
+        let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", server.local_addr().unwrap());
+        let mut http = Http::new(&SinkConfig { proxy: Some(String::new()), ..SinkConfig::default() }, url);
+        let due = Outbound::Alarm { notification: Arc::new(alarm()), reason: NotifyReason::First, still_raised: None };
+        let answer = async {
+            let (mut stream, _) = server.accept().await.unwrap();
+            assert!(stream.read(&mut [0; 4096]).await.unwrap() > 0);
+            let answer = format!("HTTP/1.1 {status} x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        };
+        let (mut delivered, ()) = tokio::join!(http.deliver(vec![due], &Empty), answer);
+        delivered.outcomes.remove(0).1
+    }
+
+    #[tokio::test]
+    async fn status_about_the_content_is_a_refusal_and_other_errors_are_an_absent_receiver() {
+        assert_eq!(outcome(200).await, Outcome::Delivered);
+        for status in [400, 413, 422] {
+            assert!(matches!(outcome(status).await, Outcome::Refused(_)), "{status}");
+        }
+        for status in [401, 404, 429, 500, 503] {
+            assert!(matches!(outcome(status).await, Outcome::Unreachable(_)), "{status}");
+        }
     }
 }

@@ -39,3 +39,38 @@ pub fn write(due: &Outbound) {
         (false, _) => info!(kind, description, path, %since, suppressed, %id, "alarm cleared: {who}: {text}"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Seek, read_to_string};
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::pure::alarm::key::{AlarmKey, Kind, Subject};
+    use crate::pure::alarm::list::cleared_notification;
+    use crate::pure::base::time::Now;
+    use crate::pure::test::facts::TestFacts;
+    use crate::pure::test::id::TestId;
+
+    /// Returns the log line of an alarm that is raised.
+    fn line(alarm: Notification) -> String {
+        let mut file = tempfile::tempfile().unwrap();
+        let notification = Arc::new(Notification { state: AlarmState::Raised, text: "why".into(), ..alarm });
+        let due = Outbound::Alarm { notification, reason: NotifyReason::First, still_raised: None };
+        let log = tracing_subscriber::fmt().with_ansi(false).with_writer(Arc::new(file.try_clone().unwrap())).finish();
+        tracing::subscriber::with_default(log, || write(&due));
+        file.rewind().unwrap();
+        read_to_string(file).unwrap()
+    }
+
+    #[test]
+    fn line_names_who_the_alarm_is_about() {
+        let id = TestId::from_bytes([1; 16]);
+        let loss = cleared_notification("c", &AlarmKey::new(Kind::Loss, Subject::Test(id)), Now::default());
+        let line_of_test = line(Notification { test: Some(Arc::new(TestFacts::example(id))), ..loss });
+        assert!(line_of_test.contains("alarm raised: a → b: why"), "{line_of_test}");
+        let clock = AlarmKey::new(Kind::Clock, Subject::Host("h".into()));
+        let line_of_host = line(cleared_notification("c", &clock, Now::default()));
+        assert!(line_of_host.contains("alarm raised: h: why"), "{line_of_host}");
+    }
+}

@@ -247,11 +247,47 @@ fn word(value: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::document::sinks::SinkKind;
 
     #[test]
     fn parameter_values_are_escaped_and_header_fields_are_printable_ascii() {
         assert_eq!(parameter("a \"b\" [c] \\ d\n"), "a \\\"b\\\" [c\\] \\\\ d ");
         assert_eq!(word("ho st\u{e9}"), "host");
         assert_eq!(word(""), "-");
+    }
+
+    #[tokio::test]
+    async fn messages_in_a_stream_are_framed_as_configured() {
+        let framings =
+            [(None, "3 one4 four"), (Some(Framing::OctetCounting), "3 one4 four"), (Some(Framing::Lf), "one\nfour\n")];
+        for (framing, expected) in framings {
+            let (near, mut far) = tokio::io::duplex(64);
+            let config = SinkConfig { framing, ..SinkConfig::default() };
+            let datagrams = Datagrams::new(config.endpoint(), None);
+            let mut syslog = Syslog { config, agent: "a".into(), datagrams, stream: Some(Box::new(near)) };
+            syslog.write(&["one".to_owned(), "four".to_owned()]).await.unwrap();
+            drop(syslog);
+            let mut octets = String::new();
+            far.read_to_string(&mut octets).await.unwrap();
+            assert_eq!(octets, expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn stream_comes_from_the_configured_source() {
+        let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let source = std::net::IpAddr::from([127, 0, 0, 9]);
+        let config = SinkConfig {
+            kind: SinkKind::Syslog,
+            target: server.local_addr().unwrap().to_string(),
+            transport: Some(Transport::Tcp),
+            source: Some(source),
+            ..SinkConfig::default()
+        };
+        let datagrams = Datagrams::new(config.endpoint(), None);
+        let syslog = Syslog { config, agent: "a".into(), datagrams, stream: None };
+        let (connected, accepted) = tokio::join!(syslog.connect(), server.accept());
+        connected.unwrap();
+        assert_eq!(accepted.unwrap().1.ip(), source);
     }
 }

@@ -139,3 +139,32 @@ fn common(alerts: &[Value], of: &str) -> Map<String, Value> {
     }
     common
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::pure::alarm::key::{AlarmKey, Subject};
+    use crate::pure::alarm::list::cleared_notification;
+    use crate::pure::base::time::Now;
+    use crate::pure::test::id::TestId;
+
+    fn cleared(kind: Kind, subject: Subject) -> Notification {
+        cleared_notification("a", &AlarmKey::new(kind, subject), Now::default())
+    }
+
+    #[test]
+    fn group_key_differs_by_kind_and_by_subject() {
+        let test = |n| Subject::Test(TestId::from_bytes([n; 16]));
+        let alarms = [cleared(Kind::Loss, test(1)), cleared(Kind::Loss, test(2)), cleared(Kind::Latency, test(1))];
+        let keys: BTreeSet<String> = alarms.iter().map(|alarm| group_key(Some(alarm), "a")).collect();
+        assert_eq!(keys.len(), 3, "{keys:?}");
+    }
+
+    #[test]
+    fn cleared_alarm_is_resolved_and_a_test_notification_fires() {
+        let shown = |kind| status(fires(&cleared(kind, Subject::Agent)));
+        assert_eq!([Kind::Clock, Kind::Test].map(shown), ["resolved", "firing"]);
+    }
+}

@@ -34,15 +34,15 @@ pub struct Etcd {
     cluster: Cluster,
     keys: KeyPaths,
     wanted: Api,
-    speaks: Option<ApiClient>,
+    client: Option<ApiClient>,
     /// Human-readable note on the choice between the two APIs, shown with the snapshot.
     remark: Option<String>,
     /// API whose store held documents when they were last listed; it is preferred while it answers.
-    held: Option<Api>,
+    preferred_api: Option<Api>,
     /// True if the last listing found no documents at all.
     empty: bool,
     /// True if, as long as no documents are known, outdated ones are better than none.
-    alone: bool,
+    allow_single_member: bool,
 }
 
 enum ApiClient {
@@ -78,17 +78,17 @@ impl Etcd {
             cluster,
             keys,
             wanted: config.api,
-            speaks: None,
+            client: None,
             remark: None,
-            held: None,
+            preferred_api: None,
             empty: false,
-            alone: false,
+            allow_single_member: false,
         })
     }
 
     /// Sets the API that held this agent's documents when it last ran, as recorded in the snapshot's origin.
     pub fn expect(&mut self, origin: &Origin) {
-        self.held = match origin {
+        self.preferred_api = match origin {
             Origin::Etcd { api: EtcdApi::V2, .. } => Some(Api::V2),
             Origin::Etcd { api: EtcdApi::V3, .. } => Some(Api::V3),
             Origin::Directory(_) => None,
@@ -97,12 +97,12 @@ impl Etcd {
 
     /// Allows a listing from a single member without a quorum, as long as no documents are known at all.
     pub fn allow_reading_alone(&mut self) {
-        self.alone = true;
+        self.allow_single_member = true;
     }
 
     /// Returns true if either API may still turn out to hold the documents, because none are below the prefix yet.
     fn undecided(&self) -> bool {
-        self.wanted == Api::Auto && (self.held.is_none() || self.empty)
+        self.wanted == Api::Auto && (self.preferred_api.is_none() || self.empty)
     }
 
     /// Lists the documents from the first member that answers; at most one attempt for each member.
@@ -115,9 +115,11 @@ impl Etcd {
             }
         }
         match listed {
-            Err(StoreError { pace: RetryClass::Quick, .. }) if self.alone && self.held.is_none() => {
+            Err(StoreError { pace: RetryClass::Quick, .. })
+                if self.allow_single_member && self.preferred_api.is_none() =>
+            {
                 match self.list_alone().await {
-                    Some(alone) => Ok(alone),
+                    Some(allow_single_member) => Ok(allow_single_member),
                     None => listed,
                 }
             }
@@ -134,11 +136,11 @@ impl Etcd {
         for _ in 0..self.cluster.len() {
             if let Ok(version) = self.cluster.version().await {
                 let mut v3 = V3::of_server(&version.etcdserver);
-                let listed = v3.list(&mut self.cluster, &self.keys, Consistency::Alone).await;
+                let listed = v3.list(&mut self.cluster, &self.keys, Consistency::Serializable).await;
                 if let Ok(KeyListing { revision, documents, cluster }) = listed
                     && !documents.is_empty()
                 {
-                    (self.held, self.speaks) = (Some(Api::V3), Some(ApiClient::V3(v3)));
+                    (self.preferred_api, self.client) = (Some(Api::V3), Some(ApiClient::V3(v3)));
                     let remark = "read from one member without a quorum: it may be outdated";
                     let origin = Origin::Etcd { api: EtcdApi::V3, cluster };
                     return Some(Snapshot { revision, documents, origin, remark: Some(remark.to_owned()) });
@@ -152,7 +154,7 @@ impl Etcd {
     /// Lists from the current member; after a failure of that member, the next attempt goes to another one.
     async fn list_once(&mut self) -> Result<Snapshot, StoreError> {
         if self.undecided() {
-            self.speaks = None;
+            self.client = None;
         }
         let mut listed = self.try_list().await;
         if matches!(listed, Err(Fault { kind: FaultKind::Compacted, .. })) {
@@ -162,13 +164,13 @@ impl Etcd {
         match listed {
             Ok(listed) => {
                 self.cluster.member_is_good();
-                let (speaks, api) = match &self.speaks {
+                let (client, api) = match &self.client {
                     Some(ApiClient::V2(_)) => (Api::V2, EtcdApi::V2),
                     Some(ApiClient::V3(_)) | None => (Api::V3, EtcdApi::V3),
                 };
                 self.empty = listed.documents.is_empty();
                 if !self.empty {
-                    self.held = Some(speaks);
+                    self.preferred_api = Some(client);
                 }
                 let origin = Origin::Etcd { api, cluster: listed.cluster };
                 let (revision, documents, remark) = (listed.revision, listed.documents, self.remark.clone());
@@ -180,12 +182,12 @@ impl Etcd {
 
     async fn try_list(&mut self) -> Result<KeyListing, Fault> {
         self.cluster.refresh()?;
-        if self.speaks.is_none() {
-            self.speaks = Some(self.detect().await?);
+        if self.client.is_none() {
+            self.client = Some(self.detect().await?);
         }
-        match &mut self.speaks {
+        match &mut self.client {
             Some(ApiClient::V2(v2)) => v2.list(&self.cluster, &self.keys).await,
-            Some(ApiClient::V3(v3)) => v3.list(&mut self.cluster, &self.keys, Consistency::Agreed).await,
+            Some(ApiClient::V3(v3)) => v3.list(&mut self.cluster, &self.keys, Consistency::Linearizable).await,
             None => Err(Fault::api("no API was found".to_owned())),
         }
     }
@@ -194,7 +196,7 @@ impl Etcd {
     pub(super) async fn watch(&mut self) -> Result<Watched, StoreError> {
         let undecided = self.undecided();
         let watch = async {
-            match &mut self.speaks {
+            match &mut self.client {
                 Some(ApiClient::V2(v2)) => v2.watch(&mut self.cluster, &self.keys).await,
                 Some(ApiClient::V3(v3)) => v3.watch(&mut self.cluster, &self.keys).await,
                 None => Ok(Seen::Doubt),
@@ -225,7 +227,7 @@ impl Etcd {
         text: Option<&str>,
         version: u64,
     ) -> Result<Result<(), Conflict>, StoreError> {
-        let written = match &self.speaks {
+        let written = match &self.client {
             Some(ApiClient::V2(v2)) => v2.write(&self.cluster, &self.keys, key, text, version).await,
             Some(ApiClient::V3(v3)) => v3.write(&mut self.cluster, &self.keys, key, text, version).await,
             None => Err(Fault::api("the store was not read yet".to_owned())),
@@ -280,11 +282,11 @@ impl Etcd {
                 Ok(ApiClient::V3(v3))
             }
             // A store that held documents is not given up for one that is empty or that holds leftovers.
-            (Ok(false), _) if self.held == Some(Api::V3) => Ok(ApiClient::V3(v3)),
-            (Err(fault), _) if self.held == Some(Api::V3) => Err(missing(fault, no_v3())),
+            (Ok(false), _) if self.preferred_api == Some(Api::V3) => Ok(ApiClient::V3(v3)),
+            (Err(fault), _) if self.preferred_api == Some(Api::V3) => Err(missing(fault, no_v3())),
             (Ok(true), _) => Ok(ApiClient::V3(v3)),
-            (_, Ok(_)) if self.held == Some(Api::V2) => Ok(ApiClient::V2(v2)),
-            (_, Err(fault)) if self.held == Some(Api::V2) => Err(missing(fault, no_v2())),
+            (_, Ok(_)) if self.preferred_api == Some(Api::V2) => Ok(ApiClient::V2(v2)),
+            (_, Err(fault)) if self.preferred_api == Some(Api::V2) => Err(missing(fault, no_v2())),
             (Ok(false) | Err(Fault { kind: FaultKind::Api, .. }), Ok(true)) => Ok(ApiClient::V2(v2)),
             (Err(Fault { kind: FaultKind::Api, .. }), Ok(false)) => Ok(ApiClient::V2(v2)),
             (Ok(false), Ok(false) | Err(Fault { kind: FaultKind::Api, .. })) => Ok(ApiClient::V3(v3)),
@@ -306,7 +308,7 @@ impl Etcd {
             }
             // Another member may run another version, for example behind a proxy.
             FaultKind::Api => {
-                self.speaks = None;
+                self.client = None;
                 self.cluster.give_up_member();
                 RetryClass::Quick
             }

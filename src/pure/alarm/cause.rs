@@ -302,3 +302,25 @@ impl Serialize for Delay {
         serializer.serialize_f64(seconds(self.nanos))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn legacy_text_rounds_a_timeout_up_to_whole_seconds() {
+        let legacy_text = |millis| {
+            let silence = NoProbe {
+                silent_for: Duration::from_millis(millis),
+                last_probe: None,
+                expect_every: Duration::from_millis(millis),
+                announced_stop: false,
+                dropped: 0,
+                answers: false,
+            };
+            Cause::Silence(silence).legacy_text()
+        };
+        assert_eq!(legacy_text(200), "Timeout, no packet received in 1 seconds");
+        assert_eq!(legacy_text(2_500), "Timeout, no packet received in 3 seconds");
+    }
+}

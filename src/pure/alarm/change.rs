@@ -27,7 +27,7 @@ pub struct ConditionChange {
 pub enum Verdict {
     /// Condition is down, for this cause. Reported again while it is down when the cause has changed.
     Violated(Cause),
-    /// Connection is suspect: a probe is overdue, so the test no longer counts as up but is not down yet.
+    /// Connection is suspect: a probe is overdue, so the test does not count as getting through in remarks about other tests, but is not down yet.
     Overdue,
     /// Condition is up; an alarm that this reporter raised can be cleared.
     Cleared,

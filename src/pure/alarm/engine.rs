@@ -28,7 +28,7 @@ use crate::pure::test::id::TestId;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rules {
     /// Damping of alarms that are not about one test.
-    pub damping: HoldDown,
+    pub hold_down: HoldDown,
     /// Facts of the tests of this host, with the damping of their alarms.
     pub tests: BTreeMap<TestId, (Arc<TestFacts>, HoldDown)>,
     /// Settings of groups, whose alarm is notified instead of their members.
@@ -105,7 +105,7 @@ impl AlarmEngine {
         }
         let notification = match (self.list.on_change(change), &change.verdict) {
             (AlarmEffect::State(notification), _) => notification,
-            (AlarmEffect::Text(notification), _) => return vec![self.standing(&notification, now)],
+            (AlarmEffect::Text(notification), _) => return vec![self.alarm_status(&notification, now)],
             (AlarmEffect::Nothing, verdict) => {
                 let outcome = match (connection, verdict) {
                     (Some(id), Verdict::Overdue) => {
@@ -281,23 +281,24 @@ impl AlarmEngine {
                 outcome.join(self.count(&known, now).0);
             }
         }
-        if before.damping != self.rules.damping {
+        if before.hold_down != self.rules.hold_down {
             keys.extend(self.raised_keys());
         }
         let damped = self
             .rules
             .tests
             .iter()
-            .filter(|(id, (_, damping))| before.tests.get(id).is_some_and(|(_, before)| before != damping));
+            .filter(|(id, (_, hold_down))| before.tests.get(id).is_some_and(|(_, before)| before != hold_down));
         keys.extend(damped.flat_map(|(id, _)| Kind::ALL.map(|kind| AlarmKey::new(kind, Subject::Test(*id)))));
         // Removed tests are cleared by the `retain` that follows, and must not be notified before.
-        let mut standing = self.apply(outcome, keys, now);
+        let mut alarm_status = self.apply(outcome, keys, now);
         if shelved {
-            standing.extend(self.on_shelf(GroupOutcome::default(), now));
+            alarm_status.extend(self.on_shelf(GroupOutcome::default(), now));
         }
-        standing
-            .retain(|standing| standing.notification.key.test().is_none_or(|id| self.rules.tests.contains_key(&id)));
-        standing
+        alarm_status.retain(|alarm_status| {
+            alarm_status.notification.key.test().is_none_or(|id| self.rules.tests.contains_key(&id))
+        });
+        alarm_status
     }
 
     /// Determines again the peer hosts of tests that are down, since changed documents may name others.
@@ -328,9 +329,9 @@ impl AlarmEngine {
                 (_, _) => keys.extend(self.count(notification, now).1),
             }
         }
-        let mut standing = self.apply(outcome, keys, now);
-        standing.extend(gone.into_iter().map(|notification| AlarmStatus { notification, suppressed_by: None }));
-        standing
+        let mut alarm_status = self.apply(outcome, keys, now);
+        alarm_status.extend(gone.into_iter().map(|notification| AlarmStatus { notification, suppressed_by: None }));
+        alarm_status
     }
 
     /// Advances to `now`: waits of groups and explanations end, and windows and silences begin or end.
@@ -339,16 +340,16 @@ impl AlarmEngine {
         outcome.join(self.sender_groups.on_time(now.moment));
         let mut keys: BTreeSet<AlarmKey> = self.explanations.on_time(now.moment).into_iter().collect();
         keys.extend(self.fault_group.on_time(now.moment));
-        let mut standing = match self.shelving.on_time(now.wall) {
+        let mut alarm_status = match self.shelving.on_time(now.wall) {
             true => {
-                let mut standing = self.apply(GroupOutcome::default(), keys, now);
-                standing.extend(self.on_shelf(outcome, now));
-                standing
+                let mut alarm_status = self.apply(GroupOutcome::default(), keys, now);
+                alarm_status.extend(self.on_shelf(outcome, now));
+                alarm_status
             }
             false => self.apply(outcome, keys, now),
         };
-        standing.extend(self.refresh_remarks(now));
-        standing
+        alarm_status.extend(self.refresh_remarks(now));
+        alarm_status
     }
 
     /// Returns when `on_time` has something to do. Windows and silences follow the wall clock and are not included;
@@ -389,7 +390,7 @@ impl AlarmEngine {
 
     /// Returns every known alarm, raised or cleared, with its suppression.
     pub fn all(&self, now: Now) -> impl Iterator<Item = AlarmStatus> {
-        self.list.all().map(move |notification| self.standing(notification, now))
+        self.list.all().map(move |notification| self.alarm_status(notification, now))
     }
 
     /// Returns the alarms that are raised, including suppressed ones.
@@ -403,9 +404,9 @@ impl AlarmEngine {
     }
 
     /// Returns the damping of an alarm: that of its test, or else that of the agent.
-    pub fn damping(&self, key: &AlarmKey) -> HoldDown {
-        let own = key.test().and_then(|id| self.rules.tests.get(&id)).map(|(_, damping)| damping);
-        own.copied().unwrap_or(self.rules.damping)
+    pub fn hold_down(&self, key: &AlarmKey) -> HoldDown {
+        let own = key.test().and_then(|id| self.rules.tests.get(&id)).map(|(_, hold_down)| hold_down);
+        own.copied().unwrap_or(self.rules.hold_down)
     }
 
     fn raised_keys(&self) -> BTreeSet<AlarmKey> {
@@ -462,12 +463,12 @@ impl AlarmEngine {
             return Vec::new();
         }
         let refused = self.refused_hosts();
-        let mut standing = Vec::new();
+        let mut alarm_status = Vec::new();
         for key in keys {
             self.annotate(&key, &refused);
-            standing.extend(self.list.get(&key).map(|notification| self.standing(notification, now)));
+            alarm_status.extend(self.list.get(&key).map(|notification| self.alarm_status(notification, now)));
         }
-        standing
+        alarm_status
     }
 
     /// Raises or clears the alarm that combines many configuration faults. Returns its key if it has changed.
@@ -497,7 +498,7 @@ impl AlarmEngine {
     }
 
     /// Returns the alarm in its current state, with the reason why its raise is suppressed, if it is.
-    pub fn standing(&self, notification: &Arc<Notification>, now: Now) -> AlarmStatus {
+    pub fn alarm_status(&self, notification: &Arc<Notification>, now: Now) -> AlarmStatus {
         let suppressed_by = if notification.is_raised() { self.suppressed_by(notification, now) } else { None };
         AlarmStatus { notification: notification.clone(), suppressed_by }
     }

@@ -11,7 +11,7 @@ use crate::pure::alarm::change::{ConditionChange, Verdict, condition_change};
 use crate::pure::alarm::key::AlarmKey;
 use crate::pure::base::time::{Moment, Now};
 
-/// Configuration faults that were reported, and those that have not yet lasted long enough to be reported.
+/// Faults that were reported, and those that have not yet lasted long enough to be reported.
 #[derive(Debug, Default)]
 pub struct Faults {
     reported: BTreeMap<AlarmKey, Cause>,
@@ -30,7 +30,7 @@ impl Faults {
     ) -> Vec<ConditionChange> {
         self.pending.retain(|key, _| faults.contains_key(key));
         let mut changes = Vec::new();
-        let mut said = BTreeMap::new();
+        let mut reported = BTreeMap::new();
         for (key, cause) in faults {
             match self.reported.remove(&key) {
                 // Report a changed cause too, so that the alarm text shows the current cause.
@@ -45,10 +45,10 @@ impl Faults {
                     changes.push(change_of(&key, Verdict::Violated(cause.clone()), now));
                 }
             }
-            said.insert(key, cause);
+            reported.insert(key, cause);
         }
         changes.extend(self.reported.keys().map(|key| change_of(key, Verdict::Cleared, now)));
-        self.reported = said;
+        self.reported = reported;
         changes
     }
 
@@ -92,7 +92,7 @@ mod tests {
         (AlarmKey::new(Kind::Config, Subject::Name(name.into())), Cause::Config(name.into()))
     }
 
-    fn said(changes: &[ConditionChange]) -> Vec<(String, bool)> {
+    fn reported(changes: &[ConditionChange]) -> Vec<(String, bool)> {
         let raised = |change: &ConditionChange| change.verdict != Verdict::Cleared;
         changes.iter().map(|change| (change.key.subject.to_string(), raised(change))).collect()
     }
@@ -110,9 +110,9 @@ mod tests {
         assert_eq!(faults.next_deadline(), None);
         assert_eq!(faults.on_faults(away(), minute, at(100)), []);
         assert_eq!(faults.on_faults(away(), minute, at(159)), []);
-        assert_eq!(said(&faults.on_faults(away(), minute, at(160))), [("name store".into(), true)]);
+        assert_eq!(reported(&faults.on_faults(away(), minute, at(160))), [("name store".into(), true)]);
         assert_eq!(faults.next_deadline(), None);
-        assert_eq!(said(&faults.on_faults(BTreeMap::new(), minute, at(200))), [("name store".into(), false)]);
+        assert_eq!(reported(&faults.on_faults(BTreeMap::new(), minute, at(200))), [("name store".into(), false)]);
     }
 
     #[test]
@@ -120,11 +120,11 @@ mod tests {
         let mut faults = Faults::default();
         let both = BTreeMap::from([fault("a"), fault("b")]);
         let changes = faults.on_faults(both.clone(), |_| Duration::ZERO, Now::default());
-        assert_eq!(said(&changes), [("name a".into(), true), ("name b".into(), true)]);
+        assert_eq!(reported(&changes), [("name a".into(), true), ("name b".into(), true)]);
         assert_eq!(faults.on_faults(both, |_| Duration::ZERO, Now::default()), []);
         let changes = faults.on_faults(BTreeMap::from([fault("b"), fault("c")]), |_| Duration::ZERO, Now::default());
-        assert_eq!(said(&changes), [("name c".into(), true), ("name a".into(), false)]);
+        assert_eq!(reported(&changes), [("name c".into(), true), ("name a".into(), false)]);
         assert_eq!(faults.on_fault(fault("b").0, None, Now::default()).len(), 1);
-        assert_eq!(said(&faults.report(Now::default())), [("name c".into(), true)]);
+        assert_eq!(reported(&faults.report(Now::default())), [("name c".into(), true)]);
     }
 }

@@ -210,3 +210,50 @@ pub enum SuppressedBy {
         by: String,
     },
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pure::alarm::list::cleared_notification;
+    use crate::pure::base::time::Now;
+    use crate::pure::test::id::TestId;
+
+    fn raised(kind: Kind, subject: Subject) -> Notification {
+        let cleared = cleared_notification("a", &AlarmKey::new(kind, subject), Now::default());
+        Notification { state: AlarmState::Raised, ..cleared }
+    }
+
+    #[test]
+    fn headline_of_a_test_notification_names_no_state() {
+        for state in [AlarmState::Raised, AlarmState::Cleared] {
+            let alarm = Notification { state, ..raised(Kind::Test, Subject::Agent) };
+            assert_eq!(alarm.headline(), "a: TEST notification");
+        }
+    }
+
+    #[test]
+    fn headline_names_the_set_of_a_test() {
+        let id = TestId::from_bytes([1; 16]);
+        let test = TestFacts { set: Some("app-db".into()), ..TestFacts::example(id) };
+        let alarm = Notification { test: Some(Arc::new(test)), ..raised(Kind::Loss, Subject::Test(id)) };
+        assert_eq!(alarm.headline(), "a → b (set app-db): loss RAISED");
+    }
+
+    #[test]
+    fn alarm_about_more_than_one_test_precedes_older_and_explained_ones() {
+        let shown = |subject: Subject, since, suppressed_by| {
+            let alarm = Notification { since: WallTime::from_unix_nanos(since), ..raised(Kind::Connection, subject) };
+            AlarmStatus { notification: Arc::new(alarm), suppressed_by }.rank()
+        };
+        let test = || Subject::Test(TestId::from_bytes([1; 16]));
+        let ranks = [
+            shown(Subject::Host("b".into()), 9, None),
+            shown(test(), 2, None),
+            shown(test(), 3, None),
+            shown(test(), 1, Some(SuppressedBy::Waiting)),
+            shown(test(), 1, Some(SuppressedBy::Shelved { by: String::new() })),
+            shown(test(), 1, Some(SuppressedBy::Group { group: String::new() })),
+        ];
+        assert!(ranks.is_sorted_by(|first, next| first < next), "{ranks:?}");
+    }
+}

@@ -70,7 +70,7 @@ impl Matcher {
 
 /// Time in which a maintenance window is open.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Hours {
+pub enum WindowTimes {
     /// Window that is open once, between two times.
     Once {
         /// Begin of the window, inclusive.
@@ -91,12 +91,12 @@ pub enum Hours {
     },
 }
 
-impl Hours {
+impl WindowTimes {
     /// Returns whether the window is open at this time.
     pub fn is_open(&self, now: WallTime) -> bool {
         match self {
-            Hours::Once { from, to } => (*from..*to).contains(&now),
-            Hours::Recurring { days, from, to, time_zone } => {
+            WindowTimes::Once { from, to } => (*from..*to).contains(&now),
+            WindowTimes::Recurring { days, from, to, time_zone } => {
                 let Ok(now) = Timestamp::from_nanosecond(now.unix_nanos().into()) else { return false };
                 let now = now.to_zoned(time_zone.clone());
                 // A window that began yesterday may still be open.
@@ -138,7 +138,7 @@ pub struct Window {
     /// Alarms that the window suppresses.
     pub matcher: Matcher,
     /// Time in which the window is open.
-    pub hours: Hours,
+    pub hours: WindowTimes,
 }
 
 /// Renders the window for log and page: its name, hours and matchers.
@@ -146,8 +146,8 @@ impl fmt::Display for Window {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.name)?;
         match &self.hours {
-            Hours::Once { from, to } => write!(f, ", {from} to {to}")?,
-            Hours::Recurring { days, from, to, time_zone } => {
+            WindowTimes::Once { from, to } => write!(f, ", {from} to {to}")?,
+            WindowTimes::Recurring { days, from, to, time_zone } => {
                 let days: Vec<String> = days.iter().map(|day| format!("{day:?}").to_lowercase()).collect();
                 let days = if days.is_empty() { "every day".to_owned() } else { days.join(", ") };
                 let zone = time_zone.iana_name().unwrap_or("UTC");
@@ -191,7 +191,7 @@ impl fmt::Display for Silence {
 }
 
 /// Time for which an expired silence is kept, in case the clock is set back.
-const FORGOTTEN_AFTER: Duration = Duration::from_secs(3600);
+const KEEP_EXPIRED_FOR: Duration = Duration::from_secs(3600);
 
 /// Set of everything that suppresses raises: maintenance windows, drained hosts and silences.
 #[derive(Debug, Default)]
@@ -241,7 +241,7 @@ impl Shelving {
     /// evaluated again.
     pub fn on_time(&mut self, now: WallTime) -> bool {
         // Expired silences are kept for a while: a clock that was set forward by mistake may be set back.
-        self.silences.retain(|_, silence| silence.until + FORGOTTEN_AFTER > now);
+        self.silences.retain(|_, silence| silence.until + KEEP_EXPIRED_FOR > now);
         let silences = self.silences(now).map(|silence| silence.id.clone()).collect();
         let open = (self.windows.iter().map(|window| window.hours.is_open(now)).collect(), silences);
         let changed = open != self.open || self.touched;

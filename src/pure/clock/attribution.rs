@@ -21,7 +21,7 @@ pub struct ClockAttribution {
     /// Number of hosts that at least one reporter considers wrong. Maintained incrementally, since a host can have a
     /// very large number of reporters.
     wrong: usize,
-    is_self_blamed: bool,
+    is_local_clock_wrong: bool,
 }
 
 /// Latest report of each reporter on one host.
@@ -37,20 +37,20 @@ impl ClockAttribution {
     pub fn on_change(&mut self, change: ConditionChange) -> Vec<ConditionChange> {
         let Subject::Host(host) = &change.key.subject else { return vec![change] };
         let now = change.at;
-        let words = self.hosts.entry(host.clone()).or_default();
-        let was_wrong = words.is_wrong();
-        words.take(&change);
-        match (was_wrong, words.is_wrong()) {
+        let reports = self.hosts.entry(host.clone()).or_default();
+        let was_wrong = reports.is_wrong();
+        reports.take(&change);
+        match (was_wrong, reports.is_wrong()) {
             (false, true) => self.wrong += 1,
             (true, false) => self.wrong -= 1,
             (false, false) | (true, true) => {}
         }
-        let mut said = self.reevaluate(now);
+        let mut changes = self.reevaluate(now);
         // A cleared report is always forwarded; a violation of another host is suppressed while this host is blamed.
-        if !is_violated(&change) || !self.is_self_blamed {
-            said.push(change);
+        if !is_violated(&change) || !self.is_local_clock_wrong {
+            changes.push(change);
         }
-        said
+        changes
     }
 
     /// Drops the reports of removed tests and of alarms that are no longer in the inventory. Each test reports only
@@ -62,25 +62,25 @@ impl ClockAttribution {
         possible: &AlarmInventory,
         now: Now,
     ) -> Vec<ConditionChange> {
-        let mut said = Vec::new();
-        self.hosts.retain(|host, words| {
-            let reports = |reporter: &Subject| {
+        let mut changes = Vec::new();
+        self.hosts.retain(|host, reports| {
+            let still_reports = |reporter: &Subject| {
                 reporters.contains(reporter) && peers.get(reporter).is_none_or(|peer| peer == host)
             };
-            words.good.retain(reports);
-            words.bad.retain(|reporter, change| {
-                let stays = reports(reporter);
+            reports.good.retain(still_reports);
+            reports.bad.retain(|reporter, change| {
+                let stays = still_reports(reporter);
                 if !stays {
-                    said.push(ConditionChange { verdict: Verdict::Cleared, at: now, ..change.clone() });
+                    changes.push(ConditionChange { verdict: Verdict::Cleared, at: now, ..change.clone() });
                 }
                 stays
             });
             let is_possible = possible.contains(&AlarmKey::new(Kind::Clock, Subject::Host(host.clone())));
-            is_possible && !(words.good.is_empty() && words.bad.is_empty())
+            is_possible && !(reports.good.is_empty() && reports.bad.is_empty())
         });
-        self.wrong = self.hosts.values().filter(|words| words.is_wrong()).count();
-        said.extend(self.reevaluate(now));
-        said
+        self.wrong = self.hosts.values().filter(|reports| reports.is_wrong()).count();
+        changes.extend(self.reevaluate(now));
+        changes
     }
 
     /// Returns the current state of this host's clock condition, for an alarm actor that has just started.
@@ -91,11 +91,11 @@ impl ClockAttribution {
     /// Decides again whether this host is blamed. On a change, reports on other hosts are retracted, or issued again.
     fn reevaluate(&mut self, now: Now) -> Vec<ConditionChange> {
         let blames = self.wrong >= MIN_WRONG_HOSTS && self.wrong * 2 > self.hosts.len();
-        if blames == self.is_self_blamed {
+        if blames == self.is_local_clock_wrong {
             return Vec::new();
         }
-        self.is_self_blamed = blames;
-        let raised = self.hosts.values().flat_map(|words| words.bad.values()).cloned();
+        self.is_local_clock_wrong = blames;
+        let raised = self.hosts.values().flat_map(|reports| reports.bad.values()).cloned();
         let others = raised.map(|change| match blames {
             true => ConditionChange { verdict: Verdict::Cleared, at: now, ..change },
             false => change,
@@ -104,7 +104,7 @@ impl ClockAttribution {
     }
 
     fn of_self(&self, now: Now) -> ConditionChange {
-        let verdict = match self.is_self_blamed {
+        let verdict = match self.is_local_clock_wrong {
             true => Verdict::Violated(Cause::LocalClock(format!(
                 "delays from {} of {} hosts are impossible: this host's clock is wrong, not theirs",
                 self.wrong,
@@ -113,7 +113,7 @@ impl ClockAttribution {
             false => Verdict::Cleared,
         };
         let key = AlarmKey::new(Kind::Clock, Subject::Agent);
-        condition_change(key, Subject::Name(WITNESS.to_owned()), now, verdict)
+        condition_change(key, Subject::Name(ATTRIBUTION.to_owned()), now, verdict)
     }
 }
 
@@ -139,7 +139,7 @@ fn is_violated(change: &ConditionChange) -> bool {
 }
 
 /// Name of the reporter of this host's clock condition, which is derived from reports on other hosts.
-const WITNESS: &str = "the clocks of other hosts";
+const ATTRIBUTION: &str = "the clocks of other hosts";
 
 #[cfg(test)]
 mod tests {
@@ -148,7 +148,7 @@ mod tests {
     use crate::pure::test::id::TestId;
     use std::time::Duration;
 
-    fn word(host: &str, wrong: bool) -> ConditionChange {
+    fn report_of(host: &str, wrong: bool) -> ConditionChange {
         let delay = Delay { nanos: -10_000_000, uncertainty: Duration::from_millis(1) };
         let verdict = match wrong {
             true => Verdict::Violated(Cause::ClockWrong { delay, peer: host.to_owned() }),
@@ -159,10 +159,10 @@ mod tests {
     }
 
     /// Returns the subjects that are blamed after these reports.
-    fn blamed(words: &[ConditionChange]) -> BTreeSet<String> {
+    fn blamed(reports: &[ConditionChange]) -> BTreeSet<String> {
         let mut witness = ClockAttribution::default();
         let mut blamed = BTreeSet::new();
-        for change in words.iter().cloned().flat_map(|word| witness.on_change(word)) {
+        for change in reports.iter().cloned().flat_map(|report_of| witness.on_change(report_of)) {
             match change.verdict {
                 Verdict::Violated(_) => blamed.insert(change.key.subject.to_string()),
                 Verdict::Cleared | Verdict::Overdue | Verdict::Undecidable => {
@@ -177,22 +177,22 @@ mod tests {
     #[test]
     fn clock_alarm_is_cleared_when_its_test_gets_another_peer() {
         let mut witness = ClockAttribution::default();
-        witness.on_change(word("a", true));
-        let reporter = word("a", true).reporter;
+        witness.on_change(report_of("a", true));
+        let reporter = report_of("a", true).reporter;
         let possible: AlarmInventory = [AlarmKey::new(Kind::Clock, Subject::Host("a".into()))].into_iter().collect();
         let reporters = BTreeSet::from([reporter.clone()]);
         let same = BTreeMap::from([(reporter.clone(), "a".to_owned())]);
         assert_eq!(witness.retain(&reporters, &same, &possible, Now::default()), []);
         let other = BTreeMap::from([(reporter, "c".to_owned())]);
-        let said = witness.retain(&reporters, &other, &possible, Now::default());
-        assert_eq!(said.len(), 1);
-        assert_eq!((said[0].key.subject.to_string().as_str(), &said[0].verdict), ("host a", &Verdict::Cleared));
+        let changes = witness.retain(&reporters, &other, &possible, Now::default());
+        assert_eq!(changes.len(), 1);
+        assert_eq!((changes[0].key.subject.to_string().as_str(), &changes[0].verdict), ("host a", &Verdict::Cleared));
     }
 
     #[test]
     fn agent_is_blamed_when_most_hosts_appear_wrong_and_one_host_otherwise() {
-        let good = |hosts: &[&str]| hosts.iter().map(|host| word(host, false)).collect::<Vec<_>>();
-        let bad = |hosts: &[&str]| hosts.iter().map(|host| word(host, true)).collect::<Vec<_>>();
+        let good = |hosts: &[&str]| hosts.iter().map(|host| report_of(host, false)).collect::<Vec<_>>();
+        let bad = |hosts: &[&str]| hosts.iter().map(|host| report_of(host, true)).collect::<Vec<_>>();
         assert_eq!(blamed(&bad(&["a"])), ["host a".to_owned()].into());
         assert_eq!(blamed(&[good(&["a", "b", "c"]), bad(&["b"])].concat()), ["host b".to_owned()].into());
         assert_eq!(blamed(&[good(&["a", "b", "c"]), bad(&["b", "c"])].concat()), ["agent".to_owned()].into());

@@ -86,7 +86,7 @@ pub enum Transition {
     /// Condition is up, but the latest samples were bad.
     Suspected,
     /// Condition left the suspect state and is up, after bad samples that did not suffice to raise an alarm.
-    Relieved,
+    SuspicionEnded,
 }
 
 /// Combined weight of the recent samples that contradict the current state.
@@ -194,7 +194,8 @@ impl Condition {
                     Weight::Nothing => {
                         let was_suspect = self.state == State::Suspect && self.is_confirmed();
                         self.enter(State::Up, now, None);
-                        self.settle(u16::from(sample == Sample::Good)).or(was_suspect.then_some(Transition::Relieved))
+                        self.settle(u16::from(sample == Sample::Good))
+                            .or(was_suspect.then_some(Transition::SuspicionEnded))
                     }
                 }
             }
@@ -281,7 +282,7 @@ mod tests {
                 &[Good, Good, Bad],
                 State::Suspect,
                 State::Up,
-                Some(Transition::Relieved),
+                Some(Transition::SuspicionEnded),
                 State::Down,
                 Some(Transition::Raised),
             ),

@@ -147,7 +147,7 @@ impl SenderHealth {
                 self.cause = None;
                 Some(self.change(Verdict::Cleared, now))
             }
-            Transition::Suspected | Transition::Relieved => None,
+            Transition::Suspected | Transition::SuspicionEnded => None,
         }
     }
 
@@ -255,5 +255,56 @@ mod tests {
         let changes: Vec<_> = (0..50).filter_map(|slot| health.on_slot(at(slot * 100))).collect();
         assert_eq!(changes.len(), 1);
         assert_eq!(changes[0].verdict, Verdict::Cleared);
+    }
+
+    fn not_sent(problem: &str) -> Verdict {
+        Verdict::Violated(Cause::NotSent(problem.to_owned()))
+    }
+
+    /// Returns a sender whose alarm is raised because a port is unreachable, at 200 ms.
+    fn raised() -> SenderHealth {
+        let mut health = health();
+        for slot in 0..3u64 {
+            health.on_error("port unreachable".into(), at(slot * 100));
+            let change = health.on_slot(at(slot * 100));
+            assert_eq!(change.map(|change| change.verdict), (slot == 2).then(|| not_sent("port unreachable")));
+        }
+        health
+    }
+
+    #[test]
+    fn report_is_empty_until_the_condition_is_confirmed() {
+        let mut health = health();
+        for slot in 0..4 {
+            assert_eq!(health.report(at(slot * 100)), None);
+            health.on_slot(at(slot * 100));
+        }
+        assert_eq!(health.report(at(400)).map(|change| change.verdict), Some(Verdict::Cleared));
+    }
+
+    #[test]
+    fn errors_just_before_the_announced_stop_do_not_count() {
+        let mut health = health();
+        health.on_error("port unreachable".into(), at(0));
+        health.on_slot(at(0));
+        health.on_announced_stop(at(60_000).moment);
+        let changes = (1..50u64).filter_map(|slot| Some((slot, health.on_slot(at(slot * 100))?.verdict)));
+        assert_eq!(changes.collect::<Vec<_>>(), [(3, Verdict::Cleared)]);
+    }
+
+    #[test]
+    fn text_of_raised_alarm_names_the_new_destination_after_a_move() {
+        let destination = ([127, 0, 0, 3], 8620).into();
+        let change = raised().on_moved(destination, at(10_000).moment, at(300)).unwrap();
+        let text = "port unreachable; probes now go to 127.0.0.3:8620, with no result yet";
+        assert_eq!(change.verdict, not_sent(text));
+    }
+
+    #[test]
+    fn text_of_raised_alarm_follows_another_cause() {
+        let mut health = raised();
+        health.on_error("no route to host".into(), at(300));
+        let change = health.on_slot(at(300)).unwrap();
+        assert_eq!(change.verdict, not_sent("no route to host"));
     }
 }

@@ -1,6 +1,6 @@
 //! Receive session: one test at the host that judges it, from the expected probes to changes of its conditions.
 //!
-//! An [`ReceiveSession`] is a pure state machine. It is fed with probes (`on_probe`) and with the passage of time
+//! A [`ReceiveSession`] is a pure state machine. It is fed with probes (`on_probe`) and with the passage of time
 //! (`on_timeout`), and appends condition changes for the alarm actor. Its owner calls it again at `next_deadline`.
 
 mod conditions;
@@ -51,7 +51,7 @@ pub struct ReceiveSession {
     ttl: Option<u8>,
     dscp: Option<u8>,
     /// Copy of the flags that `conditions` derives from itself, kept here with the other hot fields.
-    calm: SteadyConditions,
+    steady: SteadyConditions,
     last_probe: Option<Now>,
     expected: SessionPlan,
     previous: Previous,
@@ -92,7 +92,7 @@ struct Extra {
     flows: Option<FlowWatch>,
     offset: OffsetWatch,
     /// Former, longer interval that is still accepted, and the moment until which it is.
-    slower_until: Option<(Moment, Duration)>,
+    tolerated_interval: Option<(Moment, Duration)>,
     /// True once the sender's probes have stated a longer interval than the expected one. That is tolerated once for
     /// each plan, since the two ends of a test learn of a change one after the other.
     slower_tolerated: bool,
@@ -140,6 +140,10 @@ struct FlowWatch {
     begun: Moment,
 }
 
+// A probe of a healthy test reads and writes six cache lines of 64 octets; a field that is added before `statistics` must
+// not make them seven.
+const _: () = assert!(ReceiveSession::HOT <= 6 * 64);
+
 impl ReceiveSession {
     /// Number of leading octets of the state, which are all that a probe needs while the test is healthy.
     pub const HOT: usize = std::mem::offset_of!(ReceiveSession, statistics) + Statistics::HOT;
@@ -152,7 +156,7 @@ impl ReceiveSession {
             timeout_at: now.moment,
             no_timeout_before: Moment::ZERO,
             announced_stop: false,
-            calm: SteadyConditions::default(),
+            steady: SteadyConditions::default(),
             dropped: 0,
             send_every: None,
             streams: SequenceTracker::default(),
@@ -207,10 +211,11 @@ impl ReceiveSession {
         let pace = |expected: &SessionPlan| (expected.expect_every, expected.thresholds, expected.startup_grace);
         let same_pace = pace(&self.expected) == pace(&expected);
         // Within the grace, the sender may have learnt of neither of two successive changes.
-        let slower = self.slower_until().filter(|(until, _)| now.moment < *until).map_or(before, |(_, slower)| slower);
-        let slower_until = match expected.expect_every < before {
+        let slower =
+            self.tolerated_interval().filter(|(until, _)| now.moment < *until).map_or(before, |(_, slower)| slower);
+        let tolerated_interval = match expected.expect_every < before {
             true => Some((now.moment + ROLL_OUT_GRACE, slower.max(before))),
-            false => self.slower_until(),
+            false => self.tolerated_interval(),
         };
         let same_extra = (expected.loss, expected.max_above_baseline, expected.flows)
             == (self.expected.loss, self.expected.max_above_baseline, self.expected.flows);
@@ -225,8 +230,8 @@ impl ReceiveSession {
                 flows.begun = now.moment + ROLL_OUT_GRACE;
             }
         }
-        if slower_until.is_some() {
-            self.extra.get_or_insert_default().slower_until = slower_until;
+        if tolerated_interval.is_some() {
+            self.extra.get_or_insert_default().tolerated_interval = tolerated_interval;
         }
         if let Some(extra) = &mut self.extra {
             extra.slower_tolerated = false;
@@ -248,13 +253,13 @@ impl ReceiveSession {
         let now = incoming.received;
         self.on_timeout(now, incoming.dropped, changes);
         let flows = self.flow_count();
-        let terms = AcceptanceRules {
+        let rules = AcceptanceRules {
             any_of: self.expected.any_of.as_deref(),
             expect_every: self.expected.expect_every,
             keyed: self.expected.keys.is_some(),
             flows,
         };
-        let place = self.streams.classify(incoming, terms);
+        let place = self.streams.classify(incoming, rules);
         let refused = match place {
             SequencePosition::Duplicate => {
                 self.duplicates += 1;
@@ -353,7 +358,7 @@ impl ReceiveSession {
     fn note_slower_pace(&mut self, send_every: Duration, now: Moment) {
         let extra = self.extra.get_or_insert_default();
         if !std::mem::replace(&mut extra.slower_tolerated, true) {
-            extra.slower_until = Some((now + ROLL_OUT_GRACE, send_every.saturating_mul(2)));
+            extra.tolerated_interval = Some((now + ROLL_OUT_GRACE, send_every.saturating_mul(2)));
         }
     }
 
@@ -439,8 +444,8 @@ impl ReceiveSession {
 
     /// Returns the changes that clear this test's alarms when it is no longer judged here.
     pub fn retire(&self, now: Now) -> Vec<ConditionChange> {
-        let said = self.conditions.decided().filter(|(_, verdict)| matches!(verdict, Verdict::Violated(_)));
-        said.map(|(kind, _)| self.change(kind, Verdict::Cleared, now)).collect()
+        let reported = self.conditions.decided().filter(|(_, verdict)| matches!(verdict, Verdict::Violated(_)));
+        reported.map(|(kind, _)| self.change(kind, Verdict::Cleared, now)).collect()
     }
 
     /// Returns the condition of the connection.
@@ -533,14 +538,14 @@ impl ReceiveSession {
         self.extra.as_mut().and_then(|extra| extra.loss.as_mut())
     }
 
-    fn slower_until(&self) -> Option<(Moment, Duration)> {
-        self.extra.as_ref().and_then(|extra| extra.slower_until)
+    fn tolerated_interval(&self) -> Option<(Moment, Duration)> {
+        self.extra.as_ref().and_then(|extra| extra.tolerated_interval)
     }
 
     /// Returns the end of the interval that begins at `moment`.
     fn deadline_after(&self, moment: Moment) -> Moment {
         let every = self.expected.expect_every.max(Duration::from_nanos(1));
-        let every = match self.slower_until() {
+        let every = match self.tolerated_interval() {
             // Tolerate the longer interval until at most one regular interval after the roll-out.
             Some((until, slower)) if moment < until => slower.min((until + every).since(moment)).max(every),
             Some(_) | None => every,
@@ -647,11 +652,11 @@ impl ReceiveSession {
         self.statistics.on_timeout(missing, now);
     }
 
-    /// Applies a change to the conditions and updates `calm`. Every change must go through this function, because
-    /// `calm` is derived from the conditions.
+    /// Applies a change to the conditions and updates `steady`. Every change must go through this function, because
+    /// `steady` is derived from the conditions.
     fn change_conditions<R>(&mut self, change: impl FnOnce(&mut Conditions) -> R) -> R {
         let changed = change(&mut self.conditions);
-        self.calm = self.conditions.calm();
+        self.steady = self.conditions.steady();
         changed
     }
 
@@ -663,7 +668,7 @@ impl ReceiveSession {
         now: Now,
         changes: &mut Vec<ConditionChange>,
     ) {
-        if sample == Sample::Good && self.calm.holds(kind) {
+        if sample == Sample::Good && self.steady.holds(kind) {
             return;
         }
         let thresholds = self.expected.thresholds;
@@ -691,11 +696,11 @@ impl ReceiveSession {
             return;
         }
         let raised = self.conditions.of(kind).since().moment;
-        let said = &mut self.extra.get_or_insert_default().cause_reported_at[conditions::index(kind)];
-        if !at_once && now.moment.since(raised.max(*said)) < CAUSE_REPORT_INTERVAL {
+        let reported = &mut self.extra.get_or_insert_default().cause_reported_at[conditions::index(kind)];
+        if !at_once && now.moment.since(raised.max(*reported)) < CAUSE_REPORT_INTERVAL {
             return;
         }
-        *said = now.moment;
+        *reported = now.moment;
         self.conditions.set_cause(kind, cause.clone());
         changes.push(self.change(kind, Verdict::Violated(cause), now));
     }

@@ -70,7 +70,7 @@ pub enum NotifyReason {
 #[derive(Debug)]
 pub struct NotificationLog {
     agent: String,
-    manner: NotificationPolicy,
+    policy: NotificationPolicy,
     bucket: TokenBucket,
     cold_start: ColdStart,
     entries: BTreeMap<AlarmKey, LogEntry>,
@@ -159,12 +159,12 @@ pub struct NotifiedState {
 
 impl NotificationLog {
     /// Creates an empty notification log for a receiver of this agent.
-    pub fn new(agent: impl Into<String>, manner: NotificationPolicy, now: Moment) -> Self {
+    pub fn new(agent: impl Into<String>, policy: NotificationPolicy, now: Moment) -> Self {
         NotificationLog {
             agent: agent.into(),
-            bucket: TokenBucket::new(manner.rate, manner.burst, now),
-            storm: Storm::new(manner.storm),
-            manner,
+            bucket: TokenBucket::new(policy.rate, policy.burst, now),
+            storm: Storm::new(policy.storm),
+            policy,
             cold_start: ColdStart {
                 phase: ColdStartPhase::Told,
                 failures: 0,
@@ -185,26 +185,26 @@ impl NotificationLog {
 
     /// Loads the records of an earlier run. Unacknowledged notifications are repeated. If records may be missing, a
     /// clear of every alarm that is found good is sent once, at the end of the queue.
-    pub fn load(&mut self, records: Vec<NotifiedRecord>, recollection: RecordState, damping: HoldDown, now: Now) {
-        let forgets = matches!(self.manner.delivery_mode, DeliveryMode::Refreshed { .. });
+    pub fn load(&mut self, records: Vec<NotifiedRecord>, record_state: RecordState, hold_down: HoldDown, now: Now) {
+        let forgets = matches!(self.policy.delivery_mode, DeliveryMode::Refreshed { .. });
         // An older copy of the records may name a raise that was cleared since: alarms that are still raised are sent
         // again.
-        let outdated = recollection == RecordState::Incomplete;
-        let lost_records = match recollection {
+        let outdated = record_state == RecordState::Incomplete;
+        let lost_records = match record_state {
             RecordState::Complete(lost_records) => lost_records,
             RecordState::Incomplete => Some(LostRecords::new(now.wall)),
         };
-        if !forgets && self.manner.initial_clear == InitialClear::Silent {
+        if !forgets && self.policy.initial_clear == InitialClear::Silent {
             self.lost_records = lost_records.filter(|lost_records| !lost_records.has_expired(now.wall));
             // A mail carries many alarms: one mail about all of them is better than ten about a few each.
-            let gathers = if self.manner.batch > 1 { CLEARS_GATHERED_FOR } else { Duration::ZERO };
+            let gathers = if self.policy.batch > 1 { CLEARS_GATHERED_FOR } else { Duration::ZERO };
             self.clear_not_before = now.moment + gathers;
         }
         // A storm of an earlier run counts as ended. If it continues, a new one is detected.
         let over = self.storm_standing(AlarmState::Cleared, "the agent was restarted".to_owned(), now);
         for record in records {
             let key = record.notification.key.clone();
-            let entry = self.entry(&key, damping);
+            let entry = self.entry(&key, hold_down);
             if record.unconfirmed {
                 entry.unconfirmed = Some(record.notification);
             } else {
@@ -215,7 +215,7 @@ impl NotificationLog {
                 entry.again = outdated;
             }
             if key.kind == Kind::Storm {
-                entry.damping = STORM_DAMPING;
+                entry.hold_down = STORM_DAMPING;
                 entry.wanted = Some(over.clone());
             }
             self.reschedule(&key, now.moment);
@@ -228,10 +228,10 @@ impl NotificationLog {
 
     /// Takes over the records of another sink of the same receiver, whose last messages may still be in flight.
     /// Alarms that can no longer exist are cleared.
-    pub fn adopt_records(&mut self, records: Vec<NotifiedRecord>, damping: HoldDown, now: Now) {
+    pub fn adopt_records(&mut self, records: Vec<NotifiedRecord>, hold_down: HoldDown, now: Now) {
         for record in records {
             let key = record.notification.key.clone();
-            let entry = self.entry(&key, damping);
+            let entry = self.entry(&key, hold_down);
             if entry.notified.is_none() && entry.in_flight.is_none() && entry.unconfirmed.is_none() {
                 // An acknowledgement to the other sink counts here too, since both have the same receiver.
                 let slot = if record.unconfirmed { &mut entry.unconfirmed } else { &mut entry.notified };
@@ -240,8 +240,8 @@ impl NotificationLog {
             }
             self.reschedule(&key, now.moment);
         }
-        if let Some((valid, knowledge)) = self.valid.clone() {
-            self.retain(&valid, knowledge, now);
+        if let Some((valid, completeness)) = self.valid.clone() {
+            self.retain(&valid, completeness, now);
         }
     }
 
@@ -253,15 +253,15 @@ impl NotificationLog {
     /// Applies another notification policy. Alarms that leave the scope are cleared at once, regardless of their
     /// hold-down, so that the clear precedes messages of a successor; or, with `OnRemoval::HandOver`, their records are
     /// returned.
-    pub fn on_manner(&mut self, manner: NotificationPolicy, on_removal: OnRemoval, now: Now) -> Vec<NotifiedRecord> {
-        if (manner.rate, manner.burst) != (self.manner.rate, self.manner.burst) {
-            self.bucket = TokenBucket::new(manner.rate, manner.burst, now.moment);
+    pub fn set_policy(&mut self, policy: NotificationPolicy, on_removal: OnRemoval, now: Now) -> Vec<NotifiedRecord> {
+        if (policy.rate, policy.burst) != (self.policy.rate, self.policy.burst) {
+            self.bucket = TokenBucket::new(policy.rate, policy.burst, now.moment);
         }
-        self.manner = manner;
-        self.storm.on_settings(self.manner.storm);
-        if self.manner.scope != Scope::All {
+        self.policy = policy;
+        self.storm.on_settings(self.policy.storm);
+        if self.policy.scope != Scope::All {
             // A narrowed receiver gets its clears at once, not at the end of a storm.
-            self.storm = Storm::new(self.manner.storm);
+            self.storm = Storm::new(self.policy.storm);
         }
         let mut handed_over = Vec::new();
         let keys: Vec<_> = self.entries.keys().cloned().collect();
@@ -274,7 +274,7 @@ impl NotificationLog {
             }
             entry.held_until = now.moment;
             if on_removal == OnRemoval::HandOver && key.kind != Kind::Storm {
-                handed_over.extend(entry.record(&self.manner));
+                handed_over.extend(entry.record(&self.policy));
                 entry.handed_over = true;
                 if entry.in_flight.is_none() {
                     self.remove(&key);
@@ -287,39 +287,39 @@ impl NotificationLog {
     }
 
     /// Takes in the current state of an alarm, and decides whether it has to be notified.
-    pub fn on_change(&mut self, standing: AlarmStatus, damping: HoldDown, now: Moment) {
-        let key = standing.notification.key.clone();
+    pub fn on_change(&mut self, alarm_status: AlarmStatus, hold_down: HoldDown, now: Moment) {
+        let key = alarm_status.notification.key.clone();
         if !self.in_scope(&key) {
             return;
         }
         let is_active = self.storm.is_active();
-        let manner = self.manner.clone();
-        let entry = self.entry(&key, damping);
-        entry.set_damping(damping);
+        let policy = self.policy.clone();
+        let entry = self.entry(&key, hold_down);
+        entry.set_damping(hold_down);
         entry.retired = false;
         entry.handed_over = false;
         let before = entry.wanted.as_ref().map(|wanted| wanted.notification.state);
-        let flipped = before != Some(standing.notification.state);
-        let news = before.is_some() || standing.notification.is_raised();
+        let flipped = before != Some(alarm_status.notification.state);
+        let news = before.is_some() || alarm_status.notification.is_raised();
         if flipped {
             // Calm means: since the last hold-down ended, its length has passed once more without a change.
             entry.calm = now >= entry.held_until + entry.hold;
             entry.changes = if entry.calm { 1 } else { entry.changes + 1 };
             if news && !is_active {
                 let was_flapping = entry.flaps.is_flapping();
-                entry.flaps.on_change(damping.flap, now);
+                entry.flaps.on_change(hold_down.flap, now);
                 if entry.flaps.is_flapping() && !was_flapping {
                     entry.held_until = now;
                 }
             }
         }
         // A suppressed alarm does not count as flapping; an alarm that waits for its group may.
-        if standing.suppressed_by.as_ref().is_some_and(|suppressed_by| *suppressed_by != SuppressedBy::Waiting) {
+        if alarm_status.suppressed_by.as_ref().is_some_and(|suppressed_by| *suppressed_by != SuppressedBy::Waiting) {
             entry.flaps.forget();
         }
-        let target = entry.target(&manner);
-        entry.wanted = Some(standing);
-        let to_tell = entry.target(&manner) != target && entry.has_news(&manner) && entry.sends_clear_at().is_none();
+        let target = entry.target(&policy);
+        entry.wanted = Some(alarm_status);
+        let to_tell = entry.target(&policy) != target && entry.has_news(&policy) && entry.sends_clear_at().is_none();
         if key.is_single() {
             if to_tell {
                 self.storm.on_news(now);
@@ -333,9 +333,9 @@ impl NotificationLog {
 
     /// Limits the log to the alarms that can still exist, and clears all others. While a bad document makes the
     /// inventory incomplete, alarms notified by an earlier run stay raised.
-    pub fn retain(&mut self, valid: &AlarmInventory, knowledge: Completeness, now: Now) {
-        self.valid = Some((valid.clone(), knowledge));
-        if knowledge == Completeness::Whole
+    pub fn retain(&mut self, valid: &AlarmInventory, completeness: Completeness, now: Now) {
+        self.valid = Some((valid.clone(), completeness));
+        if completeness == Completeness::Whole
             && let Some(lost_records) = &mut self.lost_records
             && lost_records.is_about(valid)
         {
@@ -347,7 +347,7 @@ impl NotificationLog {
                 self.reschedule(&key, now.moment);
             }
         }
-        let stands = |entry: &LogEntry| knowledge == Completeness::Partial && entry.wanted.is_none();
+        let stands = |entry: &LogEntry| completeness == Completeness::Partial && entry.wanted.is_none();
         let others = self.entries.iter().filter(|(key, _)| key.kind != Kind::Storm && !valid.contains(key));
         let gone: Vec<_> = others.filter(|(_, entry)| !stands(entry)).map(|(key, _)| key.clone()).collect();
         for key in gone {
@@ -358,7 +358,7 @@ impl NotificationLog {
     /// Marks all alarms that are raised, notified and not suppressed for another notification. Returns their number.
     pub fn resync(&mut self, now: Moment) -> usize {
         let stands = |entry: &LogEntry| {
-            entry.notified_is_raised() && entry.target(&self.manner).is_some_and(AlarmState::is_raised)
+            entry.notified_is_raised() && entry.target(&self.policy).is_some_and(AlarmState::is_raised)
         };
         let notified: Vec<_> =
             self.entries.iter().filter(|(_, entry)| stands(entry)).map(|(key, _)| key.clone()).collect();
@@ -389,8 +389,8 @@ impl NotificationLog {
 
     /// Returns whether no notification and no repeat is left to send.
     pub fn is_settled(&self) -> bool {
-        let open = |entry: &LogEntry| entry.in_flight.is_some() || entry.is_pending(&self.manner) || entry.again;
-        let repeats = |entry: &LogEntry| entry.repeat_at(&self.manner).is_some();
+        let open = |entry: &LogEntry| entry.in_flight.is_some() || entry.is_pending(&self.policy) || entry.again;
+        let repeats = |entry: &LogEntry| entry.repeat_at(&self.policy).is_some();
         self.cold_start.phase == ColdStartPhase::Told
             && !self.entries.values().any(|entry| open(entry) || repeats(entry))
     }
@@ -398,7 +398,7 @@ impl NotificationLog {
     /// Returns the records that must be on disk before the messages of `take_due` leave: every alarm that the
     /// receiver was or is about to be notified of, unless its clear is confirmed.
     pub fn records(&self) -> Vec<NotifiedRecord> {
-        self.entries.values().filter_map(|entry| entry.record(&self.manner)).collect()
+        self.entries.values().filter_map(|entry| entry.record(&self.policy)).collect()
     }
 
     /// Returns the doubt that has to be on disk together with `records`.
@@ -416,7 +416,7 @@ impl NotificationLog {
     }
 
     fn notified_state(&self, entry: &LogEntry, now: Now) -> NotifiedState {
-        let held = entry.is_pending(&self.manner).then(|| entry.held_until.since(now.moment));
+        let held = entry.is_pending(&self.policy).then(|| entry.held_until.since(now.moment));
         NotifiedState {
             notified: entry.notified.as_ref().map(|notified| notified.state),
             unconfirmed: entry.in_flight.is_some() || entry.unconfirmed.is_some(),
@@ -431,9 +431,9 @@ impl NotificationLog {
         let mut counts = LogCounts { storm: self.storm.is_active(), ..LogCounts::default() };
         for entry in self.entries.values() {
             counts.notified += usize::from(entry.notified_is_raised());
-            counts.unconfirmed += usize::from(entry.repeat_unacknowledged_at(&self.manner).is_some());
+            counts.unconfirmed += usize::from(entry.repeat_unacknowledged_at(&self.policy).is_some());
             counts.flapping += usize::from(entry.flaps.is_flapping());
-            if entry.in_flight.is_some() || entry.is_pending(&self.manner) {
+            if entry.in_flight.is_some() || entry.is_pending(&self.policy) {
                 counts.pending += 1;
                 counts.held += usize::from(entry.held_until > now);
             }
@@ -445,7 +445,7 @@ impl NotificationLog {
     fn on_timer(&mut self, now: Moment) {
         while let Some((_, key)) = self.schedule.first().filter(|(at, _)| *at <= now).cloned() {
             if let Some(entry) = self.entries.get_mut(&key) {
-                entry.flaps.on_time(entry.damping.flap, now);
+                entry.flaps.on_time(entry.hold_down.flap, now);
             }
             self.reschedule(&key, now);
         }
@@ -455,8 +455,8 @@ impl NotificationLog {
     /// entry.
     fn reschedule(&mut self, key: &AlarmKey, now: Moment) {
         let Some(entry) = self.entries.get_mut(key) else { return };
-        let waiting = key.is_single() && entry.has_news(&self.manner);
-        let noted = ScheduleEntry { place: entry.place(&self.manner, now), waiting };
+        let waiting = key.is_single() && entry.has_news(&self.policy);
+        let noted = ScheduleEntry { place: entry.place(&self.policy, now), waiting };
         let before = std::mem::replace(&mut entry.noted, noted);
         self.unschedule(key, before);
         self.waiting += usize::from(noted.waiting);
@@ -491,17 +491,17 @@ impl NotificationLog {
     }
 
     fn in_scope(&self, key: &AlarmKey) -> bool {
-        match self.manner.scope {
+        match self.policy.scope {
             Scope::All => true,
             Scope::Config => key.kind == Kind::Config,
             Scope::Nothing => false,
         }
     }
 
-    fn entry(&mut self, key: &AlarmKey, damping: HoldDown) -> &mut LogEntry {
+    fn entry(&mut self, key: &AlarmKey, hold_down: HoldDown) -> &mut LogEntry {
         let lost_since = self.lost_records.as_ref().is_some_and(|lost_records| lost_records.may_be_raised(key));
         self.entries.entry(key.clone()).or_insert_with(|| {
-            let mut entry = LogEntry::new(&self.agent, key, damping);
+            let mut entry = LogEntry::new(&self.agent, key, hold_down);
             if lost_since {
                 entry.lost_records(self.clear_not_before);
             }
@@ -533,11 +533,11 @@ impl NotificationLog {
     fn forget_if_settled(&mut self, key: &AlarmKey) {
         let Some(entry) = self.entries.get(key) else { return };
         let unsure = entry.in_flight.is_some() || entry.unconfirmed.is_some();
-        let believed = entry.notified_is_raised()
+        let last_known = entry.notified_is_raised()
             || entry.lost_since.is_some()
             || unsure
-            || entry.repeat_at(&self.manner).is_some();
-        if entry.retired && !believed {
+            || entry.repeat_at(&self.policy).is_some();
+        if entry.retired && !last_known {
             self.remove(key);
         }
     }
@@ -576,7 +576,7 @@ impl NotificationLog {
 }
 
 /// Text of the clear that is sent when an alarm leaves the scope of a receiver.
-const OUT_OF_SCOPE: &str = "notified to other receivers from now on";
+const OUT_OF_SCOPE: &str = "this receiver is no longer notified of this alarm";
 
 #[cfg(test)]
 mod tests;

@@ -143,3 +143,56 @@ fn sender_error(probe: &Probe) -> Duration {
     }
     probe.error_estimate.decode().unwrap_or(ClockQuality::UNKNOWN).error
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pure::clock::error_estimate::ErrorEstimate;
+
+    /// Receive metadata of a datagram from a sender with a clock of its own.
+    fn landed(is_trusted: bool) -> RecvMeta {
+        RecvMeta {
+            received: Now::default(),
+            clocks: Clocks::Two(Duration::ZERO),
+            ttl: None,
+            dscp: None,
+            dropped: 0,
+            source_port: 40_000,
+            is_trusted,
+            clock_was_set: false,
+        }
+    }
+
+    #[test]
+    fn stop_is_announced_by_a_trusted_probe_alone() {
+        let probe = DecodedProbe::Stamp(Probe {
+            sequence: 0,
+            sent: WallTime::ZERO,
+            error_estimate: ErrorEstimate::encode(ClockQuality::UNKNOWN),
+            ssid: 1,
+            flags: flag::STOPS,
+            flow: 0,
+            key_id: 0,
+            test_id: TestId::from_bytes([7; 16]),
+            epoch: 1,
+            send_every: Duration::from_secs(1),
+            unsent: 0,
+            clock_error: 0,
+            previous_lateness: 0,
+        });
+        for is_trusted in [true, false] {
+            assert_eq!(probe.incoming(|| None, landed(is_trusted)).unwrap().stops, is_trusted);
+        }
+    }
+
+    /// A probe of the original agent names its sender, and a probe of this agent for an original one its receiver.
+    #[test]
+    fn original_probe_is_accepted_with_the_name_of_either_end() {
+        let accepted = |host_id: &str| {
+            let (sent, test_id) = (WallTime::ZERO, TestId::from_bytes([7; 16]));
+            let probe = JsonProbe { config_version: 0, sent, host_id: host_id.into(), test_id };
+            DecodedProbe::V1(probe).incoming(|| Some(["a", "b"]), landed(true)).map(|_| ())
+        };
+        assert_eq!(["a", "b", "c"].map(accepted), [Ok(()), Ok(()), Err(RejectReason::WrongHost)]);
+    }
+}

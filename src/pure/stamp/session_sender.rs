@@ -82,7 +82,7 @@ pub struct Readings {
 pub enum SlotPrecision {
     /// Precision of up to 4 ms, close to that of the timers.
     Fine,
-    /// Precision of a fraction of the test's interval, but at most `pace::LONGEST`. The distance between the probes
+    /// Precision of a fraction of the test's interval, but at most `polling::LONGEST`. The distance between the probes
     /// of one test stays constant.
     Coarse,
 }
@@ -197,6 +197,9 @@ pub enum ReplyRejected {
     /// The reply is unsigned, or its signature is wrong, although the test requires one.
     Unsigned,
 }
+
+// A turn of a healthy test reads four cache lines of 64 octets.
+const _: () = assert!(SessionSender::HOT <= 4 * 64);
 
 impl SessionSender {
     /// Number of leading octets of the state, which are the only ones that a turn reads while the sender is healthy.
@@ -538,7 +541,13 @@ fn padded(size: usize, is_signed: bool) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pure::alarm::change::Verdict;
+    use crate::pure::clock::error_estimate::DelayLimits;
+    use crate::pure::judge::session::Criteria;
+    use crate::pure::measure::loss_window::LossLimits;
     use crate::pure::stamp::flows::CodePoints;
+    use crate::pure::test::role::Role;
+    use crate::pure::test::spec::Mode;
 
     fn plan() -> Arc<SenderPlan> {
         let test = Arc::new(TestFacts::example(TestId::from_bytes([7; 16])));
@@ -582,5 +591,118 @@ mod tests {
         assert_eq!(written(&mut sending, 0), (2, 0, 1));
         sending.on_refused("message too long".to_owned(), now);
         assert_eq!(written(&mut sending, 1), (3, 1, 2));
+    }
+
+    fn at(seconds: u64) -> Now {
+        let wall = WallTime::from_unix_nanos((1_000_000 + seconds) * 1_000_000_000);
+        Now { moment: Moment::new(Duration::from_secs(seconds)), wall }
+    }
+
+    /// Returns a sender whose receiver may pause for a minute.
+    fn pausing(keys: Option<KeyChoice>) -> SessionSender {
+        let plan = SenderPlan { max_pause: Duration::from_secs(60), keys, ..plan().as_ref().clone() };
+        SessionSender::new(Arc::new(plan), at(0), 1)
+    }
+
+    /// Returns the seconds at which the sender alarm is raised, with a path error in each second.
+    fn raised(sending: &mut SessionSender, seconds: std::ops::Range<u64>) -> Vec<u64> {
+        let mut raised = Vec::new();
+        for second in seconds {
+            let mut changes = Vec::new();
+            sending.on_path_error("port unreachable".to_owned(), at(second));
+            sending.on_slot(at(second), &mut changes);
+            raised.extend(changes.iter().filter(|change| change.verdict != Verdict::Cleared).map(|_| second));
+        }
+        raised
+    }
+
+    #[test]
+    fn stop_announcement_of_the_receiver_forgives_path_errors_for_max_pause() {
+        let elsewhere = SocketAddr::from(([127, 0, 0, 9], 8620));
+        let one_key = || Some(KeyChoice::These([1].into()));
+        for (keys, from, signed_with) in [(None, plan().destination, None), (one_key(), elsewhere, Some(1))] {
+            let mut sending = pausing(keys);
+            sending.on_stop_announced(from, signed_with, at(10).wall, at(10));
+            assert_eq!(raised(&mut sending, 10..100), [72]);
+        }
+    }
+
+    #[test]
+    fn forged_stop_announcement_forgives_nothing() {
+        let elsewhere = SocketAddr::from(([127, 0, 0, 9], 8620));
+        let one_key = || Some(KeyChoice::These([1].into()));
+        let forged =
+            [(None, elsewhere, None), (one_key(), plan().destination, None), (one_key(), plan().destination, Some(2))];
+        for (keys, from, signed_with) in forged {
+            let mut sending = pausing(keys);
+            sending.on_stop_announced(from, signed_with, at(10).wall, at(10));
+            assert_eq!(raised(&mut sending, 10..100), [12]);
+        }
+    }
+
+    #[test]
+    fn replayed_stop_announcement_does_not_extend_the_pause() {
+        let mut sending = pausing(None);
+        for second in [10, 30, 60] {
+            sending.on_stop_announced(plan().destination, None, at(10).wall, at(second));
+        }
+        assert_eq!(raised(&mut sending, 60..100), [72]);
+    }
+
+    /// Returns a sender that judges replies by a round trip of one second at most.
+    fn answered() -> SessionSender {
+        let second = Duration::from_secs(1);
+        let criteria = Arc::new(Criteria {
+            role: Role::Sender,
+            mode: Mode::TwoWay,
+            expect_every: second,
+            thresholds: Thresholds::in_a_row(3, 3),
+            limits: DelayLimits { max_latency: Some(second), clear_latency: second, egregious_latency: second * 60 },
+            max_each_way: None,
+            max_above_baseline: None,
+            loss: LossLimits { max_loss_ppm: None, max_jitter: None, loss_window: second },
+            flows: Flows::default(),
+            keys: None,
+            startup_grace: second,
+            max_pause: second,
+        });
+        let test = plan().test.clone();
+        let answers = SessionPlan { test, from_address: None, any_of: None, criteria };
+        let plan = SenderPlan { flows: Flows::default(), answers: Some(Arc::new(answers)), ..plan().as_ref().clone() };
+        SessionSender::new(Arc::new(plan), at(0), 1)
+    }
+
+    /// Returns the reply to a probe that was sent at 10 s.
+    fn reply(sequence: u32) -> Reply {
+        Reply {
+            sequence,
+            sent: at(10).wall,
+            received: at(10).wall,
+            reflected: at(10).wall,
+            quality: ClockQuality::UNKNOWN,
+            ttl: 0,
+            test_id: None,
+            is_ptp: false,
+        }
+    }
+
+    #[test]
+    fn reply_in_transit_over_a_clock_step_counts_but_its_delay_is_not_judged() {
+        let mut sending = answered();
+        let error_estimate = ErrorEstimate::encode(ClockQuality::UNKNOWN);
+        let readings = Readings { clock: ClockQuality::UNKNOWN, error_estimate, config_version: 0, steps: 0 };
+        let (keys, mut changes) = (KeyRing::default(), Vec::new());
+        for sequence in 0..2 {
+            sending.write(0, 0, at(10), &readings, &keys, &mut [0; *PADDED_LEN.end()]).unwrap();
+            // The first reply is in transit while the clock is set forward by ten seconds, the second is not.
+            let back = Now { moment: at(10).moment, wall: at(20).wall };
+            if sequence == 0 {
+                sending.on_clock_step(back);
+            }
+            sending.on_answer(&reply(sequence), &[], back, ClockQuality::UNKNOWN, &keys, &mut changes).unwrap();
+            let session = sending.answers().unwrap();
+            assert_eq!(session.counters().received, u64::from(sequence) + 1);
+            assert_eq!(session.last_delay().is_some(), sequence > 0);
+        }
     }
 }

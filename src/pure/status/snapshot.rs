@@ -221,7 +221,7 @@ pub struct TestStatus {
     pub test: Arc<TestFacts>,
     /// Role of this host in the test: judging receiver, or sender.
     pub role: Role,
-    /// Worst state among the conditions of the test.
+    /// State of the first condition that is down, else of the connection.
     pub condition: State,
     /// Time at which the worst condition entered its state; `None` while it is unknown.
     pub since: Option<WallTime>,

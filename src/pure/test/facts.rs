@@ -17,9 +17,9 @@ pub struct TestFacts {
     pub from_host: String,
     /// Address and port that the probes are sent from.
     pub from: String,
-    /// Name of the host that receives and evaluates the probes.
+    /// Name of the host that receives and judges the probes; host and port of a target that needs no agent.
     pub to_host: String,
-    /// Address and port that the probes are sent to.
+    /// Address and port that the probes are sent to, as the document states them; empty for a target.
     pub to: String,
     /// Tags that group the test with others.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]

@@ -8,6 +8,8 @@ use std::time::Duration;
 use snmp2::{MessageType, Pdu, Varbinds, Version};
 
 use super::ber::{Value, varbind};
+use super::legacy::Legacy;
+use super::trap::{Trap, text};
 use crate::config::document::secret::Secret;
 use crate::config::document::sinks::{SnmpMode, SnmpProfile};
 use crate::pure::alarm::key::{Kind, Severity, Subject};
@@ -15,8 +17,6 @@ use crate::pure::alarm::notification::{AlarmState, MemberCounts, Notification};
 use crate::pure::base::time::{Moment, WallTime};
 use crate::pure::notify::log::{NotifyReason, Outbound};
 
-/// Object identifier `enterprises.50255.1`, below which the original program's notifications and their varbinds are.
-const LEGACY: [u32; 8] = [1, 3, 6, 1, 4, 1, 50255, 1];
 /// Object identifier of `PEERPAIR-MIB::peerpairNotifications`.
 const NOTIFICATIONS: [u32; 9] = [1, 3, 6, 1, 4, 1, 50255, 2, 0];
 /// Object identifier of `PEERPAIR-MIB::peerpairObjects`.
@@ -27,9 +27,6 @@ const SYS_UP_TIME: [u32; 9] = [1, 3, 6, 1, 2, 1, 1, 3, 0];
 const SNMP_TRAP_OID: [u32; 11] = [1, 3, 6, 1, 6, 3, 1, 1, 4, 1, 0];
 /// Object identifier of `SNMPv2-MIB::coldStart`.
 const COLD_START: [u32; 10] = [1, 3, 6, 1, 6, 3, 1, 1, 5, 1];
-
-/// Largest size in octets of `SnmpAdminString` and of the original program's strings.
-const LONGEST_TEXT: usize = 255;
 
 /// SNMPv2c trap with empty community and varbinds and request id 0, used as a template because snmp2 has no
 /// constructor for one.
@@ -54,13 +51,6 @@ pub struct Renderer {
 #[error("write an SNMP message: {0}")]
 pub struct RenderError(snmp2::Error);
 
-/// Notification with its object identifier and its varbinds.
-#[derive(Clone, Debug, PartialEq)]
-struct Trap {
-    oid: Vec<u32>,
-    varbinds: Vec<(Vec<u32>, Value)>,
-}
-
 impl Renderer {
     /// Returns the varbinds for `due` in BER, or `None` if this profile has no notification for it. `now` is the
     /// agent's uptime.
@@ -78,20 +68,16 @@ impl Renderer {
             (SnmpProfile::Standard, Outbound::ColdStart) => {
                 Some(Trap { oid: COLD_START.to_vec(), varbinds: vec![self.object(1, text(&self.agent))] })
             }
-            (SnmpProfile::Legacy | SnmpProfile::Both, Outbound::ColdStart) => {
-                let mut trap = self.legacy(0, &[]);
-                trap.varbinds.push(([&LEGACY[..], &[0, 1]].concat(), Value::TimeTicks(0)));
-                Some(trap)
-            }
+            (SnmpProfile::Legacy | SnmpProfile::Both, Outbound::ColdStart) => Some(self.legacy().cold_start()),
             (SnmpProfile::Standard, Outbound::Alarm { notification, reason, .. }) => {
                 Some(self.standard_trap(notification, *reason))
             }
             (SnmpProfile::Legacy, Outbound::Alarm { notification, still_raised, .. }) => {
-                self.legacy_trap(still_raised.as_ref().unwrap_or(notification))
+                self.legacy().trap(still_raised.as_ref().unwrap_or(notification))
             }
             (SnmpProfile::Both, Outbound::Alarm { notification, still_raised, reason }) => {
                 let standard = self.standard_trap(notification, *reason);
-                match self.legacy_trap(still_raised.as_ref().unwrap_or(notification)) {
+                match self.legacy().trap(still_raised.as_ref().unwrap_or(notification)) {
                     Some(mut trap) => {
                         trap.varbinds.extend(standard.varbinds);
                         Some(trap)
@@ -102,44 +88,8 @@ impl Renderer {
         }
     }
 
-    /// Returns the original program's notification. The original had none for clocks, senders and clears of unknown
-    /// packets; it reported high latency as a connection that is down.
-    fn legacy_trap(&self, notification: &Notification) -> Option<Trap> {
-        let failure = notification.legacy_text.as_str();
-        match (notification.key.kind, &notification.test, notification.is_raised()) {
-            (Kind::Connection | Kind::Latency, Some(test), raised) => {
-                let (from, from_port) = split_port(&test.from);
-                let (to, to_port) = split_port(&test.to);
-                let end = [from, from_port, to, to_port, &test.description];
-                Some(match raised {
-                    true => self.legacy(1, &[&end[..], &[failure]].concat()),
-                    false => self.legacy(2, &end),
-                })
-            }
-            (Kind::Config, _, _) if notification.key.subject == Subject::Configuration => None,
-            (Kind::Config, _, true) => Some(self.legacy(3, &[&self.config_server, failure])),
-            (Kind::Config, _, false) => Some(self.legacy(4, &[&self.config_server])),
-            (Kind::UnknownPacket, _, true) => {
-                Some(self.legacy(5, &[notification.source.as_deref().unwrap_or_default(), failure]))
-            }
-            (Kind::Test, _, _) => Some(self.legacy(2, &["", "", "", "", &notification.text])),
-            // The legacy profile has no notification for groups and storms.
-            (Kind::Connection | Kind::Latency, None, _)
-            | (Kind::UnknownPacket, _, false)
-            | (
-                Kind::Sender | Kind::Loss | Kind::Jitter | Kind::Path | Kind::Clock | Kind::Isolated | Kind::Storm,
-                _,
-                _,
-            ) => None,
-        }
-    }
-
-    /// Builds notification `n` of the original program: its varbinds are the host name followed by the texts.
-    fn legacy(&self, n: u32, texts: &[&str]) -> Trap {
-        let oid = [&LEGACY[..], &[n]].concat();
-        let all = std::iter::once(self.agent.as_str()).chain(texts.iter().copied());
-        let varbinds = (0..).zip(all).map(|(k, value)| ([&oid[..], &[k]].concat(), text(value))).collect();
-        Trap { oid, varbinds }
+    fn legacy(&self) -> Legacy<'_> {
+        Legacy { agent: &self.agent, config_server: &self.config_server }
     }
 
     /// Builds a notification of PEERPAIR-MIB. Notifications come in pairs, raised and cleared; a storm has a third for
@@ -262,21 +212,6 @@ fn centiseconds(uptime: Duration) -> u32 {
 
 fn saturating(count: u64) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
-}
-
-fn text(value: &str) -> Value {
-    Value::Text(cut(value).to_owned())
-}
-
-/// Truncates text to at most 255 octets at a character boundary.
-fn cut(value: &str) -> &str {
-    &value[..value.floor_char_boundary(LONGEST_TEXT)]
-}
-
-/// Splits `address:port` into its parts, either of which may be missing.
-fn split_port(endpoint: &str) -> (&str, &str) {
-    let (addr, port) = endpoint.rsplit_once(':').unwrap_or((endpoint, ""));
-    (addr.trim_matches(['[', ']']), port)
 }
 
 /// Encodes a time as `DateAndTime` (RFC 2579) in UTC, 11 octets.

@@ -26,18 +26,18 @@ const KEEP_AFTER: std::ops::Range<u64> = 48_000..72_000;
 const MIN_WRITE_INTERVAL: Duration = Duration::from_secs(30);
 const RETRY: Backoff = Backoff::new(Duration::from_secs(5), Duration::from_secs(300));
 
-/// Publishes this agent's status whenever it changes, until the sender of `said` is dropped; then the lease is revoked.
+/// Publishes this agent's status whenever it changes, until the sender of `announced` is dropped; then the lease is revoked.
 /// Does nothing where the store has no leases.
-pub async fn announce(config: StoreConfig, host: String, mut said: watch::Receiver<Option<String>>) {
+pub async fn announce(config: StoreConfig, host: String, mut announced: watch::Receiver<Option<String>>) {
     if config.kind != StoreKind::Etcd || config.api == Api::V2 {
         return;
     }
     let mut presence = Presence::new(&config, &host);
     let (mut retry, mut troubled) = (RETRY, false);
     // The key is not written before there is a status.
-    while said.wait_for(Option::is_some).await.is_ok() {
+    while announced.wait_for(Option::is_some).await.is_ok() {
         let begun = Instant::now();
-        let Err(fault) = presence.follow(&config, &mut said).await else { break };
+        let Err(fault) = presence.follow(&config, &mut announced).await else { break };
         if begun.elapsed() > MIN_WRITE_INTERVAL {
             (retry, troubled) = (RETRY, false);
         }
@@ -46,15 +46,15 @@ pub async fn announce(config: StoreConfig, host: String, mut said: watch::Receiv
         }
         tokio::select! {
             () = sleep(retry.on_failure_spread(fastrand::f64())) => {}
-            () = closed(&mut said) => break,
+            () = closed(&mut announced) => break,
         }
     }
     presence.end(&config).await;
 }
 
 /// Completes when the sender of the status is dropped.
-async fn closed(said: &mut watch::Receiver<Option<String>>) {
-    while said.changed().await.is_ok() {}
+async fn closed(announced: &mut watch::Receiver<Option<String>>) {
+    while announced.changed().await.is_ok() {}
 }
 
 /// Published status and the lease that it is under; both outlive a connection.
@@ -81,7 +81,11 @@ impl Presence {
     }
 
     /// Renews the lease and writes each new status, until a request fails or the sender is dropped.
-    async fn follow(&mut self, config: &StoreConfig, said: &mut watch::Receiver<Option<String>>) -> Result<(), Fault> {
+    async fn follow(
+        &mut self,
+        config: &StoreConfig,
+        announced: &mut watch::Receiver<Option<String>>,
+    ) -> Result<(), Fault> {
         let (mut cluster, v3) = connect(config).await?;
         loop {
             let now = Instant::now();
@@ -95,13 +99,13 @@ impl Presence {
                     (self.lease, self.written) = (None, None);
                 }
             }
-            let newest = said.borrow_and_update().clone();
+            let newest = announced.borrow_and_update().clone();
             if let Some(text) = newest.filter(|text| self.written.as_ref() != Some(text) && self.not_before <= now) {
                 self.write(&mut cluster, &v3, text).await?;
             }
             let wake = if self.not_before > now { self.not_before.min(self.keep_at) } else { self.keep_at };
             tokio::select! {
-                changed = said.changed() => if changed.is_err() {
+                changed = announced.changed() => if changed.is_err() {
                     return Ok(());
                 },
                 () = sleep_until(wake) => {}

@@ -49,9 +49,9 @@ pub struct V3 {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Consistency {
     /// Linearizable read, which a member answers only in agreement with the others.
-    Agreed,
+    Linearizable,
     /// Serializable read of one member alone, which may lag behind.
-    Alone,
+    Serializable,
 }
 
 /// Consequence of one line of the watch stream.
@@ -96,7 +96,7 @@ impl V3 {
         for (mut key, range_end) in keys.v3_ranges() {
             loop {
                 let mut body = range_body(&(key, range_end.clone()), at.map(|header| header.revision));
-                body["serializable"] = json!(by == Consistency::Alone);
+                body["serializable"] = json!(by == Consistency::Serializable);
                 let page: Range = self.query(cluster, "kv/range", &body).await?;
                 if page.header.revision == 0 {
                     return Err(Fault::api("an answer to kv/range without a revision".to_owned()));

@@ -132,10 +132,10 @@ fn group_that_cannot_be_down_is_cleared_once() {
         description: String::new(),
     };
     groups.on_tests(SETTINGS, (0..4).map(|n| (id(n), membership.clone())).collect(), at(0));
-    let mut said = shown(&groups.on_up(id(0), at(1)).changes);
-    (1..4).for_each(|n| said.extend(shown(&groups.on_up(id(n), at(1)).changes)));
-    said.sort();
-    assert_eq!(said, ["connection host h0: over", "isolated agent: over"]);
+    let mut reported = shown(&groups.on_up(id(0), at(1)).changes);
+    (1..4).for_each(|n| reported.extend(shown(&groups.on_up(id(n), at(1)).changes)));
+    reported.sort();
+    assert_eq!(reported, ["connection host h0: over", "isolated agent: over"]);
 }
 
 #[test]

@@ -60,13 +60,13 @@ impl AlarmEngine {
         let raised = self.list.raised_of(Kind::Connection);
         let keys: Vec<AlarmKey> = raised.filter(|alarm| alone(alarm)).map(|alarm| alarm.key.clone()).collect();
         let refused = self.refused_hosts();
-        let mut standing = Vec::new();
+        let mut alarm_status = Vec::new();
         for key in keys {
             if self.annotate(&key, &refused) {
-                standing.extend(self.list.get(&key).map(|notification| self.standing(notification, now)));
+                alarm_status.extend(self.list.get(&key).map(|notification| self.alarm_status(notification, now)));
             }
         }
-        standing
+        alarm_status
     }
 
     /// Adds to the clear of a group how many members are still down; each of them is notified alone once it was

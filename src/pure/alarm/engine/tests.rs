@@ -27,7 +27,7 @@ const STORM: StormSettings = StormSettings {
 };
 const GROUPS: GroupSettings = GroupSettings { group_wait: Duration::from_secs(5), group_min: 3, group_ratio: 0.8 };
 
-fn manner(delivery_mode: DeliveryMode) -> NotificationPolicy {
+fn policy(delivery_mode: DeliveryMode) -> NotificationPolicy {
     NotificationPolicy {
         rate: 10.0,
         burst: 50,
@@ -68,7 +68,7 @@ fn rules(tests: usize, per_host: usize, group: GroupSettings) -> Rules {
     };
     let received = (0..tests).map(|n| facts(n, per_host));
     Rules {
-        damping: DAMPING,
+        hold_down: DAMPING,
         tests: received.map(|facts| (facts.id, (facts, DAMPING))).collect(),
         group,
         members: (0..tests).map(|n| (id(n), membership(n))).collect(),
@@ -119,8 +119,8 @@ struct World {
     rules: Rules,
     is_down: BTreeMap<TestId, bool>,
     engine: AlarmEngine,
-    ledger: NotificationLog,
-    manner: NotificationPolicy,
+    log: NotificationLog,
+    policy: NotificationPolicy,
     receiver: SimulatedReceiver,
     silences: Vec<Silence>,
     /// Number of silences that were ever made, from which their ids are formed.
@@ -142,15 +142,15 @@ impl World {
     fn new(tests: usize, per_host: usize, group: GroupSettings, delivery_mode: DeliveryMode) -> Self {
         let rules = rules(tests, per_host, group);
         let now = Now { moment: Moment::ZERO, wall: WallTime::from_unix_nanos(1_700_000_000_000_000_000) };
-        let manner = manner(delivery_mode);
+        let policy = policy(delivery_mode);
         let mut world = World {
             now,
             tests: (0..tests).map(|n| facts(n, per_host)).collect(),
             engine: AlarmEngine::new("b".into(), Rules { members: BTreeMap::new(), ..rules.clone() }),
             rules,
             is_down: BTreeMap::new(),
-            ledger: NotificationLog::new("b", manner.clone(), Moment::ZERO),
-            manner,
+            log: NotificationLog::new("b", policy.clone(), Moment::ZERO),
+            policy,
             receiver: SimulatedReceiver::default(),
             silences: Vec::new(),
             silenced: 0,
@@ -160,23 +160,23 @@ impl World {
             forgotten: BTreeSet::new(),
             lost: BTreeSet::new(),
         };
-        let standing = world.engine.on_rules(world.rules.clone(), now);
-        world.learn(standing);
+        let alarm_status = world.engine.on_rules(world.rules.clone(), now);
+        world.learn(alarm_status);
         world
     }
 
-    fn learn(&mut self, standing: Vec<AlarmStatus>) {
-        for standing in standing {
-            let damping = self.engine.damping(&standing.notification.key);
-            self.ledger.on_change(standing, damping, self.now.moment);
+    fn learn(&mut self, alarm_status: Vec<AlarmStatus>) {
+        for alarm_status in alarm_status {
+            let hold_down = self.engine.hold_down(&alarm_status.notification.key);
+            self.log.on_change(alarm_status, hold_down, self.now.moment);
         }
     }
 
     fn set(&mut self, n: usize, down: bool) {
         let test = self.tests[n].clone();
         self.is_down.insert(test.id, down);
-        let standing = self.engine.on_change(&changed(&test, down, self.now), self.now);
-        self.learn(standing);
+        let alarm_status = self.engine.on_change(&changed(&test, down, self.now), self.now);
+        self.learn(alarm_status);
     }
 
     /// Changes a condition other than a connection: another measurement of a test, or one without a test.
@@ -185,8 +185,8 @@ impl World {
         let verdict = cause.map_or(Verdict::Cleared, Verdict::Violated);
         let change = ConditionChange { key: key.clone(), reporter, at: self.now, verdict, test };
         self.others.insert(key, change.clone());
-        let standing = self.engine.on_change(&change, self.now);
-        self.learn(standing);
+        let alarm_status = self.engine.on_change(&change, self.now);
+        self.learn(alarm_status);
     }
 
     fn pass(&mut self, time: Duration) {
@@ -194,8 +194,8 @@ impl World {
         // The engine removes a silence that ended an hour ago, even if the clock is set back later.
         let now = self.now.wall;
         self.silences.retain(|silence| silence.until + SECOND * 3600 > now);
-        let standing = self.engine.on_time(self.now);
-        self.learn(standing);
+        let alarm_status = self.engine.on_time(self.now);
+        self.learn(alarm_status);
     }
 
     fn possible(&self) -> AlarmInventory {
@@ -210,34 +210,34 @@ impl World {
 
     fn retain(&mut self) {
         self.rules.members.retain(|id, _| self.is_down.contains_key(id));
-        let standing = self.engine.on_rules(self.rules.clone(), self.now);
-        self.learn(standing);
+        let alarm_status = self.engine.on_rules(self.rules.clone(), self.now);
+        self.learn(alarm_status);
         let (possible, reporters) = (self.possible(), self.reporters());
-        let standing = self.engine.retain(&possible, &reporters, self.now);
-        self.learn(standing);
-        self.ledger.retain(&possible, Completeness::Whole, self.now);
+        let alarm_status = self.engine.retain(&possible, &reporters, self.now);
+        self.learn(alarm_status);
+        self.log.retain(&possible, Completeness::Whole, self.now);
     }
 
     /// Replaces the agent by a new one that starts from these records.
-    fn restart(&mut self, records: Vec<NotifiedRecord>, recollection: RecordState) {
+    fn restart(&mut self, records: Vec<NotifiedRecord>, record_state: RecordState) {
         self.engine = AlarmEngine::new("b".into(), Rules { members: BTreeMap::new(), ..self.rules.clone() });
         self.engine.load_silences(self.silences.clone());
-        self.ledger = NotificationLog::new("b", self.manner.clone(), self.now.moment);
-        self.ledger.load(records, recollection, DAMPING, self.now);
+        self.log = NotificationLog::new("b", self.policy.clone(), self.now.moment);
+        self.log.load(records, record_state, DAMPING, self.now);
         self.retain();
         let known: Vec<(usize, bool)> =
             self.tests.iter().enumerate().filter_map(|(n, test)| Some((n, *self.is_down.get(&test.id)?))).collect();
         known.into_iter().for_each(|(n, down)| self.set(n, down));
         for change in self.others.clone().into_values() {
-            let standing = self.engine.on_change(&ConditionChange { at: self.now, ..change }, self.now);
-            self.learn(standing);
+            let alarm_status = self.engine.on_change(&ConditionChange { at: self.now, ..change }, self.now);
+            self.learn(alarm_status);
         }
     }
 
     /// Marks the alarms that the receiver holds as forgotten, before records are lost.
     fn forget(&mut self) {
-        let believed = self.receiver.believes.iter().filter(|(_, raised)| **raised);
-        self.forgotten.extend(believed.map(|(key, _)| key.clone()));
+        let last_known = self.receiver.believes.iter().filter(|(_, raised)| **raised);
+        self.forgotten.extend(last_known.map(|(key, _)| key.clone()));
         let possible = self.possible();
         self.lost.extend(self.forgotten.iter().filter(|key| !possible.contains(key)).cloned());
     }
@@ -253,54 +253,55 @@ impl World {
 
     /// Changes the scope of the sink.
     fn narrow(&mut self, scope: Scope) {
-        self.manner.scope = scope;
-        self.ledger.on_manner(self.manner.clone(), OnRemoval::Clear, self.now);
-        let standing = self.engine.all(self.now).collect();
-        self.learn(standing);
+        self.policy.scope = scope;
+        self.log.set_policy(self.policy.clone(), OnRemoval::Clear, self.now);
+        let alarm_status = self.engine.all(self.now).collect();
+        self.learn(alarm_status);
     }
 
     fn deliver(&mut self) {
         loop {
-            let all = self.ledger.take_due(self.now, usize::MAX);
+            let all = self.log.take_due(self.now, usize::MAX);
             if all.is_empty() {
                 return;
             }
             for due in all {
                 if matches!(&due, Outbound::Alarm { notification, .. } if self.refused.contains(&notification.key)) {
-                    self.ledger.on_refused(&due, self.now.moment);
+                    self.log.on_refused(&due, self.now.moment);
                     continue;
                 }
                 self.check(&due);
                 self.wait_for_response(&due);
-                self.ledger.on_delivered(&due, self.now.moment);
+                self.log.on_delivered(&due, self.now.moment);
             }
         }
     }
 
     /// Asserts that the receiver holds every alarm in its true state, except for those that the agent cannot know of.
     fn assert_converged(&self) {
-        for standing in self.engine.all(self.now) {
-            let (alarm, believed) = (&standing.notification, self.receiver.believes(&standing.notification.key));
-            match (alarm.is_raised(), &standing.suppressed_by) {
+        for alarm_status in self.engine.all(self.now) {
+            let (alarm, last_known) =
+                (&alarm_status.notification, self.receiver.believes(&alarm_status.notification.key));
+            match (alarm.is_raised(), &alarm_status.suppressed_by) {
                 _ if !self.is_told(&alarm.key) => {
-                    assert!(!believed || self.forgotten.contains(&alarm.key), "{alarm:?} is believed to stand");
+                    assert!(!last_known || self.forgotten.contains(&alarm.key), "{alarm:?} is believed to stand");
                 }
                 // The alarm may have been notified before it was suppressed.
                 (true, Some(_)) => {}
                 (false, _) if self.lost.contains(&alarm.key) => {}
-                (raised, _) => assert_eq!(believed, raised, "{alarm:?}"),
+                (raised, _) => assert_eq!(last_known, raised, "{alarm:?}"),
             }
         }
         let known: BTreeSet<AlarmKey> = self.engine.all(self.now).map(|alarm| alarm.notification.key.clone()).collect();
-        for (key, believed) in &self.receiver.believes {
+        for (key, last_known) in &self.receiver.believes {
             let excused = self.forgotten.contains(key) || self.may_stand(key);
-            assert!(known.contains(key) || !believed || excused, "{key} is gone and believed to stand");
+            assert!(known.contains(key) || !last_known || excused, "{key} is gone and believed to stand");
         }
     }
 
     /// Returns whether the sink's scope includes this alarm.
     fn is_told(&self, key: &AlarmKey) -> bool {
-        match self.manner.scope {
+        match self.policy.scope {
             Scope::All => true,
             Scope::Config => key.kind == Kind::Config,
             Scope::Nothing => false,
@@ -425,21 +426,21 @@ fn apply(world: &mut World, step: Step) {
         }
         Step::Deliver => world.deliver(),
         Step::LostAcknowledgement => {
-            for due in world.ledger.take_due(world.now, usize::MAX) {
+            for due in world.log.take_due(world.now, usize::MAX) {
                 world.wait_for_response(&due);
-                world.ledger.on_failed(&due, world.now.moment);
+                world.log.on_failed(&due, world.now.moment);
             }
         }
         Step::Away => {
-            for due in world.ledger.take_due(world.now, usize::MAX) {
-                world.ledger.on_failed(&due, world.now.moment);
+            for due in world.log.take_due(world.now, usize::MAX) {
+                world.log.on_failed(&due, world.now.moment);
             }
         }
         Step::Broken => {
-            for (n, due) in world.ledger.take_due(world.now, usize::MAX).iter().enumerate() {
+            for (n, due) in world.log.take_due(world.now, usize::MAX).iter().enumerate() {
                 match n {
-                    0 => world.ledger.on_failed(due, world.now.moment),
-                    _ => world.ledger.on_not_tried(due, world.now.moment),
+                    0 => world.log.on_failed(due, world.now.moment),
+                    _ => world.log.on_not_tried(due, world.now.moment),
                 }
             }
         }
@@ -462,8 +463,8 @@ fn apply(world: &mut World, step: Step) {
             if world.is_down.get(&id(n)) == Some(&false) {
                 let overdue =
                     ConditionChange { verdict: Verdict::Overdue, ..changed(&world.tests[n], true, world.now) };
-                let standing = world.engine.on_change(&overdue, world.now);
-                world.learn(standing);
+                let alarm_status = world.engine.on_change(&overdue, world.now);
+                world.learn(alarm_status);
                 // The overdue probe has arrived.
                 world.set(n, false);
             }
@@ -479,21 +480,21 @@ fn apply(world: &mut World, step: Step) {
         }
         Step::Narrow(scope) => world.narrow(scope),
         Step::Settings(group_min, group_ratio, wait, hold) => {
-            let hold_down = Duration::from_secs(hold);
+            let every = Duration::from_secs(hold);
             world.rules.group = GroupSettings { group_min, group_ratio, group_wait: Duration::from_secs(wait) };
-            world.rules.damping.hold_down = hold_down;
-            world.rules.tests.values_mut().for_each(|(_, damping)| damping.hold_down = hold_down);
+            world.rules.hold_down.hold_down = every;
+            world.rules.tests.values_mut().for_each(|(_, settings)| settings.hold_down = every);
             world.retain();
         }
         Step::Restart => {
-            let recollection = RecordState::Complete(world.ledger.lost_records(world.now.wall));
-            world.restart(world.ledger.records(), recollection);
+            let record_state = RecordState::Complete(world.log.lost_records(world.now.wall));
+            world.restart(world.log.records(), record_state);
         }
         Step::LoseState => {
             world.forget();
             world.restart(Vec::new(), RecordState::Incomplete);
         }
-        Step::Backup => world.backup = world.ledger.records(),
+        Step::Backup => world.backup = world.log.records(),
         Step::Restore => {
             world.forget();
             world.restart(world.backup.clone(), RecordState::Incomplete);
@@ -522,14 +523,14 @@ fn apply(world: &mut World, step: Step) {
             };
             world.silenced += 1;
             world.silences.push(silence.clone());
-            let standing = world.engine.on_silence(silence, world.now);
-            world.learn(standing);
+            let alarm_status = world.engine.on_silence(silence, world.now);
+            world.learn(alarm_status);
         }
         Step::Expire => {
             if let Some(silence) = world.silences.pop()
-                && let Some((_, standing)) = world.engine.on_expired(&silence.id, world.now)
+                && let Some((_, alarm_status)) = world.engine.on_expired(&silence.id, world.now)
             {
-                world.learn(standing);
+                world.learn(alarm_status);
             }
         }
         Step::Drain(host) => {
@@ -537,11 +538,11 @@ fn apply(world: &mut World, step: Step) {
             if !world.rules.drained.remove(&host) {
                 world.rules.drained.insert(host);
             }
-            let standing = world.engine.on_rules(world.rules.clone(), world.now);
-            world.learn(standing);
+            let alarm_status = world.engine.on_rules(world.rules.clone(), world.now);
+            world.learn(alarm_status);
         }
         Step::Resync => {
-            world.ledger.resync(world.now.moment);
+            world.log.resync(world.now.moment);
         }
     }
 }
@@ -583,10 +584,10 @@ proptest! {
         for step in steps {
             apply(&mut world, step);
             world.deliver();
-            let Some(deadline) = world.ledger.next_deadline(world.now.moment) else { continue };
+            let Some(deadline) = world.log.next_deadline(world.now.moment) else { continue };
             prop_assert!(deadline > world.now.moment);
             let before = Now { moment: deadline - Duration::from_micros(1), ..world.now };
-            prop_assert_eq!(world.ledger.take_due(before, usize::MAX), []);
+            prop_assert_eq!(world.log.take_due(before, usize::MAX), []);
         }
     }
 }
@@ -623,7 +624,7 @@ fn simulate(delivery_mode: DeliveryMode, loss: f64, silent: Range<u64>, later: u
         }
         for _ in 0..10 {
             world.pass(Duration::from_millis(100));
-            for due in world.ledger.take_due(world.now, usize::MAX) {
+            for due in world.log.take_due(world.now, usize::MAX) {
                 let lost = random.f64() < loss || silent.contains(&second);
                 if lost {
                     world.receiver.messages += 1;
@@ -631,8 +632,8 @@ fn simulate(delivery_mode: DeliveryMode, loss: f64, silent: Range<u64>, later: u
                     world.receiver.wait_for_response(&due);
                 }
                 match lost && acknowledged {
-                    true => world.ledger.on_failed(&due, world.now.moment),
-                    false => world.ledger.on_delivered(&due, world.now.moment),
+                    true => world.log.on_failed(&due, world.now.moment),
+                    false => world.log.on_delivered(&due, world.now.moment),
                 }
             }
         }
@@ -644,8 +645,8 @@ fn simulate(delivery_mode: DeliveryMode, loss: f64, silent: Range<u64>, later: u
 }
 
 fn wrong(world: &World, stay_down: &[bool]) -> usize {
-    let believed = |n: usize| world.receiver.believes(&AlarmKey::new(Kind::Connection, Subject::Test(id(n))));
-    stay_down.iter().enumerate().filter(|(n, down)| believed(*n) != **down).count()
+    let last_known = |n: usize| world.receiver.believes(&AlarmKey::new(Kind::Connection, Subject::Test(id(n))));
+    stay_down.iter().enumerate().filter(|(n, down)| last_known(*n) != **down).count()
 }
 
 #[test]
@@ -697,7 +698,7 @@ fn alarm_that_stands_is_sent_again_after_older_records_were_restored() {
     let mut world = World::new(4, 4, GroupSettings { group_min: 0, ..GROUPS }, DeliveryMode::Acknowledged);
     world.set(0, true);
     world.deliver();
-    world.backup = world.ledger.records();
+    world.backup = world.log.records();
     world.narrow(Scope::Config);
     world.deliver();
     apply(&mut world, Step::Restore);
@@ -707,11 +708,11 @@ fn alarm_that_stands_is_sent_again_after_older_records_were_restored() {
 }
 
 fn notified(world: &mut World) -> Vec<String> {
-    let due = world.ledger.take_due(world.now, usize::MAX);
+    let due = world.log.take_due(world.now, usize::MAX);
     due.iter()
         .map(|due| {
             world.receiver.wait_for_response(due);
-            world.ledger.on_delivered(due, world.now.moment);
+            world.log.on_delivered(due, world.now.moment);
             match due {
                 Outbound::Alarm { notification, .. } => format!("{}: {}", notification.headline(), notification.text),
                 Outbound::ColdStart => "cold start".to_owned(),
@@ -757,8 +758,8 @@ fn connection_alarm_of_one_test_shows_remarks_about_its_host() {
         verdict: Verdict::Violated(Cause::NotSent("no route to host (EHOSTUNREACH)".into())),
         test: Some(back),
     };
-    let standing = world.engine.on_change(&sender, world.now);
-    world.learn(standing);
+    let alarm_status = world.engine.on_change(&sender, world.now);
+    world.learn(alarm_status);
     world.set(3, true);
     world.pass(SECOND * 6);
     let text =
@@ -772,16 +773,16 @@ fn alarm_of_drained_host_is_sent_after_draining_ends() {
     let mut world = World::new(8, 2, GROUPS, DeliveryMode::Acknowledged);
     (0..8).for_each(|n| world.set(n, false));
     world.rules.drained.insert("h1".into());
-    let standing = world.engine.on_rules(world.rules.clone(), world.now);
-    world.learn(standing);
+    let alarm_status = world.engine.on_rules(world.rules.clone(), world.now);
+    world.learn(alarm_status);
     world.set(2, true);
     world.set(4, true);
     world.pass(SECOND * 6);
     let all = notified(&mut world);
     assert!(all.len() == 1 && all[0].starts_with("h2 → b: connection DOWN, test 4"), "{all:?}");
     world.rules.drained.clear();
-    let standing = world.engine.on_rules(world.rules.clone(), world.now);
-    world.learn(standing);
+    let alarm_status = world.engine.on_rules(world.rules.clone(), world.now);
+    world.learn(alarm_status);
     // The engine waits as usual whether other tests of the group follow.
     world.pass(SECOND * 5);
     assert!(notified(&mut world)[0].starts_with("h1 → b: connection DOWN, test 2"));
@@ -816,7 +817,7 @@ fn windows_apply_after_alarm_engine_is_rebuilt() {
         name: "always".into(),
         host: None,
         matcher: Matcher::default(),
-        hours: crate::pure::alarm::shelving::Hours::Once {
+        hours: crate::pure::alarm::shelving::WindowTimes::Once {
             from: WallTime::default(),
             to: WallTime::from_unix_nanos(u64::MAX),
         },
@@ -825,8 +826,8 @@ fn windows_apply_after_alarm_engine_is_rebuilt() {
     let now = Now::default();
     let mut engine = AlarmEngine::new("b".into(), rules.clone());
     engine.on_rules(rules, now);
-    let standing = engine.on_change(&changed(&facts(0, 1), true, now), now);
-    assert!(standing[0].suppressed_by.is_some());
+    let alarm_status = engine.on_change(&changed(&facts(0, 1), true, now), now);
+    assert!(alarm_status[0].suppressed_by.is_some());
 }
 
 /// A test that is removed together with the others of a failed host is not notified on its removal.
@@ -841,8 +842,8 @@ fn removed_test_of_notified_group_is_not_sent() {
         rules.members.remove(&id(n));
         rules.tests.remove(&id(n));
     });
-    let standing = world.engine.on_rules(rules, world.now);
-    world.learn(standing);
+    let alarm_status = world.engine.on_rules(rules, world.now);
+    world.learn(alarm_status);
     assert_eq!(notified(&mut world), [""; 0]);
     world.pass(SECOND * 30);
     let all = notified(&mut world);
@@ -883,8 +884,8 @@ fn changed_tags_of_a_test_match_silences_at_once() {
     world.engine.on_silence(silence, world.now);
     let tagged = TestFacts { tags: ["maint".to_owned()].into(), ..facts(0, 1).as_ref().clone() };
     world.rules.tests.insert(id(0), (Arc::new(tagged), DAMPING));
-    let standing = world.engine.on_rules(world.rules.clone(), world.now);
-    assert!(matches!(standing[0].suppressed_by, Some(SuppressedBy::Shelved { .. })), "{standing:?}");
+    let alarm_status = world.engine.on_rules(world.rules.clone(), world.now);
+    assert!(matches!(alarm_status[0].suppressed_by, Some(SuppressedBy::Shelved { .. })), "{alarm_status:?}");
 }
 
 /// Returns test `n` of this host's own, which sends to host `h{host}`.
@@ -907,8 +908,8 @@ fn both_ways(hosts: usize, per_host: usize, delivery_mode: DeliveryMode) -> Worl
         world.rules.tests.insert(facts.id, (facts.clone(), DAMPING));
         world.rules.sent.insert(facts.id, membership);
     }
-    let standing = world.engine.on_rules(world.rules.clone(), world.now);
-    world.learn(standing);
+    let alarm_status = world.engine.on_rules(world.rules.clone(), world.now);
+    world.learn(alarm_status);
     (0..hosts * per_host).for_each(|n| world.set(n, false));
     world.pass(SECOND * 100);
     world
@@ -924,8 +925,8 @@ impl World {
             verdict: cause.map_or(Verdict::Cleared, Verdict::Violated),
             test: Some(test.clone()),
         };
-        let standing = self.engine.on_change(&change, self.now);
-        self.learn(standing);
+        let alarm_status = self.engine.on_change(&change, self.now);
+        self.learn(alarm_status);
     }
 }
 
@@ -1030,8 +1031,8 @@ fn drained_host_is_excluded_from_isolation() {
     for drained_is_up in [true, false] {
         let mut world = World::new(24, 4, GROUPS, DeliveryMode::Acknowledged);
         world.rules.drained.insert("h0".into());
-        let standing = world.engine.on_rules(world.rules.clone(), world.now);
-        world.learn(standing);
+        let alarm_status = world.engine.on_rules(world.rules.clone(), world.now);
+        world.learn(alarm_status);
         (0..24).for_each(|n| world.set(n, n < 4 && !drained_is_up));
         world.pass(SECOND * 100);
         (4..24).for_each(|n| world.set(n, true));
@@ -1045,14 +1046,14 @@ fn drained_host_is_excluded_from_isolation() {
 fn test_added_while_isolated_sends_nothing() {
     let mut world = World::new(24, 4, GROUPS, DeliveryMode::Acknowledged);
     let last = world.rules.members.remove(&id(23)).unwrap();
-    let standing = world.engine.on_rules(world.rules.clone(), world.now);
-    world.learn(standing);
+    let alarm_status = world.engine.on_rules(world.rules.clone(), world.now);
+    world.learn(alarm_status);
     (0..23).for_each(|n| world.set(n, true));
     world.pass(SECOND * 10);
     assert_eq!(notified(&mut world).len(), 1);
     world.rules.members.insert(id(23), last);
-    let standing = world.engine.on_rules(world.rules.clone(), world.now);
-    world.learn(standing);
+    let alarm_status = world.engine.on_rules(world.rules.clone(), world.now);
+    world.learn(alarm_status);
     world.pass(SECOND * 60);
     assert_eq!(notified(&mut world), [""; 0]);
 }
@@ -1096,8 +1097,8 @@ fn faults_of_many_documents_are_one_group_alarm() {
         let subject = Subject::Document(format!("tests/b/{n:02}"));
         let verdict = cause.map_or(Verdict::Cleared, Verdict::Violated);
         let key = AlarmKey::new(Kind::Config, subject.clone());
-        let standing = world.engine.on_change(&condition_change(key, subject, world.now, verdict), world.now);
-        world.learn(standing);
+        let alarm_status = world.engine.on_change(&condition_change(key, subject, world.now, verdict), world.now);
+        world.learn(alarm_status);
     };
     (0..40).for_each(|n| fault(&mut world, n, Some(Cause::Config("one mistake".into()))));
     world.pass(SECOND * 5);
@@ -1127,18 +1128,18 @@ fn tests_that_leave_a_notified_group_wait_before_they_are_sent() {
     for member in moved.members.values_mut() {
         member.shares.retain(|share| matches!(share, Subject::Listener(_)));
     }
-    let standing = engine.on_rules(moved, now(2));
-    let notified: Vec<String> = standing
+    let alarm_status = engine.on_rules(moved, now(2));
+    let notified: Vec<String> = alarm_status
         .iter()
-        .filter(|standing| standing.suppressed_by.is_none() && standing.notification.is_raised())
-        .map(|standing| standing.notification.key.to_string())
+        .filter(|alarm_status| alarm_status.suppressed_by.is_none() && alarm_status.notification.is_raised())
+        .map(|alarm_status| alarm_status.notification.key.to_string())
         .collect();
     assert_eq!(notified, [""; 0]);
     // Another report that they are down changes nothing.
     for n in 0..4 {
         let again = ConditionChange { at: now(1), ..changed(&facts(n, 1), true, now(2)) };
-        let standing = engine.on_change(&again, now(2));
-        assert!(standing.iter().all(|standing| standing.suppressed_by.is_some()), "{standing:?}");
+        let alarm_status = engine.on_change(&again, now(2));
+        assert!(alarm_status.iter().all(|alarm_status| alarm_status.suppressed_by.is_some()), "{alarm_status:?}");
     }
     let silence = Silence {
         id: "s".into(),
@@ -1148,10 +1149,117 @@ fn tests_that_leave_a_notified_group_wait_before_they_are_sent() {
         author: String::new(),
         comment: String::new(),
     };
-    let standing = engine.on_silence(silence, now(2));
-    assert!(standing.iter().all(|standing| standing.suppressed_by.is_some()), "{standing:?}");
+    let alarm_status = engine.on_silence(silence, now(2));
+    assert!(alarm_status.iter().all(|alarm_status| alarm_status.suppressed_by.is_some()), "{alarm_status:?}");
     for seconds in 3..7 {
-        let standing = engine.on_time(now(seconds));
-        assert!(standing.iter().all(|standing| standing.suppressed_by.is_some()), "{seconds} {standing:?}");
+        let alarm_status = engine.on_time(now(seconds));
+        assert!(
+            alarm_status.iter().all(|alarm_status| alarm_status.suppressed_by.is_some()),
+            "{seconds} {alarm_status:?}"
+        );
     }
+}
+
+/// Returns the raised alarms of these kinds about a test, each with what suppresses it.
+fn suppression(world: &World, n: usize, kinds: &[Kind]) -> Vec<Option<SuppressedBy>> {
+    let is_wanted =
+        |alarm: &Notification| alarm.is_raised() && alarm.key.test() == Some(id(n)) && kinds.contains(&alarm.key.kind);
+    let all = world.engine.all(world.now).filter(|status| is_wanted(&status.notification));
+    all.map(|status| status.suppressed_by).collect()
+}
+
+#[test]
+fn measurements_of_a_test_that_is_down_are_suppressed_by_its_connection() {
+    let mut world = World::new(2, 1, GROUPS, DeliveryMode::Acknowledged);
+    world.set(0, true);
+    world.pass(SECOND * 60);
+    assert_eq!(notified(&mut world).len(), 1);
+    MEASURED.into_iter().for_each(|kind| world.set_kind(kind, &facts(0, 1), lossy()));
+    world.pass(SECOND * 60);
+    assert_eq!(notified(&mut world), [""; 0]);
+    let by = AlarmKey::new(Kind::Connection, Subject::Test(id(0))).to_string();
+    assert_eq!(suppression(&world, 0, &MEASURED), [(); 4].map(|()| Some(SuppressedBy::Explained { by: by.clone() })));
+}
+
+#[test]
+fn measurements_of_a_group_member_are_suppressed_by_the_group() {
+    let mut world = World::new(40, 8, GROUPS, DeliveryMode::Acknowledged);
+    (0..40).for_each(|n| world.set(n, false));
+    (8..16).for_each(|n| world.set(n, true));
+    world.pass(SECOND * 10);
+    assert_eq!(notified(&mut world).len(), 1);
+    world.set_kind(Kind::Loss, &facts(9, 8), lossy());
+    let by = AlarmKey::new(Kind::Connection, Subject::Host("h1".into())).to_string();
+    assert_eq!(suppression(&world, 9, &MEASURED), [Some(SuppressedBy::Explained { by })]);
+}
+
+/// Probes to a host are refused before the missing ones from it can be detected.
+#[test]
+fn sender_alarm_waits_until_missing_probes_would_be_detected() {
+    let mut world = both_ways(2, 1, DeliveryMode::Acknowledged);
+    world.rules.members.values_mut().for_each(|test| test.found_after = SECOND * 10);
+    let alarm_status = world.engine.on_rules(world.rules.clone(), world.now);
+    world.learn(alarm_status);
+    world.set_kind(Kind::Sender, &sent(1, 1), refused());
+    for _ in 0..12 {
+        world.pass(SECOND);
+        assert_eq!(notified(&mut world), [""; 0]);
+    }
+    world.set(1, true);
+    world.pass(SECOND * 60);
+    let all = notified(&mut world);
+    assert!(all.len() == 1 && all[0].starts_with("h1 → b: connection DOWN"), "{all:?}");
+}
+
+/// Another test of the host is slow to confirm that it is back, or the sender itself.
+#[test]
+fn sender_alarm_waits_for_the_slowest_test_after_its_connection_is_cleared() {
+    for slow in [id(1), sent(0, 0).id] {
+        let mut world = both_ways(2, 2, DeliveryMode::Acknowledged);
+        let (members, sends) = (&mut world.rules.members, &mut world.rules.sent);
+        members.get_mut(&slow).or(sends.get_mut(&slow)).unwrap().fresh_after = SECOND * 40;
+        let alarm_status = world.engine.on_rules(world.rules.clone(), world.now);
+        world.learn(alarm_status);
+        world.set(0, true);
+        world.set_kind(Kind::Sender, &sent(0, 0), refused());
+        world.pass(SECOND * 60);
+        assert_eq!(notified(&mut world).len(), 1);
+        world.pass(SECOND * 60);
+        world.set(0, false);
+        assert_eq!(notified(&mut world).len(), 1);
+        world.pass(SECOND * 35);
+        assert_eq!(notified(&mut world), [""; 0]);
+        world.set_kind(Kind::Sender, &sent(0, 0), None);
+        world.pass(SECOND * 60);
+        assert_eq!(notified(&mut world), [""; 0]);
+    }
+}
+
+#[test]
+fn group_text_says_that_the_sender_announced_its_stop() {
+    let mut world = World::new(40, 8, GROUPS, DeliveryMode::Acknowledged);
+    (0..40).for_each(|n| world.set(n, false));
+    for n in 8..16 {
+        let mut change = changed(&facts(n, 8), true, world.now);
+        if let Verdict::Violated(Cause::Silence(silence)) = &mut change.verdict {
+            silence.announced_stop = true;
+        }
+        world.engine.on_change(&change, world.now);
+    }
+    world.pass(SECOND * 6);
+    let all = notified(&mut world);
+    assert!(all.len() == 1 && all[0].ends_with("; the sender announced its stop"), "{all:?}");
+}
+
+#[test]
+fn remark_of_a_test_judged_at_its_sender_names_the_receiver() {
+    let mut world = World::new(8, 2, GROUPS, DeliveryMode::Acknowledged);
+    for n in 0..8 {
+        let (from_host, to_host) = ("b".into(), format!("h{}", n / 2));
+        world.tests[n] = Arc::new(TestFacts { from_host, to_host, ..facts(n, 2).as_ref().clone() });
+        world.set(n, n == 2);
+    }
+    world.pass(SECOND * 6);
+    let text = notified(&mut world).remove(0);
+    assert!(text.ends_with("; 1 of 1 other tests with h1 get through"), "{text}");
 }

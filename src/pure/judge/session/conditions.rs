@@ -45,7 +45,7 @@ impl SteadyConditions {
 impl Conditions {
     /// Returns which conditions are calm. The result may change with any sample of a condition that is not calm, and
     /// with every other method that modifies the conditions.
-    pub fn calm(&self) -> SteadyConditions {
+    pub fn steady(&self) -> SteadyConditions {
         SteadyConditions(self.often.each_ref().map(|judged| judged.condition.is_steady()))
     }
 
@@ -103,7 +103,7 @@ impl Conditions {
                 Some(Verdict::Cleared)
             }
             (Transition::Suspected, _) => (kind == Kind::Connection).then_some(Verdict::Overdue),
-            (Transition::Relieved, _) => (kind == Kind::Connection).then_some(Verdict::Cleared),
+            (Transition::SuspicionEnded, _) => (kind == Kind::Connection).then_some(Verdict::Cleared),
         }
     }
 
@@ -166,11 +166,11 @@ mod tests {
                         conditions.on_sample(kind, sample, thresholds, cause(), now);
                     }
                 }
-                for kind in JUDGED.into_iter().filter(|kind| conditions.calm().holds(*kind)) {
+                for kind in JUDGED.into_iter().filter(|kind| conditions.steady().holds(*kind)) {
                     let mut after = conditions.clone();
                     prop_assert_eq!(after.on_sample(kind, Sample::Good, thresholds, None, now), None);
                     prop_assert_eq!(after.of(kind).state(), State::Up);
-                    prop_assert_eq!(after.calm(), conditions.calm());
+                    prop_assert_eq!(after.steady(), conditions.steady());
                     prop_assert!(!conditions.is_down(kind));
                 }
             }

@@ -32,13 +32,13 @@ pub struct SessionPlan {
     /// Tests of which a probe from any one suffices; `None` if only the test's own probes count.
     pub any_of: Option<Arc<BTreeSet<TestId>>>,
     /// Criteria by which the test is judged. Most tests of a host have equal criteria and share them.
-    pub manner: Arc<Criteria>,
+    pub criteria: Arc<Criteria>,
 }
 
 impl std::ops::Deref for SessionPlan {
     type Target = Criteria;
     fn deref(&self) -> &Criteria {
-        &self.manner
+        &self.criteria
     }
 }
 

@@ -136,15 +136,15 @@ impl SequenceTracker {
     }
 
     /// Classifies a probe by its epoch and sequence number, and records it if it is accepted.
-    pub fn classify(&mut self, incoming: &ProbeSample, terms: AcceptanceRules<'_>) -> SequencePosition {
+    pub fn classify(&mut self, incoming: &ProbeSample, rules: AcceptanceRules<'_>) -> SequencePosition {
         let Some((epoch, sequence)) = incoming.epoch_and_sequence else { return SequencePosition::First };
         let now = incoming.received.moment;
-        let stream = match terms.any_of {
+        let stream = match rules.any_of {
             None => self.single.as_mut(),
             Some(_) => self.several.as_mut().and_then(|many| many.get_mut(&incoming.test_id)),
         };
         let has_timed_out =
-            stream.as_ref().is_none_or(|stream| now.since(stream.last) > terms.expect_every) && !terms.keyed;
+            stream.as_ref().is_none_or(|stream| now.since(stream.last) > rules.expect_every) && !rules.keyed;
         let stream = match stream {
             Some(stream) if stream.epoch == epoch => stream,
             // A sender whose clock was set back, or whose state was lost, begins an older epoch. That epoch is accepted
@@ -163,7 +163,7 @@ impl SequenceTracker {
                     gap_is_own: false,
                     unsent: incoming.unsent,
                 };
-                match terms.any_of {
+                match rules.any_of {
                     None => self.single = Some(begun),
                     Some(_) => {
                         self.several.get_or_insert_default().insert(incoming.test_id, begun);
@@ -179,7 +179,7 @@ impl SequenceTracker {
                 let unsent = incoming.unsent.wrapping_sub(std::mem::replace(&mut stream.unsent, incoming.unsent));
                 let missing = sequence.wrapping_sub(before.unwrap_or(sequence)).saturating_sub(1);
                 let missing = missing.saturating_sub(unsent);
-                let most = sent_within(now.since(stream.last), incoming.send_every, terms.flows);
+                let most = sent_within(now.since(stream.last), incoming.send_every, rules.flows);
                 (stream.last, stream.stopped) = (now, incoming.stops);
                 stream.sent = stream.sent.max(incoming.sent);
                 if std::mem::take(&mut stream.gap_is_own) {
@@ -187,7 +187,7 @@ impl SequenceTracker {
                 }
                 // With several senders, probes of each may have been sent elsewhere meanwhile, so none counts as
                 // missing.
-                SequencePosition::Newer(if terms.any_of.is_some() { 0 } else { missing.min(most) })
+                SequencePosition::Newer(if rules.any_of.is_some() { 0 } else { missing.min(most) })
             }
             Arrival::Reordered => {
                 stream.last = now;

@@ -49,10 +49,10 @@ impl std::ops::DerefMut for Tested {
 const EVERY: Duration = Duration::from_millis(200);
 
 fn expected() -> SessionPlan {
-    with(manner())
+    with(criteria())
 }
 
-fn with(manner: Criteria) -> SessionPlan {
+fn with(criteria: Criteria) -> SessionPlan {
     SessionPlan {
         test: Arc::new(TestFacts {
             description: "app to db".into(),
@@ -60,11 +60,11 @@ fn with(manner: Criteria) -> SessionPlan {
         }),
         from_address: None,
         any_of: None,
-        manner: Arc::new(manner),
+        criteria: Arc::new(criteria),
     }
 }
 
-fn manner() -> Criteria {
+fn criteria() -> Criteria {
     Criteria {
         expect_every: EVERY,
         thresholds: Thresholds::in_a_row(3, 3),
@@ -122,7 +122,7 @@ fn delayed(millis: u64, sequence: u32, delay: i64) -> ProbeSample {
 #[test]
 fn probes_that_never_left_are_not_lost_and_those_among_them_that_were_lost_are() {
     let flows = Flows { ports: 4, dscp: CodePoints::of(&[0]), size: None };
-    let mut session = Tested::new(with(Criteria { flows, ..manner() }), at(0));
+    let mut session = Tested::new(with(Criteria { flows, ..criteria() }), at(0));
     let mut unsent = 0;
     for sequence in 0..400 {
         // The second flow is refused at its sender for all turns but the last.
@@ -210,7 +210,7 @@ fn missing_probes_from_the_start_raise_at_the_end_of_the_grace() {
 
 #[test]
 fn grace_shorter_than_the_samples_does_not_hasten_the_raise() {
-    let mut session = Tested::new(with(Criteria { startup_grace: Duration::ZERO, ..manner() }), at(0));
+    let mut session = Tested::new(with(Criteria { startup_grace: Duration::ZERO, ..criteria() }), at(0));
     assert_eq!(silence(&mut session, 599), []);
     assert_eq!(silence(&mut session, 600).len(), 1);
 }
@@ -324,7 +324,7 @@ fn changed_criteria_keep_state_and_counters() {
     let mut session = Tested::new(expected(), at(0));
     session.on_probe(&probe(1000, 0));
     silence(&mut session, 1600);
-    let changes = session.on_expected(with(Criteria { expect_every: EVERY * 2, ..manner() }), at(1700));
+    let changes = session.on_expected(with(Criteria { expect_every: EVERY * 2, ..criteria() }), at(1700));
     assert_eq!(changes, []);
     assert_eq!(session.connection().state(), State::Down);
     assert_eq!(session.counters().received, 1);
@@ -337,9 +337,9 @@ fn removed_limit_clears_its_alarm() {
         session.on_probe(&delayed(1000 + u64::from(n) * 100, n, 9));
     }
     let limits = DelayLimits { max_latency: None, ..expected().limits };
-    let changes = session.on_expected(with(Criteria { limits, ..manner() }), at(1300));
+    let changes = session.on_expected(with(Criteria { limits, ..criteria() }), at(1300));
     assert_eq!(kinds(&changes), [(Kind::Latency, false)]);
-    assert_eq!(session.on_expected(with(Criteria { limits, ..manner() }), at(1300)), []);
+    assert_eq!(session.on_expected(with(Criteria { limits, ..criteria() }), at(1300)), []);
 }
 
 #[test]
@@ -380,7 +380,7 @@ fn reconfiguration_while_probes_are_missing_does_not_hasten_the_alarm() {
     session.on_probe(&probe(1000, 0));
     for millis in [1250, 1260, 1270, 1280] {
         let limits = DelayLimits { max_latency: Some(Duration::from_millis(millis)), ..expected().limits };
-        session.on_expected(with(Criteria { limits, ..manner() }), at(millis));
+        session.on_expected(with(Criteria { limits, ..criteria() }), at(millis));
         assert_eq!(silence(&mut session, millis), []);
     }
     assert_eq!(silence(&mut session, 1599), []);
@@ -447,7 +447,7 @@ fn old_probes_received_after_own_suspension_raise_nothing() {
 #[test]
 fn shorter_interval_applies_after_the_roll_out_grace() {
     let slow = Duration::from_secs(10);
-    let mut session = Tested::new(with(Criteria { expect_every: slow, ..manner() }), at(0));
+    let mut session = Tested::new(with(Criteria { expect_every: slow, ..criteria() }), at(0));
     session.on_probe(&probe(1000, 0));
     session.on_expected(expected(), at(2000));
     assert_eq!(silence(&mut session, 9000), []);
@@ -478,15 +478,15 @@ fn changed_sending_host_clears_the_clock_alarm_of_the_former_host() {
 #[test]
 fn latency_raises_above_the_high_limit_and_clears_below_the_low_one() {
     let limits = DelayLimits { clear_latency: Duration::from_millis(2), ..expected().limits };
-    let mut session = Tested::new(with(Criteria { limits, ..manner() }), at(0));
-    let mut said = Vec::new();
+    let mut session = Tested::new(with(Criteria { limits, ..criteria() }), at(0));
+    let mut reported = Vec::new();
     for (n, delay) in [3, 3, 3, 9, 9, 9, 3, 3, 3, 3, 1, 1, 3, 1, 1, 1].into_iter().enumerate() {
         let changes = session.on_probe(&delayed(1000 + n as u64 * 100, n as u32, delay)).1;
-        said.extend(
+        reported.extend(
             kinds(&changes).into_iter().filter(|(kind, _)| *kind == Kind::Latency).map(|(_, raised)| (n, raised)),
         );
     }
-    assert_eq!(said, [(2, false), (5, true), (15, false)]);
+    assert_eq!(reported, [(2, false), (5, true), (15, false)]);
 }
 
 #[test]
@@ -545,7 +545,7 @@ fn of_kind(found: &[(u64, Kind, bool, String)], kind: Kind) -> Vec<(u64, bool, &
 #[test]
 fn loss_above_the_limit_raises_and_is_cleared_after_it_ends() {
     let loss = LossLimits { max_loss_ppm: Some(50_000), max_jitter: None, loss_window: Duration::from_secs(12) };
-    let mut session = Tested::new(with(Criteria { loss, ..manner() }), at(0));
+    let mut session = Tested::new(with(Criteria { loss, ..criteria() }), at(0));
     let lossy = |n: u32, millis| (!(400..1_000).contains(&n) || !n.is_multiple_of(5)).then(|| probe(millis, n));
     let found = feed(&mut session, 1..200, lossy);
     let loss = of_kind(&found, Kind::Loss);
@@ -568,7 +568,7 @@ fn varying_delay_raises_jitter_and_constant_high_delay_does_not() {
         loss_window: Duration::from_secs(12),
     };
     let limits = DelayLimits { max_latency: None, ..expected().limits };
-    let mut session = Tested::new(with(Criteria { loss, limits, ..manner() }), at(0));
+    let mut session = Tested::new(with(Criteria { loss, limits, ..criteria() }), at(0));
     let shaking = |n: u32, millis| Some(delayed(millis, n, if n > 600 { i64::from(n % 4) * 3 } else { 90 }));
     let found = feed(&mut session, 1..100, shaking);
     let jitter = of_kind(&found, Kind::Jitter);
@@ -582,7 +582,7 @@ fn varying_delay_raises_jitter_and_constant_high_delay_does_not() {
 #[test]
 fn dead_flow_raises_path_alarm_while_other_flows_continue() {
     let flows = Flows { ports: 4, dscp: CodePoints::of(&[0]), size: None };
-    let mut session = Tested::new(with(Criteria { flows, ..manner() }), at(0));
+    let mut session = Tested::new(with(Criteria { flows, ..criteria() }), at(0));
     let three_of_four = |n: u32, millis| (!(300..=600).contains(&n) || n % 4 != 2).then(|| probe(millis, n));
     let found = feed(&mut session, 1..100, three_of_four);
     let path = of_kind(&found, Kind::Path);
@@ -596,7 +596,7 @@ fn dead_flow_raises_path_alarm_while_other_flows_continue() {
 /// The clocks are unsynchronized, 2 s apart, and drift by 50 ppm; neither affects a baseline.
 #[test]
 fn delay_above_baseline_raises_without_synchronized_clocks() {
-    let expected = with(Criteria { max_above_baseline: Some(Duration::from_millis(3)), ..manner() });
+    let expected = with(Criteria { max_above_baseline: Some(Duration::from_millis(3)), ..criteria() });
     let mut session = Tested::new(expected, at(0));
     let uncertainty = Duration::from_secs(32);
     let slower = |n: u32, millis: u64| {
@@ -639,7 +639,7 @@ fn clock_offset_in_either_direction_raises_no_latency_alarm() {
                 assert_eq!(of_kind(&found, Kind::Clock).iter().any(|(_, raised, _)| *raised), wrong);
             }
             let role = Role::Sender;
-            let mut two_way = Tested::new(with(Criteria { role, max_each_way: Some(EVERY / 40), ..manner() }), at(0));
+            let mut two_way = Tested::new(with(Criteria { role, max_each_way: Some(EVERY / 40), ..criteria() }), at(0));
             let answers = |n: u32, millis| Some(answer(millis, n, (200_000 + offset, 200_000 - offset), error));
             let found = feed(&mut two_way, 1..20, answers);
             assert!(of_kind(&found, Kind::Latency).iter().all(|(_, raised, _)| !raised), "{offset} {claimed}");
@@ -652,7 +652,7 @@ fn clock_offset_in_either_direction_raises_no_latency_alarm() {
 fn round_trip_and_both_directions_are_judged() {
     let limits = DelayLimits { max_latency: Some(Duration::from_millis(10)), ..expected().limits };
     let each_way = Some(Duration::from_millis(5));
-    let expected = with(Criteria { role: Role::Sender, limits, max_each_way: each_way, ..manner() });
+    let expected = with(Criteria { role: Role::Sender, limits, max_each_way: each_way, ..criteria() });
     let late = |forward: i64, backward: i64, error: Duration| {
         let mut session = Tested::new(expected.clone(), at(0));
         let found = feed(&mut session, 1..5, |n, millis| Some(answer(millis, n, (forward, backward), error)));
@@ -672,7 +672,7 @@ fn round_trip_and_both_directions_are_judged() {
 /// A signed probe is accepted once, also after a restart, and however long no probe has arrived.
 #[test]
 fn signed_probe_cannot_be_replayed_even_after_a_restart() {
-    let keyed = || with(Criteria { keys: Some(KeyChoice::Fleet), ..manner() });
+    let keyed = || with(Criteria { keys: Some(KeyChoice::Fleet), ..criteria() });
     let mut session = Tested::new(keyed(), at(0));
     for n in 0..50 {
         session.on_probe(&probe(1_000 + n * 100, n as u32));
@@ -703,7 +703,7 @@ fn signed_probe_of_one_of_several_senders_cannot_be_replayed() {
     let sender = TestId::of_set("s", "a", "b");
     let keyed = || SessionPlan {
         any_of: Some(Arc::new([sender].into())),
-        ..with(Criteria { keys: Some(KeyChoice::Fleet), ..manner() })
+        ..with(Criteria { keys: Some(KeyChoice::Fleet), ..criteria() })
     };
     let of_sender = |millis, sequence| ProbeSample { test_id: sender, ..probe(millis, sequence) };
     let mut session = Tested::new(keyed(), at(0));
@@ -730,7 +730,7 @@ fn probes_missed_during_own_suspension_are_not_lost() {
 fn sequence_numbers_of_unsigned_probes_are_discarded_when_keys_are_set() {
     let mut session = Tested::new(expected(), at(0));
     session.on_probe(&ProbeSample { epoch_and_sequence: Some((u64::MAX, 0)), ..probe(1_000, 0) });
-    session.on_expected(with(Criteria { keys: Some(KeyChoice::Fleet), ..manner() }), at(1_100));
+    session.on_expected(with(Criteria { keys: Some(KeyChoice::Fleet), ..criteria() }), at(1_100));
     assert_eq!(session.on_probe(&probe(1_200, 0)).0, Acceptance::Accepted(None));
 }
 
@@ -756,7 +756,7 @@ fn latency_alarm_ends_as_undecidable_when_clocks_become_too_inaccurate() {
     let slow = |n: u32, millis| Some(if n < 300 { uncertain(millis, n, 50, 6) } else { uncertain(millis, n, 1, 6) });
     let found = feed(&mut session, 1..400, slow);
     let all = latencies(&found);
-    assert_eq!(all.first().map(|said| said.1), Some(true), "{all:?}");
+    assert_eq!(all.first().map(|reported| reported.1), Some(true), "{all:?}");
     let ended = all.last().unwrap();
     assert_eq!((ended.1, ended.2), (false, "undecidable"));
     assert!((329..=331).contains(&ended.0), "{all:?}");
@@ -768,7 +768,7 @@ fn latency_alarm_ends_as_undecidable_when_clocks_become_too_inaccurate() {
 fn one_way_latency_alarm_is_not_cleared_by_a_good_round_trip() {
     let limits = DelayLimits { max_latency: Some(Duration::from_millis(10)), ..expected().limits };
     let each_way = Some(Duration::from_millis(5));
-    let expected = with(Criteria { role: Role::Sender, limits, max_each_way: each_way, ..manner() });
+    let expected = with(Criteria { role: Role::Sender, limits, max_each_way: each_way, ..criteria() });
     let mut session = Tested::new(expected, at(0));
     let good_clocks = Duration::from_micros(100);
     let bad_clocks = Duration::from_secs(1);
@@ -780,21 +780,21 @@ fn one_way_latency_alarm_is_not_cleared_by_a_good_round_trip() {
         })
     };
     let found = feed(&mut session, 1..300, answers);
-    assert!(latencies(&found).iter().all(|said| said.1), "{:?}", latencies(&found));
+    assert!(latencies(&found).iter().all(|reported| reported.1), "{:?}", latencies(&found));
     let found = feed(&mut session, 300..320, answers);
-    assert!(latencies(&found).iter().any(|said| said.2 == "undecidable"), "{found:?}");
+    assert!(latencies(&found).iter().any(|reported| reported.2 == "undecidable"), "{found:?}");
 }
 
 #[test]
 fn latency_alarm_is_cleared_when_its_measurement_is_no_longer_configured() {
     let above = Some(Duration::from_millis(3));
     let limits = DelayLimits { max_latency: Some(Duration::from_secs(9)), ..expected().limits };
-    let with_baseline = with(Criteria { max_above_baseline: above, limits, ..manner() });
+    let with_baseline = with(Criteria { max_above_baseline: above, limits, ..criteria() });
     let mut session = Tested::new(with_baseline, at(0));
     let slower = |n: u32, millis| Some(delayed(millis, n, if n >= 4_000 { 20 } else { 1 }));
     let found = feed(&mut session, 1..410, slower);
-    assert!(latencies(&found).last().is_some_and(|said| said.1), "{:?}", latencies(&found));
-    let without = with(Criteria { limits, ..manner() });
+    assert!(latencies(&found).last().is_some_and(|reported| reported.1), "{:?}", latencies(&found));
+    let without = with(Criteria { limits, ..criteria() });
     assert_eq!(kinds(&session.on_expected(without, at(410_000))), [(Kind::Latency, false)]);
 }
 
@@ -807,12 +807,12 @@ fn jitter_alarm_ends_as_undecidable_when_variations_are_too_few() {
         loss_window: Duration::from_secs(12),
     };
     let limits = DelayLimits { max_latency: None, ..expected().limits };
-    let mut session = Tested::new(with(Criteria { loss, limits, ..manner() }), at(0));
+    let mut session = Tested::new(with(Criteria { loss, limits, ..criteria() }), at(0));
     // Every second probe is lost from then on, so none has a preceding probe to vary from.
     let shaking = |n: u32, millis| (n < 600 || n.is_multiple_of(2)).then(|| delayed(millis, n, i64::from(n % 4) * 3));
     let found = feed(&mut session, 1..400, shaking);
     let jitter = of_kind(&found, Kind::Jitter);
-    assert_eq!(jitter.last().map(|said| (said.1, said.2)), Some((false, "undecidable")), "{jitter:?}");
+    assert_eq!(jitter.last().map(|reported| (reported.1, reported.2)), Some((false, "undecidable")), "{jitter:?}");
     assert!((360..=380).contains(&jitter.last().unwrap().0), "{jitter:?}");
 }
 
@@ -820,11 +820,11 @@ fn jitter_alarm_ends_as_undecidable_when_variations_are_too_few() {
 #[test]
 fn missing_probes_while_down_raise_no_loss_alarm() {
     let loss = LossLimits { max_loss_ppm: Some(20_000), max_jitter: None, loss_window: Duration::from_secs(60) };
-    let mut session = Tested::new(with(Criteria { loss, ..manner() }), at(0));
+    let mut session = Tested::new(with(Criteria { loss, ..criteria() }), at(0));
     let cut = |n: u32, millis| (!(1_000..2_000).contains(&n)).then(|| probe(millis, n));
     let found = feed(&mut session, 1..600, cut);
-    assert!(of_kind(&found, Kind::Loss).iter().all(|said| !said.1), "{found:?}");
-    let connection: Vec<bool> = of_kind(&found, Kind::Connection).iter().map(|said| said.1).collect();
+    assert!(of_kind(&found, Kind::Loss).iter().all(|reported| !reported.1), "{found:?}");
+    let connection: Vec<bool> = of_kind(&found, Kind::Connection).iter().map(|reported| reported.1).collect();
     assert_eq!(connection, [false, true, false]);
 }
 
@@ -844,7 +844,7 @@ fn clock_set_while_probes_are_under_way_raises_no_alarm() {
 #[test]
 fn restored_sender_is_distinguished_from_a_replay_by_send_times() {
     for keys in [None, Some(KeyChoice::Fleet)] {
-        let mut session = Tested::new(with(Criteria { keys, ..manner() }), at(0));
+        let mut session = Tested::new(with(Criteria { keys, ..criteria() }), at(0));
         for n in 0..50 {
             session.on_probe(&probe(1_000 + n * 100, n as u32));
         }
@@ -904,7 +904,7 @@ fn longer_interval_of_the_sender_is_tolerated_for_one_roll_out_grace() {
 /// Two edits shorten the interval in succession, before the sender has received either of them.
 #[test]
 fn second_shortening_within_the_grace_keeps_the_longest_interval() {
-    let every = |seconds| with(Criteria { expect_every: Duration::from_secs(seconds), ..manner() });
+    let every = |seconds| with(Criteria { expect_every: Duration::from_secs(seconds), ..criteria() });
     let mut session = Tested::new(every(20), at(0));
     session.on_probe(&probe(1_000, 0));
     session.on_expected(every(5), at(2_000));
@@ -917,7 +917,7 @@ fn second_shortening_within_the_grace_keeps_the_longest_interval() {
 #[test]
 fn delay_variation_includes_probes_that_were_overtaken() {
     let limits = DelayLimits { max_latency: None, ..expected().limits };
-    let mut session = Tested::new(with(Criteria { limits, ..manner() }), at(0));
+    let mut session = Tested::new(with(Criteria { limits, ..criteria() }), at(0));
     let delay = |n: u32| if n % 10 == 5 { 45 } else { 1 + i64::from(n % 3) };
     // Probes are sent every 20 ms; one that is held back by 45 ms comes after the two behind it.
     let mut arrivals: Vec<(u64, u32)> =
@@ -933,7 +933,7 @@ fn delay_variation_includes_probes_that_were_overtaken() {
 
 #[test]
 fn failed_probes_of_a_target_raise_with_their_reason_and_measured_ones_clear() {
-    let mut session = ReceiveSession::new(with(Criteria { role: Role::Sender, ..manner() }), at(0));
+    let mut session = ReceiveSession::new(with(Criteria { role: Role::Sender, ..criteria() }), at(0));
     let mut found = Vec::new();
     for n in 0..40u32 {
         let result = match (10..20).contains(&n) {
@@ -956,7 +956,7 @@ fn failed_probes_of_a_target_raise_with_their_reason_and_measured_ones_clear() {
 #[test]
 fn failures_within_the_grace_of_a_target_that_never_answered_raise_nothing() {
     let startup_grace = Duration::from_secs(5);
-    let mut session = ReceiveSession::new(with(Criteria { role: Role::Sender, startup_grace, ..manner() }), at(0));
+    let mut session = ReceiveSession::new(with(Criteria { role: Role::Sender, startup_grace, ..criteria() }), at(0));
     let raised_at = (0..100u32).find(|n| {
         let mut changes = Vec::new();
         let result = ProbeResult::Failed("refused".to_owned());
@@ -968,7 +968,7 @@ fn failures_within_the_grace_of_a_target_that_never_answered_raise_nothing() {
 
 #[test]
 fn reason_of_a_raised_alarm_is_replaced_at_once_when_the_target_changes() {
-    let mut session = ReceiveSession::new(with(Criteria { role: Role::Sender, ..manner() }), at(0));
+    let mut session = ReceiveSession::new(with(Criteria { role: Role::Sender, ..criteria() }), at(0));
     let mut fail = |sequence, millis, target: &str| {
         let mut changes = Vec::new();
         session.on_result(ProbeResult::Failed(target.into()), (1, sequence), EVERY / 2, at(millis), &mut changes);
@@ -978,4 +978,83 @@ fn reason_of_a_raised_alarm_is_replaced_at_once_when_the_target_changes() {
     assert!((0..200).map(|n| fail(n, u64::from(n) * 100, "one")).any(|verdict| verdict == raised("one")));
     assert_eq!(fail(0, 20_100, "other"), raised("other"));
     assert_eq!(fail(1, 20_200, "one again"), None, "alternating reasons are not reported one by one");
+}
+
+/// The clocks are too inaccurate to decide on either way, while the round trip is certain.
+#[test]
+fn round_trip_alarm_is_cleared_while_one_way_delays_are_undecidable() {
+    let limits = DelayLimits { max_latency: Some(Duration::from_millis(10)), ..expected().limits };
+    let each_way = Some(Duration::from_millis(5));
+    let expected = with(Criteria { role: Role::Sender, limits, max_each_way: each_way, ..criteria() });
+    let mut session = Tested::new(expected, at(0));
+    let answers = |n: u32, millis| {
+        let nanos = if n < 100 { 6_000_000 } else { 1_000_000 };
+        Some(answer(millis, n, (nanos, nanos), Duration::from_secs(32)))
+    };
+    let found = feed(&mut session, 1..20, answers);
+    let reported: Vec<(u64, bool)> = latencies(&found).iter().map(|(second, raised, _)| (*second, *raised)).collect();
+    assert_eq!(reported, [(1, true), (10, false)]);
+}
+
+#[test]
+fn own_clock_step_raises_no_alarm_above_baseline() {
+    let expected = with(Criteria { max_above_baseline: Some(Duration::from_millis(3)), ..criteria() });
+    let mut session = Tested::new(expected, at(0));
+    let shifted = |n: u32, millis: u64| {
+        let nanos = if n < 4_000 { 1_000_000 } else { 1_001_000_000 };
+        Some(ProbeSample { delay: Delay { nanos, uncertainty: Duration::from_secs(32) }, ..probe(millis, n) })
+    };
+    feed(&mut session, 1..400, shifted);
+    session.on_clock_step(at(400_000));
+    let found = feed(&mut session, 400..800, shifted);
+    assert!(found.iter().all(|(_, _, raised, _)| !raised), "{found:?}");
+}
+
+/// The local clock was 50 ms wrong, and is set right by a step.
+#[test]
+fn clock_alarm_of_replies_is_cleared_at_once_after_the_own_clock_was_set_right() {
+    let role = Role::Sender;
+    let mut session = Tested::new(with(Criteria { role, max_each_way: Some(EVERY), ..criteria() }), at(0));
+    let answers = |n: u32, millis| {
+        let offset = if n < 100 { 50_000_000 } else { 0 };
+        Some(answer(millis, n, (200_000 + offset, 200_000 - offset), Duration::from_millis(1)))
+    };
+    assert_eq!(of_kind(&feed(&mut session, 1..10, answers), Kind::Clock).len(), 1);
+    session.on_clock_step(at(10_000));
+    assert_eq!(of_kind(&feed(&mut session, 10..11, answers), Kind::Clock), [(10, false, "")]);
+}
+
+#[test]
+fn report_is_empty_until_conditions_are_confirmed() {
+    let mut session = Tested::new(expected(), at(0));
+    for n in 0..2 {
+        session.on_probe(&probe(1000 + u64::from(n) * 100, n));
+        assert_eq!(session.report(at(1300)), []);
+    }
+    session.on_probe(&probe(1200, 2));
+    let report = kinds(&session.report(at(1300)));
+    assert_eq!(report, [(Kind::Connection, false), (Kind::Latency, false), (Kind::Clock, false)]);
+}
+
+#[test]
+fn text_of_path_alarm_follows_the_flows_that_are_dead() {
+    let flows = Flows { ports: 2, dscp: CodePoints::of(&[0, 46]), size: None };
+    let mut session = Tested::new(with(Criteria { flows, expect_every: EVERY * 5, ..criteria() }), at(0));
+    let dying = |n: u32, millis| {
+        let is_dead = (n % 4 == 3 && n >= 100) || (n % 4 == 1 && n >= 200);
+        (!is_dead).then(|| probe(millis, n))
+    };
+    let found = feed(&mut session, 1..40, dying);
+    let texts: Vec<&str> =
+        of_kind(&found, Kind::Path).iter().filter(|reported| reported.1).map(|reported| reported.2).collect();
+    let shown: Vec<&str> = texts.iter().filter_map(|text| text.split(':').next()).collect();
+    assert_eq!(shown, ["1 of 4 flows dead", "2 of 4 flows dead"], "{texts:?}");
+}
+
+#[test]
+fn text_of_latency_alarm_follows_the_delay_at_intervals() {
+    let mut session = Tested::new(expected(), at(0));
+    let found = feed(&mut session, 1..60, |n, millis| Some(delayed(millis, n, if n < 100 { 9 } else { 20 })));
+    let expected = [(1, true, "delay 9.000 ms exceeds 5ms"), (31, true, "delay 20.000 ms exceeds 5ms")];
+    assert_eq!(latencies(&found), expected);
 }

@@ -56,7 +56,7 @@ impl ReceiveSession {
         if self.flow_watch().is_none_or(|watch| watch.next_check > now.moment) {
             return;
         }
-        let expected = self.expected.manner.clone();
+        let expected = self.expected.criteria.clone();
         let Some(watch) = self.flow_watch() else { return };
         watch.next_check = now.moment + expected.expect_every;
         let after = expected.expect_every.saturating_mul(expected.thresholds.raise_after.max(1));
@@ -190,8 +190,8 @@ impl ReceiveSession {
     fn judge_latency(&mut self, incoming: &ProbeSample, found: DelayVerdict, changes: &mut Vec<ConditionChange>) {
         let now = incoming.received;
         let limits = self.expected.limits;
-        let is_down = !self.calm.holds(Kind::Latency) && self.conditions.is_down(Kind::Latency);
-        let standing = if is_down { self.conditions.cause(Kind::Latency).and_then(Measure::of) } else { None };
+        let is_down = !self.steady.holds(Kind::Latency) && self.conditions.is_down(Kind::Latency);
+        let alarm_status = if is_down { self.conditions.cause(Kind::Latency).and_then(Measure::of) } else { None };
         let mut results: [Option<Result<Sample, Cause>>; Measure::COUNT] = Default::default();
         let mut judge = |delay: Delay, max_latency: Option<Duration>, direction: Direction| {
             let Some(max_latency) = max_latency else { return };
@@ -227,21 +227,21 @@ impl ReceiveSession {
             let result = if exceeds { Err(Cause::AboveBaseline { above, limit }) } else { Ok(Sample::Good) };
             results[Measure::Baseline.place()] = Some(result);
         }
-        if let Some(measure) = standing {
+        if let Some(measure) = alarm_status {
             self.note_decision(Kind::Latency, results[measure.place()].is_some(), now.moment);
         }
-        let is_good = match standing {
+        let is_good = match alarm_status {
             Some(measure) => matches!(results[measure.place()], Some(Ok(_))),
             None => results.iter().flatten().any(Result::is_ok),
         };
         // Keep naming the cause that raised the alarm while it is true, even if other limits are exceeded too.
-        let first = standing.map_or(0, Measure::place);
+        let first = alarm_status.map_or(0, Measure::place);
         results.rotate_left(first);
         let exceeded = results.into_iter().flatten().find_map(Result::err);
         if let Some(cause) = exceeded {
             self.sample(Kind::Latency, Sample::Bad, Some(cause.clone()), now, changes);
             if is_down {
-                let other = standing != Measure::of(&cause);
+                let other = alarm_status != Measure::of(&cause);
                 self.sample_cause(Kind::Latency, cause, other, now, changes);
             }
         } else if is_good {

@@ -108,7 +108,7 @@ impl NotificationLog {
                     break;
                 }
                 messages += 1;
-                room = self.manner.batch.max(1);
+                room = self.policy.batch.max(1);
             }
             room -= 1;
             keys.push(key.clone());

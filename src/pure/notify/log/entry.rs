@@ -1,6 +1,6 @@
 //! Entry of the notification log for one alarm at one receiver.
 //!
-//! `Entry` holds the current and the notified state, hold-down, flapping, failures and repeats of the alarm, and
+//! `LogEntry` holds the current and the notified state, hold-down, flapping, failures and repeats of the alarm, and
 //! derives from them when it needs attention.
 
 use std::sync::Arc;
@@ -26,7 +26,7 @@ pub(super) struct LogEntry {
     pub unconfirmed: Option<Arc<Notification>>,
     /// Set if the alarm is to be notified again although its state did not change.
     pub again: bool,
-    pub damping: HoldDown,
+    pub hold_down: HoldDown,
     /// Hold-down that the last notification started.
     pub hold: Duration,
     pub held_until: Moment,
@@ -102,14 +102,14 @@ impl Class {
 }
 
 impl LogEntry {
-    pub fn new(agent: &str, key: &AlarmKey, damping: HoldDown) -> Self {
+    pub fn new(agent: &str, key: &AlarmKey, hold_down: HoldDown) -> Self {
         LogEntry {
             wanted: None,
             notified: None,
             in_flight: None,
             unconfirmed: None,
             again: false,
-            damping,
+            hold_down,
             hold: Duration::ZERO,
             held_until: Moment::ZERO,
             hold_doublings: 0,
@@ -146,10 +146,10 @@ impl LogEntry {
     }
 
     /// Returns the state that the receiver should be notified of; `None` if it is unknown, or raised but suppressed.
-    pub fn target(&self, manner: &NotificationPolicy) -> Option<AlarmState> {
+    pub fn target(&self, policy: &NotificationPolicy) -> Option<AlarmState> {
         let wanted = self.wanted.as_ref()?;
         let state = if self.flaps.is_flapping() { AlarmState::Flapping } else { wanted.notification.state };
-        let kept_back = match (&wanted.suppressed_by, manner.detail) {
+        let kept_back = match (&wanted.suppressed_by, policy.detail) {
             (None, _) | (Some(SuppressedBy::Waiting | SuppressedBy::Group { .. }), Aggregation::Individually) => false,
             (Some(_), _) => true,
         };
@@ -157,8 +157,8 @@ impl LogEntry {
     }
 
     /// Returns whether the receiver has to be notified of something now or later; false while a message is in flight.
-    pub fn is_pending(&self, manner: &NotificationPolicy) -> bool {
-        let Some(target) = self.target(manner) else { return false };
+    pub fn is_pending(&self, policy: &NotificationPolicy) -> bool {
+        let Some(target) = self.target(policy) else { return false };
         if self.in_flight.is_some() {
             return false;
         }
@@ -169,7 +169,7 @@ impl LogEntry {
             Some(notified) => notified.state != target,
             None => {
                 let good_news =
-                    manner.initial_clear == InitialClear::Told && self.wanted_is_connection() && !self.retired;
+                    policy.initial_clear == InitialClear::Told && self.wanted_is_connection() && !self.retired;
                 target.is_raised() || good_news || self.lost_since.is_some()
             }
         }
@@ -177,25 +177,25 @@ impl LogEntry {
 
     /// Returns when to repeat the last notification, provided its state still applies: for `renotify`, or as
     /// unacknowledged.
-    pub fn repeat_at(&self, manner: &NotificationPolicy) -> Option<Moment> {
+    pub fn repeat_at(&self, policy: &NotificationPolicy) -> Option<Moment> {
         let notified = self.notified.as_ref().filter(|_| self.in_flight.is_none())?;
-        if self.unconfirmed.is_some() || self.target(manner) != Some(notified.state) {
+        if self.unconfirmed.is_some() || self.target(policy) != Some(notified.state) {
             return None;
         }
-        let nag = manner.renotify.filter(|_| notified.is_raised()).map(|every| self.sent_at + self.spread(every));
-        [nag, self.repeat_unacknowledged_at(manner)].into_iter().flatten().min()
+        let reminder = policy.renotify.filter(|_| notified.is_raised()).map(|every| self.sent_at + self.spread(every));
+        [reminder, self.repeat_unacknowledged_at(policy)].into_iter().flatten().min()
     }
 
     /// Returns when to refresh a raise at a receiver where alarms expire; suppressed alarms, and those whose state is
     /// not known yet, are refreshed too.
-    fn refresh_at(&self, manner: &NotificationPolicy) -> Option<Moment> {
+    fn refresh_at(&self, policy: &NotificationPolicy) -> Option<Moment> {
         // A clear that may have arrived must not be undone by a repeated raise.
         let cleared = self.unconfirmed.as_ref().is_some_and(|unconfirmed| !unconfirmed.is_raised());
         if !self.notified_is_raised() || self.in_flight.is_some() || cleared {
             return None;
         }
-        match manner.delivery_mode {
-            DeliveryMode::Refreshed { every, .. } if self.target(manner) != Some(AlarmState::Cleared) => {
+        match policy.delivery_mode {
+            DeliveryMode::Refreshed { every, .. } if self.target(policy) != Some(AlarmState::Cleared) => {
                 Some(self.sent_at + self.spread(every))
             }
             DeliveryMode::Refreshed { .. } | DeliveryMode::Acknowledged | DeliveryMode::Repeated(_) => None,
@@ -204,12 +204,12 @@ impl LogEntry {
 
     /// Returns when to repeat a notification that is not acknowledged, or expires at the receiver; `None` after the
     /// last repeat.
-    pub fn repeat_unacknowledged_at(&self, manner: &NotificationPolicy) -> Option<Moment> {
+    pub fn repeat_unacknowledged_at(&self, policy: &NotificationPolicy) -> Option<Moment> {
         let notified = self.notified.as_ref()?;
-        match &manner.delivery_mode {
+        match &policy.delivery_mode {
             DeliveryMode::Acknowledged => None,
             DeliveryMode::Repeated(after) => {
-                let after = repeat_after(after, self.repeats, manner.renotify)?;
+                let after = repeat_after(after, self.repeats, policy.renotify)?;
                 Some(self.notified_at + self.spread(after))
             }
             DeliveryMode::Refreshed { every, cleared_for } => {
@@ -222,7 +222,7 @@ impl LogEntry {
     }
 
     /// Returns where the log is to file the entry: ready to send by rank, later, or nowhere.
-    pub fn place(&self, manner: &NotificationPolicy, now: Moment) -> ScheduleState {
+    pub fn place(&self, policy: &NotificationPolicy, now: Moment) -> ScheduleState {
         if self.in_flight.is_some() {
             return ScheduleState::Nowhere;
         }
@@ -234,20 +234,20 @@ impl LogEntry {
         // A repeat about a single test waits for the end of a storm. The storm summary is repeated in a storm, and
         // alarms that expire at the receiver are refreshed in one.
         let reminder = if own == Class::Wide { Class::Wide } else { Class::Again };
-        let told_again = match &self.wanted {
+        let repeat_at = match &self.wanted {
             // An alarm that was suppressed since is not repeated either.
-            Some(_) if self.again && self.target(manner).is_some() => Some(now),
-            Some(_) => self.repeat_at(manner),
+            Some(_) if self.again && self.target(policy).is_some() => Some(now),
+            Some(_) => self.repeat_at(policy),
             None => None,
         };
-        let wishes = [
-            (own, self.is_pending(manner).then_some(not_before.max(self.retry_at))),
-            (reminder, told_again.map(|at| at.max(self.retry_at))),
-            (Class::Wide, self.refresh_at(manner).map(|at| at.max(self.retry_at))),
+        let candidates = [
+            (own, self.is_pending(policy).then_some(not_before.max(self.retry_at))),
+            (reminder, repeat_at.map(|at| at.max(self.retry_at))),
+            (Class::Wide, self.refresh_at(policy).map(|at| at.max(self.retry_at))),
         ];
-        let wish = wishes.into_iter().filter_map(|(class, at)| Some((at?, class))).min();
-        let calm = self.flaps.calm_at(self.damping.flap);
-        match (wish, calm) {
+        let candidate = candidates.into_iter().filter_map(|(class, at)| Some((at?, class))).min();
+        let calm = self.flaps.calm_at(self.hold_down.flap);
+        match (candidate, calm) {
             // The end of flapping is processed first, since it changes the state to send.
             (_, Some(calm)) if calm <= now => ScheduleState::Later(calm),
             (Some((at, class)), _) if at <= now => ScheduleState::Ready(self.rank(class)),
@@ -258,14 +258,14 @@ impl LogEntry {
     }
 
     /// Applies other damping settings at once, also to a hold-down that is running.
-    pub fn set_damping(&mut self, damping: HoldDown) {
-        if damping == self.damping {
+    pub fn set_damping(&mut self, hold_down: HoldDown) {
+        if hold_down == self.hold_down {
             return;
         }
-        self.damping = damping;
-        let running = self.hold.min(damping.hold_down_max.max(damping.hold_down));
+        self.hold_down = hold_down;
+        let running = self.hold.min(hold_down.hold_down_max.max(hold_down.hold_down));
         // A hold-down that has not doubled yet takes the new setting.
-        let shorter = if self.hold_doublings == 0 { running.min(damping.hold_down) } else { running };
+        let shorter = if self.hold_doublings == 0 { running.min(hold_down.hold_down) } else { running };
         if shorter < self.hold {
             self.hold = shorter;
             self.held_until = self.held_until.min(self.notified_at + shorter);
@@ -274,7 +274,8 @@ impl LogEntry {
 
     /// Starts the hold-down after a notification, and doubles it while the alarm keeps changing.
     pub fn hold_down(&mut self, suppressed: u64, now: Moment) {
-        let (shortest, longest) = (self.damping.hold_down, self.damping.hold_down_max.max(self.damping.hold_down));
+        let (shortest, longest) =
+            (self.hold_down.hold_down, self.hold_down.hold_down_max.max(self.hold_down.hold_down));
         self.hold = if self.calm { shortest } else { self.hold.saturating_mul(2).clamp(shortest, longest) };
         self.hold_doublings = if self.calm { 0 } else { self.hold_doublings.saturating_add(1) };
         self.held_until = now + self.hold;
@@ -285,7 +286,7 @@ impl LogEntry {
 
     /// Returns the record that must be on disk: what the receiver was, or is about to be, notified of; `None` once
     /// its clear is confirmed or will not be repeated.
-    pub fn record(&self, manner: &NotificationPolicy) -> Option<NotifiedRecord> {
+    pub fn record(&self, policy: &NotificationPolicy) -> Option<NotifiedRecord> {
         let record = |notification: &Arc<Notification>, unconfirmed| NotifiedRecord {
             notification: notification.clone(),
             unconfirmed,
@@ -294,17 +295,17 @@ impl LogEntry {
             (Some(unsure), _) => Some(record(unsure, true)),
             // A raise that is to be sent again is unconfirmed: a restart before that must not forget it.
             (None, Some(notified)) if notified.is_raised() => Some(record(notified, self.again)),
-            (None, Some(notified)) if self.repeat_unacknowledged_at(manner).is_some() => Some(record(notified, false)),
+            (None, Some(notified)) if self.repeat_unacknowledged_at(policy).is_some() => Some(record(notified, false)),
             (None, _) => None,
         }
     }
 
     /// Returns whether the target state differs from the one that the receiver has, or may have. A first clear,
     /// without a raise, does not count.
-    pub fn has_news(&self, manner: &NotificationPolicy) -> bool {
-        let Some(target) = self.target(manner).filter(|_| self.in_flight.is_none()) else { return false };
+    pub fn has_news(&self, policy: &NotificationPolicy) -> bool {
+        let Some(target) = self.target(policy).filter(|_| self.in_flight.is_none()) else { return false };
         match self.unconfirmed.as_ref().or(self.notified.as_ref()) {
-            Some(believed) => believed.state != target,
+            Some(last_known) => last_known.state != target,
             None => target.is_raised(),
         }
     }

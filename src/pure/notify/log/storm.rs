@@ -32,7 +32,7 @@ pub enum StormTransition {
     /// A storm begins: single alarms are held, and a summary is sent.
     Opened,
     /// The storm continues, and another summary is due.
-    WentOn,
+    Continued,
     /// The storm has ended or reached its longest duration: single alarms may be sent.
     Closed,
 }
@@ -51,7 +51,7 @@ pub struct Storm {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Calm,
-    Raging {
+    Active {
         since: Moment,
         summary_at: Moment,
     },
@@ -98,18 +98,18 @@ impl Storm {
         match self.phase {
             Phase::Calm if many => self.open(now),
             Phase::Calm => None,
-            Phase::Raging { since, .. } if self.closes_at(since) <= now => {
+            Phase::Active { since, .. } if self.closes_at(since) <= now => {
                 // Unless it is calm, the alarms that were held get this time to be sent before another storm can
                 // begin.
                 let time = if self.calm_at() > now { self.hold_max() } else { Duration::ZERO };
                 self.phase = Phase::Settling { not_before: now + time };
                 Some(StormTransition::Closed)
             }
-            Phase::Raging { since, summary_at } if summary_at <= now => {
-                self.phase = Phase::Raging { since, summary_at: now + self.interval() };
-                Some(StormTransition::WentOn)
+            Phase::Active { since, summary_at } if summary_at <= now => {
+                self.phase = Phase::Active { since, summary_at: now + self.interval() };
+                Some(StormTransition::Continued)
             }
-            Phase::Raging { .. } => None,
+            Phase::Active { .. } => None,
             Phase::Settling { .. } if !many => {
                 self.phase = Phase::Calm;
                 None
@@ -127,13 +127,13 @@ impl Storm {
 
     /// Returns whether a storm lasts, and single alarms are held.
     pub fn is_active(&self) -> bool {
-        matches!(self.phase, Phase::Raging { .. })
+        matches!(self.phase, Phase::Active { .. })
     }
 
     /// Returns the begin of the storm, if one lasts.
     pub fn since(&self) -> Option<Moment> {
         match self.phase {
-            Phase::Raging { since, .. } => Some(since),
+            Phase::Active { since, .. } => Some(since),
             Phase::Calm | Phase::Settling { .. } => None,
         }
     }
@@ -142,13 +142,13 @@ impl Storm {
     pub fn next_deadline(&self) -> Option<Moment> {
         match self.phase {
             Phase::Calm => None,
-            Phase::Raging { since, summary_at } => Some(self.closes_at(since).min(summary_at)),
+            Phase::Active { since, summary_at } => Some(self.closes_at(since).min(summary_at)),
             Phase::Settling { not_before } => (self.calm_at() > not_before).then_some(not_before),
         }
     }
 
     fn open(&mut self, now: Moment) -> Option<StormTransition> {
-        self.phase = Phase::Raging { since: now, summary_at: now + self.interval() };
+        self.phase = Phase::Active { since: now, summary_at: now + self.interval() };
         Some(StormTransition::Opened)
     }
 
@@ -213,9 +213,9 @@ mod tests {
 
     #[test]
     fn storm_opens_sends_summaries_and_closes_after_a_calm_minute() {
-        use StormTransition::{Closed, Opened, WentOn};
+        use StormTransition::{Closed, Continued, Opened};
         let turns = turns(130, |second| if second < 195 { 100 } else { 0 });
-        assert_eq!(turns, [(0, Opened), (60, WentOn), (120, WentOn), (180, WentOn), (188, Closed)]);
+        assert_eq!(turns, [(0, Opened), (60, Continued), (120, Continued), (180, Continued), (188, Closed)]);
     }
 
     #[test]

@@ -20,7 +20,7 @@ pub(super) const STORM_DAMPING: HoldDown = HoldDown {
 impl NotificationLog {
     /// Advances the storm state, and prepares a summary when a storm begins, continues or ends.
     pub(super) fn update_storm(&mut self, now: Now) {
-        if self.manner.scope != Scope::All {
+        if self.policy.scope != Scope::All {
             return;
         }
         let since = self.storm.since();
@@ -47,7 +47,7 @@ impl NotificationLog {
                 ends"
                 ),
             ),
-            StormTransition::WentOn => {
+            StormTransition::Continued => {
                 (AlarmState::Raised, format!("for {lasted} now: {waiting} alarms are pending, {stand} raised"))
             }
             StormTransition::Closed => (
@@ -58,11 +58,11 @@ impl NotificationLog {
                 ),
             ),
         };
-        let standing = self.storm_standing(state, text, now);
-        let key = standing.notification.key.clone();
+        let alarm_status = self.storm_standing(state, text, now);
+        let key = alarm_status.notification.key.clone();
         let entry = self.entry(&key, STORM_DAMPING);
-        entry.again = turn == StormTransition::WentOn;
-        entry.wanted = Some(standing);
+        entry.again = turn == StormTransition::Continued;
+        entry.wanted = Some(alarm_status);
         // The end of a storm is not notified if its begin was not.
         if turn == StormTransition::Closed
             && entry.notified.is_none()

@@ -1,5 +1,7 @@
 use super::*;
 use crate::io::receiver::snmp::ber;
+use crate::io::receiver::snmp::legacy::LEGACY;
+use crate::io::receiver::snmp::trap::cut;
 use crate::pure::alarm::key::{AlarmKey, Subject};
 use crate::pure::alarm::notification::AlarmState;
 use crate::pure::test::facts::TestFacts;
