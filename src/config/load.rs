@@ -52,7 +52,7 @@ pub struct Loaded {
     /// Time for which the store may be unreachable before an alarm is raised.
     pub store_patience: Duration,
     /// Hosts that were added to the documents recently, while this agent was running.
-    pub newcomers: BTreeSet<String>,
+    pub recent_hosts: BTreeSet<String>,
     /// Maintenance windows of the fleet, of every host and of the sets.
     pub windows: Vec<Window>,
     /// Names of the drained hosts, about which alarms are suppressed.
@@ -190,7 +190,7 @@ impl Loader {
             },
             notification_settings: NotificationSettings::of(&alarm),
             store_patience: alarm.store_patience.unwrap_or(STORE_PATIENCE),
-            newcomers: BTreeSet::new(),
+            recent_hosts: BTreeSet::new(),
             windows,
             drained,
             keys: global.keys.clone(),

@@ -213,7 +213,7 @@ pub fn plan(loaded: &Loaded, around: PlanInputs<'_>, host: &str, bootstrap_sinks
         listener.names.insert(stamp.listen.to_string());
         listener.tests.insert(
             test.facts.id,
-            expected((test, stamp), from, test.grace(host, &loaded.newcomers), &mut criteria_pool),
+            expected((test, stamp), from, test.grace(host, &loaded.recent_hosts), &mut criteria_pool),
         );
     }
     for (test, stamp, addresses) in sends {
@@ -239,13 +239,13 @@ pub fn plan(loaded: &Loaded, around: PlanInputs<'_>, host: &str, bootstrap_sinks
             destination: addresses.to,
             send_every: test.send_every,
             thresholds: test.thresholds,
-            startup_grace: test.grace(host, &loaded.newcomers),
+            startup_grace: test.grace(host, &loaded.recent_hosts),
             max_pause: test.max_pause,
             wire: stamp.wire,
             flows: stamp.flows,
             keys: stamp.keys.clone(),
             answers: two_way
-                .then(|| Arc::new(answers((test, stamp), test.grace(host, &loaded.newcomers), &mut criteria_pool))),
+                .then(|| Arc::new(answers((test, stamp), test.grace(host, &loaded.recent_hosts), &mut criteria_pool))),
         };
         plan.senders.insert(test.facts.id, Arc::new(sender));
     }

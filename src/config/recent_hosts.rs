@@ -11,22 +11,22 @@ use crate::pure::base::time::Moment;
 #[derive(Clone, Debug, Default)]
 pub struct RecentHosts {
     known: Option<BTreeSet<String>>,
-    lately: BTreeMap<String, Moment>,
+    recent_until: BTreeMap<String, Moment>,
 }
 
 impl RecentHosts {
-    /// Stores the recently added hosts in `loaded.newcomers`. Returns the time at which the first of them stops
+    /// Stores the recently added hosts in `loaded.recent_hosts`. Returns the time at which the first of them stops
     /// counting as new.
     pub fn on_loaded(&mut self, loaded: &mut Loaded, now: Moment) -> Option<Moment> {
         let ends = loaded.tests.values().flat_map(|test| [&test.facts.from_host, &test.facts.to_host]);
         let hosts: BTreeSet<String> = ends.cloned().collect();
         // The first load defines the known hosts: a host present at the start of the agent is not new.
         if let Some(known) = &self.known {
-            self.lately.extend(hosts.difference(known).map(|host| (host.clone(), now + RECENT_HOST_GRACE)));
+            self.recent_until.extend(hosts.difference(known).map(|host| (host.clone(), now + RECENT_HOST_GRACE)));
         }
-        self.lately.retain(|host, until| *until > now && hosts.contains(host));
+        self.recent_until.retain(|host, until| *until > now && hosts.contains(host));
         self.known = Some(hosts);
-        loaded.newcomers = self.lately.keys().cloned().collect();
-        self.lately.values().min().copied()
+        loaded.recent_hosts = self.recent_until.keys().cloned().collect();
+        self.recent_until.values().min().copied()
     }
 }

@@ -301,8 +301,8 @@ impl Test {
 
     /// Returns the time after the start at `host` during which missing probes and errors from the path are tolerated.
     /// The time is extended when the peer was added to the documents recently, because its agent may start later.
-    pub fn grace(&self, host: &str, newcomers: &BTreeSet<String>) -> Duration {
-        let is_new = self.is_grace_default && newcomers.contains(self.facts.peer_of(host));
+    pub fn grace(&self, host: &str, recent_hosts: &BTreeSet<String>) -> Duration {
+        let is_new = self.is_grace_default && recent_hosts.contains(self.facts.peer_of(host));
         if is_new { self.startup_grace.max(RECENT_HOST_GRACE) } else { self.startup_grace }
     }
 }

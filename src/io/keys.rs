@@ -12,7 +12,7 @@ use crate::config::document::secret::{Secret, SecretSource};
 use crate::pure::stamp::key::{Key, KeyRing, read_key};
 
 /// Permission bits of group and others, all of which must be clear on a key file.
-const OUT_OF_SCOPE: u32 = 0o077;
+const GROUP_OR_OTHERS: u32 = 0o077;
 
 /// Reads all keys. Returns the ring of those that could be read, and a problem by id for each of the others. A key
 /// that cannot be read is taken from `before` if present, so that a file that is being replaced stops no test.
@@ -43,7 +43,7 @@ fn read_one(document: &KeyDocument) -> Result<Key, String> {
 
 fn read_file(path: &Path) -> Result<Secret, String> {
     let mode = fs::metadata(path).map_err(|error| format!("{}: {error}", path.display()))?.mode();
-    if mode & OUT_OF_SCOPE != 0 {
+    if mode & GROUP_OR_OTHERS != 0 {
         return Err(format!("{0}: others can read it; chmod 600 {0}", path.display()));
     }
     secret::read(SecretSource::File(path))

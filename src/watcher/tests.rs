@@ -67,10 +67,15 @@ struct Run {
 
 /// Starts a watcher with one test whose sender and receiver are the same host.
 fn run(expect_every: &str) -> Run {
-    let directory = tempfile::tempdir().unwrap();
     let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let to = socket.local_addr().unwrap();
     drop(socket);
+    run_to(to, expect_every)
+}
+
+/// Starts a watcher with one test of its own host to this address.
+fn run_to(to: SocketAddr, expect_every: &str) -> Run {
+    let directory = tempfile::tempdir().unwrap();
     let document = format!(
         r#"{{"id":"5b0c6f0e-6c7e-4b53-9d1c-1f4f5a6b7c8d","from_host":"a","from":"127.0.0.1:0","to_host":"a","to":"{to}",
             "send_every":"20ms","expect_every":"{expect_every}"}}"#
@@ -203,4 +208,34 @@ async fn listener_moves_when_its_name_resolves_to_a_new_address() {
     let away = Names::from([("localhost".to_owned(), Err("away".to_owned()))]);
     assert_eq!(run.watcher.send(Answer(away)).await.unwrap(), moved);
     assert_eq!(run.watcher.send(Answer(named("127.0.0.78"))).await.unwrap()[0].ip().to_string(), "127.0.0.78");
+}
+
+/// Message that lets the present faults have lasted for long enough.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct EndPatience;
+
+impl Handler<EndPatience> for Watcher {
+    type Result = ();
+    fn handle(&mut self, _: EndPatience, _: &mut Self::Context) {
+        self.faults = Faults::default();
+        let none_yet = self.faults.on_faults(self.find_faults(), |_| Duration::from_nanos(1), time::now());
+        assert_eq!(none_yet, []);
+    }
+}
+
+/// Nothing else happens in the agent while it waits for an address to appear on its host.
+#[actix::test]
+async fn lasting_fault_is_reported_at_the_next_observation() {
+    let mut run = run_to("192.0.2.1:8620".parse().unwrap(), "10s");
+    while !matches!(run.next().await, WatcherFact::Planned(_)) {}
+    run.watcher.do_send(EndPatience);
+    run.watcher.do_send(Observe::Fully);
+    let fault = loop {
+        match run.next().await {
+            WatcherFact::Changed(change) => break change,
+            WatcherFact::Observed(_) | WatcherFact::Planned(_) | WatcherFact::Down(_) => {}
+        }
+    };
+    assert_eq!((fault.key.kind, fault.verdict == Verdict::Cleared), (Kind::Config, false));
 }

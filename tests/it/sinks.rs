@@ -354,6 +354,23 @@ fn webhook_uses_proxy_password_and_source_address() {
     assert!(!(agent.log() + &agent.status().to_string()).contains("sesame"));
 }
 
+/// An empty `proxy` of a sink means no proxy, also where the environment names one.
+#[test]
+fn webhook_uses_the_proxy_of_the_environment_unless_its_own_is_empty() {
+    let (proxy, direct) = (HttpReceiver::start(), HttpReceiver::start());
+    let config = format!(
+        "[[sink]]\nname = \"far\"\nkind = \"webhook\"\nurl = \"http://receiver.invalid/hook\"\n\
+         [[sink]]\nname = \"near\"\nkind = \"webhook\"\nurl = \"{}/hook\"\nproxy = \"\"\n",
+        direct.url()
+    );
+    let (path, document) = dead(1);
+    let _agent = Agent::with_environment("b", &[(&path, document)], &config, ("http_proxy", &proxy.url()));
+    let lines = |receiver: &HttpReceiver| receiver.taken().into_iter().map(|request| request.line).next();
+    assert_eq!(wait_for("the proxy's request", || lines(&proxy)), "POST http://receiver.invalid/hook HTTP/1.1");
+    assert_eq!(wait_for("the direct request", || lines(&direct)), "POST /hook HTTP/1.1");
+    assert!(proxy.taken().iter().all(|request| request.line.contains("receiver.invalid")));
+}
+
 #[test]
 fn traps_are_sent_from_the_configured_source_address() {
     let manager = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();

@@ -248,15 +248,29 @@ fn recovered_group_waits_for_the_samples_that_clear_its_slowest_member() {
 /// The agent of the new host may start minutes after its document was written.
 #[test]
 fn test_of_a_recently_added_host_has_a_longer_grace_unless_one_is_set() {
-    let given = [document(1, "", "10.0.0.5:8620", ""), document(2, "", "10.0.0.5:8620", r#","startup_grace":"10s""#)];
-    let grace = |newcomer: &str| {
-        let loaded = Loaded { newcomers: [newcomer.to_owned()].into(), ..loaded("b", &given) };
-        let plan = plan(&loaded, PlanInputs { names: &Names::new(), addresses: None }, "b", &[]);
-        let listener = plan.listeners.into_values().next().unwrap();
-        listener.tests.values().map(|expected| expected.startup_grace.as_secs()).collect::<Vec<_>>()
+    let given = [
+        document(1, "", "10.0.0.5:8620", r#","mode":"two_way""#),
+        document(2, "", "10.0.0.5:8620", r#","mode":"two_way","startup_grace":"10s""#),
+    ];
+    let plan_of = |host: &str, recent_host: &str| {
+        let loaded = Loaded { recent_hosts: [recent_host.to_owned()].into(), ..loaded(host, &given) };
+        plan(&loaded, PlanInputs { names: &Names::new(), addresses: None }, host, &[])
     };
-    assert_eq!(grace("a"), [300, 10]);
-    assert_eq!(grace("b"), [30, 10]);
+    let seconds = |grace: Duration| grace.as_secs();
+    let receiver = |recent_host| {
+        let listener = plan_of("b", recent_host).listeners.into_values().next().unwrap();
+        listener.tests.values().map(|expected| seconds(expected.startup_grace)).collect::<Vec<_>>()
+    };
+    assert_eq!(receiver("a"), [300, 10]);
+    assert_eq!(receiver("b"), [30, 10]);
+    // The sender judges the receiving host: whether it can be reached, and its replies.
+    let sender = |recent_host| {
+        let replies = |plan: &SenderPlan| seconds(plan.answers.as_ref().unwrap().criteria.startup_grace);
+        let senders = plan_of("a", recent_host).senders.into_values();
+        senders.map(|sender| (seconds(sender.startup_grace), replies(&sender))).collect::<Vec<_>>()
+    };
+    assert_eq!(sender("b"), [(300, 300), (10, 10)]);
+    assert_eq!(sender("a"), [(30, 30), (10, 10)]);
 }
 
 #[test]
@@ -266,13 +280,13 @@ fn host_added_while_the_agent_runs_is_new_for_five_minutes() {
     let two = [document(1, "", "10.0.0.5:8620", ""), of_another_host];
     let at = |seconds| Moment::new(Duration::from_secs(seconds));
     let mut recent = RecentHosts::default();
-    let mut newcomers = |given: &[(String, String)], seconds| {
+    let mut recent_hosts = |given: &[(String, String)], seconds| {
         let mut loaded = loaded("b", given);
         let until = recent.on_loaded(&mut loaded, at(seconds));
-        (loaded.newcomers.into_iter().collect::<Vec<_>>(), until)
+        (loaded.recent_hosts.into_iter().collect::<Vec<_>>(), until)
     };
-    assert_eq!(newcomers(&two[..1], 0), (vec![], None));
-    assert_eq!(newcomers(&two, 10), (vec!["c".to_owned()], Some(at(310))));
-    assert_eq!(newcomers(&two, 309), (vec!["c".to_owned()], Some(at(310))));
-    assert_eq!(newcomers(&two, 310), (vec![], None));
+    assert_eq!(recent_hosts(&two[..1], 0), (vec![], None));
+    assert_eq!(recent_hosts(&two, 10), (vec!["c".to_owned()], Some(at(310))));
+    assert_eq!(recent_hosts(&two, 309), (vec!["c".to_owned()], Some(at(310))));
+    assert_eq!(recent_hosts(&two, 310), (vec![], None));
 }

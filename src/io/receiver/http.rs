@@ -110,7 +110,7 @@ impl Http {
             return Ok(());
         }
         let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| wait(value.to_str().ok()?));
-        let problem = format!("HTTP status {status}: {}", args(response).await.trim());
+        let problem = format!("HTTP status {status}: {}", excerpt(response).await.trim());
         Err(match status {
             StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE | StatusCode::UNPROCESSABLE_ENTITY => {
                 Failure::Content(problem)
@@ -121,15 +121,15 @@ impl Http {
 }
 
 /// Reads the first `SHOWN` octets of the response, regardless of its length.
-async fn args(mut response: Response) -> String {
-    let mut said = Vec::new();
+async fn excerpt(mut response: Response) -> String {
+    let mut octets = Vec::new();
     while let Ok(Some(chunk)) = response.chunk().await {
-        said.extend(&chunk[..chunk.len().min(SHOWN)]);
-        if said.len() >= SHOWN {
+        octets.extend(&chunk[..chunk.len().min(SHOWN)]);
+        if octets.len() >= SHOWN {
             break;
         }
     }
-    String::from_utf8_lossy(&said).chars().take(SHOWN).map(|c| if c.is_control() { ' ' } else { c }).collect()
+    String::from_utf8_lossy(&octets).chars().take(SHOWN).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 /// Returns the alarms among these messages.

@@ -13,6 +13,8 @@ mod log;
 pub mod reach;
 pub mod snmp;
 mod syslog;
+#[cfg(test)]
+mod tests;
 mod webhook;
 
 use alertmanager::Alertmanager;

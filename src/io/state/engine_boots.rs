@@ -30,7 +30,11 @@ const MACHINE_ID: &str = "/etc/machine-id";
 /// Returns an id that distinguishes this machine from others of the same name: its machine id, or, without one (as in
 /// a container), a random id that is kept in the state directory.
 pub fn machine(state_dir: &Path) -> String {
-    known_machine(state_dir).unwrap_or_else(|| {
+    machine_in(state_dir, Path::new(MACHINE_ID))
+}
+
+fn machine_in(state_dir: &Path, machine_id: &Path) -> String {
+    known_machine_in(state_dir, machine_id).unwrap_or_else(|| {
         let made = format!("{:032x}", fastrand::u128(..));
         match machine_file(state_dir).save(&[&made]) {
             Ok(()) => made,
@@ -42,7 +46,11 @@ pub fn machine(state_dir: &Path) -> String {
 
 /// Returns the id that [`machine`] would return if it already exists; unlike [`machine`], never creates one.
 pub fn known_machine(state_dir: &Path) -> Option<String> {
-    let id = fs::read_to_string(MACHINE_ID).unwrap_or_default().trim().to_owned();
+    known_machine_in(state_dir, Path::new(MACHINE_ID))
+}
+
+fn known_machine_in(state_dir: &Path, machine_id: &Path) -> Option<String> {
+    let id = fs::read_to_string(machine_id).unwrap_or_default().trim().to_owned();
     if !id.is_empty() && id != "uninitialized" {
         return Some(id);
     }
@@ -146,6 +154,24 @@ fn next_boots(kept: Option<u32>, now: WallTime) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Containers often have no machine id, and share their host's name.
+    #[test]
+    fn machine_without_an_id_gets_one_that_is_kept_in_its_state_directory() {
+        let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let machine_id = one.path().join("machine-id");
+        assert_eq!(known_machine_in(one.path(), &machine_id), None);
+        let made = machine_in(one.path(), &machine_id);
+        assert_eq!(made.len(), 32);
+        assert_eq!(known_machine_in(one.path(), &machine_id), Some(made.clone()));
+        assert_eq!(machine_in(one.path(), &machine_id), made);
+        assert_ne!(machine_in(other.path(), &machine_id), made);
+        // An image that has not been set up yet, then a machine that has.
+        fs::write(&machine_id, "uninitialized\n").unwrap();
+        assert_eq!(machine_in(one.path(), &machine_id), made);
+        fs::write(&machine_id, "0123456789abcdef\n").unwrap();
+        assert_eq!(machine_in(one.path(), &machine_id), "0123456789abcdef");
+    }
 
     #[test]
     fn engine_boots_never_decrease_when_the_wall_clock_is_set_back() {

@@ -18,8 +18,16 @@ pub struct Agent {
     directory: TempDir,
     process: Process,
     web_port: u16,
-    /// Network namespace in which the agent runs, if it is not the namespace of the test.
+    surroundings: Surroundings,
+}
+
+/// Where the process of an agent runs.
+#[derive(Default)]
+struct Surroundings {
+    /// Network namespace, if it is not the namespace of the test.
     namespace: Option<String>,
+    /// Environment variable in addition to those of the test.
+    variable: Option<(String, String)>,
 }
 
 impl Agent {
@@ -45,6 +53,14 @@ impl Agent {
         Self::start(directory, host, "[store]\nkind = \"dir\"\npath = \"documents\"\n", more)
     }
 
+    /// Starts an agent like `with_dir`, with this variable in its environment.
+    pub fn with_environment(host: &str, documents: &[(&str, String)], more: &str, variable: (&str, &str)) -> Agent {
+        let store = "[store]\nkind = \"dir\"\npath = \"documents\"\n";
+        let variable = Some((variable.0.to_owned(), variable.1.to_owned()));
+        let surroundings = Surroundings { variable, ..Surroundings::default() };
+        Self::start_within(surroundings, with_documents(documents), host, store, more)
+    }
+
     /// Starts an agent for `host` in a network namespace, with a `dir` store and with `files` beside the bootstrap
     /// file, readable only by their owner.
     pub fn within(
@@ -61,7 +77,9 @@ impl Agent {
             std::fs::set_permissions(directory.path().join(name), mode).expect("its mode");
         }
         let store = "[store]\nkind = \"dir\"\npath = \"documents\"\n";
-        Self::start_within(Some(namespace.name().to_owned()), directory, host, store, more)
+        let namespace = Some(namespace.name().to_owned());
+        let surroundings = Surroundings { namespace, ..Surroundings::default() };
+        Self::start_within(surroundings, directory, host, store, more)
     }
 
     /// Starts an agent for `host` whose store is the etcd at `port` of 127.0.0.1.
@@ -87,10 +105,10 @@ impl Agent {
     }
 
     fn start(directory: TempDir, host: &str, store: &str, more: &str) -> Agent {
-        Self::start_within(None, directory, host, store, more)
+        Self::start_within(Surroundings::default(), directory, host, store, more)
     }
 
-    fn start_within(namespace: Option<String>, directory: TempDir, host: &str, store: &str, more: &str) -> Agent {
+    fn start_within(surroundings: Surroundings, directory: TempDir, host: &str, store: &str, more: &str) -> Agent {
         let web_port = tcp_port();
         let token = if directory.path().join("token").exists() { "token_file = \"token\"\n" } else { "" };
         let text = format!(
@@ -98,8 +116,8 @@ impl Agent {
              [[sink]]\nname = \"console\"\nkind = \"log\"\n{more}"
         );
         write(&directory.path().join("peerpair.toml"), &text);
-        let process = run(directory.path(), namespace.as_deref());
-        let agent = Agent { directory, process, web_port, namespace };
+        let process = run(directory.path(), &surroundings);
+        let agent = Agent { directory, process, web_port, surroundings };
         wait_for("the status page", || agent.get("/healthz"));
         agent
     }
@@ -189,7 +207,7 @@ impl Agent {
 
     /// Starts the agent again with the same directory, and waits for its status page.
     pub fn restart(&mut self) {
-        self.process = run(self.directory.path(), self.namespace.as_deref());
+        self.process = run(self.directory.path(), &self.surroundings);
         wait_for("the status page", || self.get("/healthz"));
     }
 }
@@ -219,18 +237,19 @@ pub fn test(status: &Value, n: u8, role: &str) -> Option<Value> {
     status["tests"].as_array()?.iter().find(|test| test["id"] == id.as_str() && test["role"] == role).cloned()
 }
 
-fn run(directory: &Path, namespace: Option<&str>) -> Process {
+fn run(directory: &Path, surroundings: &Surroundings) -> Process {
     let log = File::options().create(true).append(true).open(directory.join("log")).expect("a log file");
     let binary = env!("CARGO_BIN_EXE_peerpair");
     // `ip netns exec` replaces itself by the agent, so that its process ID is the agent's.
-    let mut command = match namespace {
+    let mut command = match &surroundings.namespace {
         None => Command::new(binary),
         Some(namespace) => {
             let mut command = Command::new("ip");
-            command.args(["netns", "exec", namespace, binary]);
+            command.args(["netns", "exec", namespace.as_str(), binary]);
             command
         }
     };
     command.arg("run").arg("--config").arg(directory.join("peerpair.toml")).stdin(Stdio::null()).stderr(log);
+    command.envs(surroundings.variable.clone());
     spawn(&mut command, "peerpair")
 }
