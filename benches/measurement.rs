@@ -40,6 +40,7 @@ use peerpair::pure::stamp::session_sender::{SenderPlan, Source};
 use peerpair::pure::test::facts::TestFacts;
 use peerpair::pure::test::id::TestId;
 use peerpair::pure::test::role::Role;
+use peerpair::pure::test::spec::Protocol;
 use peerpair::pure::test::spec::{Mode, Wire};
 use peerpair::sender::{self, Sender};
 
@@ -107,6 +108,7 @@ fn facts(n: usize) -> Arc<TestFacts> {
     let host = format!("host-{n}");
     Arc::new(TestFacts {
         id: TestId::of_set("bench", &host, "here"),
+        protocol: Protocol::Udp,
         description: "bench".into(),
         from_host: host,
         from: "127.0.0.1:0".into(),

@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::config::bootstrap::Overrides;
 use crate::config::document::maintenance;
 use crate::pure::base::time::WallTime;
+use crate::pure::stamp::packet::PADDED_LEN;
 
 /// Tests the network between the hosts of a fleet, one direction at a time: the receiver is the judge
 #[derive(Debug, Parser)]
@@ -95,6 +96,9 @@ pub struct RotateKey {
     pub overrides: OverrideArguments,
 }
 
+/// Sizes of a probe with padding, in octets.
+const PADDED: std::ops::RangeInclusive<i64> = *PADDED_LEN.start() as i64..=*PADDED_LEN.end() as i64;
+
 /// Arguments of `peerpair ping`: the target, the number and timing of the probes, and their form.
 #[derive(Debug, Args)]
 pub struct Ping {
@@ -102,7 +106,7 @@ pub struct Ping {
     #[arg(value_name = "HOST[:PORT]")]
     pub target: String,
     /// Number of turns; each turn sends one probe of each flow
-    #[arg(long, value_name = "N", default_value_t = 5)]
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     pub count: u32,
     /// Time from one turn to the next
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, default_value = "1s")]
@@ -113,11 +117,11 @@ pub struct Ping {
     /// Number of source ports to send from; each port is one flow, so that equal-cost paths are tested separately
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..))]
     pub flows: u8,
-    /// Octets of UDP payload, sent without fragmentation; default: the smallest size that the probe needs
-    #[arg(long, value_name = "N")]
+    /// Octets of UDP payload, from 132 to 9000, sent without fragmentation; default: the smallest size that the probe needs
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(PADDED))]
     pub size: Option<u16>,
     /// Differentiated services code point (DSCP) of the probes, from 0 to 63
-    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u8).range(..64))]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u8).range(..=63))]
     pub dscp: u8,
     /// Local address to send from
     #[arg(long, value_name = "ADDRESS")]

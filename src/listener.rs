@@ -622,6 +622,7 @@ mod tests {
             role: Role::Receiver,
             mode: Mode::OneWay,
             expect_every: SECOND,
+            has_timeout: true,
             thresholds: Thresholds::in_a_row(3, 3),
             limits: DelayLimits { max_latency: None, clear_latency: SECOND, egregious_latency: SECOND * 10 },
             max_each_way: None,

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use actix::prelude::*;
+use nix::sys::resource::{Resource, getrlimit};
 use tracing::{Span, info_span};
 
 use crate::actor::deadline::{DeadlineTimer, Deadlines};
@@ -16,16 +17,17 @@ use crate::io::shared::SharedState;
 use crate::io::{prober, time};
 use crate::messages::{Generation, Observe, ProberFact, ReportConditions, SetTargets, Stop};
 use crate::pure::alarm::change::ConditionChange;
-use crate::pure::base::time::Moment;
+use crate::pure::base::time::{Moment, Now};
 use crate::pure::judge::probe_result::ProbeResult;
-use crate::pure::judge::session::ReceiveSession;
+use crate::pure::judge::sender_health::SenderHealth;
+use crate::pure::judge::session::{ReceiveSession, SessionPlan};
 use crate::pure::stamp::schedule::Schedule;
 use crate::pure::status::snapshot::TestStatus;
 use crate::pure::test::id::TestId;
 
-/// Largest number of probes in flight. Targets whose turn comes while there are more wait for their next turn, so that
-/// many silent targets cannot use up the sockets of the agent.
-const MAX_IN_FLIGHT: usize = 256;
+/// Part of the file descriptors of this process that probes in flight may use, so that many silent targets leave the
+/// rest of the agent what it needs.
+const SHARE_OF_DESCRIPTORS: u64 = 2;
 
 /// Actor that probes the targets of this host.
 pub struct Prober {
@@ -33,6 +35,8 @@ pub struct Prober {
     /// Next turn of each target.
     turns: BTreeSet<(Moment, TestId)>,
     in_flight: usize,
+    /// Largest number of probes in flight.
+    max_in_flight: usize,
     /// Number of suspensions of this machine at the last turn.
     sleeps: u32,
     shared: SharedState,
@@ -56,6 +60,8 @@ pub struct Args {
 struct Probed {
     plan: Arc<TargetPlan>,
     session: ReceiveSession,
+    /// Whether this host can send the probes.
+    health: SenderHealth,
     schedule: Schedule,
     /// Start of the current numbering; a result of an earlier one is dropped.
     epoch: u64,
@@ -71,6 +77,7 @@ impl Prober {
             targets: BTreeMap::new(),
             turns: BTreeSet::new(),
             in_flight: 0,
+            max_in_flight: max_in_flight(),
             sleeps: shared.sleeps(),
             shared,
             parent,
@@ -90,17 +97,15 @@ impl Prober {
                 continue;
             }
             let epoch = self.shared.next_epoch(now.wall);
-            let schedule = Schedule::new(plan.send_every, id.as_u128());
             match self.targets.get_mut(id) {
                 Some(probed) => {
                     probed.session.on_expected(plan.session.clone(), now, &mut changes);
-                    (probed.plan, probed.schedule, probed.epoch, probed.sequence) = (plan.clone(), schedule, epoch, 0);
+                    probed.health.on_plan(plan.session.test.clone(), plan.session.thresholds);
+                    probed.schedule = Schedule::new(plan.send_every, id.as_u128());
+                    (probed.plan, probed.epoch, probed.sequence) = (plan.clone(), epoch, 0);
                 }
                 None => {
-                    let session = ReceiveSession::new(plan.session.clone(), now);
-                    let plan = plan.clone();
-                    let probed = Probed { plan, session, schedule, epoch, sequence: 0, is_in_flight: false };
-                    self.targets.insert(*id, probed);
+                    self.targets.insert(*id, Probed::new(plan.clone(), epoch, now));
                 }
             }
         }
@@ -122,33 +127,38 @@ impl Prober {
             let Some(probed) = self.targets.get_mut(&id) else { continue };
             self.turns.insert((probed.schedule.next_slot(now.moment), id));
             probed.session.on_timeout(now, 0, &mut changes);
-            if probed.is_in_flight || self.in_flight >= MAX_IN_FLIGHT {
+            if probed.is_in_flight {
+                continue;
+            }
+            if self.in_flight >= self.max_in_flight {
+                let problem = format!(
+                    "{} probes of targets are in flight, as many as the limit of open files permits; raise LimitNOFILE",
+                    self.in_flight
+                );
+                changes.extend(probed.on_result(ProbeResult::NotSent(problem), now));
                 continue;
             }
             probed.is_in_flight = true;
             self.in_flight += 1;
-            let probe = (probed.epoch, probed.sequence);
-            probed.sequence = probed.sequence.wrapping_add(1);
+            let epoch = probed.epoch;
             let result = prober::probe(probed.plan.target, probed.plan.timeout);
             ctx.spawn(result.into_actor(self).map(move |result, prober, _| {
                 let _entered = prober.enter();
-                prober.on_result(id, probe, result);
+                prober.on_result(id, epoch, result);
             }));
         }
         self.send_changes(changes);
         self.arm(ctx);
     }
 
-    fn on_result(&mut self, id: TestId, probe: (u64, u32), result: ProbeResult) {
+    fn on_result(&mut self, id: TestId, epoch: u64, result: ProbeResult) {
         self.in_flight -= 1;
         let Some(probed) = self.targets.get_mut(&id) else { return };
         probed.is_in_flight = false;
-        if probed.epoch != probe.0 {
+        if probed.epoch != epoch {
             return;
         }
-        let mut changes = Vec::new();
-        let send_every = probed.plan.send_every;
-        probed.session.on_result(result, probe, send_every, time::now(), &mut changes);
+        let changes = probed.on_result(result, time::now());
         self.send_changes(changes);
     }
 
@@ -161,6 +171,40 @@ impl Prober {
             self.set_timer(next, ctx);
         }
     }
+}
+
+impl Probed {
+    /// Starts to judge a target.
+    fn new(plan: Arc<TargetPlan>, epoch: u64, now: Now) -> Self {
+        let SessionPlan { test, criteria, .. } = &plan.session;
+        Probed {
+            session: ReceiveSession::new(plan.session.clone(), now),
+            health: SenderHealth::new(test.clone(), criteria.thresholds, now.moment),
+            schedule: Schedule::new(plan.send_every, test.id.as_u128()),
+            epoch,
+            sequence: 0,
+            is_in_flight: false,
+            plan,
+        }
+    }
+
+    /// Judges the result of a probe, and whether it could be sent.
+    fn on_result(&mut self, result: ProbeResult, now: Now) -> Vec<ConditionChange> {
+        if let ProbeResult::NotSent(problem) = &result {
+            self.health.on_error(problem.clone(), now);
+        } else {
+            self.sequence = self.sequence.wrapping_add(1);
+        }
+        let mut changes: Vec<ConditionChange> = self.health.on_slot(now).into_iter().collect();
+        self.session.on_result(result, (self.epoch, self.sequence), self.plan.send_every, now, &mut changes);
+        changes
+    }
+}
+
+/// Returns the largest number of probes in flight that the limit of open files permits.
+fn max_in_flight() -> usize {
+    let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(1_024, |(soft, _)| soft);
+    usize::try_from(limit / SHARE_OF_DESCRIPTORS).unwrap_or(usize::MAX).max(1)
 }
 
 impl Spanned for Prober {
@@ -201,7 +245,8 @@ impl Handler<ReportConditions> for Prober {
     fn handle(&mut self, _: ReportConditions, _: &mut Self::Context) {
         let _entered = self.enter();
         let now = time::now();
-        let changes = self.targets.values().flat_map(|probed| probed.session.report(now)).collect();
+        let reports = |probed: &Probed| probed.session.report(now).into_iter().chain(probed.health.report(now));
+        let changes = self.targets.values().flat_map(reports).collect();
         self.send_changes(changes);
     }
 }
@@ -221,5 +266,49 @@ impl Handler<Stop> for Prober {
     fn handle(&mut self, _: Stop, ctx: &mut Self::Context) {
         let _entered = self.enter();
         ctx.stop();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::document::raw::{Documents, RawDocument};
+    use crate::config::load::Loader;
+    use crate::config::plan::{Names, PlanInputs, plan};
+    use crate::pure::alarm::change::Verdict;
+    use crate::pure::alarm::key::Kind;
+
+    /// Returns a target that is probed from now on.
+    fn probed() -> Probed {
+        let text =
+            r#"{"id":"5b0c6f0e-6c7e-4b53-9d1c-1f4f5a6b7c8d","protocol":"tcp","from_host":"b","target":"10.0.0.9:443"}"#;
+        let document = Arc::new(RawDocument::of_store("tests/b/1", Ok(text.to_owned()), 0));
+        let loaded = Loader::new("b").load(&Documents::from([("tests/b/1".to_owned(), document)]));
+        let mut plan = plan(&loaded, PlanInputs { names: &Names::new(), addresses: None }, "b", &[]);
+        Probed::new(plan.targets.pop_first().unwrap().1, 1, Now::default())
+    }
+
+    /// A lack of descriptors or local ports on this host says nothing about the target.
+    #[test]
+    fn probe_that_cannot_be_sent_raises_the_sender_alarm_only() {
+        let mut probed = probed();
+        let at = |seconds| Now { moment: Moment::new(Duration::from_secs(seconds)), ..Now::default() };
+        let mut run = |seconds: std::ops::Range<u64>, result: ProbeResult| {
+            seconds.flat_map(|second| probed.on_result(result.clone(), at(second))).collect::<Vec<_>>()
+        };
+        let good = ProbeResult::Measured(Duration::from_millis(1));
+        let kinds = |changes: &[ConditionChange]| {
+            let decided = changes.iter().filter(|change| change.verdict != Verdict::Overdue);
+            decided.map(|change| (change.key.kind, change.verdict == Verdict::Cleared)).collect::<Vec<_>>()
+        };
+        let cleared = [Kind::Connection, Kind::Clock, Kind::Sender].map(|kind| (kind, true));
+        assert_eq!(kinds(&run(40..50, good.clone())), cleared);
+        let none_left = ProbeResult::NotSent("Too many open files".to_owned());
+        assert_eq!(kinds(&run(50..150, none_left)), [(Kind::Sender, false)]);
+        assert_eq!(kinds(&run(150..160, good)), [(Kind::Sender, true)]);
+        let refused = ProbeResult::Failed("refused".to_owned());
+        assert_eq!(kinds(&run(160..170, refused)), [(Kind::Connection, false)]);
     }
 }

@@ -333,7 +333,7 @@ impl Watcher {
             add(subject, problem.to_owned());
         }
         for (id, problem) in &self.key_problems {
-            add(Subject::Name(format!("key {id}")), format!("key {id} cannot be used: {problem}"));
+            add(Subject::Document(format!("config, key {id}")), format!("key {id} cannot be used: {problem}"));
         }
         faults.extend(self.config.faults());
         faults

@@ -3,6 +3,7 @@ use crate::config::document::sinks::SinkConfig;
 use crate::config::plan::Plan;
 use crate::io::state::engine_boots::{Engine, EngineRole};
 use crate::pure::alarm::cause::Cause;
+use crate::pure::alarm::cause::GroupDirection;
 use crate::pure::alarm::change::{ConditionChange, Verdict, condition_change};
 use crate::pure::alarm::correlation::Membership;
 use crate::pure::alarm::key::{AlarmKey, Kind, Subject};
@@ -118,6 +119,7 @@ async fn status_is_reported_while_a_hundred_thousand_alarms_change() {
                     shares,
                     fresh_after: Duration::from_secs(8),
                     found_after: Duration::from_secs(3),
+                    direction: GroupDirection::From,
                     description: String::new(),
                 },
             )

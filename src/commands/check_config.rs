@@ -33,7 +33,7 @@ use crate::web::client::Agent;
 
 /// Prints all findings in the configuration, and the plan of one host or the state of the whole fleet.
 pub fn check_config(arguments: &CheckConfig) -> anyhow::Result<i32> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start")?;
+    let runtime = actix_rt::Runtime::new().context("start the runtime")?;
     runtime.block_on(checked(arguments))
 }
 
@@ -46,7 +46,8 @@ async fn checked(arguments: &CheckConfig) -> anyhow::Result<i32> {
     let broken = findings.iter().any(|finding| finding.level == Level::Error);
     let report = HostReport::of_findings(&bootstrap.host, place.clone(), findings);
     if broken {
-        return show(&HostReport { store: "no documents yet".to_owned(), ..report }, arguments, true);
+        let store = format!("{place}, which were not read because of these errors");
+        return show(&HostReport { store, ..report }, arguments, true);
     }
     let snapshot = match list(&bootstrap.store).await {
         Ok(snapshot) => snapshot,

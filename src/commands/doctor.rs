@@ -90,7 +90,7 @@ pub fn doctor(arguments: &cli::Doctor) -> anyhow::Result<i32> {
         }
         return Ok(EXIT_CONFIG);
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start")?;
+    let runtime = actix_rt::Runtime::new().context("start the runtime")?;
     let mut diagnosis = Diagnosis::default();
     runtime.block_on(async {
         store(&bootstrap, &mut diagnosis).await;

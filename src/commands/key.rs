@@ -37,7 +37,7 @@ pub fn key(arguments: &cli::KeyCommand) -> anyhow::Result<i32> {
             Ok(EXIT_GOOD)
         }
         cli::KeyCommand::Rotate(rotate) => {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start")?;
+            let runtime = actix_rt::Runtime::new().context("start the runtime")?;
             runtime.block_on(take_step(rotate))
         }
     }

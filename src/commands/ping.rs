@@ -23,7 +23,7 @@ use crate::pure::clock::error_estimate::{ClockQuality, ErrorEstimate};
 use crate::pure::measure::histogram::DelayHistogram;
 use crate::pure::stamp::flows::{CodePoints, Flow, Flows};
 use crate::pure::stamp::key::Key;
-use crate::pure::stamp::packet::{PADDED_LEN, PROBE_LEN, Probe, SIGNED_LEN, flag};
+use crate::pure::stamp::packet::{PROBE_LEN, Probe, SIGNED_LEN, flag};
 use crate::pure::stamp::session_reflector::{Delays, Reply};
 use crate::pure::test::id::TestId;
 
@@ -35,7 +35,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Sends probes, prints each answer as it arrives, and prints a summary at the end.
 pub fn ping(arguments: &Ping) -> anyhow::Result<i32> {
     time::start();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start")?;
+    let runtime = actix_rt::Runtime::new().context("start the runtime")?;
     runtime.block_on(async {
         let destination = destination(&arguments.target).await?;
         let mut run = PingRun::new(arguments, destination)?;
@@ -144,7 +144,7 @@ impl<'a> PingRun<'a> {
 
     fn size(&self) -> usize {
         match (self.arguments.size, &self.key) {
-            (Some(size), _) => usize::from(size).clamp(*PADDED_LEN.start(), *PADDED_LEN.end()),
+            (Some(size), _) => usize::from(size),
             (None, Some(_)) => SIGNED_LEN,
             (None, None) => PROBE_LEN,
         }

@@ -50,7 +50,7 @@ pub fn rollout(arguments: &cli::Rollout) -> anyhow::Result<i32> {
         writeln!(std::io::stderr().lock(), "{finding}")?;
         return Ok(EXIT_CONFIG);
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start")?;
+    let runtime = actix_rt::Runtime::new().context("start the runtime")?;
     let (snapshot, announced) = runtime.block_on(async {
         let snapshot = Store::new(&bootstrap.store, ReadScope::Fleet)?.list().await?;
         anyhow::ensure!(

@@ -16,7 +16,7 @@ use crate::io::state::engine_boots::EngineRole;
 use crate::io::{log, time};
 use crate::pure::alarm::key::{AlarmKey, Kind, Subject};
 use crate::pure::alarm::list;
-use crate::pure::alarm::notification::Notification;
+use crate::pure::alarm::notification::{ClearReason, Notification};
 use crate::pure::base::time::Now;
 use crate::pure::notify::log::{DeliveryMode, NotifyReason, Outbound};
 
@@ -33,7 +33,7 @@ pub fn send_test_notification(arguments: &SendTestNotification) -> anyhow::Resul
         return Ok(EXIT_CONFIG);
     }
     log::to_stderr();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start")?;
+    let runtime = actix_rt::Runtime::new().context("start the runtime")?;
     let (plans, unread) = runtime.block_on(known_sinks(&bootstrap));
     let Some(plan) = plans.iter().find(|plan| plan.config.name == arguments.sink) else {
         let names = plans.iter().map(|plan| plan.config.name.as_str()).collect::<Vec<_>>().join(", ");
@@ -68,7 +68,7 @@ pub fn send_test_notification(arguments: &SendTestNotification) -> anyhow::Resul
 
 fn test_notification(host: &str, now: Now) -> Outbound {
     let key = AlarmKey::new(Kind::Test, Subject::Agent);
-    let text = "a test notification of peerpair: nothing is wrong".to_owned();
-    let notification = Notification { legacy_text: text.clone(), text, ..list::cleared_notification(host, &key, now) };
+    let clear_reason = Some(ClearReason::Test);
+    let notification = Notification { clear_reason, ..list::cleared_notification(host, &key, now) };
     Outbound::Alarm { notification: Arc::new(notification), reason: NotifyReason::First, still_raised: None }
 }

@@ -18,7 +18,7 @@ use crate::web::client::Agent;
 
 /// Adds, lists or expires silences of a running agent through its API.
 pub fn silence(arguments: &cli::SilenceCommand) -> anyhow::Result<i32> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start")?;
+    let runtime = actix_rt::Runtime::new().context("start the runtime")?;
     let mut stdout = std::io::stdout().lock();
     match arguments {
         cli::SilenceCommand::Add(add) => {

@@ -44,7 +44,7 @@ fn run(arguments: &Transfer, into_store: bool) -> anyhow::Result<i32> {
         std::fs::create_dir_all(&arguments.directory)
             .with_context(|| format!("create {}", arguments.directory.display()))?;
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start")?;
+    let runtime = actix_rt::Runtime::new().context("start the runtime")?;
     runtime.block_on(transfer(from, to, arguments, into_store))
 }
 

@@ -352,7 +352,7 @@ pub fn check(set: &SetDocument, findings: &mut Findings) {
         findings.error("sample", "only a mesh and a disjoint set can be sampled", "remove it");
     }
     if set.sample == Some(0) {
-        findings.error("sample", "zero: no host is tested", "write 1 or more, or \"enabled\": false");
+        findings.error("sample", "with 0, no host is tested", "write 1 or more, or \"enabled\": false");
     }
     if !set.from.at.is_empty() {
         findings.error("from.at", "senders send to the address of the other end", "write it in `to.at`");

@@ -19,7 +19,7 @@ use crate::config::document::findings::{Finding, Findings};
 use crate::config::document::raw::Documents;
 use crate::config::document::sinks::SinkConfig;
 use crate::config::document::test::WhenAbsent;
-use crate::pure::alarm::cause::Cause;
+use crate::pure::alarm::cause::{Cause, GroupDirection};
 use crate::pure::alarm::correlation::Membership;
 use crate::pure::alarm::engine::Rules;
 use crate::pure::alarm::inventory::AlarmInventory;
@@ -116,7 +116,7 @@ pub fn names_to_resolve(loaded: &Loaded, host: &str) -> BTreeSet<String> {
     loaded
         .tests
         .values()
-        .filter(|test| test.facts.from_host == host || test.facts.to_host == host)
+        .filter(|test| test.facts.concerns(host))
         .flat_map(|test| test.endpoints())
         .filter_map(|(_, endpoint)| endpoint.name().map(str::to_owned))
         .collect()
@@ -157,7 +157,7 @@ pub fn plan(loaded: &Loaded, around: PlanInputs<'_>, host: &str, bootstrap_sinks
     let mut receives = Vec::new();
     let mut sends = Vec::new();
     for test in loaded.tests.values() {
-        let (is_sender, is_receiver) = (test.facts.from_host == host, test.facts.to_host == host);
+        let (is_sender, is_receiver) = (test.facts.from_host == host, test.facts.receiver() == Some(host));
         if !is_sender && !is_receiver {
             continue;
         }
@@ -166,6 +166,7 @@ pub fn plan(loaded: &Loaded, around: PlanInputs<'_>, host: &str, bootstrap_sinks
             ProbeSpec::Tcp(tcp) => match resolver.target(&tcp.target) {
                 Ok(addr) => {
                     Arc::make_mut(&mut plan.alarms.rules).members.insert(test.facts.id, membership(test, None));
+                    Arc::make_mut(&mut plan.alarms.rules).sent.insert(test.facts.id, sender_membership(test));
                     plan.targets.insert(test.facts.id, Arc::new(target_plan(test, Target::Tcp(addr))));
                     continue;
                 }
@@ -276,7 +277,9 @@ impl Plan {
             possible.extend(target.session.kinds().map(|kind| AlarmKey::new(kind, Subject::Test(*id))));
         }
         possible.insert(AlarmKey::new(Kind::Clock, Subject::Agent));
-        possible.extend(self.senders.keys().map(|id| AlarmKey::new(Kind::Sender, Subject::Test(*id))));
+        possible.extend(
+            self.senders.keys().chain(self.targets.keys()).map(|id| AlarmKey::new(Kind::Sender, Subject::Test(*id))),
+        );
         if !self.waiting.is_empty() {
             possible.insert(AlarmKey::new(Kind::UnknownPacket, Subject::Agent));
         }
@@ -399,7 +402,7 @@ pub fn remarks(loaded: &Loaded, names: &Names, host: &str) -> Vec<Finding> {
                 None => {}
             }
         }
-        if test.facts.from_host == host || test.facts.to_host == host {
+        if test.facts.concerns(host) {
             found.extend(findings.into_vec());
         }
     }
@@ -460,6 +463,7 @@ fn criteria((test, stamp): (&Test, &StampSpec), startup_grace: Duration) -> Crit
         role: Role::Receiver,
         mode: stamp.mode,
         expect_every: test.expect_every,
+        has_timeout: true,
         thresholds: test.thresholds,
         limits: test.limits,
         max_each_way: None,
@@ -477,8 +481,8 @@ fn target_plan(test: &Test, target: Target) -> TargetPlan {
     let criteria = Criteria {
         role: Role::Sender,
         mode: Mode::OneWay,
-        // The prober reports each failure itself; the timeout of the session only finds that it no longer does.
-        expect_every: test.expect_every.max(test.send_every.saturating_mul(3)),
+        expect_every: test.expect_every,
+        has_timeout: false,
         thresholds: test.thresholds,
         limits: DelayLimits { egregious_latency: Duration::MAX, ..test.limits },
         max_each_way: None,
@@ -513,6 +517,7 @@ fn membership(test: &Test, addr: Option<SocketAddr>) -> Membership {
         shares: ends.chain(test.facts.tags.iter().cloned().map(Subject::Tag)).collect(),
         fresh_after: test.expect_every.saturating_mul(to_clear),
         found_after: test.expect_every.saturating_mul(test.thresholds.raise_out_of),
+        direction: if addr.is_some() { GroupDirection::From } else { GroupDirection::To },
         description: test.facts.description.clone(),
     }
 }
@@ -524,6 +529,7 @@ fn sender_membership(test: &Test) -> Membership {
         shares: vec![Subject::Host(test.facts.to_host.clone())],
         fresh_after: every.saturating_mul(thresholds.clear_out_of.saturating_add(1)) + ERROR_LIFETIME,
         found_after: every.saturating_mul(thresholds.raise_out_of),
+        direction: GroupDirection::To,
         description: test.facts.description.clone(),
     }
 }

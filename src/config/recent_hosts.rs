@@ -18,8 +18,8 @@ impl RecentHosts {
     /// Stores the recently added hosts in `loaded.recent_hosts`. Returns the time at which the first of them stops
     /// counting as new.
     pub fn on_loaded(&mut self, loaded: &mut Loaded, now: Moment) -> Option<Moment> {
-        let ends = loaded.tests.values().flat_map(|test| [&test.facts.from_host, &test.facts.to_host]);
-        let hosts: BTreeSet<String> = ends.cloned().collect();
+        let ends = loaded.tests.values().flat_map(|test| [Some(test.facts.from_host.as_str()), test.facts.receiver()]);
+        let hosts: BTreeSet<String> = ends.flatten().map(str::to_owned).collect();
         // The first load defines the known hosts: a host present at the start of the agent is not new.
         if let Some(known) = &self.known {
             self.recent_until.extend(hosts.difference(known).map(|host| (host.clone(), now + RECENT_HOST_GRACE)));

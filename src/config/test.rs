@@ -11,7 +11,7 @@ use crate::config::document::findings::Findings;
 use crate::config::document::fleet::FleetDocument;
 use crate::config::document::host::HostDocument;
 use crate::config::document::settings::{AlarmSettings, TestSettings, set_fields};
-use crate::config::document::test::{Protocol, TestDocument, WhenAbsent};
+use crate::config::document::test::{TestDocument, WhenAbsent};
 use crate::pure::clock::error_estimate::DelayLimits;
 use crate::pure::judge::condition::Thresholds;
 use crate::pure::measure::loss_window::LossLimits;
@@ -21,6 +21,7 @@ use crate::pure::stamp::key::KeyChoice;
 use crate::pure::stamp::packet::PADDED_LEN;
 use crate::pure::test::facts::TestFacts;
 use crate::pure::test::id::TestId;
+use crate::pure::test::spec::Protocol;
 use crate::pure::test::spec::{Mode, Wire};
 
 /// Test in which every setting of its document, host, fleet or built-in default is resolved.
@@ -156,14 +157,14 @@ impl CheckContext<'_> {
             (alarm.raise_after.unwrap_or(RAISE_AFTER), alarm.clear_after.unwrap_or(CLEAR_AFTER));
         let settings = settings.common;
         let max_latency = settings.max_latency;
-        // A target has no name in the documents: its host and port stand for it.
         let (to_host, to) = match &probe {
             ProbeSpec::Stamp(_) => (document.to_host.clone(), document.to.clone()),
-            ProbeSpec::Tcp(_) => (document.target.clone(), String::new()),
+            ProbeSpec::Tcp(tcp) => (tcp.target.host.to_string(), document.target.clone()),
         };
         Some(Test {
             facts: Arc::new(TestFacts {
                 id,
+                protocol: document.protocol,
                 description: document.description.clone(),
                 from_host: document.from_host.clone(),
                 from: document.from.clone(),

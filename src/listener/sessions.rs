@@ -235,6 +235,7 @@ mod tests {
             role: Role::Receiver,
             mode: Mode::OneWay,
             expect_every: second,
+            has_timeout: true,
             thresholds: Thresholds::in_a_row(3, 3),
             limits: DelayLimits { max_latency: None, clear_latency: second, egregious_latency: second },
             max_each_way: None,

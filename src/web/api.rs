@@ -166,7 +166,9 @@ pub async fn resync(
     }
     match query {
         Ok(query) => answered(request_alarm_actor(&access, ApiRequest::Resync(query.into_inner().sink)).await),
-        Err(_) => refused(&ApiError::Invalid("which sink? Ask /api/resync?sink=NAME".to_owned())),
+        Err(_) => refused(&ApiError::Invalid(
+            "the parameter `sink` is missing; name one, as in /api/resync?sink=NAME".to_owned(),
+        )),
     }
 }
 

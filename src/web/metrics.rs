@@ -357,7 +357,8 @@ impl MetricWriter<'_> {
             let series = series.map(|(sender, id)| (labels_of(&sender.test, id, None, description), value(sender)));
             self.counters(name, help, series)?;
         }
-        let lateness: f64 = senders.iter().map(|sender| sender.lateness_seconds).sum();
+        // The sum of no numbers is -0.0.
+        let lateness = senders.iter().map(|sender| sender.lateness_seconds).fold(0.0, |sum, one| sum + one);
         let mut family = self.family(
             "sender_lateness_seconds",
             "Total delay of sends after their scheduled time, all tests of this host",
@@ -392,6 +393,7 @@ mod tests {
     use crate::pure::alarm::notification::{AlarmState, AlarmStatus, SuppressedBy};
     use crate::pure::base::time::Now;
     use crate::pure::test::id::TestId;
+    use crate::pure::test::spec::Protocol;
 
     #[test]
     fn metrics_are_rendered_for_an_agent_without_tests() {
@@ -404,6 +406,7 @@ mod tests {
     fn labels_are_escaped_and_description_is_added_on_request() {
         let test = TestFacts {
             id: TestId::of_set("s", "a", "b"),
+            protocol: Protocol::Udp,
             description: "a \"quoted\"\nname".into(),
             from_host: "a".into(),
             from: String::new(),

@@ -9,6 +9,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::StatusHandle;
 use super::api::Access;
+use crate::pure::alarm::cause::Cause;
 use crate::pure::alarm::notification::{AlarmStatus, SuppressedBy};
 use crate::pure::alarm::shelving::{Matcher, Silence};
 use crate::pure::base::time::WallTime;
@@ -140,6 +141,7 @@ fn alarm_row(alarm: &AlarmStatus) -> Markup {
         Some(SuppressedBy::Waiting) => "suspect",
         Some(SuppressedBy::Shelved { .. }) => "unknown",
     };
+    let (text, first) = (notification.text(), notification.first_cause.as_ref().map(Cause::to_string));
     html! {
         tr {
             td {
@@ -151,10 +153,10 @@ fn alarm_row(alarm: &AlarmStatus) -> Markup {
             }
             td { (pill(colour, notification.key.kind.as_str())) }
             td {
-                (notification.text)
-                @if !notification.text.starts_with(&notification.first_text) {
+                (text)
+                @if let Some(first) = first.filter(|first| !text.starts_with(first)) {
                     br;
-                    small { "first cause: " (notification.first_text) }
+                    small { "first cause: " (first) }
                 }
                 @match &alarm.suppressed_by {
                     Some(SuppressedBy::Waiting) => {
@@ -360,9 +362,10 @@ mod tests {
         let id = TestId::from_bytes([1; 16]);
         let shown = |subject: Subject, suppressed_by| {
             let cleared = cleared_notification("b", &AlarmKey::new(Kind::Connection, subject), Now::default());
-            let (text, first_text) = ("now".to_owned(), "before".to_owned());
+            let cause = |text: &str| Some(Cause::Config(text.to_owned()));
+            let (cause, first_cause) = (cause("now"), cause("before"));
             let test = Some(Arc::new(TestFacts::example(id)));
-            let notification = Arc::new(Notification { text, first_text, test, ..cleared });
+            let notification = Arc::new(Notification { cause, first_cause, clear_reason: None, test, ..cleared });
             AlarmStatus { notification, suppressed_by }
         };
         let by_group = Some(SuppressedBy::Group { group: String::new() });

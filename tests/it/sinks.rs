@@ -166,7 +166,8 @@ fn test_notification_reports_whether_it_was_acknowledged() {
         "[[sink]]\nname = \"v2c\"\nkind = \"snmp\"\ntarget = \"{target}\"\n\
          [[sink]]\nname = \"v3-trap\"\nkind = \"snmp\"\ntarget = \"{target}\"\n{V3}\
          [[sink]]\nname = \"v3-inform\"\nkind = \"snmp\"\nmode = \"inform\"\ntarget = \"{target}\"\n{V3}\
-         [[sink]]\nname = \"away\"\nkind = \"snmp\"\nmode = \"inform\"\ntarget = \"127.0.0.1:{away}\"\n"
+         [[sink]]\nname = \"away\"\nkind = \"snmp\"\nmode = \"inform\"\ntarget = \"127.0.0.1:{away}\"\n\
+         [[sink]]\nname = \"program\"\nkind = \"exec\"\ncommand = [\"/bin/cat\"]\n"
     );
     let agent = agent(&test, &sinks, &PASSWORDS);
     let file = agent.path("peerpair.toml");
@@ -186,6 +187,8 @@ fn test_notification_reports_whether_it_was_acknowledged() {
     }
     let (exit, text) = send("away");
     assert!(exit == 1 && text.contains("not delivered") && text.contains("no receiver listens there"), "{text}");
+    let (exit, text) = send("program");
+    assert!(exit == 0 && text.contains("and acknowledged"), "{text}");
     let (exit, text) = send("nobody");
     assert!(exit == 1 && text.contains("there is no sink `nobody`; there are: console, v2c,"), "{text}");
     // The agent's own traps must still be accepted: the command must not make its engine time appear outdated.

@@ -33,7 +33,8 @@ fn tcp_target_is_up_while_its_port_is_open_and_down_with_the_reason_when_it_clos
 
     drop(listener);
     let trap = trapd.wait_trap("ConnectionDown", 0);
-    assert_eq!(trap.value("peerpairToHost.0"), target.to_string());
+    assert_eq!(trap.value("peerpairToHost.0"), "127.0.0.1");
+    assert_eq!(trap.value("peerpairTo.0"), target.to_string());
     let text = trap.value("peerpairText.0");
     assert!(text.starts_with(&format!("connect to {target}: connection refused, nothing listens there")), "{text}");
     let _listener = TcpListener::bind(target).unwrap();
@@ -54,6 +55,34 @@ fn tcp_target_is_up_while_its_port_is_open_and_down_with_the_reason_when_it_clos
 fn target_that_never_answers_is_down_after_its_grace() {
     let target = format!("127.0.0.1:{}", udp_port("127.0.0.1"));
     let agent = Agent::with_dir("b", &[("tests/b/1.json", target_test(1, &target, ""))], "");
-    agent.wait_condition(1, "sender", "down");
-    assert_eq!(agent.logged("alarm raised: b → 127.0.0.1"), 1, "{}", agent.log());
+    let status = agent.wait_condition(1, "sender", "down");
+    assert_eq!((status["protocol"].as_str(), status["to"].as_str()), (Some("tcp"), Some(target.as_str())));
+    let raised = format!("alarm raised: b → {target}: connect to {target}: connection refused");
+    wait_for("the alarm", || (agent.logged(&raised) == 1).then_some(()));
+    // No probe has ever reached it: all of them count as lost.
+    let lost = agent.wait_status("lost probes", |status| {
+        Some(test(status, 1, "sender")?["statistics"]["total"].clone()).filter(|total| total["lost"] != 0)
+    });
+    assert_eq!((lost["received"].as_u64(), lost["loss"].as_f64()), (Some(0), Some(1.0)), "{lost}");
+}
+
+/// The host of a target is the host that several tests have in common, and the direction is towards it.
+#[test]
+fn dead_targets_of_one_host_are_one_alarm_that_names_the_host() {
+    let (trapd, alive) = (Trapd::start(), TcpListener::bind("127.0.0.1:0").unwrap());
+    let dead: Vec<(String, String)> = (1..=4)
+        .map(|n| (format!("tests/b/{n}.json"), target_test(n, &format!("127.0.0.9:{}", udp_port("127.0.0.9")), "")))
+        .collect();
+    let mut documents: Vec<(&str, String)> = dead.iter().map(|(path, text)| (path.as_str(), text.clone())).collect();
+    documents.push(("tests/b/5.json", target_test(5, &alive.local_addr().unwrap().to_string(), "")));
+    let agent = Agent::with_dir("b", &documents, &trapd.sink("standard"));
+    let trap = trapd.wait_trap("GroupDown", 0);
+    assert_eq!(trap.value("peerpairSubject.0"), "host 127.0.0.9");
+    let text = trap.value("peerpairText.0");
+    assert!(text.starts_with("all 4 tests to host 127.0.0.9 went down together"), "{text}");
+    wait_for("the log", || (agent.logged("alarm raised: b → 127.0.0.9: all 4 tests") == 1).then_some(()));
+    let (_, metrics) = http(agent.web_port(), "GET", "/metrics", "").unwrap();
+    let raised = "peerpair_alarm_raised{kind=\"connection\",subject=\"host 127.0.0.9\"";
+    let line = metrics.lines().find(|line| line.starts_with(raised)).unwrap_or_else(|| panic!("{metrics}"));
+    assert!(line.contains("from=\"b\",to=\"127.0.0.9\""), "{line}");
 }

@@ -52,6 +52,10 @@ pub fn read_document(key: &str, raw: &RawDocument) -> (Option<Document>, Vec<Fin
         }
         None => deserialize::parse(&raw.text, raw.format, &mut findings),
     };
+    let value = value.map(|mut value| {
+        deserialize::blank_control_characters(&mut value, &mut findings);
+        value
+    });
     let directory = raw.directory.as_deref();
     let document = value.and_then(|value| match key {
         GLOBAL_KEY => Some(Document::Global(Arc::new(read_global(value, directory, &mut findings)))),

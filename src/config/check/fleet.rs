@@ -11,9 +11,10 @@ use serde_json::{Map, Value};
 
 use crate::config::check::document::Document;
 use crate::config::document::findings::{Finding, Findings};
-use crate::config::document::test::{Protocol, TestDocument};
+use crate::config::document::test::TestDocument;
 use crate::config::expand::Expansion;
 use crate::config::load::{Loaded, Loader};
+use crate::pure::test::spec::Protocol;
 
 /// Number of tests in a set above which a warning is given, because it is probably unintended.
 const MAX_SET_TESTS: usize = 100_000;
@@ -41,12 +42,24 @@ pub fn oversized_sets(sets: &BTreeMap<String, usize>) -> Vec<Finding> {
 pub fn contradictions(loader: &Loader) -> Vec<Finding> {
     let mut found = Vec::new();
     let mut tests: BTreeMap<(&str, &str), (&str, &TestDocument)> = BTreeMap::new();
+    let mut by_id: BTreeMap<&str, Vec<(&str, &str, Protocol)>> = BTreeMap::new();
     for (key, document) in loader.documents() {
         if let (Document::Test(test), Some(host)) = (document, key.split('/').nth(1))
             && test.enabled
-            && test.protocol == Protocol::Udp
         {
-            tests.insert((host, &test.id), (key, test));
+            by_id.entry(&test.id).or_default().push((key, host, test.protocol));
+            if test.protocol == Protocol::Udp {
+                tests.insert((host, &test.id), (key, test));
+            }
+        }
+    }
+    for of_id in by_id.values() {
+        for (key, host, _) in of_id.iter().filter(|(_, _, protocol)| *protocol == Protocol::Tcp) {
+            let Some((other, _, _)) = of_id.iter().find(|(_, elsewhere, _)| elsewhere != host) else { continue };
+            let mut findings = Findings::about(loader.place(key));
+            let problem = format!("also the id of {other}, which is another test: a target is probed by one host");
+            findings.warning("id", problem, "give each test an id of its own");
+            found.extend(findings.into_vec());
         }
     }
     for ((host, id), (key, test)) in &tests {
@@ -62,12 +75,13 @@ pub fn contradictions(loader: &Loader) -> Vec<Finding> {
                     true => ("sends", "expects"),
                     false => ("expects", "sends"),
                 };
-                let problem = format!("only {host} knows this test and {does} it; {other} never {does_not} it");
+                let problem =
+                    format!("{host} {does} this test, but {other} has no document for it and never {does_not} it");
                 findings.warning("", problem, format!("write the same document below tests/{other}/"));
             }
             Some((_, twin)) if host < &other.as_str() => {
                 for field in differing(test, twin) {
-                    let problem = format!("not as below tests/{other}/");
+                    let problem = format!("differs from the document of the same test below tests/{other}/");
                     findings.warning(&field, problem, "write the same document below both hosts");
                 }
             }
@@ -123,7 +137,8 @@ fn different_fields<T: Serialize>(one: &T, other: &T) -> Vec<String> {
 /// judged.
 pub fn undecidable(loaded: &Loaded, host: &str, clock_error: Duration) -> Vec<Finding> {
     let mut found = Vec::new();
-    for test in loaded.tests.values().filter(|test| test.facts.to_host == host && test.facts.from_host != host) {
+    for test in loaded.tests.values().filter(|test| test.facts.receiver() == Some(host) && test.facts.from_host != host)
+    {
         let Some(limit) = test.limits.max_latency.filter(|limit| *limit < clock_error) else { continue };
         let mut findings = Findings::about(&test.place);
         let (limit, error) = (humantime::format_duration(limit), humantime::format_duration(rounded(clock_error)));

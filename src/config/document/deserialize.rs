@@ -46,6 +46,33 @@ pub fn parse(text: &str, format: Format, findings: &mut Findings) -> Option<Valu
     }
 }
 
+/// Replaces the control characters in all texts of a document by blanks. Printed as they are, a terminal would execute
+/// them, or a line would end within a text. Each text with any of them becomes a finding.
+pub fn blank_control_characters(value: &mut Value, findings: &mut Findings) {
+    blank_below(value, "", findings);
+}
+
+fn blank_below(value: &mut Value, path: &str, findings: &mut Findings) {
+    match value {
+        Value::String(text) if text.contains(char::is_control) => {
+            *text = text.replace(char::is_control, " ");
+            findings.warning(path, "has control characters, which are read as blanks", "write one line of plain text");
+        }
+        Value::Array(items) => {
+            for (n, item) in items.iter_mut().enumerate() {
+                blank_below(item, &format!("{path}[{n}]"), findings);
+            }
+        }
+        Value::Object(fields) => {
+            for (name, field) in fields.iter_mut() {
+                let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+                blank_below(field, &path, findings);
+            }
+        }
+        Value::String(_) | Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
 /// Converts a tree to a typed document in which every field has a default. A value that does not fit becomes a
 /// finding and is left out, so that the rest is still checked. Unknown fields become findings of level `unknown`.
 pub fn typed<T: DeserializeOwned + Default>(value: Value, unknown: Level, findings: &mut Findings) -> T {

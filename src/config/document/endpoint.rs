@@ -25,6 +25,16 @@ pub enum EndpointHost {
     Name(String),
 }
 
+impl fmt::Display for EndpointHost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            EndpointHost::Any => f.write_str("*"),
+            EndpointHost::Ip(addr) => addr.fmt(f),
+            EndpointHost::Name(name) => f.write_str(name),
+        }
+    }
+}
+
 impl Endpoint {
     /// Endpoint without an address or a port, parsed from an empty text.
     pub const ANY: Endpoint = Endpoint { host: EndpointHost::Any, port: 0 };

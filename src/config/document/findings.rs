@@ -78,7 +78,9 @@ impl Findings {
     /// Adds a finding of the given level at `field`.
     pub fn add(&mut self, level: Level, field: &str, problem: String, help: String) {
         let place = if field.is_empty() { self.location.clone() } else { format!("{}: {field}", self.location) };
-        self.found.push(Finding { level, location: place, problem, help });
+        // Names of fields and values come from documents, and may hold characters that a terminal would execute.
+        let [location, problem, help] = [place, problem, help].map(|text| text.replace(char::is_control, " "));
+        self.found.push(Finding { level, location, problem, help });
     }
 
     /// Returns true if any error was added.

@@ -17,7 +17,8 @@ use super::host::HostDocument;
 use super::secret::Secret;
 use super::settings::{AlarmSettings, CommonSettings, StampSettings, TestSettings};
 use super::sinks::{SinkConfig, SinkKind, SnmpProfile};
-use super::test::{Protocol, TestDocument};
+use super::test::TestDocument;
+use crate::pure::test::spec::Protocol;
 use crate::pure::test::spec::Wire;
 
 /// Name of the sink that is created from `SNMPServer` in a host document of the original.

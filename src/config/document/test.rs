@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::deserialize::Parts;
 use super::findings::{Findings, Level};
 use super::settings::{ALARM_SETTINGS_OF_TESTS, AlarmSettings, TestSettings};
+use crate::pure::test::spec::Protocol;
 
 /// The document `tests/<host>/<id>`, stored under both hosts of the test.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -88,25 +89,4 @@ pub enum WhenAbsent {
     Standby,
     /// Raises an alarm about the missing address.
     Alarm,
-}
-
-/// Kinds of probes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Protocol {
-    /// STAMP over UDP (RFC 8762), between two agents, judged at the receiver.
-    Udp,
-    /// TCP connection to a `target`, judged at the sender.
-    Tcp,
-}
-
-/// Accepts the names in upper and lower case, as the original wrote them.
-impl<'de> Deserialize<'de> for Protocol {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let name = String::deserialize(deserializer)?;
-        match name.to_ascii_lowercase().as_str() {
-            "udp" => Ok(Protocol::Udp),
-            "tcp" => Ok(Protocol::Tcp),
-            _ => Err(serde::de::Error::unknown_variant(&name, &["udp", "tcp"])),
-        }
-    }
 }

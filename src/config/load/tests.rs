@@ -47,6 +47,17 @@ fn test_alone_runs_with_built_in_defaults() {
     assert_eq!(test.limits.egregious_latency, Duration::from_secs(10));
 }
 
+/// A terminal would execute the sequences in a description that a command prints.
+#[test]
+fn control_characters_in_texts_are_read_as_blanks_with_a_warning() {
+    let text = test_document(r#","description":"a\u001b[31m\nb","\u001b[1m":1"#);
+    let loaded = Loader::new("b").load(&documents(&[("tests/b/x", &text)]));
+    assert_eq!(only(&loaded).facts.description, "a [31m b");
+    let found = findings(&loaded);
+    let expected = "tests/b/x: description: has control characters, which are read as blanks; write one line";
+    assert!(found.contains(expected) && found.contains("unknown field `") && !found.contains('\u{1b}'), "{found}");
+}
+
 #[test]
 fn test_takes_precedence_over_host_over_global() {
     let documents = documents(&[

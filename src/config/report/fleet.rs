@@ -44,6 +44,8 @@ pub struct HostLine {
     pub receives: usize,
     /// Number of tests whose probes the host sends.
     pub sends: usize,
+    /// Number of targets that the host probes.
+    pub probes: usize,
     /// Packet rate and bandwidth of these tests.
     #[serde(flatten)]
     pub load: Load,
@@ -107,7 +109,8 @@ pub fn report(loader: &mut Loader, store: String, revision: u64, names: &Names) 
             findings.extend(found.into_vec());
         }
         let receives = plan.listeners.values().map(|listener| listener.tests.len()).sum();
-        lines.push(HostLine { host, enabled: loaded.enabled, receives, sends: plan.senders.len(), load });
+        let (sends, probes) = (plan.senders.len(), plan.targets.len());
+        lines.push(HostLine { host, enabled: loaded.enabled, receives, sends, probes, load });
     }
     let sets = set_sizes(loader);
     findings.extend(oversized_sets(&sets));
@@ -135,14 +138,18 @@ impl fmt::Display for FleetReport {
         }
         writeln!(f, "{}, {}\n", counted(errors, "error"), counted(warnings, "warning"))?;
         let widest = self.hosts.iter().map(|line| line.host.chars().count()).max().unwrap_or(0).max(5);
-        writeln!(f, "{:widest$}  receives  sends  probes/s in  probes/s out  bandwidth in  bandwidth out", "host")?;
+        writeln!(
+            f,
+            "{:widest$}  receives  sends  targets  probes/s in  probes/s out  bandwidth in  bandwidth out",
+            "host"
+        )?;
         let mut total = Load::default();
-        for HostLine { host, enabled, receives, sends, load } in &self.hosts {
+        for HostLine { host, enabled, receives, sends, probes, load } in &self.hosts {
             let off = if *enabled { "" } else { "  disabled" };
             let (bits_in, bits_out) = (bandwidth(load.bits_in), bandwidth(load.bits_out));
             writeln!(
                 f,
-                "{host:widest$}  {receives:8}  {sends:5}  {:11.1}  {:12.1}  {bits_in:>12}  {bits_out:>13}{off}",
+                "{host:widest$}  {receives:8}  {sends:5}  {probes:7}  {:11.1}  {:12.1}  {bits_in:>12}  {bits_out:>13}{off}",
                 load.packets_in, load.packets_out
             )?;
             total.packets_out += load.packets_out;
@@ -150,12 +157,13 @@ impl fmt::Display for FleetReport {
         }
         let receives: usize = self.hosts.iter().map(|line| line.receives).sum();
         let sends: usize = self.hosts.iter().map(|line| line.sends).sum();
+        let probes: usize = self.hosts.iter().map(|line| line.probes).sum();
         for set in &self.sets {
             writeln!(f, "set {}: {}", set.set, counted(set.tests, "test"))?;
         }
         writeln!(
             f,
-            "in all {}: {receives} receiving, {sends} sending, {:.1} probes per second, {}",
+            "in all {}: {receives} receiving, {sends} sending, {probes} targets, {:.1} probes per second, {}",
             counted(self.hosts.len(), "host"),
             total.packets_out,
             bandwidth(total.bits_out)

@@ -134,8 +134,6 @@ pub struct TargetReport {
     /// Identity of the test.
     #[serde(flatten)]
     pub test: TestFacts,
-    /// Kind of probe.
-    pub protocol: &'static str,
     /// Address and port that would be probed.
     pub destination: SocketAddr,
     /// Interval between two probes, in seconds.
@@ -144,11 +142,9 @@ pub struct TargetReport {
 
 impl TargetReport {
     fn of(plan: &TargetPlan) -> Self {
-        let (protocol, destination) = match plan.target {
-            Target::Tcp(addr) => ("tcp", addr),
-        };
+        let Target::Tcp(destination) = plan.target;
         let test = plan.session.test.as_ref().clone();
-        TargetReport { test, protocol, destination, send_every: plan.send_every.as_secs_f64() }
+        TargetReport { test, destination, send_every: plan.send_every.as_secs_f64() }
     }
 }
 
@@ -335,10 +331,10 @@ impl fmt::Display for HostReport {
         if !self.targets.is_empty() {
             writeln!(f, "  probe {}", counted(self.targets.len(), "target"))?;
         }
-        for TargetReport { test, protocol, destination, send_every } in &self.targets {
+        for TargetReport { test, destination, send_every } in &self.targets {
             let every = humantime::format_duration(Duration::from_secs_f64(*send_every));
             let description = quoted(&test.description);
-            writeln!(f, "    {}  {description}  {protocol} {} ({destination}) every {every}", test.id, test.to_host)?;
+            writeln!(f, "    {}  {description}  tcp {} ({destination}) every {every}", test.id, test.to)?;
         }
         writeln!(f, "  notify {}", counted(self.sinks.len(), "sink"))?;
         for sink in &self.sinks {

@@ -15,6 +15,7 @@ const HEADERS: usize = 28;
 const MORE_IN_IPV6: usize = 20;
 /// Approximate size in octets of a probe in the original's JSON format.
 const JSON_V1: usize = 200;
+
 /// Packet rate and bandwidth of the probes of a host.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Load {
@@ -55,6 +56,8 @@ impl Load {
                 load.bits_in += turns * bits;
             }
         }
+        // The octets of a target's probes depend on the target, and are not counted.
+        load.packets_out += plan.targets.values().map(|target| 1.0 / target.send_every.as_secs_f64()).sum::<f64>();
         load
     }
 }

@@ -4,6 +4,7 @@ use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use nix::errno::Errno;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
@@ -14,11 +15,21 @@ pub async fn probe(addr: SocketAddr, within: Duration) -> ProbeResult {
     let begun = Instant::now();
     match timeout(within, TcpStream::connect(addr)).await {
         Ok(Ok(_)) => ProbeResult::Measured(begun.elapsed()),
+        Ok(Err(error)) if is_local(&error) => ProbeResult::NotSent(format!("connect to {addr}: {error}")),
         Ok(Err(error)) => ProbeResult::Failed(format!("connect to {addr}: {}", describe(&error))),
         Err(_) => {
             ProbeResult::Failed(format!("connect to {addr}: no answer within {}", humantime::format_duration(within)))
         }
     }
+}
+
+/// Returns whether a connection failed for a reason on this host: no descriptors, memory, local ports or permission.
+fn is_local(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    use Errno::{EACCES, EADDRNOTAVAIL, EAFNOSUPPORT, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPERM};
+    errno.is_some_and(|errno| {
+        [EACCES, EADDRNOTAVAIL, EAFNOSUPPORT, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPERM].contains(&errno)
+    })
 }
 
 fn describe(error: &io::Error) -> String {

@@ -178,7 +178,7 @@ fn body(alarms: &[&Notification], identity: &Identity) -> String {
     let mut text = String::new();
     for alarm in alarms {
         let _always = writeln!(text, "{}", alarm.headline());
-        let _always = writeln!(text, "  {}", alarm.text);
+        let _always = writeln!(text, "  {}", alarm.text());
         let _always = writeln!(text, "  {} since {}, {}", alarm.state.as_str(), alarm.since, alarm.severity.as_str());
         if let Some(test) = &alarm.test {
             let _always = writeln!(text, "  {}, test {}", test.path(), test.id);

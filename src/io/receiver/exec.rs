@@ -14,6 +14,7 @@ use tokio::time::timeout;
 
 use crate::config::document::sinks::SinkConfig;
 use crate::io::receiver::delivery::{Delivered, Outcome};
+use crate::pure::alarm::notification::Rendered;
 use crate::pure::notify::log::Outbound;
 
 /// Number of octets of the program's standard error that are read and reported.
@@ -49,7 +50,7 @@ impl Exec {
             Ok(started) => started,
             Err(problem) => return Outcome::Unreachable(problem),
         };
-        let mut input = serde_json::to_vec(notification).unwrap_or_default();
+        let mut input = serde_json::to_vec(&Rendered(notification)).unwrap_or_default();
         input.push(b'\n');
         let (stdin, stderr) = (child.stdin.take(), child.stderr.take());
         let feed = async move {

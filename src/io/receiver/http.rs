@@ -16,6 +16,7 @@ use crate::config::document::sinks::SinkConfig;
 use crate::io::error_chain::error_chain;
 use crate::io::receiver::delivery::{Delivered, Outcome, blocking};
 use crate::io::{secret, tls};
+use crate::pure::alarm::key::Kind;
 use crate::pure::alarm::notification::Notification;
 use crate::pure::notify::log::Outbound;
 
@@ -171,11 +172,14 @@ pub fn labels(alarm: &Notification) -> BTreeMap<&'static str, String> {
 pub fn annotations(alarm: &Notification) -> BTreeMap<&'static str, String> {
     let mut annotations = BTreeMap::from([
         ("summary", alarm.headline()),
-        ("description", alarm.text.clone()),
-        ("state", alarm.state.as_str().to_owned()),
+        ("description", alarm.text()),
         ("count", alarm.count.to_string()),
         ("suppressed", alarm.suppressed.to_string()),
     ]);
+    // A test notification has no state: it is sent as firing, so that it is seen, and ends by itself.
+    if alarm.key.kind != Kind::Test {
+        annotations.insert("state", alarm.state.as_str().to_owned());
+    }
     if let Some(test) = &alarm.test {
         annotations.extend([
             ("test_description", test.description.clone()),
@@ -247,7 +251,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::pure::alarm::key::{AlarmKey, Kind, Subject};
+    use crate::pure::alarm::key::{AlarmKey, Subject};
     use crate::pure::alarm::list::cleared_notification;
     use crate::pure::base::time::Now;
     use crate::pure::notify::log::NotifyReason;

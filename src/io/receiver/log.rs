@@ -4,15 +4,19 @@
 
 use tracing::{error, info, warn};
 
-use crate::pure::alarm::key::Severity;
+use crate::pure::alarm::key::{Kind, Severity};
 use crate::pure::alarm::notification::{AlarmState, Notification};
 use crate::pure::notify::log::{NotifyReason, Outbound};
 
 /// Writes one log line for `due`: a message with the event, the subject and the cause, followed by the fields.
 pub fn write(due: &Outbound) {
     let Outbound::Alarm { notification, reason, .. } = due else { return };
-    let Notification { key, text, since, suppressed, .. } = notification.as_ref();
-    let (kind, who) = (key.kind.as_str(), notification.subject_text());
+    let Notification { key, since, suppressed, .. } = notification.as_ref();
+    let (kind, who, text) = (key.kind.as_str(), notification.subject_text(), notification.text());
+    if key.kind == Kind::Test {
+        info!(kind, "test notification: {text}");
+        return;
+    }
     let raised = match (notification.state, reason) {
         (AlarmState::Flapping, _) => "alarm flapping",
         (_, NotifyReason::Again) => "alarm still raised",
@@ -46,7 +50,8 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::pure::alarm::key::{AlarmKey, Kind, Subject};
+    use crate::pure::alarm::cause::Cause;
+    use crate::pure::alarm::key::{AlarmKey, Subject};
     use crate::pure::alarm::list::cleared_notification;
     use crate::pure::base::time::Now;
     use crate::pure::test::facts::TestFacts;
@@ -55,7 +60,12 @@ mod tests {
     /// Returns the log line of an alarm that is raised.
     fn line(alarm: Notification) -> String {
         let mut file = tempfile::tempfile().unwrap();
-        let notification = Arc::new(Notification { state: AlarmState::Raised, text: "why".into(), ..alarm });
+        let notification = Arc::new(Notification {
+            state: AlarmState::Raised,
+            cause: Some(Cause::Config("why".into())),
+            clear_reason: None,
+            ..alarm
+        });
         let due = Outbound::Alarm { notification, reason: NotifyReason::First, still_raised: None };
         let log = tracing_subscriber::fmt().with_ansi(false).with_writer(Arc::new(file.try_clone().unwrap())).finish();
         tracing::subscriber::with_default(log, || write(&due));

@@ -175,7 +175,7 @@ fn line(due: &Outbound, agent: &str, facility: u8, now: WallTime) -> String {
             }
             own.iter().for_each(|(name, value)| elements += &format!(" {name}=\"{}\"", parameter(value)));
             elements += "]";
-            let text = format!("{}: {}", notification.headline(), notification.text);
+            let text = format!("{}: {}", notification.headline(), notification.text());
             let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
             let priority = facility * 8 + severity;
             let mut line = format!(

@@ -1,12 +1,11 @@
 //! Causes of violated conditions, as values, and their human-readable texts.
 //!
-//! A [`Cause`] carries the measured figures and limits and is rendered to text only at the edge, by `Display` or
-//! `legacy_text`.
+//! A [`Cause`] carries the measured figures and limits; each receiver renders it to text.
 
 use std::fmt;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::pure::alarm::key::{Kind, Subject};
 use crate::pure::base::time::{WallTime, seconds};
@@ -15,7 +14,8 @@ use crate::pure::stamp::flows::DeadFlows;
 use crate::pure::test::id::TestId;
 
 /// Cause of a violated condition, with the measured value and the limit that it exceeded.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Cause {
     /// Timeout: the expected probes, or replies to probes, have not arrived.
     Silence(NoProbe),
@@ -81,10 +81,13 @@ pub enum Cause {
         /// Reason for which the last datagram was not accepted as a probe.
         reason: String,
     },
+    /// Storm: so many alarms are pending for a receiver that only their number is notified.
+    Storm(StormCounts),
 }
 
 /// Direction in which a delay was measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Direction {
     /// Delay on the way from the session sender to the receiver.
     Forward,
@@ -95,7 +98,7 @@ pub enum Direction {
 }
 
 /// Details of a timeout: when the last probe arrived and which interval was expected.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NoProbe {
     /// Time between the last probe, or the start of the test, and the missed deadline that counts here.
     pub silent_for: Duration,
@@ -112,7 +115,7 @@ pub struct NoProbe {
 }
 
 /// Group of alarms of one kind that were raised together, and the subject that they have in common.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GroupFault {
     /// Kind of the grouped alarms, such as `connection` or `sender`.
     pub kind: Kind,
@@ -122,6 +125,8 @@ pub struct GroupFault {
     pub down: u64,
     /// Number of members that count, without those in maintenance or silenced.
     pub total: u64,
+    /// Direction of the members as seen from this host.
+    pub direction: GroupDirection,
     /// First test that is down; `None` for a group that does not consist of tests.
     pub first: Option<TestId>,
     /// Human-readable description of one member that is down, named in the text as an example.
@@ -130,32 +135,40 @@ pub struct GroupFault {
     pub announced_stop: bool,
 }
 
+/// Direction of the tests of a group, as seen from this host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GroupDirection {
+    /// All tests end on this host, which judges the probes that arrive.
+    From,
+    /// All tests start on this host, which judges the replies, the results, or whether its probes can be sent.
+    To,
+    /// Some tests start on this host, and some end on it.
+    Both,
+}
+
+impl GroupDirection {
+    /// Returns the direction of two sets of tests together.
+    pub fn join(self, other: GroupDirection) -> GroupDirection {
+        if self == other { self } else { GroupDirection::Both }
+    }
+}
+
+/// Alarms that a receiver is not notified of one by one during a storm.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StormCounts {
+    /// Number of alarms that are pending for the receiver.
+    pub pending: u64,
+    /// Number of alarms of tests that are raised, whether the receiver was notified of them or not.
+    pub raised: u64,
+    /// Time since the storm began, in whole seconds; zero in the first summary.
+    pub lasted: Duration,
+}
+
 /// Suffix of alarm texts when the sender announced its stop on purpose.
 pub const ANNOUNCED_STOP: &str = "; the sender announced its stop";
 
 impl Cause {
-    /// Renders the failure text of the original agent, for receivers that match on that text.
-    pub fn legacy_text(&self) -> String {
-        match self {
-            Cause::Silence(silence) => {
-                // Round up to at least one second: a fast test must not report "0 seconds".
-                format!("Timeout, no packet received in {} seconds", silence.silent_for.as_secs_f64().ceil().max(1.0))
-            }
-            Cause::Late { delay, .. } => format!("High Latency {:.6} Seconds", delay.seconds()),
-            Cause::UnknownPacket { .. } => "No matching test for packet".to_owned(),
-            Cause::AboveBaseline { .. }
-            | Cause::Loss { .. }
-            | Cause::Jitter { .. }
-            | Cause::DeadFlows(_)
-            | Cause::ClockWrong { .. }
-            | Cause::LocalClock(_)
-            | Cause::NotSent(_)
-            | Cause::ProbeFailed(_)
-            | Cause::Config(_)
-            | Cause::Shared(_) => self.to_string(),
-        }
-    }
-
     /// Returns the measured delay; `None` for causes that do not concern a delay.
     pub fn delay(&self) -> Option<Delay> {
         match self {
@@ -170,6 +183,7 @@ impl Cause {
             | Cause::ProbeFailed(_)
             | Cause::Config(_)
             | Cause::Shared(_)
+            | Cause::Storm(_)
             | Cause::UnknownPacket { .. } => None,
         }
     }
@@ -240,6 +254,14 @@ impl fmt::Display for Cause {
             }
             Cause::UnknownPacket { source, reason } => write!(f, "{reason} from {source}"),
             Cause::Shared(shared) => shared.fmt(f),
+            Cause::Storm(StormCounts { pending, raised, lasted }) if lasted.is_zero() => write!(
+                f,
+                "{pending} alarms are pending, {raised} raised; they are notified one by one when the storm ends"
+            ),
+            Cause::Storm(StormCounts { pending, raised, lasted }) => {
+                let lasted = humantime::format_duration(*lasted);
+                write!(f, "for {lasted} now: {pending} alarms are pending, {raised} raised")
+            }
         }
     }
 }
@@ -254,25 +276,30 @@ impl fmt::Display for GroupFault {
             (true, of) => write!(f, "all {of} tests ")?,
             (false, of) => write!(f, "{} of {of} tests ", self.down)?,
         }
-        let sends = self.kind == Kind::Sender;
-        match &self.subject {
-            Subject::Host(host) if sends => write!(f, "to host {host}")?,
-            Subject::Host(host) => write!(f, "from host {host}")?,
-            Subject::Listener(addr) => write!(f, "at the listener {addr}")?,
-            Subject::Tag(tag) => write!(f, "tagged {tag}")?,
-            Subject::Agent
-            | Subject::Store
-            | Subject::Test(_)
-            | Subject::Source(_)
-            | Subject::Name(_)
-            | Subject::Document(_)
-            | Subject::Answers(_)
-            | Subject::Configuration
-            | Subject::Web(_) => {
-                f.write_str(if sends { "that start on this host" } else { "that end on this host" })?
-            }
+        match (&self.subject, self.direction) {
+            (Subject::Host(host), GroupDirection::From) => write!(f, "from host {host}")?,
+            (Subject::Host(host), GroupDirection::To) => write!(f, "to host {host}")?,
+            (Subject::Host(host), GroupDirection::Both) => write!(f, "from and to host {host}")?,
+            (Subject::Listener(addr), _) => write!(f, "at the listener {addr}")?,
+            (Subject::Tag(tag), _) => write!(f, "tagged {tag}")?,
+            (
+                Subject::Agent
+                | Subject::Store
+                | Subject::Test(_)
+                | Subject::Source(_)
+                | Subject::Name(_)
+                | Subject::Document(_)
+                | Subject::Answers(_)
+                | Subject::Configuration
+                | Subject::Web(_),
+                direction,
+            ) => f.write_str(match direction {
+                GroupDirection::From => "that end on this host",
+                GroupDirection::To => "that start on this host",
+                GroupDirection::Both => "that start or end on this host",
+            })?,
         }
-        f.write_str(if sends { " cannot be sent" } else { " went down together" })?;
+        f.write_str(if self.kind == Kind::Sender { " cannot be sent" } else { " went down together" })?;
         if !self.example.is_empty() {
             write!(f, ", among them \"{}\"", self.example)?;
         }
@@ -294,33 +321,4 @@ fn readable(delay: Delay) -> String {
         return format!("{milliseconds:.3} ms");
     }
     format!("{milliseconds:.3} ms (± {:.3} ms)", delay.uncertainty.as_secs_f64() * 1e3)
-}
-
-/// Serialises a delay to JSON and logs as a number of seconds, without its uncertainty.
-impl Serialize for Delay {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_f64(seconds(self.nanos))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn legacy_text_rounds_a_timeout_up_to_whole_seconds() {
-        let legacy_text = |millis| {
-            let silence = NoProbe {
-                silent_for: Duration::from_millis(millis),
-                last_probe: None,
-                expect_every: Duration::from_millis(millis),
-                announced_stop: false,
-                dropped: 0,
-                answers: false,
-            };
-            Cause::Silence(silence).legacy_text()
-        };
-        assert_eq!(legacy_text(200), "Timeout, no packet received in 1 seconds");
-        assert_eq!(legacy_text(2_500), "Timeout, no packet received in 3 seconds");
-    }
 }

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::notification::SuppressedBy;
-use crate::pure::alarm::cause::GroupFault;
+use crate::pure::alarm::cause::{GroupDirection, GroupFault};
 use crate::pure::alarm::key::{AlarmKey, Kind, Subject};
 use crate::pure::base::time::Moment;
 use crate::pure::test::id::TestId;
@@ -34,6 +34,8 @@ pub struct Membership {
     pub fresh_after: Duration,
     /// Time within which a failure of the test is certain to have been detected.
     pub found_after: Duration,
+    /// Direction of the test as seen from this host.
+    pub direction: GroupDirection,
     /// Human-readable description of the test, used as an example in the group's text.
     pub description: String,
 }
@@ -87,6 +89,7 @@ pub struct Groups {
 struct Member {
     groups: Vec<usize>,
     fresh_after: Duration,
+    direction: GroupDirection,
     description: String,
 }
 
@@ -148,8 +151,8 @@ impl Groups {
                 self.groups[number].members.push(id);
                 groups.push(number);
             }
-            let Membership { fresh_after, description, .. } = membership;
-            self.tests.insert(id, Member { groups, fresh_after, description });
+            let Membership { fresh_after, direction, description, .. } = membership;
+            self.tests.insert(id, Member { groups, fresh_after, direction, description });
         }
         let known = &self.tests;
         self.down.retain(|id, _| known.contains_key(id));
@@ -319,11 +322,13 @@ impl Groups {
     fn shared_by(&self, group: &Group) -> GroupFault {
         let first = group.members.iter().find(|id| self.down.contains_key(id)).copied();
         let example = first.and_then(|id| self.tests.get(&id));
+        let directions = group.members.iter().filter_map(|id| Some(self.tests.get(id)?.direction));
         GroupFault {
             kind: self.kind,
             subject: group.subject.clone(),
             down: group.down as u64,
             total: group.counted() as u64,
+            direction: directions.reduce(GroupDirection::join).unwrap_or(GroupDirection::Both),
             first,
             example: example.map_or(String::new(), |test| test.description.clone()),
             announced_stop: false,

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use super::correlation::GroupSettings;
 use super::notification::SuppressedBy;
-use crate::pure::alarm::cause::GroupFault;
+use crate::pure::alarm::cause::{GroupDirection, GroupFault};
 use crate::pure::alarm::key::{AlarmKey, Kind, Subject};
 use crate::pure::base::time::Moment;
 
@@ -91,6 +91,7 @@ impl FaultGroup {
             subject: Subject::Configuration,
             down,
             total: down,
+            direction: GroupDirection::Both,
             first: None,
             example,
             announced_stop: false,

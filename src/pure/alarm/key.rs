@@ -87,6 +87,26 @@ impl Kind {
     }
 }
 
+impl Kind {
+    /// Returns the words for a condition of this kind that is good again.
+    pub fn good_again(self) -> &'static str {
+        match self {
+            Kind::Connection => "up again",
+            Kind::Isolated => "no longer isolated",
+            Kind::Latency
+            | Kind::Loss
+            | Kind::Jitter
+            | Kind::Path
+            | Kind::Sender
+            | Kind::Clock
+            | Kind::Config
+            | Kind::UnknownPacket
+            | Kind::Storm
+            | Kind::Test => "good again",
+        }
+    }
+}
+
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.as_str())

@@ -4,10 +4,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::inventory::AlarmInventory;
-use super::notification::{AlarmState, MemberCounts, Notification};
+use super::notification::{AlarmState, ClearReason, Notification, Remarks};
 use crate::pure::alarm::cause::Cause;
 use crate::pure::alarm::change::{ConditionChange, Verdict, condition_change};
 use crate::pure::alarm::key::{AlarmKey, Kind, Subject};
@@ -30,8 +29,6 @@ struct Entry {
     since: Now,
     test: Option<Arc<TestFacts>>,
     count: u64,
-    /// Remark that follows the cause in the text.
-    remark: String,
     /// Alarm as it was last reported.
     shown: Arc<Notification>,
 }
@@ -76,7 +73,6 @@ impl AlarmList {
             since: change.at,
             test: None,
             count: 0,
-            remark: String::new(),
             shown: Arc::new(cleared_notification(&self.agent, &change.key, change.at)),
         });
         let was_raised = !alarm.raised_by.is_empty();
@@ -92,40 +88,31 @@ impl AlarmList {
         if known && was_raised == is_raised {
             return if is_raised { alarm.show_cause() } else { AlarmEffect::Nothing };
         }
-        let lasted = shown_duration(change.at.moment.since(alarm.since.moment));
-        let kind = change.key.kind;
+        let lasted = change.at.moment.since(alarm.since.moment);
         alarm.since = change.at;
         alarm.test = change.test.clone().or_else(|| alarm.test.take());
         alarm.count += u64::from(is_raised);
-        alarm.remark.clear();
         let shown = Arc::make_mut(&mut alarm.shown);
         shown.since = alarm.since.wall;
         shown.test = alarm.test.clone();
         shown.count = alarm.count;
-        match &change.verdict {
+        shown.remarks = Remarks::default();
+        let reason = match &change.verdict {
             Verdict::Violated(cause) => {
                 shown.state = AlarmState::Raised;
                 shown.raised_at = shown.since;
+                shown.clear_reason = None;
+                shown.first_cause = Some(cause.clone());
                 alarm.shown_reporter = None;
                 alarm.show_cause();
-                let shown = Arc::make_mut(&mut alarm.shown);
-                shown.first_text = cause.to_string();
-                shown.legacy_text = cause.legacy_text();
+                return AlarmEffect::State(alarm.shown.clone());
             }
-            Verdict::Cleared if was_raised => {
-                shown.text = cleared_after(kind, &lasted);
-                shown.state = AlarmState::Cleared;
-            }
-            Verdict::Undecidable if was_raised => {
-                shown.text =
-                    format!("no longer decidable after {lasted}: measurements since then are neither good nor bad");
-                shown.state = AlarmState::Cleared;
-            }
-            Verdict::Cleared | Verdict::Undecidable | Verdict::Overdue => {
-                shown.text = GOOD.to_owned();
-                shown.state = AlarmState::Cleared;
-            }
-        }
+            Verdict::Cleared if was_raised => ClearReason::GoodAgain(lasted),
+            Verdict::Undecidable if was_raised => ClearReason::Undecidable(lasted),
+            Verdict::Cleared | Verdict::Undecidable | Verdict::Overdue => ClearReason::Good,
+        };
+        shown.state = AlarmState::Cleared;
+        shown.clear_reason = Some(reason);
         AlarmEffect::State(alarm.shown.clone())
     }
 
@@ -144,14 +131,10 @@ impl AlarmList {
         changed
     }
 
-    /// Sets the remark beside an alarm's cause. Returns whether the remark changed.
-    pub fn annotate(&mut self, key: &AlarmKey, remark: &str) -> bool {
-        let Some(alarm) = self.alarms.get_mut(key).filter(|alarm| alarm.remark != remark) else { return false };
-        let shown = Arc::make_mut(&mut alarm.shown);
-        if let Some(own) = shown.text.strip_suffix(&alarm.remark) {
-            shown.text = format!("{own}{remark}");
-        }
-        remark.clone_into(&mut alarm.remark);
+    /// Sets the remarks beside an alarm's cause. Returns whether they changed.
+    pub fn annotate(&mut self, key: &AlarmKey, remarks: Remarks) -> bool {
+        let Some(alarm) = self.alarms.get_mut(key).filter(|alarm| alarm.shown.remarks != remarks) else { return false };
+        Arc::make_mut(&mut alarm.shown).remarks = remarks;
         true
     }
 
@@ -184,7 +167,7 @@ impl AlarmList {
             .filter_map(|key| self.alarms.remove(&key))
             // Alarms that were already cleared are removed without another clear.
             .filter(|alarm| alarm.shown.is_raised())
-            .map(|alarm| Arc::new(retired(&alarm.shown, NO_LONGER_WATCHED, now.wall)))
+            .map(|alarm| Arc::new(retired(&alarm.shown, ClearReason::NotWatched, now.wall)))
             .collect();
         let taken_back: Vec<ConditionChange> = self
             .alarms
@@ -221,69 +204,27 @@ impl Entry {
         self.raised_by.get(self.shown_reporter.as_ref()?)
     }
 
-    /// Shows the cause in its current form, so that a receiver that is notified later gets the current text.
+    /// Shows the latest cause, so that a receiver that is notified later gets the current text.
     fn show_cause(&mut self) -> AlarmEffect {
         if self.cause().is_none() {
             self.shown_reporter = self.raised_by.keys().next().cloned();
         }
-        let Some(cause) = self.cause() else { return AlarmEffect::Nothing };
-        let text = format!("{cause}{}", self.remark);
-        let delay_seconds = cause.delay().map(|delay| delay.seconds());
-        let source = if let Cause::UnknownPacket { source, .. } = cause { Some(source.clone()) } else { None };
-        let tally = if let Cause::Shared(shared) = cause {
-            Some(MemberCounts { down: shared.down, total: shared.total })
-        } else {
-            None
+        let Some(cause) = self.cause().filter(|cause| self.shown.cause.as_ref() != Some(cause)) else {
+            return AlarmEffect::Nothing;
         };
-        let before = self.shown.clone();
-        let shown = Arc::make_mut(&mut self.shown);
-        shown.text = text;
-        shown.delay_seconds = delay_seconds.or(shown.delay_seconds);
-        shown.source = source;
-        shown.members = tally;
-        if self.shown == before { AlarmEffect::Nothing } else { AlarmEffect::Text(self.shown.clone()) }
+        let cause = Some(cause.clone());
+        Arc::make_mut(&mut self.shown).cause = cause;
+        AlarmEffect::Text(self.shown.clone())
     }
 }
-
-/// Text of an alarm that was never raised, as far as this run of the agent has determined.
-pub const GOOD: &str = "good";
-
-/// Returns the text of a clear, with the time for which the alarm was raised.
-pub fn cleared_after(kind: Kind, lasted: &str) -> String {
-    match kind {
-        Kind::Connection => format!("up again after {lasted}"),
-        Kind::Isolated => format!("no longer isolated after {lasted}"),
-        Kind::Latency
-        | Kind::Loss
-        | Kind::Jitter
-        | Kind::Path
-        | Kind::Sender
-        | Kind::Clock
-        | Kind::Config
-        | Kind::UnknownPacket
-        | Kind::Storm
-        | Kind::Test => format!("good again after {lasted}"),
-    }
-}
-
-/// Formats a duration in whole seconds, or in milliseconds where it is shorter than a second.
-fn shown_duration(duration: Duration) -> String {
-    let whole = match duration.as_secs() {
-        0 => Duration::from_millis(u64::from(duration.subsec_millis()).max(1)),
-        seconds => Duration::from_secs(seconds),
-    };
-    humantime::format_duration(whole).to_string()
-}
-
-/// Text of the clear of an alarm whose subject is gone.
-pub const NO_LONGER_WATCHED: &str = "removed, disabled or no longer watched";
 
 /// Returns the clear of an alarm that ends because its subject or its receiver goes away.
-pub fn retired(shown: &Notification, text: &str, at: WallTime) -> Notification {
-    Notification { state: AlarmState::Cleared, since: at, text: text.to_owned(), ..shown.clone() }
+pub fn retired(shown: &Notification, reason: ClearReason, at: WallTime) -> Notification {
+    let remarks = Remarks::default();
+    Notification { state: AlarmState::Cleared, since: at, clear_reason: Some(reason), remarks, ..shown.clone() }
 }
 
-/// Returns a cleared notification without text, for an alarm of which nothing was reported yet.
+/// Returns the cleared notification of an alarm of which nothing was reported yet.
 pub fn cleared_notification(agent: &str, key: &AlarmKey, at: Now) -> Notification {
     Notification {
         agent: agent.to_owned(),
@@ -292,13 +233,11 @@ pub fn cleared_notification(agent: &str, key: &AlarmKey, at: Now) -> Notificatio
         severity: key.kind.severity(),
         since: at.wall,
         raised_at: at.wall,
-        members: None,
-        text: String::new(),
-        first_text: String::new(),
-        legacy_text: String::new(),
+        cause: None,
+        first_cause: None,
+        clear_reason: Some(ClearReason::Good),
+        remarks: Remarks::default(),
         test: None,
-        delay_seconds: None,
-        source: None,
         count: 0,
         suppressed: 0,
     }
@@ -306,7 +245,10 @@ pub fn cleared_notification(agent: &str, key: &AlarmKey, at: Now) -> Notificatio
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::pure::alarm::notification::OtherTests;
 
     fn reporter(name: &str) -> Subject {
         Subject::Listener(([127, 0, 0, 1], name.len() as u16).into())
@@ -337,21 +279,23 @@ mod tests {
         assert_eq!(list.on_change(&fault("one", Verdict::Cleared)), AlarmEffect::Nothing);
         let later = ConditionChange { at: at(24), ..fault("another", Verdict::Cleared) };
         let clear = list.on_change(&later).state().unwrap();
-        assert_eq!((clear.state, clear.text.as_str()), (AlarmState::Cleared, "good again after 24s"));
+        assert_eq!((clear.state, clear.text().as_str()), (AlarmState::Cleared, "good again after 24s"));
         assert_eq!(list.raised().count(), 0);
     }
 
     #[test]
-    fn text_follows_the_cause_and_first_text_is_kept() {
+    fn text_follows_the_cause_and_first_cause_is_kept() {
         let mut list = AlarmList::new("a".into());
         list.on_change(&fault("one", bad()));
         let key = fault("one", bad()).key;
-        assert!(list.annotate(&key, "; and more is known"));
+        let others = Some(OtherTests { peer: "b".into(), up: 1, total: 2 });
+        assert!(list.annotate(&key, Remarks { others, ..Remarks::default() }));
         let worse = fault("one", Verdict::Violated(Cause::Config("worse".into())));
         let AlarmEffect::Text(shown) = list.on_change(&worse) else { panic!("the text is another") };
-        assert_eq!((shown.text.as_str(), shown.first_text.as_str()), ("worse; and more is known", "wrong"));
-        assert!(list.annotate(&key, ""));
-        assert_eq!(list.get(&key).unwrap().text, "worse");
+        assert_eq!(shown.text(), "worse; 1 of 2 other tests with b get through");
+        assert_eq!(shown.first_cause, Some(Cause::Config("wrong".into())));
+        assert!(list.annotate(&key, Remarks::default()));
+        assert_eq!(list.get(&key).unwrap().text(), "worse");
         assert_eq!(list.on_change(&worse), AlarmEffect::Nothing);
     }
 
@@ -360,7 +304,7 @@ mod tests {
         let mut list = AlarmList::new("a".into());
         list.on_change(&fault("one", bad()));
         let ended = list.on_change(&fault("one", Verdict::Undecidable)).state().unwrap();
-        assert!(!ended.is_raised() && ended.text.starts_with("no longer decidable"), "{ended:?}");
+        assert!(!ended.is_raised() && ended.text().starts_with("no longer decidable"), "{ended:?}");
     }
 
     #[test]

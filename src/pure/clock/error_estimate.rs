@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::pure::base::time::{Now, seconds};
 
@@ -72,7 +72,7 @@ impl ErrorEstimate {
 }
 
 /// Measured delay of a probe with its measurement uncertainty; one-way, or of the round trip.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Delay {
     /// Receive time minus send time in nanoseconds; negative if a clock is wrong by more than the real delay.
     pub nanos: i64,

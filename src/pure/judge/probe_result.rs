@@ -9,4 +9,6 @@ pub enum ProbeResult {
     Measured(Duration),
     /// The target did not answer, for this reason.
     Failed(String),
+    /// This host could not send the probe, for this reason, which says nothing about the target.
+    NotSent(String),
 }

@@ -306,7 +306,8 @@ impl ReceiveSession {
     }
 
     /// Evaluates the result of probe `sequence` of a target, which was sent in epoch `epoch` and ended at `now`. A failure
-    /// is a bad sample, except within the startup grace of a test that never succeeded.
+    /// is a bad sample, except within the startup grace of a test that never succeeded. A probe that could not be sent
+    /// is no sample.
     pub fn on_result(
         &mut self,
         result: ProbeResult,
@@ -339,12 +340,17 @@ impl ReceiveSession {
                 };
                 self.on_probe(&probe, changes);
             }
+            ProbeResult::NotSent(_) => self.on_timeout(now, 0, changes),
             ProbeResult::Failed(problem) => {
+                self.on_timeout(now, 0, changes);
+                match self.last_probe {
+                    Some(_) => self.statistics.on_timeout(1, now.moment),
+                    None => self.statistics.on_lost(1, now.moment),
+                }
                 let in_grace = self.last_probe.is_none() && now.moment < self.started + self.expected.startup_grace;
                 if in_grace {
                     return;
                 }
-                self.timeout_at = self.deadline_after(now.moment);
                 let cause = Cause::ProbeFailed(problem);
                 self.sample(Kind::Connection, Sample::Bad, Some(cause.clone()), now, changes);
                 // The first probe of a numbering may go to another target, so that an earlier reason no longer holds.
@@ -544,6 +550,9 @@ impl ReceiveSession {
 
     /// Returns the end of the interval that begins at `moment`.
     fn deadline_after(&self, moment: Moment) -> Moment {
+        if !self.expected.has_timeout {
+            return Moment::MAX;
+        }
         let every = self.expected.expect_every.max(Duration::from_nanos(1));
         let every = match self.tolerated_interval() {
             // Tolerate the longer interval until at most one regular interval after the roll-out.
@@ -556,6 +565,9 @@ impl ReceiveSession {
     /// Returns the first deadline of a session. The first bad samples are timed so that the raise falls at the end of
     /// the startup grace, not before.
     fn first_deadline(&self, started: Moment) -> Moment {
+        if !self.expected.has_timeout {
+            return Moment::MAX;
+        }
         self.first_sample_for_raise_at(started + self.expected.startup_grace).max(started + self.expected.expect_every)
     }
 

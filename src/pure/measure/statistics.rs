@@ -233,6 +233,12 @@ impl Statistics {
         self.now.lost += i64::from(missing);
     }
 
+    /// Records that `lost` probes are certainly lost.
+    pub fn on_lost(&mut self, lost: u32, now: Moment) {
+        self.roll(now);
+        self.now.lost += i64::from(lost);
+    }
+
     /// Records a new epoch. The sender had been away, so the probes that were presumed lost were never sent.
     pub fn on_epoch(&mut self, now: Moment) {
         self.roll(now);

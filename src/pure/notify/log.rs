@@ -30,10 +30,11 @@ use self::retry::Reachability;
 use self::storm::Storm;
 pub use self::storm::StormSettings;
 use self::storm_summary::STORM_DAMPING;
+use crate::pure::alarm::cause::StormCounts;
 use crate::pure::alarm::inventory::AlarmInventory;
 use crate::pure::alarm::key::{AlarmKey, Kind, Subject};
-use crate::pure::alarm::list::{NO_LONGER_WATCHED, retired};
-use crate::pure::alarm::notification::{AlarmState, AlarmStatus, Notification, SuppressedBy};
+use crate::pure::alarm::list::retired;
+use crate::pure::alarm::notification::{AlarmState, AlarmStatus, ClearReason, Notification, SuppressedBy};
 use crate::pure::base::time::{Moment, Now, WallTime};
 use crate::pure::base::token_bucket::TokenBucket;
 
@@ -201,7 +202,7 @@ impl NotificationLog {
             self.clear_not_before = now.moment + gathers;
         }
         // A storm of an earlier run counts as ended. If it continues, a new one is detected.
-        let over = self.storm_standing(AlarmState::Cleared, "the agent was restarted".to_owned(), now);
+        let over = self.storm_status(StormCounts::default(), Some(ClearReason::Restarted), now);
         for record in records {
             let key = record.notification.key.clone();
             let entry = self.entry(&key, hold_down);
@@ -221,7 +222,7 @@ impl NotificationLog {
             self.reschedule(&key, now.moment);
             // The scope of the sink may have been narrowed since the records were written.
             if !self.in_scope(&key) {
-                self.retire(&key, OUT_OF_SCOPE, now);
+                self.retire(&key, ClearReason::OutOfScope, now);
             }
         }
     }
@@ -280,7 +281,7 @@ impl NotificationLog {
                     self.remove(&key);
                 }
             } else {
-                self.retire(&key, OUT_OF_SCOPE, now);
+                self.retire(&key, ClearReason::OutOfScope, now);
             }
         }
         handed_over
@@ -351,7 +352,7 @@ impl NotificationLog {
         let others = self.entries.iter().filter(|(key, _)| key.kind != Kind::Storm && !valid.contains(key));
         let gone: Vec<_> = others.filter(|(_, entry)| !stands(entry)).map(|(key, _)| key.clone()).collect();
         for key in gone {
-            self.retire(&key, NO_LONGER_WATCHED, now);
+            self.retire(&key, ClearReason::NotWatched, now);
         }
     }
 
@@ -509,7 +510,7 @@ impl NotificationLog {
         })
     }
 
-    fn retire(&mut self, key: &AlarmKey, text: &str, now: Now) {
+    fn retire(&mut self, key: &AlarmKey, reason: ClearReason, now: Now) {
         let Some(entry) = self.entries.get_mut(key) else { return };
         entry.retired = true;
         // The alarm will not change any more, so that it cannot be flapping either.
@@ -522,7 +523,7 @@ impl NotificationLog {
         if let Some(shown) = shown
             && (entry.wanted.is_none() || entry.wanted_is_raised())
         {
-            let notification = Arc::new(retired(shown, text, now.wall));
+            let notification = Arc::new(retired(shown, reason, now.wall));
             entry.wanted = Some(AlarmStatus { notification, suppressed_by: None });
         }
         self.reschedule(key, now.moment);
@@ -574,9 +575,6 @@ impl NotificationLog {
         self.entries.get(&AlarmKey::new(sibling, key.subject.clone())).and_then(raised)
     }
 }
-
-/// Text of the clear that is sent when an alarm leaves the scope of a receiver.
-const OUT_OF_SCOPE: &str = "this receiver is no longer notified of this alarm";
 
 #[cfg(test)]
 mod tests;

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::pure::base::time::Moment;
 
@@ -110,14 +110,13 @@ impl Flows {
 }
 
 /// Description of the flows from which no probes arrive while others are received.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeadFlows {
     /// Number of dead flows.
     pub dead: usize,
     /// Total number of flows of the test.
     pub of: usize,
     /// Property that the dead flows have in common.
-    #[serde(skip)]
     pub what: SharedProperty,
     /// Source ports of the last probes of the dead flows, as far as any were received; with these ports the path can
     /// be traced.
@@ -128,7 +127,8 @@ pub struct DeadFlows {
 const PORTS_NAMED: usize = 16;
 
 /// Property shared by the dead flows and by no other flow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum SharedProperty {
     /// The long probes are lost and the short ones arrive; the value is the payload size of the long ones.
     Size(u16),

@@ -656,6 +656,7 @@ mod tests {
             role: Role::Sender,
             mode: Mode::TwoWay,
             expect_every: second,
+            has_timeout: true,
             thresholds: Thresholds::in_a_row(3, 3),
             limits: DelayLimits { max_latency: Some(second), clear_latency: second, egregious_latency: second * 60 },
             max_each_way: None,

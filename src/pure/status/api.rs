@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::pure::alarm::notification::{Notification, SuppressedBy};
+use crate::pure::alarm::notification::{Notification, SuppressedBy, rendered};
 use crate::pure::alarm::shelving::{Matcher, Silence};
 use crate::pure::base::time::WallTime;
 use crate::pure::notify::log::NotifiedState;
@@ -107,7 +107,7 @@ pub enum ApiError {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ActiveAlarm {
     /// Alarm in its current state, or as it was last notified if that is unknown.
-    #[serde(flatten)]
+    #[serde(flatten, serialize_with = "rendered")]
     pub notification: Arc<Notification>,
     /// Reason why the raise is suppressed; `None` if it is not, or if the alarm is cleared.
     pub suppressed_by: Option<SuppressedBy>,

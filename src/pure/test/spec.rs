@@ -23,3 +23,26 @@ pub enum Wire {
     #[serde(rename = "json-v1")]
     JsonV1,
 }
+
+/// Kinds of probes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Protocol {
+    /// STAMP over UDP (RFC 8762), between two agents, judged at the receiver.
+    #[default]
+    Udp,
+    /// TCP connection to a `target`, judged at the sender.
+    Tcp,
+}
+
+/// Accepts the names in upper and lower case, as the original wrote them.
+impl<'de> Deserialize<'de> for Protocol {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        match name.to_ascii_lowercase().as_str() {
+            "udp" => Ok(Protocol::Udp),
+            "tcp" => Ok(Protocol::Tcp),
+            _ => Err(serde::de::Error::unknown_variant(&name, &["udp", "tcp"])),
+        }
+    }
+}

@@ -1,6 +1,7 @@
-//! Tables of the status page for tests that this host judges: tests that end here, and round trips that start here.
+//! Tables of the status page for tests that this host judges: tests that end here, round trips that start here, and
+//! targets that this host probes.
 //!
-//! The function `tests` renders both tables from the status of the tests.
+//! The function `tests` renders these tables from the status of the tests.
 
 use maud::{Markup, html};
 
@@ -10,11 +11,13 @@ use crate::pure::measure::statistics::{Summaries, Summary};
 use crate::pure::stamp::flows::FlowStatus;
 use crate::pure::status::snapshot::TestStatus;
 use crate::pure::test::role::Role;
+use crate::pure::test::spec::Protocol;
 
 pub(super) fn tests(tests: &[TestStatus]) -> Markup {
     let of = |role: Role| tests.iter().filter(move |test| test.role == role);
-    // A sender has statistics only if it measures round trips.
-    let round_trips = of(Role::Sender).filter(|test| test.statistics.is_some());
+    // A sender has statistics only if it measures round trips or probes a target.
+    let judged = |protocol| of(Role::Sender).filter(move |s| s.statistics.is_some() && s.test.protocol == protocol);
+    let (round_trips, targets) = (judged(Protocol::Udp), judged(Protocol::Tcp));
     html! {
         h2 { "Tests received here" }
         @if of(Role::Receiver).next().is_none() { p.quiet { "None." } }
@@ -22,6 +25,10 @@ pub(super) fn tests(tests: &[TestStatus]) -> Markup {
         @if round_trips.clone().next().is_some() {
             h2 { "Round trips from here and back" }
             (table(round_trips, Role::Sender))
+        }
+        @if targets.clone().next().is_some() {
+            h2 { "Targets probed from here" }
+            (table(targets, Role::Sender))
         }
     }
 }
@@ -50,9 +57,10 @@ fn row(status: &TestStatus, role: Role) -> Markup {
             td { (state_pill(status.condition)) (kinds(status)) }
             td { (named(&test.description, &test.id.to_string())) }
             td {
-                @match role {
-                    Role::Receiver => { (test.from_host) " " small { (test.from) } " → " small { (test.to) } }
-                    Role::Sender => { small { (test.from) } " ⇄ " (test.to_host) " " small { (test.to) } }
+                @match (role, test.protocol) {
+                    (_, Protocol::Tcp) => { (test.from_host) " → " (test.to) }
+                    (Role::Receiver, Protocol::Udp) => { (test.from_host) " " small { (test.from) } " → " small { (test.to) } }
+                    (Role::Sender, Protocol::Udp) => { small { (test.from) } " ⇄ " (test.to_host) " " small { (test.to) } }
                 }
                 (flows(&status.flows))
             }

@@ -166,7 +166,7 @@ impl Agent {
     /// Returns the body of the agent's page at this path, or `None` if it cannot be reached.
     pub fn get(&self, path: &str) -> Option<String> {
         let get = || http(self.web_port, "GET", path, "");
-        let answer = match &self.namespace {
+        let answer = match &self.surroundings.namespace {
             None => get(),
             Some(_) => super::in_namespace_of(self.pid(), get),
         };

@@ -132,7 +132,7 @@ impl Renderer {
             self.object(2, text(&notification.key.subject.to_string())),
             self.object(3, Value::Integer(severity)),
             self.object(4, Value::Octets(date_and_time(notification.since))),
-            self.object(5, text(&notification.text)),
+            self.object(5, text(&notification.text())),
             self.object(6, Value::Unsigned(saturating(notification.count))),
             self.object(7, Value::Unsigned(saturating(notification.suppressed))),
             self.object(
@@ -145,7 +145,7 @@ impl Renderer {
             ),
         ];
         if (13..=19).contains(&n) || (27..=28).contains(&n) {
-            let tally = notification.members.unwrap_or(MemberCounts { down: 0, total: 0 });
+            let tally = notification.members().unwrap_or(MemberCounts { down: 0, total: 0 });
             varbinds.push(self.object(17, Value::Unsigned(saturating(tally.down))));
             varbinds.push(self.object(18, Value::Unsigned(saturating(tally.total))));
         }
@@ -155,12 +155,12 @@ impl Renderer {
             varbinds.extend((8..).zip(texts).map(|(n, value)| self.object(n, text(value))));
         }
         if notification.key.kind == Kind::Latency {
-            let micros = notification.delay_seconds.unwrap_or_default() * 1e6;
+            let micros = notification.delay_seconds().unwrap_or_default() * 1e6;
             let micros = micros.clamp(f64::from(i32::MIN), f64::from(i32::MAX)) as i64;
             varbinds.push(self.object(14, Value::Integer(micros)));
         }
         if notification.key.kind == Kind::UnknownPacket {
-            varbinds.push(self.object(15, text(notification.source.as_deref().unwrap_or_default())));
+            varbinds.push(self.object(15, text(notification.source().unwrap_or_default())));
         }
         Trap { oid: [&NOTIFICATIONS[..], &[n]].concat(), varbinds }
     }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::pure::alarm::cause::GroupDirection;
 
 const SETTINGS: GroupSettings = GroupSettings { group_wait: Duration::from_secs(5), group_min: 3, group_ratio: 0.8 };
 
@@ -19,6 +20,7 @@ fn memberships(hosts: u8, per_host: u8) -> BTreeMap<TestId, Membership> {
         shares: vec![host(n / per_host), Subject::Listener(([127, 0, 0, 1], 8620).into())],
         fresh_after: Duration::from_secs(8),
         found_after: Duration::from_secs(3),
+        direction: GroupDirection::From,
         description: format!("test {n}"),
     };
     (0..hosts * per_host).map(|n| (id(n), membership(n))).collect()
@@ -129,6 +131,7 @@ fn group_that_cannot_be_down_is_cleared_once() {
         shares: vec![host(0)],
         fresh_after: Duration::ZERO,
         found_after: Duration::ZERO,
+        direction: GroupDirection::From,
         description: String::new(),
     };
     groups.on_tests(SETTINGS, (0..4).map(|n| (id(n), membership.clone())).collect(), at(0));
@@ -178,6 +181,7 @@ fn tag_alarm_is_raised_when_no_host_explains_the_failures() {
         ],
         fresh_after: Duration::ZERO,
         found_after: Duration::ZERO,
+        direction: GroupDirection::From,
         description: format!("test {n}"),
     };
     groups.on_tests(SETTINGS, (0..8).map(|n| (id(n), membership(n))).collect(), at(0));

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::AlarmEngine;
 use crate::pure::alarm::cause::Cause;
 use crate::pure::alarm::key::{AlarmKey, Kind, Subject};
-use crate::pure::alarm::notification::{AlarmStatus, Notification, SuppressedBy};
+use crate::pure::alarm::notification::{AlarmStatus, Notification, OtherTests, RefusedHost, Remarks, SuppressedBy};
 use crate::pure::base::time::Now;
 use crate::pure::test::id::TestId;
 
@@ -17,34 +17,26 @@ impl AlarmEngine {
     }
 
     /// Returns the hosts to which this host's probes cannot be sent, each with the cause.
-    pub(super) fn refused_hosts(&self) -> BTreeMap<String, String> {
+    pub(super) fn refused_hosts(&self) -> BTreeMap<String, Cause> {
         let refused = self.list.raised_of(Kind::Sender);
         let of_test = refused.filter(|alarm| alarm.key.test().is_some());
         of_test
             .filter_map(|alarm| {
                 let cause = self.list.cause(&alarm.key)?;
-                Some((alarm.test.as_ref()?.to_host.clone(), cause.to_string()))
+                Some((alarm.test.as_ref()?.to_host.clone(), cause.clone()))
             })
             .collect()
     }
 
-    /// Sets the remark of a connection alarm: what else is known that points to its cause. Returns whether the text
+    /// Sets the remarks of a connection alarm: what else is known that points to its cause. Returns whether the text
     /// changed.
-    pub(super) fn annotate(&mut self, key: &AlarmKey, refused: &BTreeMap<String, String>) -> bool {
+    pub(super) fn annotate(&mut self, key: &AlarmKey, refused: &BTreeMap<String, Cause>) -> bool {
         let Some(notification) = self.list.get(key).filter(|alarm| alarm.is_raised()) else { return false };
         let (Kind::Connection, Some(peer)) = (key.kind, self.peer(notification)) else { return false };
-        let mut remark = String::new();
-        if let Some(id) = key.test() {
-            remark = match self.connection_groups.others_from_host(id) {
-                None | Some((_, 0)) => String::new(),
-                Some((0, _)) => format!("; no other test with {peer} gets through"),
-                Some((up, others)) => format!("; {up} of {others} other tests with {peer} get through"),
-            };
-        }
-        if let Some(problem) = refused.get(&peer) {
-            remark += &format!("; from here to {peer}: {problem}");
-        }
-        self.list.annotate(key, &remark)
+        let others = key.test().and_then(|id| self.connection_groups.others_from_host(id));
+        let others = others.map(|(up, total)| OtherTests { peer: peer.clone(), up, total });
+        let refused = refused.get(&peer).map(|cause| RefusedHost { peer, cause: Box::new(cause.clone()) });
+        self.list.annotate(key, Remarks { others, refused, still_down: 0 })
     }
 
     /// Updates the remarks of tests that are down, where the state of another test of the same host has changed.
@@ -72,10 +64,9 @@ impl AlarmEngine {
     /// Adds to the clear of a group how many members are still down; each of them is notified alone once it was
     /// confirmed.
     pub(super) fn annotate_members_down(&mut self, group: &AlarmKey) {
-        let left = self.groups_of(group.kind).down_of(group).count();
-        if left > 0 {
-            let of = if left == 1 { "1 test is".to_owned() } else { format!("{left} tests are") };
-            self.list.annotate(group, &format!("; {of} not good again yet; each is notified if that does not change"));
+        let still_down = self.groups_of(group.kind).down_of(group).count();
+        if still_down > 0 {
+            self.list.annotate(group, Remarks { still_down, ..Remarks::default() });
         }
     }
 

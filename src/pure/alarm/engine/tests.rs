@@ -2,6 +2,7 @@
 //! groups, and storms.
 
 use super::*;
+use crate::pure::alarm::cause::GroupDirection;
 use crate::pure::alarm::cause::NoProbe as FellSilent;
 use crate::pure::alarm::shelving::Matcher;
 use crate::pure::base::time::WallTime;
@@ -11,6 +12,7 @@ use crate::pure::notify::log::{
     NotifiedRecord, OnRemoval, Outbound, RecordState, Scope, StormSettings,
 };
 use crate::pure::test::facts::TestFacts;
+use crate::pure::test::spec::Protocol;
 use proptest::prelude::*;
 use std::ops::Range;
 use std::time::Duration;
@@ -49,6 +51,7 @@ fn id(n: usize) -> TestId {
 fn facts(n: usize, per_host: usize) -> Arc<TestFacts> {
     Arc::new(TestFacts {
         id: id(n),
+        protocol: Protocol::Udp,
         description: format!("test {n}"),
         from_host: format!("h{}", n / per_host),
         from: String::new(),
@@ -64,6 +67,7 @@ fn rules(tests: usize, per_host: usize, group: GroupSettings) -> Rules {
         shares: vec![Subject::Host(format!("h{}", n / per_host)), Subject::Listener(([127, 0, 0, 1], 8620).into())],
         fresh_after: Duration::from_secs(8),
         found_after: Duration::from_secs(3),
+        direction: GroupDirection::From,
         description: format!("test {n}"),
     };
     let received = (0..tests).map(|n| facts(n, per_host));
@@ -714,7 +718,7 @@ fn notified(world: &mut World) -> Vec<String> {
             world.receiver.wait_for_response(due);
             world.log.on_delivered(due, world.now.moment);
             match due {
-                Outbound::Alarm { notification, .. } => format!("{}: {}", notification.headline(), notification.text),
+                Outbound::Alarm { notification, .. } => format!("{}: {}", notification.headline(), notification.text()),
                 Outbound::ColdStart => "cold start".to_owned(),
             }
         })
@@ -903,6 +907,7 @@ fn both_ways(hosts: usize, per_host: usize, delivery_mode: DeliveryMode) -> Worl
             shares: vec![Subject::Host(facts.to_host.clone())],
             fresh_after: Duration::from_secs(7),
             found_after: Duration::from_secs(3),
+            direction: GroupDirection::To,
             description: facts.description.clone(),
         };
         world.rules.tests.insert(facts.id, (facts.clone(), DAMPING));
@@ -1015,7 +1020,7 @@ fn group_below_ratio_is_cleared_and_tests_still_down_are_sent() {
     world.pass(SECOND * 60);
     // A member is up again: the group's text counts it.
     world.set(0, false);
-    let text = &world.engine.raised().find(|alarm| alarm.key.test().is_none()).unwrap().text;
+    let text = &world.engine.raised().find(|alarm| alarm.key.test().is_none()).unwrap().text();
     assert!(text.starts_with("9 of 10 tests from host h0"), "{text}");
     (1..6).for_each(|n| world.set(n, false));
     let all = notified(&mut world);
@@ -1071,7 +1076,7 @@ fn overdue_test_is_not_counted_as_up_in_remarks() {
     // The probe was only late, and the text counts its test from then on.
     world.set(3, false);
     world.pass(SECOND);
-    let text = &world.engine.raised().next().unwrap().text;
+    let text = &world.engine.raised().next().unwrap().text();
     assert!(text.ends_with("; 1 of 1 other tests with h1 get through"), "{text}");
 }
 

@@ -51,6 +51,8 @@ pub struct Criteria {
     pub mode: Mode,
     /// Interval within which at least one probe is expected; each interval without one is a bad sample.
     pub expect_every: Duration,
+    /// Whether missing probes are bad samples. False for a target, each of whose probes ends with a result.
+    pub has_timeout: bool,
     /// Numbers of samples that raise and clear a condition.
     pub thresholds: Thresholds,
     /// Limits of a probe's one-way delay; at the sender, limits of the round trip.

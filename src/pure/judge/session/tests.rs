@@ -67,6 +67,7 @@ fn with(criteria: Criteria) -> SessionPlan {
 fn criteria() -> Criteria {
     Criteria {
         expect_every: EVERY,
+        has_timeout: true,
         thresholds: Thresholds::in_a_row(3, 3),
         limits: DelayLimits {
             max_latency: Some(Duration::from_millis(5)),
@@ -933,7 +934,8 @@ fn delay_variation_includes_probes_that_were_overtaken() {
 
 #[test]
 fn failed_probes_of_a_target_raise_with_their_reason_and_measured_ones_clear() {
-    let mut session = ReceiveSession::new(with(Criteria { role: Role::Sender, ..criteria() }), at(0));
+    let mut session =
+        ReceiveSession::new(with(Criteria { role: Role::Sender, has_timeout: false, ..criteria() }), at(0));
     let mut found = Vec::new();
     for n in 0..40u32 {
         let result = match (10..20).contains(&n) {
@@ -956,7 +958,10 @@ fn failed_probes_of_a_target_raise_with_their_reason_and_measured_ones_clear() {
 #[test]
 fn failures_within_the_grace_of_a_target_that_never_answered_raise_nothing() {
     let startup_grace = Duration::from_secs(5);
-    let mut session = ReceiveSession::new(with(Criteria { role: Role::Sender, startup_grace, ..criteria() }), at(0));
+    let mut session = ReceiveSession::new(
+        with(Criteria { role: Role::Sender, has_timeout: false, startup_grace, ..criteria() }),
+        at(0),
+    );
     let raised_at = (0..100u32).find(|n| {
         let mut changes = Vec::new();
         let result = ProbeResult::Failed("refused".to_owned());
@@ -968,7 +973,8 @@ fn failures_within_the_grace_of_a_target_that_never_answered_raise_nothing() {
 
 #[test]
 fn reason_of_a_raised_alarm_is_replaced_at_once_when_the_target_changes() {
-    let mut session = ReceiveSession::new(with(Criteria { role: Role::Sender, ..criteria() }), at(0));
+    let mut session =
+        ReceiveSession::new(with(Criteria { role: Role::Sender, has_timeout: false, ..criteria() }), at(0));
     let mut fail = |sequence, millis, target: &str| {
         let mut changes = Vec::new();
         session.on_result(ProbeResult::Failed(target.into()), (1, sequence), EVERY / 2, at(millis), &mut changes);

@@ -9,7 +9,7 @@ use super::entry::Class;
 use super::retry::{Failed, message_wait};
 use super::{ColdStartPhase, NotificationLog, NotifyReason, Outbound, jitter};
 use crate::pure::alarm::key::{AlarmKey, Severity};
-use crate::pure::alarm::notification::AlarmState;
+use crate::pure::alarm::notification::{AlarmState, ClearReason};
 use crate::pure::base::time::{Moment, Now, WallTime};
 
 /// Messages to attempt next: alarms by key, or the coldStart that failed before.
@@ -63,14 +63,12 @@ impl NotificationLog {
                 && entry.unconfirmed.is_none()
                 && !notification.is_raised()
             {
-                Arc::make_mut(&mut notification).text = NO_RECORD.to_owned();
+                Arc::make_mut(&mut notification).clear_reason = Some(ClearReason::NoRecord);
             }
             if notification.suppressed != suppressed || flapping {
                 let notified = Arc::make_mut(&mut notification);
                 notified.suppressed = suppressed;
                 if flapping {
-                    let now = if notified.state.is_raised() { "down" } else { "up" };
-                    notified.text = format!("flapping, now {now}: {}", notified.text);
                     notified.state = AlarmState::Flapping;
                 }
             }
@@ -286,6 +284,3 @@ fn failed_of(due: &Outbound) -> Failed {
         Outbound::Alarm { notification, .. } => Some(notification.key.clone()),
     }
 }
-
-/// Text of a clear that is sent although this agent has no record of a raise.
-const NO_RECORD: &str = "good; sent once, because this agent has no record of earlier notifications";

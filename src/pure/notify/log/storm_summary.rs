@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use super::storm::StormTransition;
 use super::{FlapSettings, HoldDown, NotificationLog, Scope};
+use crate::pure::alarm::cause::{Cause, StormCounts};
 use crate::pure::alarm::key::{AlarmKey, Kind, Subject};
 use crate::pure::alarm::list::cleared_notification;
-use crate::pure::alarm::notification::{AlarmState, AlarmStatus, MemberCounts, Notification};
+use crate::pure::alarm::notification::{AlarmState, AlarmStatus, ClearReason, Notification};
 use crate::pure::base::time::Now;
 
 /// Damping of the storm summary: no hold-down and no flapping, since `StormSettings` already sets its intervals.
@@ -36,29 +37,15 @@ impl NotificationLog {
             self.entries.values_mut().for_each(|entry| entry.flaps.forget());
             flapping.iter().for_each(|key| self.reschedule(key, now.moment));
         }
-        let (waiting, stand) = (self.waiting, self.standing_tests());
-        let lasted = since.map_or(Duration::ZERO, |since| Duration::from_secs(now.moment.since(since).as_secs()));
-        let lasted = humantime::format_duration(lasted);
-        let (state, text) = match turn {
-            StormTransition::Opened => (
-                AlarmState::Raised,
-                format!(
-                    "{waiting} alarms are pending, {stand} raised; they are notified one by one when the storm \
-                ends"
-                ),
-            ),
-            StormTransition::Continued => {
-                (AlarmState::Raised, format!("for {lasted} now: {waiting} alarms are pending, {stand} raised"))
+        let lasted = match turn {
+            StormTransition::Opened => Duration::ZERO,
+            StormTransition::Continued | StormTransition::Closed => {
+                since.map_or(Duration::ZERO, |since| Duration::from_secs(now.moment.since(since).as_secs()))
             }
-            StormTransition::Closed => (
-                AlarmState::Cleared,
-                format!(
-                    "ended after {lasted}: {stand} alarms are raised, {waiting} pending ones are notified from \
-                now on"
-                ),
-            ),
         };
-        let alarm_status = self.storm_standing(state, text, now);
+        let counts = StormCounts { pending: self.waiting as u64, raised: self.standing_tests() as u64, lasted };
+        let ended = (turn == StormTransition::Closed).then_some(ClearReason::StormEnded(counts));
+        let alarm_status = self.storm_status(counts, ended, now);
         let key = alarm_status.notification.key.clone();
         let entry = self.entry(&key, STORM_DAMPING);
         entry.again = turn == StormTransition::Continued;
@@ -75,17 +62,17 @@ impl NotificationLog {
         self.reschedule(&key, now.moment);
     }
 
-    pub(super) fn storm_standing(&self, state: AlarmState, text: String, now: Now) -> AlarmStatus {
+    /// Returns the storm's alarm with these counts; it is cleared if there is a reason for that.
+    pub(super) fn storm_status(&self, counts: StormCounts, ended: Option<ClearReason>, now: Now) -> AlarmStatus {
         let key = AlarmKey::new(Kind::Storm, Subject::Agent);
+        let state = if ended.is_some() { AlarmState::Cleared } else { AlarmState::Raised };
         let before = self.entries.get(&key).and_then(|entry| entry.wanted.as_ref()).map(|wanted| &wanted.notification);
         let since = before.filter(|before| before.state == state).map_or(now.wall, |before| before.since);
-        let tally = MemberCounts { down: self.standing_tests() as u64, total: self.waiting as u64 };
         let notification = Notification {
             state,
             since,
-            legacy_text: text.clone(),
-            text,
-            members: Some(tally),
+            cause: Some(Cause::Storm(counts)),
+            clear_reason: ended,
             count: before.map_or(0, |before| before.count)
                 + u64::from(before.is_none_or(|before| before.state != state)),
             ..cleared_notification(&self.agent, &key, now)

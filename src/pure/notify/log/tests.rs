@@ -1,4 +1,5 @@
 use super::*;
+use crate::pure::alarm::cause::Cause;
 use crate::pure::alarm::list::cleared_notification;
 use crate::pure::alarm::notification::SuppressedBy;
 use crate::pure::test::id::TestId;
@@ -40,7 +41,8 @@ fn key(kind: Kind, n: u8) -> AlarmKey {
 
 fn alarm(kind: Kind, n: u8, state: AlarmState) -> AlarmStatus {
     let cleared_notification = cleared_notification("b", &key(kind, n), Now::default());
-    let notification = Arc::new(Notification { state, text: format!("{kind} {n}"), ..cleared_notification });
+    let notification =
+        Arc::new(Notification { state, cause: Some(Cause::Config(format!("{kind} {n}"))), ..cleared_notification });
     AlarmStatus { notification, suppressed_by: None }
 }
 

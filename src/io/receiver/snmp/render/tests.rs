@@ -2,12 +2,16 @@ use super::*;
 use crate::io::receiver::snmp::ber;
 use crate::io::receiver::snmp::legacy::LEGACY;
 use crate::io::receiver::snmp::trap::cut;
+use crate::pure::alarm::cause::{Cause, Direction};
 use crate::pure::alarm::key::{AlarmKey, Subject};
-use crate::pure::alarm::notification::AlarmState;
+use crate::pure::alarm::notification::{AlarmState, ClearReason, Remarks};
+use crate::pure::clock::error_estimate::Delay;
 use crate::pure::test::facts::TestFacts;
 use crate::pure::test::id::TestId;
+use crate::pure::test::spec::Protocol;
 use proptest::prelude::*;
 use std::sync::Arc;
+use std::time::Duration;
 
 fn renderer(profile: SnmpProfile) -> Renderer {
     Renderer { profile, agent: "host-b".into(), config_server: "http://127.0.0.1:2379".into() }
@@ -20,17 +24,31 @@ fn render(profile: SnmpProfile, due: &Outbound, now: Moment) -> Option<Vec<u8>> 
 
 fn notification(kind: Kind, state: AlarmState) -> Notification {
     let id = TestId::from_bytes([0x11; 16]);
+    let cause = match kind {
+        Kind::Latency => Cause::Late {
+            delay: Delay { nanos: 9_300_000, uncertainty: Duration::ZERO },
+            max_latency: Duration::from_millis(5),
+            direction: Direction::Forward,
+        },
+        Kind::UnknownPacket => {
+            Cause::UnknownPacket { source: "127.0.0.9:4000".into(), reason: "no test with this id".into() }
+        }
+        _ => Cause::Config("the text".into()),
+    };
+    let clear_reason = (state == AlarmState::Cleared).then_some(ClearReason::GoodAgain(Duration::from_secs(24)));
     Notification {
-        first_text: String::new(),
         agent: "host-b".into(),
         key: AlarmKey::new(kind, Subject::Test(id)),
         state,
         severity: kind.severity(),
         since: WallTime::from_unix_nanos(1_499_907_723_456_789_000),
-        text: "the text".into(),
-        legacy_text: "the original's text".into(),
+        first_cause: Some(cause.clone()),
+        cause: Some(cause),
+        clear_reason,
+        remarks: Remarks::default(),
         test: Some(Arc::new(TestFacts {
             id,
+            protocol: Protocol::Udp,
             description: "app to db".into(),
             from_host: "host-a".into(),
             from: "127.0.0.2:0".into(),
@@ -39,9 +57,6 @@ fn notification(kind: Kind, state: AlarmState) -> Notification {
             tags: [].into(),
             set: None,
         })),
-        delay_seconds: Some(0.0093),
-        source: Some("127.0.0.9:4000".into()),
-        members: None,
         raised_at: WallTime::from_unix_nanos(1_499_907_723_456_789_000),
         count: 3,
         suppressed: 2,
@@ -133,7 +148,7 @@ proptest! {
         let mut notified = notification(Kind::Connection, AlarmState::Raised);
         let test = TestFacts { description, from, ..notified.test.take().unwrap().as_ref().clone() };
         notified.test = Some(Arc::new(test));
-        notified.text = text;
+        notified.cause = Some(Cause::Config(text));
         let due = Outbound::Alarm { notification: Arc::new(notified), reason: NotifyReason::Change, still_raised: None };
         for profile in [SnmpProfile::Standard, SnmpProfile::Legacy, SnmpProfile::Both] {
             let octets = render(profile, &due, Moment::ZERO).unwrap();
