@@ -228,14 +228,15 @@ impl Handler<EndPatience> for Watcher {
 #[actix::test]
 async fn lasting_fault_is_reported_at_the_next_observation() {
     let mut run = run_to("192.0.2.1:8620".parse().unwrap(), "10s");
-    while !matches!(run.next().await, WatcherFact::Planned(_)) {}
+    run.until(|status| status.listeners.iter().any(|listener| listener.error.is_some())).await;
     run.watcher.do_send(EndPatience);
     run.watcher.do_send(Observe::Fully);
     let is_about_listener = |fact: &WatcherFact| match fact {
         WatcherFact::Changed(change) => {
             matches!((change.key.kind, &change.key.subject), (Kind::Config, Subject::Listener(_)))
         }
-        WatcherFact::Observed(_) | WatcherFact::Planned(_) | WatcherFact::Down(_) => false,
+        WatcherFact::Observed(_) => panic!("the observation reported no fault"),
+        WatcherFact::Planned(_) | WatcherFact::Down(_) => false,
     };
     while !is_about_listener(&run.next().await) {}
 }
