@@ -81,8 +81,9 @@ fn dead_targets_of_one_host_are_one_alarm_that_names_the_host() {
     let text = trap.value("peerpairText.0");
     assert!(text.starts_with("all 4 tests to host 127.0.0.9 went down together"), "{text}");
     wait_for("the log", || (agent.logged("alarm raised: b → 127.0.0.9: all 4 tests") == 1).then_some(()));
-    let (_, metrics) = http(agent.web_port(), "GET", "/metrics", "").unwrap();
     let raised = "peerpair_alarm_raised{kind=\"connection\",subject=\"host 127.0.0.9\"";
-    let line = metrics.lines().find(|line| line.starts_with(raised)).unwrap_or_else(|| panic!("{metrics}"));
+    let line = wait_for("the metric", || {
+        agent.get("/metrics")?.lines().find(|line| line.starts_with(raised)).map(str::to_owned)
+    });
     assert!(line.contains("from=\"b\",to=\"127.0.0.9\""), "{line}");
 }
