@@ -136,6 +136,7 @@ fn criteria(keys: Option<KeyChoice>) -> Criteria {
         role: Role::Receiver,
         mode: Mode::OneWay,
         expect_every: EVERY * 2,
+        has_timeout: true,
         thresholds: Thresholds::in_a_row(3, 3),
         limits: limits(),
         max_each_way: None,
