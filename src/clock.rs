@@ -12,6 +12,7 @@ use tracing::{Span, info, info_span, warn};
 use crate::actor::spanned::Spanned;
 use crate::config::document::endpoint::Endpoint;
 use crate::io::adjtimex::clock_quality;
+use crate::io::ntp::NtpError;
 use crate::io::shared::SharedState;
 use crate::io::{ntp, time};
 use crate::messages::{ClockFact, ConfigureClock, Generation, Observe, ReportConditions, Stop};
@@ -47,7 +48,7 @@ pub struct Clock {
     unknown_until: Moment,
     server: Option<Endpoint>,
     /// Last answer of the time server, or the reason for its absence.
-    opinion: Option<Result<ServerMeasurement, String>>,
+    opinion: Option<Result<ServerMeasurement, NtpError>>,
     asking: Option<SpawnHandle>,
     span: Span,
 }
@@ -111,7 +112,7 @@ impl Clock {
             if let Err(problem) = &answer
                 && !matches!(clock.opinion, Some(Err(_)))
             {
-                warn!(problem, "the time server cannot be queried");
+                warn!(problem = problem.to_string(), "the time server cannot be queried");
             }
             clock.local.on_opinion(answer.as_ref().ok().cloned());
             let again = if answer.is_ok() { ASK_EVERY } else { ASK_AGAIN };
@@ -188,7 +189,7 @@ impl Handler<Observe> for Clock {
             ntp_offset_seconds: opinion
                 .and_then(|opinion| opinion.as_ref().ok())
                 .map(|opinion| seconds(opinion.offset)),
-            ntp_error: opinion.and_then(|opinion| opinion.as_ref().err()).cloned(),
+            ntp_error: opinion.and_then(|opinion| opinion.as_ref().err()).map(NtpError::to_string),
         }));
     }
 }

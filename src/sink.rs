@@ -27,7 +27,7 @@ use crate::pure::base::time::Moment;
 use crate::pure::notify::log::{HoldDown, NotificationLog, Scope};
 use crate::pure::status::snapshot::SinkStatus;
 
-use kept_log::{KeptLog, SAVE_EVERY, SAVE_WITHIN, log_file};
+use kept_log::{KeptLog, SAVE_EVERY, SAVE_WITHIN, SaveError, log_file};
 pub use kept_log::{has_log, warn_of_unconfigured_receivers};
 
 /// Longest pause that a receiver may ask for; longer requests are cut to this.
@@ -263,10 +263,10 @@ impl Sink {
         self.problem = Some((why, named));
     }
 
-    fn on_kept(&mut self, kept: Result<(), String>) {
+    fn on_kept(&mut self, kept: Result<(), SaveError>) {
         match kept {
             Ok(()) => (self.state_broken, self.kept_by_earlier_run) = (false, false),
-            Err(problem) => {
+            Err(error) => {
                 // The next run would take the old file for the latest state.
                 if std::mem::take(&mut self.kept_by_earlier_run) {
                     self.state.remove();
@@ -276,7 +276,10 @@ impl Sink {
                 self.save_not_before = time::now().moment + SAVE_WITHIN;
                 if !self.state_broken {
                     let help = "make state_dir writable";
-                    warn!(problem, help, "the notification log cannot be saved; a restart may lose a clear");
+                    warn!(
+                        problem = error.to_string(),
+                        help, "the notification log cannot be saved; a restart may lose a clear"
+                    );
                 }
                 self.state_broken = true;
             }
@@ -480,7 +483,7 @@ mod tests {
             if is_replaced {
                 sink.on_kept(Ok(()));
             }
-            sink.on_kept(Err("no space left on device".to_owned()));
+            sink.on_kept(Err(SaveError::TimedOut));
             assert_eq!(sink.state.exists(), is_replaced);
         }
     }

@@ -29,6 +29,7 @@ use crate::config::load::STORE_PATIENCE;
 use crate::config::plan::diff::difference;
 use crate::config::plan::{self, Names, Plan, PlanInputs};
 use crate::io::keys;
+use crate::io::keys::KeyError;
 use crate::io::net::addresses::{self, AddressesChanged, local_addresses};
 use crate::io::net::dns::resolve;
 use crate::io::shared::SharedState;
@@ -108,7 +109,7 @@ pub struct Watcher {
     round: PollRound,
     replays: AntiReplayStore,
     /// Problems with the fleet's keys on this host, by key id.
-    key_problems: Vec<(u8, String)>,
+    key_problems: Vec<(u8, KeyError)>,
     stopping: bool,
     span: Span,
 }

@@ -26,6 +26,7 @@ use crate::io::bootstrap_file::parse_bootstrap;
 use crate::io::net::dns::resolve;
 use crate::io::receiver::reach;
 use crate::io::state::engine_boots;
+use crate::io::store::StoreError;
 use crate::io::store::{self, ReadScope, Snapshot, Store};
 use crate::io::{adjtimex, keys};
 use crate::pure::stamp::key::KeyRing;
@@ -52,7 +53,7 @@ async fn checked(arguments: &CheckConfig) -> anyhow::Result<i32> {
     let snapshot = match list(&bootstrap.store).await {
         Ok(snapshot) => snapshot,
         Err(error) => {
-            let found = unreadable(path, &bootstrap.store, &place, &error);
+            let found = unreadable(path, &bootstrap.store, &place, &error.to_string());
             let found = report.findings.into_iter().chain(found).collect();
             return show(&HostReport::of_findings(&bootstrap.host, place, found), arguments, false);
         }
@@ -157,7 +158,7 @@ async fn before(
     }
     let Some(directory) = &arguments.against else { return Ok(None) };
     let config = StoreConfig { kind: StoreKind::Dir, path: directory.clone(), ..StoreConfig::default() };
-    let snapshot = list(&config).await.map_err(anyhow::Error::msg)?;
+    let snapshot = list(&config).await?;
     let report = HostReport::of_findings(&bootstrap.host, String::new(), Vec::new());
     let (report, _) = plan_host(bootstrap, &mut Loader::of(bootstrap), &snapshot, report).await;
     let place = directory.display().to_string();
@@ -169,10 +170,8 @@ async fn before(
     Ok(Some((place, report.parts(), found)))
 }
 
-async fn list(config: &StoreConfig) -> Result<Snapshot, String> {
-    let mut store = Store::new(config, ReadScope::Fleet).map_err(|error| error.to_string())?;
-    let snapshot = store.list().await.map_err(|error| error.to_string())?;
-    Ok(snapshot)
+async fn list(config: &StoreConfig) -> Result<Snapshot, StoreError> {
+    Store::new(config, ReadScope::Fleet)?.list().await
 }
 
 fn show(report: &HostReport, arguments: &CheckConfig, readable: bool) -> anyhow::Result<i32> {

@@ -74,7 +74,7 @@ fn agent(of: &cli::OfAgent) -> anyhow::Result<Agent> {
         }
     };
     let token = match &path {
-        Some(path) => Some(secret::read(SecretSource::File(path)).map_err(anyhow::Error::msg)?),
+        Some(path) => Some(secret::read(SecretSource::File(path))?),
         None => None,
     };
     Agent::new(&url, token)

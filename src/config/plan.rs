@@ -52,7 +52,21 @@ impl PlanInputs<'_> {
 }
 
 /// Result of name resolution: the addresses of each name, or the reason of the failure.
-pub type Names = BTreeMap<String, Result<Vec<IpAddr>, String>>;
+pub type Names = BTreeMap<String, Result<Vec<IpAddr>, ResolveError>>;
+
+/// Reason for which a name has no address.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ResolveError {
+    /// The name service knows the name, but no address of it.
+    #[error("the name has no address")]
+    NoAddress,
+    /// The name service did not answer within this time.
+    #[error("no answer within {}", humantime::format_duration(*.0))]
+    TimedOut(Duration),
+    /// The name service gave this reason.
+    #[error("{0}")]
+    Refused(String),
+}
 
 /// Listeners, senders and receivers that a host runs.
 #[derive(Clone, Debug, PartialEq)]

@@ -7,31 +7,34 @@ use std::time::Duration;
 
 use rsntp::{AsyncSntpClient, Config};
 
-use crate::config::document::endpoint::{Endpoint, EndpointHost};
-use crate::io::net::dns::resolve;
+use crate::config::document::endpoint::Endpoint;
+use crate::config::plan::ResolveError;
+use crate::io::net::dns::resolve_endpoint;
 use crate::pure::clock::local::ServerMeasurement;
 
 /// Timeout for an answer. The offset's error bound is half the round-trip time, so that a slower answer is of little
 /// use.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
+/// Reason for which a time server gave no measurement.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum NtpError {
+    /// The name of the server cannot be resolved.
+    #[error("time server {0}: {1}")]
+    Unresolved(Endpoint, ResolveError),
+    /// The server did not answer, or its answer is unusable.
+    #[error("time server {0}: {1}")]
+    NoMeasurement(Endpoint, String),
+}
+
 /// Requests the time from the server once, and returns the local clock's offset with its error bound.
-pub async fn query(server: &Endpoint) -> Result<ServerMeasurement, String> {
-    let failed = |problem: String| format!("time server {server}: {problem}");
-    let addr = match &server.host {
-        EndpointHost::Ip(addr) => *addr,
-        EndpointHost::Any => return Err(failed("no address".to_owned())),
-        EndpointHost::Name(name) => {
-            let mut resolved = resolve([name.clone()].into()).await;
-            let addresses = resolved.remove(name).unwrap_or(Err("not resolved".to_owned())).map_err(failed)?;
-            addresses.into_iter().next().ok_or_else(|| failed("no address".to_owned()))?
-        }
-    };
+pub async fn query(server: &Endpoint) -> Result<ServerMeasurement, NtpError> {
+    let addr = resolve_endpoint(server).await.map_err(|error| NtpError::Unresolved(server.clone(), error))?.ip();
     let any = if addr.is_ipv4() { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) };
     let config = Config::default().bind_address(SocketAddr::new(any, 0)).timeout(ANSWER_WITHIN);
     let client = AsyncSntpClient::with_config(config);
     let answer = client.synchronize(SocketAddr::new(addr, server.port).to_string()).await;
-    let answer = answer.map_err(|error| failed(error.to_string()))?;
+    let answer = answer.map_err(|error| NtpError::NoMeasurement(server.clone(), error.to_string()))?;
     Ok(ServerMeasurement {
         server: server.to_string(),
         offset: (answer.clock_offset().as_secs_f64() * 1e9) as i64,

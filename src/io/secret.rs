@@ -4,18 +4,35 @@
 
 use std::env;
 use std::fs;
+use std::io;
 
 use crate::config::document::secret::{Secret, SecretSource};
 
-/// Reads a secret and removes surrounding white space. The error names the source, never the secret.
-pub fn read(source: SecretSource<'_>) -> Result<Secret, String> {
-    let failed = |problem: String| format!("secret in {source}: {problem}");
+/// Reason for which a secret cannot be read. The text names its source, never the secret.
+#[derive(Debug, thiserror::Error)]
+pub enum SecretError {
+    /// The file cannot be read.
+    #[error("secret in {0}: {1}")]
+    Unreadable(String, io::Error),
+    /// The environment variable is not set.
+    #[error("secret in {0}: it is not set")]
+    NotSet(String),
+    /// The source holds nothing but white space.
+    #[error("secret in {0}: it is empty")]
+    Empty(String),
+}
+
+/// Reads a secret and removes surrounding white space.
+pub fn read(source: SecretSource<'_>) -> Result<Secret, SecretError> {
+    let named = source.to_string();
     let text = match source {
-        SecretSource::File(path) => fs::read_to_string(path).map_err(|error| failed(error.to_string()))?,
-        SecretSource::Env(name) => env::var(name).map_err(|_| failed("it is not set".to_owned()))?,
+        SecretSource::File(path) => {
+            fs::read_to_string(path).map_err(|error| SecretError::Unreadable(named.clone(), error))?
+        }
+        SecretSource::Env(name) => env::var(name).map_err(|_| SecretError::NotSet(named.clone()))?,
     };
     match text.trim() {
-        "" => Err(failed("it is empty".to_owned())),
+        "" => Err(SecretError::Empty(named)),
         secret => Ok(Secret::new(secret)),
     }
 }
@@ -31,8 +48,8 @@ mod tests {
         fs::write(&path, " word \n").unwrap();
         assert_eq!(read(SecretSource::File(&path)).unwrap().reveal(), "word");
         fs::write(&path, "\n").unwrap();
-        assert!(read(SecretSource::File(&path)).unwrap_err().ends_with("it is empty"));
-        let missing = read(SecretSource::Env("PEERPAIR_NOT_SET")).unwrap_err();
+        assert!(read(SecretSource::File(&path)).unwrap_err().to_string().ends_with("it is empty"));
+        let missing = read(SecretSource::Env("PEERPAIR_NOT_SET")).unwrap_err().to_string();
         assert_eq!(missing, "secret in the environment variable PEERPAIR_NOT_SET: it is not set");
     }
 }

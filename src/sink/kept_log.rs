@@ -13,6 +13,7 @@ use tracing::warn;
 use crate::config::document::sinks::SinkConfig;
 use crate::config::sink_plan::SinkPlan;
 use crate::io::error_chain::error_chain;
+use crate::io::state::file::StateError;
 use crate::io::state::file::{Found, Newest, StateFile, load_newest};
 use crate::pure::base::time::WallTime;
 use crate::pure::notify::log::{LostRecords, NotificationLog, NotifiedRecord, RecordState};
@@ -39,6 +40,20 @@ pub struct KeptLog {
     records: Vec<NotifiedRecord>,
 }
 
+/// Reason for which the log was not saved.
+#[derive(Debug, thiserror::Error)]
+pub enum SaveError {
+    /// The file cannot be written.
+    #[error("{}", error_chain(.0))]
+    State(#[from] StateError),
+    /// The thread that writes it failed.
+    #[error("{0}")]
+    Thread(#[from] tokio::task::JoinError),
+    /// The disk did not answer.
+    #[error("no answer from state_dir within {}", humantime::format_duration(SAVE_WITHIN))]
+    TimedOut,
+}
+
 impl KeptLog {
     /// Copies a log to save it. `stopped` is true for the last save of an orderly stop.
     pub fn new(log: &NotificationLog, stopped: bool, now: WallTime) -> Self {
@@ -63,12 +78,11 @@ impl KeptLog {
     }
 
     /// Saves the log, and gives up after [`SAVE_WITHIN`].
-    pub async fn save(self, file: StateFile) -> Result<(), String> {
+    pub async fn save(self, file: StateFile) -> Result<(), SaveError> {
         let saved = tokio::task::spawn_blocking(move || file.save(&[self]));
         match tokio::time::timeout(SAVE_WITHIN, saved).await {
-            Ok(Ok(saved)) => saved.map_err(|error| error_chain(&error)),
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err(format!("no answer from state_dir within {}", humantime::format_duration(SAVE_WITHIN))),
+            Ok(saved) => Ok(saved??),
+            Err(_) => Err(SaveError::TimedOut),
         }
     }
 }

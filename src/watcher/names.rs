@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::config::plan::Names;
+use crate::config::plan::{Names, ResolveError};
 
 /// Names that the documents need, with their last known addresses.
 #[derive(Clone, Debug, Default)]
@@ -11,7 +11,7 @@ pub struct KnownNames {
     known: Names,
     needed: BTreeSet<String>,
     /// Names that no longer resolve although they did before, each with the resolver's error.
-    lost: BTreeMap<String, String>,
+    lost: BTreeMap<String, ResolveError>,
 }
 
 impl KnownNames {
@@ -43,8 +43,8 @@ impl KnownNames {
         let still_needed = resolved.into_iter().filter(|(name, _)| self.needed.contains(name));
         for (name, addresses) in still_needed {
             match (addresses, self.known.get(&name)) {
-                (Err(problem), Some(Ok(_))) => {
-                    self.lost.insert(name, problem);
+                (Err(error), Some(Ok(_))) => {
+                    self.lost.insert(name, error);
                 }
                 (addresses, _) => {
                     self.lost.remove(&name);
@@ -56,7 +56,7 @@ impl KnownNames {
 
     /// Returns the names whose last addresses are in force because they no longer resolve, with the reason.
     pub fn lost(&self) -> impl Iterator<Item = (&str, String)> {
-        let describe = |name: &str, problem: &str| {
+        let describe = |name: &str, problem: &ResolveError| {
             format!("name `{name}` can no longer be resolved, its last address is in force: {problem}")
         };
         self.lost.iter().map(move |(name, problem)| (name.as_str(), describe(name, problem)))
@@ -72,9 +72,9 @@ mod tests {
         let mut names = KnownNames::default();
         let db = || BTreeSet::from(["db".to_owned()]);
         assert_eq!(names.on_needed(db()), db());
-        let good: Result<_, String> = Ok(vec!["10.0.0.5".parse().unwrap()]);
+        let good = Ok(vec!["10.0.0.5".parse().unwrap()]);
         names.on_resolved([("db".to_owned(), good.clone())].into());
-        names.on_resolved([("db".to_owned(), Err("away".to_owned()))].into());
+        names.on_resolved([("db".to_owned(), Err(ResolveError::NoAddress))].into());
         assert_eq!(names.known()["db"], good);
         assert_eq!(names.lost().count(), 1);
         assert_eq!(names.on_needed(db()), BTreeSet::new());

@@ -205,7 +205,7 @@ async fn listener_moves_when_its_name_resolves_to_a_new_address() {
     let named = |addr: &str| Names::from([("localhost".to_owned(), Ok(vec![addr.parse().unwrap()]))]);
     let moved = run.watcher.send(Answer(named("127.0.0.77"))).await.unwrap();
     assert_eq!(moved, ["127.0.0.77:26999".parse::<SocketAddr>().unwrap()]);
-    let away = Names::from([("localhost".to_owned(), Err("away".to_owned()))]);
+    let away = Names::from([("localhost".to_owned(), Err(crate::config::plan::ResolveError::NoAddress))]);
     assert_eq!(run.watcher.send(Answer(away)).await.unwrap(), moved);
     assert_eq!(run.watcher.send(Answer(named("127.0.0.78"))).await.unwrap()[0].ip().to_string(), "127.0.0.78");
 }

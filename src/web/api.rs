@@ -199,8 +199,8 @@ impl Access {
         let Some(path) = &self.token_file else {
             return Err(forbidden("changes are disabled: [web] token_file is not set"));
         };
-        let token = secret::read(SecretSource::File(path)).map_err(|problem| {
-            tracing::warn!(problem, "the token of [web] cannot be read");
+        let token = secret::read(SecretSource::File(path)).map_err(|error| {
+            tracing::warn!(problem = error.to_string(), "the token of [web] cannot be read");
             forbidden("changes are disabled: the agent cannot read its [web] token_file")
         })?;
         let shown = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();

@@ -21,7 +21,7 @@ pub struct Agent {
 impl Agent {
     /// Creates a client of the agent whose status page is at `url`.
     pub fn new(url: &str, token: Option<Secret>) -> anyhow::Result<Self> {
-        let tls = tls::for_url(url, None, None).map_err(anyhow::Error::msg)?;
+        let tls = tls::for_url(url, None, None)?;
         let client = Client::builder()
             .tls_backend_preconfigured(tls)
             .no_proxy()

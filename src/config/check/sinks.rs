@@ -106,7 +106,7 @@ impl SinkConfig {
         match self.endpoint() {
             Ok(target) if target.is_wildcard() => findings.error(&place, "missing", help),
             Ok(_) => {}
-            Err(problem) => findings.error(&place, problem, help),
+            Err(error) => findings.error(&place, error.to_string(), help),
         }
     }
 

@@ -69,6 +69,9 @@ pub enum EndpointError {
     /// The port is not a number from 0 to 65535.
     #[error("`{0}` is no port")]
     BadPort(String),
+    /// The port of a receiver is 0.
+    #[error("port 0 is no receiver's")]
+    PortZero,
     /// The address is neither an IPv6 address in brackets, an IPv4 address nor a host name.
     #[error("`{0}` is neither an address nor a name")]
     BadHost(String),

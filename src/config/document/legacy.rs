@@ -144,7 +144,7 @@ pub fn host(document: Value, findings: &mut Findings) -> HostDocument {
             sink.rate = Some(legacy.max_reports_per_second);
         }
         if let Err(problem) = sink.endpoint() {
-            findings.error("SNMPServer", problem, "write host[:port]");
+            findings.error("SNMPServer", problem.to_string(), "write host[:port]");
         }
         host.sinks.push(sink);
     }

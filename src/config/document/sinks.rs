@@ -11,7 +11,7 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use super::duration;
-use super::endpoint::{Endpoint, EndpointHost};
+use super::endpoint::{Endpoint, EndpointError, EndpointHost};
 use super::findings::Findings;
 use super::secret::{Secret, SecretSource, resolve_path};
 
@@ -429,7 +429,7 @@ impl SinkConfig {
     }
 
     /// Returns the receiver's address, with the default port of the kind when `target` omits it.
-    pub fn endpoint(&self) -> Result<Endpoint, String> {
+    pub fn endpoint(&self) -> Result<Endpoint, EndpointError> {
         target_with_port(&self.target, self.port())
     }
 
@@ -532,13 +532,13 @@ pub fn hex(text: &str) -> Option<Vec<u8>> {
     (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).ok()).collect()
 }
 
-fn target_with_port(text: &str, port: u16) -> Result<Endpoint, String> {
+fn target_with_port(text: &str, port: u16) -> Result<Endpoint, EndpointError> {
     if let Ok(addr) = text.trim_matches(['[', ']']).parse() {
         return Ok(Endpoint { host: EndpointHost::Ip(addr), port });
     }
     let with_port = if text.contains(':') { text.to_owned() } else { format!("{text}:{port}") };
-    let endpoint: Endpoint = with_port.parse().map_err(|error: super::endpoint::EndpointError| error.to_string())?;
-    if endpoint.port == 0 { Err("port 0 is no receiver's".to_owned()) } else { Ok(endpoint) }
+    let endpoint: Endpoint = with_port.parse()?;
+    if endpoint.port == 0 { Err(EndpointError::PortZero) } else { Ok(endpoint) }
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::Names;
+use super::{Names, ResolveError};
 use crate::config::document::endpoint::{Endpoint, EndpointHost};
 use crate::config::test::StampSpec;
 
@@ -14,7 +14,7 @@ pub(super) struct Resolver<'a> {
 
 /// Names that cannot be resolved, each with the reason. An empty list means that resolution is still pending, which
 /// is not a fault.
-pub(super) struct Unresolved(pub Vec<(String, String)>);
+pub(super) struct Unresolved(pub Vec<(String, ResolveError)>);
 
 /// Addresses selected for a test, in the families that both ends share where possible.
 pub(super) struct Addresses {

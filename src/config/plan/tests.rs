@@ -113,7 +113,7 @@ fn senders_share_sockets_with_each_other_and_with_listeners() {
 
 #[test]
 fn unresolvable_name_is_a_fault_and_other_tests_are_planned() {
-    let names: Names = [("nowhere".to_owned(), Err("no such host".to_owned()))].into();
+    let names: Names = [("nowhere".to_owned(), Err(ResolveError::Refused("no such host".to_owned())))].into();
     let given = [document(1, "", "nowhere:8620", ""), document(2, "", "10.0.0.5:8620", "")];
     let plan = planned("b", &given, &names);
     assert_eq!(listeners(&plan), [("10.0.0.5:8620".into(), 1)]);
@@ -125,7 +125,7 @@ fn unresolvable_name_is_a_fault_and_other_tests_are_planned() {
 #[test]
 fn alarms_of_a_test_with_an_unresolved_name_stay_in_the_inventory() {
     let given = [document(1, "", "db:8620", ""), document(2, "", "10.0.0.5:8620", "")];
-    let unresolved: Names = [("db".to_owned(), Err("away".to_owned()))].into();
+    let unresolved: Names = [("db".to_owned(), Err(ResolveError::NoAddress))].into();
     for (names, faults) in [(Names::new(), 0), (unresolved, 1)] {
         let plan = planned("b", &given, &names);
         assert_eq!(listeners(&plan), [("10.0.0.5:8620".into(), 1)]);

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::http::{self, Http, Message};
 use crate::config::document::sinks::SinkConfig;
-use crate::io::receiver::delivery::{Delivered, Identity};
+use crate::io::receiver::delivery::{Delivered, DeliveryError, Identity};
 use crate::io::time;
 use crate::pure::alarm::key::{AlarmKey, Kind};
 use crate::pure::alarm::notification::Notification;
@@ -77,7 +77,7 @@ impl Alertmanager {
 impl Message for Alerts {
     const IN_A_REQUEST: usize = 100;
 
-    fn of(&self, alarms: &[&Notification]) -> Result<(Vec<u8>, HeaderMap), String> {
+    fn of(&self, alarms: &[&Notification]) -> Result<(Vec<u8>, HeaderMap), DeliveryError> {
         let now = time::now().wall;
         let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
         let mut alerts = Vec::new();

@@ -1,13 +1,18 @@
 //! Results of deliveries, and the identity under which an agent delivers: what all kinds of receivers have in common.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::timeout;
 
 use crate::config::bootstrap::Bootstrap;
+use crate::config::document::endpoint::{Endpoint, EndpointError};
+use crate::config::plan::ResolveError;
+use crate::io::secret::SecretError;
 use crate::io::state::engine_boots::{self, Engine, EngineRole};
 use crate::io::store;
+use crate::io::tls::TlsError;
 use crate::pure::notify::log::Outbound;
 
 /// Timeout for reading files; a disk that takes longer is considered hung.
@@ -70,6 +75,13 @@ pub enum Outcome {
     NotTried,
 }
 
+impl Outcome {
+    /// Returns the outcome of messages that did not arrive for this reason.
+    pub(super) fn unreachable(error: impl std::fmt::Display) -> Self {
+        Outcome::Unreachable(error.to_string())
+    }
+}
+
 impl Delivered {
     /// Creates a result in which all messages of the batch have the same outcome.
     pub(super) fn all(batch: Vec<Outbound>, outcome: &Outcome) -> Self {
@@ -84,14 +96,78 @@ impl Delivered {
     }
 }
 
+/// Reason for which nothing can be delivered to a receiver.
+#[derive(Debug, thiserror::Error)]
+pub enum DeliveryError {
+    /// The configured target or URL is malformed.
+    #[error("{0}")]
+    Target(#[from] EndpointError),
+    /// Something that the kind of receiver needs is not configured.
+    #[error("no {0} configured")]
+    NotConfigured(&'static str),
+    /// A configured value cannot be used, for this reason.
+    #[error("{0}: {1}")]
+    Unusable(String, String),
+    /// The target's name cannot be resolved.
+    #[error("{0}: {1}")]
+    Unresolved(Endpoint, ResolveError),
+    /// An operation on this socket, address or program failed.
+    #[error("{0}: {1}")]
+    Io(String, io::Error),
+    /// An operation on an open connection failed.
+    #[error("{}", describe_error(.0))]
+    Connection(#[from] io::Error),
+    /// The receiver closed the connection.
+    #[error("the receiver closed the stream")]
+    Closed,
+    /// The receiver did not answer within this time.
+    #[error("no answer within {}", humantime::format_duration(*.0))]
+    TimedOut(Duration),
+    /// The disk did not answer within this time.
+    #[error("no answer from the disk within {}", humantime::format_duration(*.0))]
+    DiskTimedOut(Duration),
+    /// A thread of this agent failed.
+    #[error("{0}")]
+    Thread(#[from] tokio::task::JoinError),
+    /// A password or token cannot be read.
+    #[error("{0}")]
+    Secret(#[from] SecretError),
+    /// A password is shorter than SNMPv3 permits.
+    #[error("the {0} is shorter than {1} octets")]
+    ShortPassword(&'static str, usize),
+    /// TLS cannot be configured.
+    #[error("{0}")]
+    Tls(#[from] TlsError),
+    /// The HTTP or mail library gave this reason, with what caused it.
+    #[error("{0}")]
+    Library(String),
+    /// A message cannot be encoded.
+    #[error("{0}")]
+    Encode(String),
+    /// The receiver of informs acknowledges none, for this reason as far as it is known.
+    #[error("{0}")]
+    Unacknowledged(String),
+}
+
+/// Describes an error of the operating system in human-readable form.
+fn describe_error(error: &io::Error) -> String {
+    if error.kind() == io::ErrorKind::ConnectionRefused {
+        return "no receiver listens there (port unreachable)".to_owned();
+    }
+    error.to_string()
+}
+
 /// Runs work on a blocking thread: it may block on a disk or spend milliseconds on hashing, and must not stall the
 /// actors' thread.
-pub(super) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, String> + Send + 'static,
-) -> Result<T, String> {
+pub(super) async fn blocking<T: Send + 'static, E: Send + 'static>(
+    work: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, DeliveryError>
+where
+    DeliveryError: From<E>,
+{
     match timeout(DISK_WITHIN, tokio::task::spawn_blocking(work)).await {
-        Ok(Ok(done)) => done,
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err(format!("no answer from the disk within {}", humantime::format_duration(DISK_WITHIN))),
+        Ok(Ok(done)) => Ok(done?),
+        Ok(Err(error)) => Err(error.into()),
+        Err(_) => Err(DeliveryError::DiskTimedOut(DISK_WITHIN)),
     }
 }

@@ -4,6 +4,7 @@
 
 use std::fmt::Write as _;
 
+use lettre::address::AddressError;
 use lettre::message::Mailbox;
 use lettre::message::header::{ContentType, Header, HeaderName, HeaderValue};
 use lettre::transport::smtp::authentication::Credentials;
@@ -18,7 +19,7 @@ use super::http::alarms;
 use crate::config::document::endpoint::EndpointHost;
 use crate::config::document::sinks::{SinkConfig, Transport};
 use crate::io::error_chain::error_chain;
-use crate::io::receiver::delivery::{Delivered, Identity, Outcome, blocking};
+use crate::io::receiver::delivery::{Delivered, DeliveryError, Identity, Outcome, blocking};
 use crate::io::secret;
 use crate::pure::alarm::notification::Notification;
 use crate::pure::notify::log::Outbound;
@@ -41,8 +42,7 @@ impl Email {
         let within = self.config.response_timeout();
         // The mail library's own timeout covers connecting only.
         let sent = timeout(within, self.send(&batch)).await;
-        let late = || format!("no answer within {}", humantime::format_duration(within));
-        let outcome = sent.unwrap_or_else(|_| Outcome::Unreachable(late()));
+        let outcome = sent.unwrap_or_else(|_| Outcome::unreachable(DeliveryError::TimedOut(within)));
         if matches!(outcome, Outcome::Unreachable(_)) {
             // The next delivery reads the password and certificates again.
             self.mailer = None;
@@ -59,13 +59,13 @@ impl Email {
             let (config, agent) = (self.config.clone(), self.identity.agent.to_string());
             match blocking(move || mailer(&config, &agent)).await {
                 Ok(mailer) => self.mailer = Some(mailer),
-                Err(problem) => return Outcome::Unreachable(problem),
+                Err(error) => return Outcome::unreachable(error),
             }
         }
         let Some(mailer) = &self.mailer else { return Outcome::Unreachable("no mailer".to_owned()) };
         let whole = match self.message(&alarms, &self.config.to) {
             Ok(message) => mailer.send(message).await,
-            Err(problem) => return Outcome::Refused(problem),
+            Err(error) => return Outcome::Refused(error.to_string()),
         };
         let refusal = match whole {
             Ok(_) => return Outcome::Delivered,
@@ -84,9 +84,12 @@ impl Email {
         if reached > 0 { Outcome::Delivered } else { Outcome::Refused(refusal) }
     }
 
-    fn message(&self, alarms: &[&Notification], to: &[String]) -> Result<Message, String> {
+    fn message(&self, alarms: &[&Notification], to: &[String]) -> Result<Message, DeliveryError> {
         let agent = &self.identity.agent;
-        let from: Mailbox = self.config.from.parse().map_err(|error| format!("{}: {error}", self.config.from))?;
+        let mailbox = |address: &String| -> Result<Mailbox, DeliveryError> {
+            address.parse().map_err(|error: AddressError| DeliveryError::Unusable(address.clone(), error.to_string()))
+        };
+        let from = mailbox(&self.config.from)?;
         let thread = format!("<{}@peerpair.{}>", thread(alarms, agent), host_part(agent));
         let id = format!("<{:032x}@peerpair.{}>", fastrand::u128(..), host_part(agent));
         let mut message = Message::builder()
@@ -99,9 +102,9 @@ impl Email {
             .header(AutoSubmitted)
             .header(ContentType::TEXT_PLAIN);
         for address in to {
-            message = message.to(address.parse().map_err(|error| format!("{address}: {error}"))?);
+            message = message.to(mailbox(address)?);
         }
-        message.body(body(alarms, &self.identity)).map_err(|error| error.to_string())
+        message.body(body(alarms, &self.identity)).map_err(|error| DeliveryError::Encode(error.to_string()))
     }
 }
 
@@ -132,24 +135,26 @@ impl Header for AutoSubmitted {
     }
 }
 
-fn mailer(config: &SinkConfig, agent: &str) -> Result<Mailer, String> {
+fn mailer(config: &SinkConfig, agent: &str) -> Result<Mailer, DeliveryError> {
     let target = config.endpoint()?;
     let host = match &target.host {
         EndpointHost::Name(name) => name.clone(),
         EndpointHost::Ip(addr) => addr.to_string(),
-        EndpointHost::Any => return Err("no mail server configured".to_owned()),
+        EndpointHost::Any => return Err(DeliveryError::NotConfigured("mail server")),
     };
     let hello = ClientId::Domain(host_part(agent));
     let mut builder = Mailer::builder_dangerous(&host).port(target.port).hello_name(hello);
-    let parameters = || -> Result<TlsParameters, String> {
+    let parameters = || -> Result<TlsParameters, DeliveryError> {
         let mut parameters = TlsParameters::builder(host.clone());
         if let Some(path) = &config.ca_file {
-            let failed = |error: &dyn std::fmt::Display| format!("ca_file {}: {error}", path.display());
+            let failed = |error: &dyn std::fmt::Display| {
+                DeliveryError::Unusable(format!("ca_file {}", path.display()), error.to_string())
+            };
             let pem = std::fs::read(path).map_err(|error| failed(&error))?;
             let certificate = Certificate::from_pem(&pem).map_err(|error| failed(&error))?;
             parameters = parameters.add_root_certificate(certificate);
         }
-        parameters.build_rustls().map_err(|error| error.to_string())
+        parameters.build_rustls().map_err(|error| DeliveryError::Library(error_chain(&error)))
     };
     builder = builder.tls(match config.transport() {
         Transport::Tls => Tls::Wrapper(parameters()?),

@@ -13,7 +13,7 @@ use tokio::process::{Child, ChildStderr, Command};
 use tokio::time::timeout;
 
 use crate::config::document::sinks::SinkConfig;
-use crate::io::receiver::delivery::{Delivered, Outcome};
+use crate::io::receiver::delivery::{Delivered, DeliveryError, Outcome};
 use crate::pure::alarm::notification::Rendered;
 use crate::pure::notify::log::Outbound;
 
@@ -48,7 +48,7 @@ impl Exec {
         let Outbound::Alarm { notification, .. } = due else { return Outcome::Nothing };
         let (mut child, program) = match self.start() {
             Ok(started) => started,
-            Err(problem) => return Outcome::Unreachable(problem),
+            Err(error) => return Outcome::unreachable(error),
         };
         let mut input = serde_json::to_vec(&Rendered(notification)).unwrap_or_default();
         input.push(b'\n');
@@ -84,9 +84,9 @@ impl Exec {
         outcome
     }
 
-    fn start(&self) -> Result<(Child, String), String> {
+    fn start(&self) -> Result<(Child, String), DeliveryError> {
         let Some((program, arguments)) = self.config.command.split_first() else {
-            return Err("no program configured".to_owned());
+            return Err(DeliveryError::NotConfigured("program"));
         };
         let environment = ENVIRONMENT.iter().filter_map(|name| Some((name, std::env::var_os(name)?)));
         let child = Command::new(program)
@@ -99,7 +99,7 @@ impl Exec {
             .process_group(0)
             .kill_on_drop(true)
             .spawn()
-            .map_err(|error| format!("start {program}: {error}"))?;
+            .map_err(|error| DeliveryError::Io(format!("start {program}"), error))?;
         Ok((child, program.clone()))
     }
 }

@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 
 use crate::config::document::sinks::SinkConfig;
 use crate::io::error_chain::error_chain;
-use crate::io::receiver::delivery::{Delivered, Outcome, blocking};
+use crate::io::receiver::delivery::{Delivered, DeliveryError, Outcome, blocking};
 use crate::io::{secret, tls};
 use crate::pure::alarm::key::Kind;
 use crate::pure::alarm::notification::Notification;
@@ -40,7 +40,7 @@ pub trait Message {
     const IN_A_REQUEST: usize;
 
     /// Returns the request body and its additional headers for the given alarms.
-    fn of(&self, alarms: &[&Notification]) -> Result<(Vec<u8>, HeaderMap), String>;
+    fn of(&self, alarms: &[&Notification]) -> Result<(Vec<u8>, HeaderMap), DeliveryError>;
 }
 
 /// Reason for the failure of a request.
@@ -90,7 +90,7 @@ impl Http {
     }
 
     async fn post(&mut self, part: &[Outbound], message: &impl Message) -> Result<(), Failure> {
-        let away = |problem: String| Failure::Receiver(problem, None);
+        let away = |error: DeliveryError| Failure::Receiver(error.to_string(), None);
         let alarms: Vec<&Notification> = alarms(part).collect();
         let (body, headers) = message.of(&alarms).map_err(away)?;
         let client = match &self.client {
@@ -105,7 +105,8 @@ impl Http {
         let request = client.post(&self.url).headers(headers).header("Content-Type", json);
         let request = request.timeout(self.config.response_timeout()).body(body).send();
         // The error's own text would include the URL, which may contain secrets.
-        let response = request.await.map_err(|error| away(error_chain(&error.without_url())))?;
+        let response =
+            request.await.map_err(|error| away(DeliveryError::Library(error_chain(&error.without_url()))))?;
         let status = response.status();
         if status.is_success() {
             return Ok(());
@@ -201,7 +202,7 @@ fn capitalised(word: &str) -> String {
     letters.next().map_or(String::new(), |first| first.to_uppercase().chain(letters).collect())
 }
 
-fn client(config: &SinkConfig, url: &str) -> Result<Client, String> {
+fn client(config: &SinkConfig, url: &str) -> Result<Client, DeliveryError> {
     let mut headers = HeaderMap::new();
     let credentials = match (config.token(), config.password()) {
         (Some(token), _) => Some(format!("Bearer {}", secret::read(token)?.reveal())),
@@ -213,7 +214,7 @@ fn client(config: &SinkConfig, url: &str) -> Result<Client, String> {
     };
     if let Some(credentials) = credentials {
         let mut value = HeaderValue::from_str(&credentials)
-            .map_err(|_| "the token has characters that no header can have".to_owned())?;
+            .map_err(|error| DeliveryError::Unusable("the token".to_owned(), error.to_string()))?;
         value.set_sensitive(true);
         headers.insert(AUTHORIZATION, value);
     }
@@ -228,9 +229,12 @@ fn client(config: &SinkConfig, url: &str) -> Result<Client, String> {
         // The environment's proxy applies: HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY.
         None => client,
         Some("") => client.no_proxy(),
-        Some(url) => client.proxy(Proxy::all(url).map_err(|error| format!("proxy: {}", error_chain(&error)))?),
+        Some(url) => {
+            let proxy = Proxy::all(url);
+            client.proxy(proxy.map_err(|error| DeliveryError::Unusable("proxy".to_owned(), error_chain(&error)))?)
+        }
     };
-    client.build().map_err(|error| error_chain(&error))
+    client.build().map_err(|error| DeliveryError::Library(error_chain(&error)))
 }
 
 /// Parses `Retry-After`, which is a number of seconds or a date (RFC 9110 section 10.2.3).
@@ -287,7 +291,7 @@ mod tests {
     impl Message for Empty {
         const IN_A_REQUEST: usize = 1;
 
-        fn of(&self, _: &[&Notification]) -> Result<(Vec<u8>, HeaderMap), String> {
+        fn of(&self, _: &[&Notification]) -> Result<(Vec<u8>, HeaderMap), DeliveryError> {
             Ok((Vec::new(), HeaderMap::new()))
         }
     }

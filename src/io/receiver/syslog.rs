@@ -14,7 +14,7 @@ use super::datagrams::Datagrams;
 use crate::config::document::endpoint::EndpointHost;
 use crate::config::document::sinks::{Facility, Framing, SinkConfig, Transport};
 use crate::io::net::dns::resolve_endpoint;
-use crate::io::receiver::delivery::{Delivered, Identity, Outcome, blocking};
+use crate::io::receiver::delivery::{Delivered, DeliveryError, Identity, Outcome, blocking};
 use crate::io::tls;
 use crate::pure::alarm::key::{Kind, Severity};
 use crate::pure::alarm::notification::{AlarmState, Notification};
@@ -57,16 +57,15 @@ impl Syslog {
                 self.datagrams.send(&datagrams).await
             }
             Transport::Tcp | Transport::Starttls | Transport::Tls => {
-                let late = || format!("no answer within {}", humantime::format_duration(within));
-                timeout(within, self.write(&lines)).await.unwrap_or_else(|_| Err(late()))
+                timeout(within, self.write(&lines)).await.unwrap_or(Err(DeliveryError::TimedOut(within)))
             }
         };
         match sent {
             Ok(()) => Delivered::all(batch, &Outcome::Delivered),
-            Err(problem) => {
+            Err(error) => {
                 self.stream = None;
                 self.datagrams.disconnect();
-                Delivered::all(batch, &Outcome::Unreachable(problem))
+                Delivered::all(batch, &Outcome::unreachable(error))
             }
         }
     }
@@ -75,8 +74,7 @@ impl Syslog {
         self.config.facility.unwrap_or(Facility::Daemon).code()
     }
 
-    async fn write(&mut self, lines: &[String]) -> Result<(), String> {
-        let failed = |error: std::io::Error| error.to_string();
+    async fn write(&mut self, lines: &[String]) -> Result<(), DeliveryError> {
         if let Some(stream) = &mut self.stream
             && closed(stream.as_mut(), Duration::ZERO).await
         {
@@ -91,23 +89,25 @@ impl Syslog {
             Framing::OctetCounting => lines.iter().map(|line| format!("{} {line}", line.len())).collect(),
             Framing::Lf => lines.iter().map(|line| format!("{line}\n")).collect(),
         };
-        stream.write_all(frames.as_bytes()).await.map_err(failed)?;
-        stream.flush().await.map_err(failed)?;
+        stream.write_all(frames.as_bytes()).await?;
+        stream.flush().await?;
         // Data written into a stream that the other end has closed is lost.
         if closed(stream.as_mut(), CLOSE_WAIT).await {
-            return Err("the receiver closed the stream".to_owned());
+            return Err(DeliveryError::Closed);
         }
         self.stream = Some(stream);
         Ok(())
     }
 
-    async fn connect(&self) -> Result<Box<dyn SyslogStream>, String> {
+    async fn connect(&self) -> Result<Box<dyn SyslogStream>, DeliveryError> {
         let target = self.config.endpoint()?;
-        let addr = resolve_endpoint(&target).await.map_err(|problem| format!("{target}: {problem}"))?;
-        let failed = |error: std::io::Error| format!("{addr}: {error}");
+        let addr = resolve_endpoint(&target).await;
+        let addr = addr.map_err(|error| DeliveryError::Unresolved(target.clone(), error))?;
+        let failed = |error| DeliveryError::Io(addr.to_string(), error);
         let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.map_err(failed)?;
         if let Some(source) = self.config.source {
-            socket.bind((source, 0).into()).map_err(|error| format!("source {source}: {error}"))?;
+            let bound = socket.bind((source, 0).into());
+            bound.map_err(|error| DeliveryError::Io(format!("source {source}"), error))?;
         }
         let stream = socket.connect(addr).await.map_err(failed)?;
         // A dead path is detected when written data is not acknowledged within this time.
@@ -121,7 +121,8 @@ impl Syslog {
         let client = TlsConnector::from(Arc::new(client.await?));
         let name = match &target.host {
             EndpointHost::Name(name) => {
-                ServerName::try_from(name.clone()).map_err(|error| format!("{target}: {error}"))?
+                let server = ServerName::try_from(name.clone());
+                server.map_err(|error| DeliveryError::Unusable(target.to_string(), error.to_string()))?
             }
             EndpointHost::Ip(_) | EndpointHost::Any => ServerName::from(addr.ip()),
         };

@@ -10,7 +10,7 @@ use sha2::Sha256;
 use super::http::{self, Http, Message};
 use crate::config::document::secret::Secret;
 use crate::config::document::sinks::SinkConfig;
-use crate::io::receiver::delivery::{Delivered, Identity, Outcome, blocking};
+use crate::io::receiver::delivery::{Delivered, DeliveryError, Identity, Outcome, blocking};
 use crate::io::secret;
 use crate::pure::alarm::key::Kind;
 use crate::pure::alarm::notification::Notification;
@@ -45,7 +45,7 @@ impl Webhook {
         // The secret is read for each delivery, because it may have been replaced.
         let secret = match blocking(move || config.secret().map(secret::read).transpose()).await {
             Ok(secret) => secret,
-            Err(problem) => return Delivered::all(batch, &Outcome::Unreachable(problem)),
+            Err(error) => return Delivered::all(batch, &Outcome::unreachable(error)),
         };
         let message = Signed { receiver: self.config.name.clone(), identity: self.identity.clone(), secret };
         self.http.deliver(batch, &message).await
@@ -56,14 +56,16 @@ impl Message for Signed {
     /// Every alarm is sent in a request by itself, because receivers use the group's key as the key of an incident.
     const IN_A_REQUEST: usize = 1;
 
-    fn of(&self, alarms: &[&Notification]) -> Result<(Vec<u8>, HeaderMap), String> {
+    fn of(&self, alarms: &[&Notification]) -> Result<(Vec<u8>, HeaderMap), DeliveryError> {
         let body = self.json(alarms).to_string().into_bytes();
         let mut headers = HeaderMap::new();
         if let Some(secret) = &self.secret {
-            let mac = Hmac::<Sha256>::new_from_slice(secret.reveal().as_bytes()).map_err(|error| error.to_string())?;
+            let mac = Hmac::<Sha256>::new_from_slice(secret.reveal().as_bytes())
+                .map_err(|error| DeliveryError::Encode(error.to_string()))?;
             let code = mac.chain_update(&body).finalize().into_bytes();
             let hex: String = code.iter().map(|octet| format!("{octet:02x}")).collect();
-            let value = HeaderValue::from_str(&format!("sha256={hex}")).map_err(|error| error.to_string())?;
+            let value = HeaderValue::from_str(&format!("sha256={hex}"))
+                .map_err(|error| DeliveryError::Encode(error.to_string()))?;
             headers.insert(SIGNATURE, value);
         }
         Ok((body, headers))

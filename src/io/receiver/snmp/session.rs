@@ -8,8 +8,8 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::config::document::secret::{Secret, SecretSource};
 use crate::config::document::sinks::{SinkConfig, SnmpMode, SnmpVersion};
-use crate::io::receiver::datagrams::{Datagrams, describe_error};
-use crate::io::receiver::delivery::{Delivered, Identity, Outcome, blocking};
+use crate::io::receiver::datagrams::Datagrams;
+use crate::io::receiver::delivery::{Delivered, DeliveryError, Identity, Outcome, blocking};
 use crate::io::receiver::snmp::render::{Acknowledgement, Renderer, community_answer, community_message};
 use crate::io::receiver::snmp::usm::{
     self, EngineClock, Purpose, SHORTEST_PASSWORD, User, UserKeys, UsmError, UsmReport,
@@ -79,7 +79,7 @@ impl Snmp {
     pub(in crate::io::receiver) async fn deliver(&mut self, batch: Vec<Outbound>) -> Delivered {
         let delivered = match self.config.mode {
             SnmpMode::Trap => {
-                let outcome = self.send_traps(&batch).await.unwrap_or_else(Outcome::Unreachable);
+                let outcome = self.send_traps(&batch).await.unwrap_or_else(Outcome::unreachable);
                 Delivered::all(batch, &outcome)
             }
             SnmpMode::Inform => self.send_informs(batch).await,
@@ -92,7 +92,7 @@ impl Snmp {
         delivered
     }
 
-    async fn send_traps(&mut self, batch: &[Outbound]) -> Result<Outcome, String> {
+    async fn send_traps(&mut self, batch: &[Outbound]) -> Result<Outcome, DeliveryError> {
         self.prepare().await?;
         let mut datagrams = Vec::new();
         for due in batch {
@@ -112,7 +112,7 @@ impl Snmp {
         for due in batch {
             let outcome = match has_failed {
                 true => Outcome::NotTried,
-                false => self.send_inform(&due).await.unwrap_or_else(Outcome::Unreachable),
+                false => self.send_inform(&due).await.unwrap_or_else(Outcome::unreachable),
             };
             has_failed |= matches!(outcome, Outcome::Unreachable(_));
             delivered.outcomes.push((due, outcome));
@@ -121,7 +121,7 @@ impl Snmp {
     }
 
     /// Sends an inform until it is acknowledged, at most `retries` times more than once.
-    async fn send_inform(&mut self, due: &Outbound) -> Result<Outcome, String> {
+    async fn send_inform(&mut self, due: &Outbound) -> Result<Outcome, DeliveryError> {
         self.prepare().await?;
         let mut complaint = None;
         let mut ids = Vec::new();
@@ -131,7 +131,7 @@ impl Snmp {
             let id = self.next_id();
             ids.push(id);
             let Some(datagram) = self.message(due, id)? else { return Ok(Outcome::Nothing) };
-            self.datagrams.socket().await?.send(&datagram).await.map_err(|error| describe_error(&error))?;
+            self.datagrams.socket().await?.send(&datagram).await?;
             match self.wait_for_response(&ids).await? {
                 InformResult::Acknowledged(Acknowledgement::Good) => return Ok(Outcome::Delivered),
                 InformResult::Acknowledged(Acknowledgement::Refused(status)) => {
@@ -147,7 +147,7 @@ impl Snmp {
                 }
             }
         }
-        Err(self.unanswered(complaint))
+        Err(DeliveryError::Unacknowledged(self.unanswered(complaint)))
     }
 
     fn unanswered(&self, complaint: Option<UsmError>) -> String {
@@ -171,7 +171,7 @@ impl Snmp {
     }
 
     /// Waits for an acknowledgement or report for any of the given message ids.
-    async fn wait_for_response(&mut self, ids: &[i32]) -> Result<InformResult, String> {
+    async fn wait_for_response(&mut self, ids: &[i32]) -> Result<InformResult, DeliveryError> {
         let deadline = Instant::now() + self.config.response_timeout();
         let mut complaint = None;
         let mut buffer = vec![0; LONGEST];
@@ -179,7 +179,7 @@ impl Snmp {
             let socket = self.datagrams.socket().await?;
             let length = match timeout_at(deadline, socket.recv(&mut buffer)).await {
                 Err(_) => return Ok(InformResult::Nothing(complaint)),
-                Ok(Err(error)) => return Err(describe_error(&error)),
+                Ok(Err(error)) => return Err(error.into()),
                 Ok(Ok(length)) => length,
             };
             let datagram = &buffer[..length];
@@ -218,7 +218,7 @@ impl Snmp {
 
     /// Reads the passwords, discovers the receiver's engine if informs are sent, and derives the keys. Returns at once
     /// if that is done already.
-    async fn prepare(&mut self) -> Result<(), String> {
+    async fn prepare(&mut self) -> Result<(), DeliveryError> {
         if self.security.is_none() {
             let config = self.config.clone();
             self.security = Some(match self.config.version {
@@ -240,7 +240,7 @@ impl Snmp {
         let made = blocking(move || {
             // The first call of `clock` reads and writes the disk.
             engine.clock();
-            Ok(UserKeys::new(&user, &engine_id))
+            Ok::<_, DeliveryError>(UserKeys::new(&user, &engine_id))
         });
         let made = made.await?;
         if let Some(Security::Usm { keys, .. }) = &mut self.security {
@@ -250,16 +250,16 @@ impl Snmp {
     }
 
     /// Requests the receiver's engine id and clock (RFC 3414 section 4).
-    async fn discover(&mut self) -> Result<UsmReport, String> {
+    async fn discover(&mut self) -> Result<UsmReport, DeliveryError> {
         let (within, tries) = (self.config.response_timeout(), self.config.retries + 1);
         let mut buffer = vec![0; LONGEST];
         for _ in 0..tries {
             let id = self.next_id();
             let socket = self.datagrams.socket().await?;
-            socket.send(&usm::discovery(id)).await.map_err(|error| describe_error(&error))?;
+            socket.send(&usm::discovery(id)).await?;
             let deadline = Instant::now() + within;
             while let Ok(received) = timeout_at(deadline, socket.recv(&mut buffer)).await {
-                let length = received.map_err(|error| describe_error(&error))?;
+                let length = received?;
                 if let Ok(usm::UsmReply::Reported(report)) = usm::reply(&buffer[..length], None, id)
                     && !report.engine_id.is_empty()
                 {
@@ -268,18 +268,19 @@ impl Snmp {
             }
         }
         let within = humantime::format_duration(within);
-        Err(format!("no response to the engine id discovery, {tries} times within {within}"))
+        let problem = format!("no response to the engine id discovery, {tries} times within {within}");
+        Err(DeliveryError::Unacknowledged(problem))
     }
 
     /// Encodes the datagram for `due`; returns `None` if the profile has no notification for it.
-    fn message(&mut self, due: &Outbound, id: i32) -> Result<Option<Vec<u8>>, String> {
+    fn message(&mut self, due: &Outbound, id: i32) -> Result<Option<Vec<u8>>, DeliveryError> {
         let Some(varbinds) = self.renderer.varbinds(due, time::now().moment) else { return Ok(None) };
         let salt = self.next_salt;
         self.next_salt = salt.wrapping_add(1);
         match &self.security {
             Some(Security::Community(community)) => community_message(self.config.mode, community, id, &varbinds)
                 .map(Some)
-                .map_err(|error| error.to_string()),
+                .map_err(|error| DeliveryError::Encode(error.to_string())),
             Some(Security::Usm { keys: Some((keys, receiver)), .. }) => {
                 let (purpose, clock) = match receiver {
                     None => (Purpose::Trap, self.engine.clock()),
@@ -290,7 +291,7 @@ impl Snmp {
                 };
                 Ok(Some(usm::notification(purpose, keys, clock, id, &varbinds, salt)))
             }
-            Some(Security::Usm { keys: None, .. }) | None => Err("no keys yet".to_owned()),
+            Some(Security::Usm { keys: None, .. }) | None => Err(DeliveryError::NotConfigured("keys")),
         }
     }
 
@@ -300,16 +301,21 @@ impl Snmp {
     }
 }
 
-fn read_user(config: &SinkConfig) -> Result<User, String> {
-    let read = |source: Option<SecretSource<'_>>, what: &str| {
-        let password = secret::read(source.ok_or_else(|| format!("no {what} password configured"))?)?;
+fn read_user(config: &SinkConfig) -> Result<User, DeliveryError> {
+    let read = |source: Option<SecretSource<'_>>, what: &'static str| {
+        let password = secret::read(source.ok_or(DeliveryError::NotConfigured(what))?)?;
         match password.reveal().len() {
-            0..SHORTEST_PASSWORD => Err(format!("the {what} password is shorter than {SHORTEST_PASSWORD} octets")),
+            0..SHORTEST_PASSWORD => Err(DeliveryError::ShortPassword(what, SHORTEST_PASSWORD)),
             _ => Ok(password),
         }
     };
-    let auth = config.auth_protocol.map(|protocol| Ok((protocol, read(config.auth_password(), "auth")?)));
-    let privacy = config.privacy_protocol.map(|protocol| Ok((protocol, read(config.privacy_password(), "privacy")?)));
-    let (auth, privacy): (Option<Result<_, String>>, Option<Result<_, String>>) = (auth, privacy);
-    Ok(User { name: config.user.clone(), auth: auth.transpose()?, privacy: privacy.transpose()? })
+    let auth = match config.auth_protocol {
+        Some(protocol) => Some((protocol, read(config.auth_password(), "auth password")?)),
+        None => None,
+    };
+    let privacy = match config.privacy_protocol {
+        Some(protocol) => Some((protocol, read(config.privacy_password(), "privacy password")?)),
+        None => None,
+    };
+    Ok(User { name: config.user.clone(), auth, privacy })
 }

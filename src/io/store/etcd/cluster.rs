@@ -16,7 +16,8 @@ use super::fault::{Fault, FaultKind, classify};
 use crate::config::bootstrap::StoreConfig;
 use crate::config::document::secret::Secret;
 use crate::io::error_chain::error_chain;
-use crate::io::{secret, tls};
+use crate::io::secret;
+use crate::io::tls::{self, TlsError};
 
 /// Range, in milliseconds, of the time for which a failed member is not asked, unless all members have failed.
 const QUARANTINE: std::ops::Range<u64> = 20_000..40_000;
@@ -209,7 +210,9 @@ impl Cluster {
     fn password(&self) -> Result<Option<Secret>, Fault> {
         let auth = &self.config.auth;
         match auth.password() {
-            Some(source) if !auth.user.is_empty() => secret::read(source).map(Some).map_err(Fault::access),
+            Some(source) if !auth.user.is_empty() => {
+                secret::read(source).map(Some).map_err(|error| Fault::access(error.to_string()))
+            }
             Some(_) | None => Ok(None),
         }
     }
@@ -302,15 +305,18 @@ impl Cluster {
                 Ok(())
             }
             (Err(_), Some(_)) => Ok(()),
-            (Err(problem), None) => Err(Fault::access(problem)),
+            (Err(fault), None) => Err(fault),
         }
     }
 
-    fn build(&self) -> Result<Client, String> {
+    fn build(&self) -> Result<Client, Fault> {
+        let unusable = |error: TlsError| Fault::access(error.to_string());
         let secure = self.members.iter().any(|member| member.url.scheme() == "https");
         let mut tls = match secure {
-            true => tls::client_with(self.config.tls.ca_file.as_deref(), self.config.tls.identity())?,
-            false => tls::for_url("http:", None, None)?,
+            true => {
+                tls::client_with(self.config.tls.ca_file.as_deref(), self.config.tls.identity()).map_err(unusable)?
+            }
+            false => tls::for_url("http:", None, None).map_err(unusable)?,
         };
         tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Client::builder()
@@ -323,7 +329,7 @@ impl Cluster {
             .http2_keep_alive_while_idle(true)
             .no_proxy()
             .build()
-            .map_err(|error| error_chain(&error))
+            .map_err(|error| Fault::access(error_chain(&error)))
     }
 
     /// Quarantines the current member and selects the next one that is not quarantined.

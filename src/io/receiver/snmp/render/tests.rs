@@ -33,7 +33,16 @@ fn notification(kind: Kind, state: AlarmState) -> Notification {
         Kind::UnknownPacket => {
             Cause::UnknownPacket { source: "127.0.0.9:4000".into(), reason: "no test with this id".into() }
         }
-        _ => Cause::Config("the text".into()),
+        Kind::Connection
+        | Kind::Loss
+        | Kind::Jitter
+        | Kind::Path
+        | Kind::Sender
+        | Kind::Clock
+        | Kind::Config
+        | Kind::Isolated
+        | Kind::Storm
+        | Kind::Test => Cause::Config("the text".into()),
     };
     let clear_reason = (state == AlarmState::Cleared).then_some(ClearReason::GoodAgain(Duration::from_secs(24)));
     Notification {
