@@ -89,7 +89,6 @@ pub struct Groups {
 struct Member {
     groups: Vec<usize>,
     fresh_after: Duration,
-    direction: GroupDirection,
     description: String,
 }
 
@@ -97,6 +96,8 @@ struct Member {
 struct Group {
     subject: Subject,
     members: Vec<TestId>,
+    /// Direction of the members together.
+    direction: GroupDirection,
     /// Number of members that are down, and number of members known to be up.
     down: usize,
     up: usize,
@@ -145,14 +146,14 @@ impl Groups {
             let mut groups = Vec::new();
             for subject in membership.shares.into_iter().chain([Subject::Agent]) {
                 let number = *numbers.entry(subject.clone()).or_insert_with(|| {
-                    self.groups.push(Group::new(subject));
+                    self.groups.push(Group::new(subject, membership.direction));
                     self.groups.len() - 1
                 });
-                self.groups[number].members.push(id);
+                self.groups[number].add(id, membership.direction);
                 groups.push(number);
             }
-            let Membership { fresh_after, direction, description, .. } = membership;
-            self.tests.insert(id, Member { groups, fresh_after, direction, description });
+            let Membership { fresh_after, description, .. } = membership;
+            self.tests.insert(id, Member { groups, fresh_after, description });
         }
         let known = &self.tests;
         self.down.retain(|id, _| known.contains_key(id));
@@ -322,13 +323,12 @@ impl Groups {
     fn shared_by(&self, group: &Group) -> GroupFault {
         let first = group.members.iter().find(|id| self.down.contains_key(id)).copied();
         let example = first.and_then(|id| self.tests.get(&id));
-        let directions = group.members.iter().filter_map(|id| Some(self.tests.get(id)?.direction));
         GroupFault {
             kind: self.kind,
             subject: group.subject.clone(),
             down: group.down as u64,
             total: group.counted() as u64,
-            direction: directions.reduce(GroupDirection::join).unwrap_or(GroupDirection::Both),
+            direction: group.direction,
             first,
             example: example.map_or(String::new(), |test| test.description.clone()),
             announced_stop: false,
@@ -572,10 +572,11 @@ impl Groups {
 }
 
 impl Group {
-    fn new(subject: Subject) -> Self {
+    fn new(subject: Subject, direction: GroupDirection) -> Self {
         Group {
             subject,
             members: Vec::new(),
+            direction,
             down: 0,
             up: 0,
             excluded: 0,
@@ -583,6 +584,11 @@ impl Group {
             notified: false,
             clear_reported: false,
         }
+    }
+
+    fn add(&mut self, id: TestId, direction: GroupDirection) {
+        self.members.push(id);
+        self.direction = self.direction.join(direction);
     }
 
     /// Returns the number of members that count, which leaves out the excluded ones.
