@@ -26,7 +26,7 @@ use peerpair::io::net::udp::Socket;
 use peerpair::io::shared::SharedState;
 use peerpair::io::time;
 use peerpair::listener::{self, Listener};
-use peerpair::messages::{ListenerFact, PacerFact, Register, SenderContext, SenderFact};
+use peerpair::messages::{ConditionReport, ListenerFact, PacerFact, Register, SenderContext, SenderFact};
 use peerpair::pacer::{self, Pacer};
 use peerpair::pure::base::time::WallTime;
 use peerpair::pure::clock::error_estimate::{ClockQuality, DelayLimits, ErrorEstimate};
@@ -180,6 +180,11 @@ impl Actor for Parent {
     type Context = Context<Self>;
 }
 
+impl Handler<ConditionReport> for Parent {
+    type Result = ();
+    fn handle(&mut self, _: ConditionReport, _: &mut Self::Context) {}
+}
+
 impl Handler<ListenerFact> for Parent {
     type Result = ();
     fn handle(&mut self, _: ListenerFact, _: &mut Self::Context) {}
@@ -298,6 +303,7 @@ fn senders(
         reads: false,
         shared: shared(),
         parent: parent.clone().recipient(),
+        reports: parent.clone().recipient(),
         generation: 1,
     })
     .start();
@@ -306,6 +312,7 @@ fn senders(
         pacer: pacer.recipient::<Register>(),
         shared: shared(),
         parent: parent.clone().recipient(),
+        reports: parent.clone().recipient(),
     });
     let begin = |plan| sender::Args { plan, context: context.clone(), generation: 1 };
     plans.into_iter().map(|plan| Sender::new(begin(plan)).start()).collect()
@@ -407,7 +414,7 @@ fn bare_receive(socket: &Socket, batch: &mut Batch, during: Duration) -> f64 {
     let (begun, before, mut count) = (Instant::now(), cpu(), 0u64);
     while begun.elapsed() < during {
         std::thread::sleep(Duration::from_millis(4));
-        while let Ok(some @ 1..) = batch.apply(socket.as_fd()) {
+        while let Ok(some @ 1..) = batch.receive(socket.as_fd()) {
             count += some as u64;
         }
     }
@@ -423,6 +430,7 @@ fn listener(socket: Arc<Socket>, criteria: Criteria, parent: &Addr<Parent>) -> A
         expected: (0..TESTS).map(|n| expected(n, &criteria)).collect(),
         shared: shared(),
         parent: parent.clone().recipient(),
+        reports: parent.clone().recipient(),
         generation: 1,
     };
     Listener::new(args).start()
@@ -617,11 +625,12 @@ fn flood() {
     }
     impl Handler<ListenerFact> for Watching {
         type Result = ();
-        fn handle(&mut self, fact: ListenerFact, _: &mut Self::Context) {
-            if let ListenerFact::Changed(change) = fact
-                && matches!(change.verdict, peerpair::pure::alarm::change::Verdict::Violated(_))
-                && change.test.is_some()
-            {
+        fn handle(&mut self, _: ListenerFact, _: &mut Self::Context) {}
+    }
+    impl Handler<ConditionReport> for Watching {
+        type Result = ();
+        fn handle(&mut self, ConditionReport(change): ConditionReport, _: &mut Self::Context) {
+            if matches!(change.verdict, peerpair::pure::alarm::change::Verdict::Violated(_)) && change.test.is_some() {
                 let _first =
                     DOWN.compare_exchange(0, self.0.elapsed().as_millis() as u64, Ordering::Relaxed, Ordering::Relaxed);
             }
@@ -640,7 +649,8 @@ fn flood() {
             names: Vec::new(),
             expected: vec![expected(0, &Arc::new(quick))],
             shared: shared(),
-            parent: watching.recipient(),
+            parent: watching.clone().recipient(),
+            reports: watching.recipient(),
             generation: 1,
         };
         let _listener = Listener::new(args).start();

@@ -23,7 +23,7 @@ use crate::io::receiver::delivery::Identity;
 use crate::io::state::file::{StateFile, load_list};
 use crate::io::time;
 use crate::messages::{
-    AdoptRecords, AlarmFact, AlarmsStatus, ApiCall, ApplyChange, ConfigureSinks, Generation, Observe, Reconfigure,
+    AdoptRecords, AlarmFact, AlarmsStatus, ApiCall, ConditionReport, ConfigureSinks, Generation, Observe, Reconfigure,
     Retain, SinkFact, Stop, UpdateAlarm,
 };
 use crate::pure::alarm::engine::AlarmEngine;
@@ -320,9 +320,9 @@ impl Actor for Alarm {
     }
 }
 
-impl Handler<ApplyChange> for Alarm {
+impl Handler<ConditionReport> for Alarm {
     type Result = ();
-    fn handle(&mut self, ApplyChange(change): ApplyChange, ctx: &mut Self::Context) {
+    fn handle(&mut self, ConditionReport(change): ConditionReport, ctx: &mut Self::Context) {
         let _entered = self.enter();
         let changed = self.engine.on_change(&change, time::now());
         self.publish(changed, ctx);

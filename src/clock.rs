@@ -15,7 +15,7 @@ use crate::io::adjtimex::clock_quality;
 use crate::io::ntp::NtpError;
 use crate::io::shared::SharedState;
 use crate::io::{ntp, time};
-use crate::messages::{ClockFact, ConfigureClock, Generation, Observe, ReportConditions, Stop};
+use crate::messages::{ClockFact, ConditionReport, ConfigureClock, Generation, Observe, ReportConditions, Stop};
 use crate::pure::base::polling;
 use crate::pure::base::time::{Moment, seconds};
 use crate::pure::clock::error_estimate::{ClockQuality, UNSYNCHRONISED_ERROR};
@@ -37,6 +37,7 @@ pub struct Clock {
     /// Error bound that the operator configured for this clock; takes precedence over the kernel's.
     claimed: Option<Duration>,
     parent: Recipient<ClockFact>,
+    reports: Recipient<ConditionReport>,
     generation: Generation,
     kernel: ClockQuality,
     local: LocalClock,
@@ -59,6 +60,7 @@ impl Clock {
         shared: SharedState,
         claimed: Option<Duration>,
         parent: Recipient<ClockFact>,
+        reports: Recipient<ConditionReport>,
         generation: Generation,
     ) -> Self {
         Clock {
@@ -68,6 +70,7 @@ impl Clock {
             shared,
             claimed,
             parent,
+            reports,
             generation,
             kernel: ClockQuality::UNKNOWN,
             local: LocalClock::default(),
@@ -99,7 +102,7 @@ impl Clock {
             self.kernel = ClockQuality { error: self.kernel.error.max(UNSYNCHRONISED_ERROR), ..self.kernel };
         }
         if let Some(change) = self.local.on_reading(self.kernel, step, now) {
-            self.parent.do_send(ClockFact::Changed(change));
+            self.reports.do_send(ConditionReport(change));
         }
         self.shared.set_clock(self.local.judge(self.kernel));
     }
@@ -171,7 +174,7 @@ impl Handler<ReportConditions> for Clock {
     type Result = ();
     fn handle(&mut self, _: ReportConditions, _: &mut Self::Context) {
         let _entered = self.enter();
-        self.parent.do_send(ClockFact::Changed(self.local.report(time::now())));
+        self.reports.do_send(ConditionReport(self.local.report(time::now())));
     }
 }
 
@@ -213,6 +216,11 @@ mod tests {
         type Context = Context<Self>;
     }
 
+    impl Handler<ConditionReport> for Parent {
+        type Result = ();
+        fn handle(&mut self, _: ConditionReport, _: &mut Self::Context) {}
+    }
+
     impl Handler<ClockFact> for Parent {
         type Result = ();
         fn handle(&mut self, _: ClockFact, _: &mut Self::Context) {}
@@ -222,7 +230,9 @@ mod tests {
     #[actix::test]
     async fn clock_is_not_trusted_after_a_suspension_although_its_error_bound_is_small() {
         let (shared, claimed) = (SharedState::new(), Duration::from_millis(1));
-        let mut clock = Clock::new(shared.clone(), Some(claimed), Parent.start().recipient(), 1);
+        let parent = Parent.start();
+        let (facts, reports) = (parent.clone().recipient(), parent.recipient());
+        let mut clock = Clock::new(shared.clone(), Some(claimed), facts, reports, 1);
         clock.read();
         assert_eq!(shared.clock_error(), claimed);
         shared.observe(time::now(), time::slept() + Duration::from_secs(600));

@@ -24,7 +24,9 @@ use crate::io::net::recv_batch::{Batch, Datagram};
 use crate::io::net::udp::{Readiness, Socket};
 use crate::io::shared::SharedState;
 use crate::io::time;
-use crate::messages::{Generation, Handover, ListenerFact, Observe, RemoveTest, ReportConditions, SetTest, Stop};
+use crate::messages::{
+    ConditionReport, Generation, Handover, ListenerFact, Observe, RemoveTest, ReportConditions, SetTest, Stop,
+};
 use crate::pure::alarm::change::ConditionChange;
 use crate::pure::alarm::key::Subject;
 use crate::pure::base::polling::{self, AdaptivePoll, NextRead};
@@ -66,6 +68,7 @@ pub struct Listener {
     socket: Arc<Socket>,
     shared: SharedState,
     parent: Recipient<ListenerFact>,
+    reports: Recipient<ConditionReport>,
     generation: Generation,
     names: Vec<String>,
     sessions: Sessions,
@@ -97,7 +100,7 @@ pub struct Listener {
     /// Changes of conditions that were found and not yet sent to the watcher.
     changes: Vec<ConditionChange>,
     pace: AdaptivePoll,
-    look: NextRead,
+    next_read: NextRead,
     /// Registration of the socket, present only while each datagram causes a wake-up.
     readiness: Option<Readiness>,
     span: Span,
@@ -117,6 +120,8 @@ pub struct Args {
     pub shared: SharedState,
     /// Watcher, which receives the facts of this listener.
     pub parent: Recipient<ListenerFact>,
+    /// Supervisor, which passes reports to the alarm actor.
+    pub reports: Recipient<ConditionReport>,
     /// Generation of this listener, which distinguishes it from earlier ones with the same address.
     pub generation: Generation,
 }
@@ -131,6 +136,7 @@ impl Listener {
             socket: args.socket,
             shared: args.shared,
             parent: args.parent,
+            reports: args.reports,
             generation: args.generation,
             names: args.names,
             sessions: Sessions::with_room_for(args.expected.len()),
@@ -154,7 +160,7 @@ impl Listener {
             path_changes: TokenBucket::new(PATH_CHANGE_RATE.0, PATH_CHANGE_RATE.1, now.moment),
             changes: Vec::new(),
             pace: AdaptivePoll::new(now.moment),
-            look: NextRead::WhenReady,
+            next_read: NextRead::WhenReady,
             readiness: None,
             span: info_span!("listener", address = %args.address),
         };
@@ -184,7 +190,7 @@ impl Listener {
     }
 
     /// Receives up to `batches` batches, and returns when to read the socket next.
-    fn apply(&mut self, batches: usize) -> NextRead {
+    fn receive_batches(&mut self, batches: usize) -> NextRead {
         self.detect_suspension();
         self.clock_was_set = false;
         self.observe_clock();
@@ -193,18 +199,18 @@ impl Listener {
         if std::mem::replace(&mut self.addresses_changed, changed) != changed {
             self.sessions.values_mut().for_each(|watched| watched.source = None);
         }
-        let mut look = NextRead::AtOnce;
+        let mut next_read = NextRead::AtOnce;
         for _ in 0..batches {
             let now = time::now();
-            match self.batch.apply(self.socket.as_fd()) {
+            match self.batch.receive(self.socket.as_fd()) {
                 Ok(0) => {
-                    look = self.pace.on_drained(now.moment, self.packets, self.reflected);
+                    next_read = self.pace.on_drained(now.moment, self.packets, self.reflected);
                     self.drained = now.moment;
                     break;
                 }
                 Ok(_) => self.judge_batch(now),
                 Err(error) => {
-                    look = NextRead::At(now.moment + polling::LONGEST);
+                    next_read = NextRead::At(now.moment + polling::LONGEST);
                     // A datagram cannot cause this error. The socket is read again after `polling::LONGEST`.
                     tracing::debug!(%error, "receive failed");
                     break;
@@ -212,13 +218,13 @@ impl Listener {
             }
         }
         self.send_changes();
-        look
+        next_read
     }
 
     /// Schedules the next read: immediately, at a time, or when the socket becomes readable.
-    fn wait(&mut self, look: NextRead, ctx: &mut Context<Self>) {
-        self.look = look;
-        match look {
+    fn wait(&mut self, next_read: NextRead, ctx: &mut Context<Self>) {
+        self.next_read = next_read;
+        match next_read {
             NextRead::AtOnce => {
                 // Other actors and tasks run first.
                 let yielded = tokio::task::yield_now().into_actor(self);
@@ -391,7 +397,7 @@ impl Listener {
 
     fn judge(&mut self) {
         // Datagrams in the socket arrived before the deadline, even if they are read after it.
-        self.apply(BATCHES_BEFORE_JUDGING);
+        self.receive_batches(BATCHES_BEFORE_JUDGING);
         self.judge_silence();
     }
 
@@ -409,7 +415,7 @@ impl Listener {
 
     fn send_changes(&mut self) {
         for change in self.changes.drain(..) {
-            self.parent.do_send(ListenerFact::Changed(change));
+            self.reports.do_send(ConditionReport(change));
         }
     }
 
@@ -417,8 +423,8 @@ impl Listener {
     fn arm(&mut self, ctx: &mut Context<Self>) {
         let first = self.sessions.next_call().into_iter().chain(self.foreign.next_deadline()).min();
         // The next scheduled read judges everything that is due by then.
-        let looks = |next: &Moment| matches!(self.look, NextRead::At(look) if look <= *next);
-        if let Some(next) = first.filter(|next| !looks(next)) {
+        let reads = |next: &Moment| matches!(self.next_read, NextRead::At(next_read) if next_read <= *next);
+        if let Some(next) = first.filter(|next| !reads(next)) {
             self.set_timer(next, ctx);
         }
     }
@@ -501,11 +507,11 @@ impl Handler<Readable> for Listener {
     type Result = ();
     fn handle(&mut self, _: Readable, ctx: &mut Self::Context) {
         let _entered = self.enter();
-        let look = self.apply(BATCHES_PER_WAKE);
-        if look != NextRead::AtOnce {
+        let next_read = self.receive_batches(BATCHES_PER_WAKE);
+        if next_read != NextRead::AtOnce {
             self.judge_silence();
         }
-        self.wait(look, ctx);
+        self.wait(next_read, ctx);
         self.arm(ctx);
     }
 }
@@ -601,6 +607,11 @@ mod tests {
         type Context = Context<Self>;
     }
 
+    impl Handler<ConditionReport> for Parent {
+        type Result = ();
+        fn handle(&mut self, _: ConditionReport, _: &mut Self::Context) {}
+    }
+
     impl Handler<ListenerFact> for Parent {
         type Result = ();
         fn handle(&mut self, fact: ListenerFact, _: &mut Self::Context) {
@@ -636,13 +647,15 @@ mod tests {
         let test = Arc::new(TestFacts::example(id()));
         let expected = SessionPlan { test, from_address: None, any_of: None, criteria: Arc::new(criteria) };
         let socket = Socket::open(([127, 0, 0, 1], 0).into(), None).unwrap();
+        let parent = Parent(facts).start();
         Listener::new(Args {
             address: socket.local(),
             socket: Arc::new(socket),
             names: Vec::new(),
             expected: vec![expected],
             shared: SharedState::new(),
-            parent: Parent(facts).start().recipient(),
+            parent: parent.clone().recipient(),
+            reports: parent.recipient(),
             generation: 1,
         })
     }

@@ -1,7 +1,7 @@
 //! Messages between actors. A child sends facts to its parent, in one enum for each pair of child and parent, whose `Down`
 //! variant reports the end of the child. A parent sends commands to its children.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use actix::{Message, Recipient};
@@ -17,8 +17,8 @@ use crate::io::net::transmit::{SenderCell, SourceSockets};
 use crate::io::shared::SharedState;
 use crate::io::store::Snapshot;
 use crate::pure::alarm::change::ConditionChange;
-use crate::pure::alarm::inventory::AlarmInventory;
-use crate::pure::alarm::key::{Kind, Subject};
+use crate::pure::alarm::inventory::{AlarmInventory, Reporters};
+use crate::pure::alarm::key::Kind;
 use crate::pure::alarm::notification::{AlarmStatus, Notification};
 use crate::pure::alarm::shelving::Silence;
 use crate::pure::base::time::WallTime;
@@ -39,8 +39,6 @@ pub type Generation = u64;
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub enum ListenerFact {
-    /// Condition went down or came up.
-    Changed(ConditionChange),
     /// Status of the listener, with the status of its tests if they were asked for.
     Observed(Box<ListenerStatus>, Option<Vec<TestStatus>>),
     /// Goodbye of the receiver of a test that starts here; it arrived at this listener's address.
@@ -53,8 +51,6 @@ pub enum ListenerFact {
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub enum SenderFact {
-    /// Condition went down or came up.
-    Changed(ConditionChange),
     /// Status of the sender and of its test.
     Observed(Box<SenderStatus>, Box<TestStatus>),
     /// End of the sender of this test, by request or by failure.
@@ -65,8 +61,6 @@ pub enum SenderFact {
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub enum PacerFact {
-    /// Condition of one of the pacer's tests went down or came up.
-    Changed(ConditionChange),
     /// Panic in the turn of this test, which leaves the other tests of the pacer running.
     Faulted(TestId),
     /// End of the pacer of this source, by request or by failure.
@@ -77,8 +71,6 @@ pub enum PacerFact {
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub enum ProberFact {
-    /// Condition of one of the prober's tests went down or came up.
-    Changed(ConditionChange),
     /// Status of all tests of targets.
     Observed(Vec<TestStatus>),
     /// End of the prober, by request or by failure.
@@ -93,10 +85,7 @@ pub struct SetTargets(pub BTreeMap<TestId, Arc<TargetPlan>>);
 /// Fact from the watcher to the supervisor.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-#[expect(clippy::large_enum_variant, reason = "a mailbox boxes each message anyway")]
 pub enum WatcherFact {
-    /// Condition of the watcher or of one of its children went down or came up.
-    Changed(ConditionChange),
     /// New plan is in force, with its consequences for the alarms.
     Planned(Box<Planned>),
     /// Status of the watcher and its children.
@@ -205,8 +194,6 @@ pub enum SinkFact {
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub enum ClockFact {
-    /// Condition of the local clock changed.
-    Changed(ConditionChange),
     /// Status of the local clock.
     Observed(ClockStatus),
     /// End of the clock actor, by request or by failure.
@@ -268,6 +255,8 @@ pub struct SenderContext {
     pub shared: SharedState,
     /// Watcher, which receives the senders' facts.
     pub parent: Recipient<SenderFact>,
+    /// Supervisor, which passes reports to the alarm actor.
+    pub reports: Recipient<ConditionReport>,
 }
 
 /// Command to a sender: the receiver of its test stops on purpose.
@@ -304,10 +293,11 @@ pub struct ConfigureClock {
     pub is_needed: bool,
 }
 
-/// Command to the alarm actor: process a changed condition.
+/// Report of a condition that went down or came up, from the actor that judges it to the supervisor, and from there to
+/// the alarm actor.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub struct ApplyChange(pub ConditionChange);
+pub struct ConditionReport(pub ConditionChange);
 
 /// Command to the alarm actor: notify these sinks from now on.
 #[derive(Debug, Message)]
@@ -321,7 +311,7 @@ pub struct Retain {
     /// Inventory of the alarms that can be raised.
     pub possible: AlarmInventory,
     /// Subjects that can report conditions.
-    pub reporters: Arc<BTreeSet<Subject>>,
+    pub reporters: Arc<Reporters>,
     /// Completeness of the inventory: an alarm missing from a partial one may still exist.
     pub completeness: Completeness,
 }

@@ -24,7 +24,7 @@ use crate::io::net::transmit::{SenderCell, SourceSockets, Transmitter};
 use crate::io::net::udp::{PathError, Readiness};
 use crate::io::shared::SharedState;
 use crate::io::time;
-use crate::messages::{Generation, PacerFact, Register, Stop};
+use crate::messages::{ConditionReport, Generation, PacerFact, Register, Stop};
 use crate::pure::alarm::change::ConditionChange;
 use crate::pure::base::calendar_queue::CalendarQueue;
 use crate::pure::base::polling;
@@ -61,6 +61,7 @@ pub struct Pacer {
     /// True if this pacer is the only reader of the sockets; otherwise a listener reads them.
     reads: bool,
     parent: Recipient<PacerFact>,
+    reports: Recipient<ConditionReport>,
     generation: Generation,
     transmitter: Transmitter,
     calendar: CalendarQueue<Enrolled>,
@@ -96,6 +97,8 @@ pub struct Args {
     pub shared: SharedState,
     /// Watcher, which receives the facts of this pacer.
     pub parent: Recipient<PacerFact>,
+    /// Supervisor, which passes reports to the alarm actor.
+    pub reports: Recipient<ConditionReport>,
     /// Generation of this pacer, which distinguishes it from earlier ones with the same source.
     pub generation: Generation,
 }
@@ -103,13 +106,14 @@ pub struct Args {
 impl Pacer {
     /// Creates a pacer without tests; senders enrol later.
     pub fn new(args: Args) -> Self {
-        let Args { source, sockets, reads, shared, parent, generation } = args;
+        let Args { source, sockets, reads, shared, parent, reports, generation } = args;
         let transmitter = Transmitter::new(shared);
         Pacer {
             span: info_span!("pacer", source = %source.address),
             source,
             reads,
             parent,
+            reports,
             generation,
             steps: transmitter.readings_and_keys().0.steps,
             transmitter,
@@ -246,7 +250,7 @@ impl Pacer {
         let mut changes = Vec::new();
         for _ in 0..BATCHES_PER_WAKE {
             let now = time::now();
-            if !matches!(self.batch.apply(socket.as_fd()), Ok(taken) if taken > 0) {
+            if !matches!(self.batch.receive(socket.as_fd()), Ok(taken) if taken > 0) {
                 if let Some(drained) = self.drained.get_mut(port) {
                     *drained = now.moment;
                 }
@@ -300,7 +304,7 @@ impl Pacer {
     }
 
     fn send_changes(&self, changes: Vec<ConditionChange>) {
-        changes.into_iter().for_each(|change| self.parent.do_send(PacerFact::Changed(change)));
+        changes.into_iter().for_each(|change| self.reports.do_send(ConditionReport(change)));
     }
 
     /// Sets the timer to the next turn, unless an earlier or equal time is set.
@@ -422,6 +426,11 @@ mod tests {
         type Context = Context<Self>;
     }
 
+    impl Handler<ConditionReport> for Parent {
+        type Result = ();
+        fn handle(&mut self, _: ConditionReport, _: &mut Self::Context) {}
+    }
+
     impl Handler<PacerFact> for Parent {
         type Result = ();
         fn handle(&mut self, _: PacerFact, _: &mut Self::Context) {}
@@ -445,9 +454,16 @@ mod tests {
         let cell = SenderCell::new(planned.test.id, SessionSender::new(planned.clone(), at(0), 1));
         let shared = SharedState::new();
         shared.set_keys(Arc::new(KeyRing::new([Key::new(1, [1; 32])], Some(1))));
-        let parent = Parent.start().recipient();
-        let source = planned.source.clone();
-        let mut pacer = Pacer::new(Args { source, sockets: [].into(), reads: true, shared, parent, generation: 1 });
+        let parent = Parent.start();
+        let mut pacer = Pacer::new(Args {
+            source: planned.source.clone(),
+            sockets: [].into(),
+            reads: true,
+            shared,
+            parent: parent.clone().recipient(),
+            reports: parent.recipient(),
+            generation: 1,
+        });
         pacer.lines.insert(cell.id, cell.clone());
         pacer.answering.insert(planned.destination, vec![cell.clone()]);
         (pacer, cell)

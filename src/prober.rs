@@ -15,7 +15,7 @@ use crate::actor::spanned::Spanned;
 use crate::config::plan::TargetPlan;
 use crate::io::shared::SharedState;
 use crate::io::{prober, time};
-use crate::messages::{Generation, Observe, ProberFact, ReportConditions, SetTargets, Stop};
+use crate::messages::{ConditionReport, Generation, Observe, ProberFact, ReportConditions, SetTargets, Stop};
 use crate::pure::alarm::change::ConditionChange;
 use crate::pure::base::time::{Moment, Now};
 use crate::pure::judge::probe_result::ProbeResult;
@@ -41,6 +41,7 @@ pub struct Prober {
     sleeps: u32,
     shared: SharedState,
     parent: Recipient<ProberFact>,
+    reports: Recipient<ConditionReport>,
     generation: Generation,
     timer: DeadlineTimer,
     span: Span,
@@ -52,6 +53,8 @@ pub struct Args {
     pub shared: SharedState,
     /// The watcher.
     pub parent: Recipient<ProberFact>,
+    /// Supervisor, which passes reports to the alarm actor.
+    pub reports: Recipient<ConditionReport>,
     /// Generation of this prober, which distinguishes it from its predecessors.
     pub generation: Generation,
 }
@@ -72,7 +75,7 @@ struct Probed {
 impl Prober {
     /// Creates a prober without targets.
     pub fn new(args: Args) -> Self {
-        let Args { shared, parent, generation } = args;
+        let Args { shared, parent, reports, generation } = args;
         Prober {
             targets: BTreeMap::new(),
             turns: BTreeSet::new(),
@@ -81,6 +84,7 @@ impl Prober {
             sleeps: shared.sleeps(),
             shared,
             parent,
+            reports,
             generation,
             timer: DeadlineTimer::default(),
             span: info_span!("prober"),
@@ -163,7 +167,7 @@ impl Prober {
     }
 
     fn send_changes(&self, changes: Vec<ConditionChange>) {
-        changes.into_iter().for_each(|change| self.parent.do_send(ProberFact::Changed(change)));
+        changes.into_iter().for_each(|change| self.reports.do_send(ConditionReport(change)));
     }
 
     fn arm(&mut self, ctx: &mut Context<Self>) {

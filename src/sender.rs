@@ -14,7 +14,8 @@ use tracing::{Span, info_span};
 use crate::io::net::transmit::{SenderCell, Transmitter};
 use crate::io::time;
 use crate::messages::{
-    Generation, Observe, ReceiverStopping, Register, ReportConditions, Send, SenderContext, SenderFact, Stop,
+    ConditionReport, Generation, Observe, ReceiverStopping, Register, ReportConditions, Send, SenderContext,
+    SenderFact, Stop,
 };
 use crate::pure::alarm::change::ConditionChange;
 use crate::pure::alarm::key::Kind;
@@ -62,7 +63,7 @@ impl Sender {
     }
 
     fn send_changes(&self, changes: Vec<ConditionChange>) {
-        changes.into_iter().for_each(|change| self.context.parent.do_send(SenderFact::Changed(change)));
+        changes.into_iter().for_each(|change| self.context.reports.do_send(ConditionReport(change)));
     }
 
     /// Announces to the receiver that the test stops. The announcement is sent twice, because a datagram may be lost.

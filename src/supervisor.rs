@@ -28,7 +28,7 @@ use crate::io::state::engine_boots::EngineRole;
 use crate::io::state::former_names;
 use crate::io::time;
 use crate::messages::{
-    AlarmFact, AlarmsStatus, ApiCall, ApplyChange, BootstrapChanged, ClockFact, ConfigureClock, ConfigureSinks,
+    AlarmFact, AlarmsStatus, ApiCall, BootstrapChanged, ClockFact, ConditionReport, ConfigureClock, ConfigureSinks,
     InForce, Observe, Planned, ReportConditions, Stop, WatcherFact, WatcherState, WatcherStatus, WebFact,
 };
 use crate::pure::alarm::cause::Cause;
@@ -130,6 +130,7 @@ impl Supervisor {
             bootstrap: self.bootstrap.clone(),
             shared: self.shared.clone(),
             parent,
+            reports: ctx.address().recipient(),
             generation,
             memory: self.memory.clone(),
         });
@@ -151,7 +152,7 @@ impl Supervisor {
         self.alarm.hold(alarm.start());
         self.alarm.send(ConfigureSinks(self.alarms.clone()));
         if rebuilt {
-            self.apply(self.faults.report(time::now()));
+            self.report(self.faults.report(time::now()));
             self.watcher.send(ReportConditions);
             self.clock.send(ReportConditions);
         }
@@ -160,7 +161,8 @@ impl Supervisor {
     fn start_clock(&mut self, ctx: &mut Context<Self>) {
         let generation = self.clock.next_generation();
         let claimed = self.bootstrap.clock.error;
-        let clock = Clock::new(self.shared.clone(), claimed, ctx.address().recipient(), generation);
+        let clock =
+            Clock::new(self.shared.clone(), claimed, ctx.address().recipient(), ctx.address().recipient(), generation);
         self.clock.hold(clock.start());
         self.consult();
     }
@@ -210,11 +212,11 @@ impl Supervisor {
     fn set_fault(&mut self, subject: Subject, problem: Option<String>) {
         let key = AlarmKey::new(Kind::Config, subject);
         let changes = self.faults.on_fault(key, problem.map(Cause::Config), time::now());
-        self.apply(changes);
+        self.report(changes);
     }
 
-    fn apply(&self, changes: Vec<ConditionChange>) {
-        changes.into_iter().for_each(|change| self.alarm.send(ApplyChange(change)));
+    fn report(&self, changes: Vec<ConditionChange>) {
+        changes.into_iter().for_each(|change| self.alarm.send(ConditionReport(change)));
     }
 
     fn on_planned(&mut self, planned: Planned) {
@@ -420,7 +422,6 @@ impl Handler<WatcherFact> for Supervisor {
     fn handle(&mut self, fact: WatcherFact, ctx: &mut Self::Context) {
         let _entered = self.enter();
         match fact {
-            WatcherFact::Changed(change) => self.alarm.send(ApplyChange(change)),
             WatcherFact::Planned(planned) => self.on_planned(*planned),
             WatcherFact::Observed(status) => {
                 self.watcher_status = *status;
@@ -487,12 +488,18 @@ impl Handler<WebFact> for Supervisor {
     }
 }
 
+impl Handler<ConditionReport> for Supervisor {
+    type Result = ();
+    fn handle(&mut self, report: ConditionReport, _: &mut Self::Context) {
+        self.alarm.send(report);
+    }
+}
+
 impl Handler<ClockFact> for Supervisor {
     type Result = ();
     fn handle(&mut self, fact: ClockFact, ctx: &mut Self::Context) {
         let _entered = self.enter();
         match fact {
-            ClockFact::Changed(change) => self.alarm.send(ApplyChange(change)),
             ClockFact::Observed(status) => self.clock_status = status,
             ClockFact::Down(generation) => {
                 if self.clock.on_down(generation) && !self.stopping {

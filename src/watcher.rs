@@ -37,18 +37,16 @@ use crate::io::store::{self, ReadScope, Store, StoreEvent};
 use crate::io::time;
 use crate::listener::Listener;
 use crate::messages::{
-    BootstrapChanged, Generation, InForce, ListenerFact, Observe, PacerFact, Planned, ProberFact, ReportConditions,
-    Retain, SenderContext, SenderFact, Stop, WatcherFact, WatcherState,
+    BootstrapChanged, ConditionReport, Generation, InForce, ListenerFact, Observe, PacerFact, Planned, ProberFact,
+    ReportConditions, Retain, SenderContext, SenderFact, Stop, WatcherFact, WatcherState,
 };
 use crate::pacer::Pacer;
 use crate::prober::Prober;
 use crate::pure::alarm::cause::Cause;
-use crate::pure::alarm::change::ConditionChange;
 use crate::pure::alarm::faults::Faults;
 use crate::pure::alarm::inventory::AlarmInventory;
 use crate::pure::alarm::key::{AlarmKey, Kind, Subject};
 use crate::pure::base::time::{Now, WallTime};
-use crate::pure::clock::attribution::ClockAttribution;
 use crate::pure::notify::log::Completeness;
 use crate::pure::stamp::session_sender::Source;
 use crate::pure::test::id::TestId;
@@ -78,6 +76,7 @@ pub struct Watcher {
     bootstrap: Arc<Bootstrap>,
     shared: SharedState,
     parent: Recipient<WatcherFact>,
+    reports: Recipient<ConditionReport>,
     generation: Generation,
     config: Config,
     names: KnownNames,
@@ -104,7 +103,6 @@ pub struct Watcher {
     /// Prober, under a single key; it runs while there are targets.
     prober: Children<(), Prober>,
     faults: Faults,
-    clock_attribution: ClockAttribution,
     observed: Observed,
     round: PollRound,
     replays: AntiReplayStore,
@@ -122,6 +120,8 @@ pub struct Args {
     pub shared: SharedState,
     /// Supervisor, which receives the watcher's facts.
     pub parent: Recipient<WatcherFact>,
+    /// Supervisor, which passes reports to the alarm actor.
+    pub reports: Recipient<ConditionReport>,
     /// Generation of this watcher, which distinguishes it from its predecessors.
     pub generation: Generation,
     /// State that the predecessor left, if this watcher replaces a failed one.
@@ -131,11 +131,12 @@ pub struct Args {
 impl Watcher {
     /// Creates a watcher; with a predecessor's memory, it applies that when it starts.
     pub fn new(args: Args) -> Self {
-        let Args { bootstrap, shared, parent, generation, .. } = args;
+        let Args { bootstrap, shared, parent, reports, generation, .. } = args;
         Watcher {
             config: Config::new(&bootstrap),
             shared,
             parent,
+            reports,
             generation,
             names: KnownNames::default(),
             following: None,
@@ -153,7 +154,6 @@ impl Watcher {
             senders: Children::default(),
             prober: Children::default(),
             faults: Faults::default(),
-            clock_attribution: ClockAttribution::default(),
             observed: Observed::default(),
             round: PollRound::default(),
             replays: AntiReplayStore::new(&bootstrap),
@@ -289,16 +289,6 @@ impl Watcher {
         let before = std::mem::replace(&mut self.running, Arc::new(plan));
         let first = !std::mem::replace(&mut self.planned, true);
         self.possible = self.running.possible_alarms();
-        let mut announced = self.clock_attribution.retain(
-            &self.running.reporters(),
-            &self.running.peers(),
-            &self.possible,
-            time::now(),
-        );
-        if first {
-            announced.push(self.clock_attribution.report(time::now()));
-        }
-        announced.into_iter().for_each(|change| self.parent.do_send(WatcherFact::Changed(change)));
         if !changes.is_empty() {
             debug!(changes = changes.len(), "plan changed");
         }
@@ -358,7 +348,7 @@ impl Watcher {
         };
         let changes = self.faults.on_faults(self.find_faults(), patience, now);
         let any = !changes.is_empty();
-        changes.into_iter().for_each(|change| self.parent.do_send(WatcherFact::Changed(change)));
+        changes.into_iter().for_each(|change| self.reports.do_send(ConditionReport(change)));
         any
     }
 
@@ -383,19 +373,6 @@ impl Watcher {
             plan: self.running.clone(),
         });
         self.parent.do_send(WatcherFact::Planned(Box::new(Planned { alarms, retain, memory, in_force })));
-    }
-
-    /// Forwards a condition to the supervisor. Conditions of a test that was removed meanwhile are dropped, because
-    /// they would never be cleared.
-    fn pass_on(&mut self, change: ConditionChange) {
-        if !self.possible.contains(&change.key) || !self.running.expects_from(&change.reporter) {
-            return;
-        }
-        let announced = match change.key.kind == Kind::Clock {
-            true => self.clock_attribution.on_change(change),
-            false => vec![change],
-        };
-        announced.into_iter().for_each(|change| self.parent.do_send(WatcherFact::Changed(change)));
     }
 
     fn stop_children(&mut self, how: Stop) {
@@ -503,7 +480,6 @@ impl Handler<PacerFact> for Watcher {
     fn handle(&mut self, fact: PacerFact, ctx: &mut Self::Context) {
         let _entered = self.enter();
         match fact {
-            PacerFact::Changed(change) => self.pass_on(change),
             PacerFact::Faulted(id) => self.on_sender_faulted(id),
             PacerFact::Down(source, generation) => self.on_pacer_down(&source, generation, ctx),
         }
@@ -515,7 +491,6 @@ impl Handler<ProberFact> for Watcher {
     fn handle(&mut self, fact: ProberFact, ctx: &mut Self::Context) {
         let _entered = self.enter();
         match fact {
-            ProberFact::Changed(change) => self.pass_on(change),
             ProberFact::Observed(tests) => {
                 self.observed.targets = tests.into_iter().map(|test| (test.test.id, test)).collect();
                 self.on_answered(Observe::Fully);
@@ -530,7 +505,6 @@ impl Handler<ListenerFact> for Watcher {
     fn handle(&mut self, fact: ListenerFact, ctx: &mut Self::Context) {
         let _entered = self.enter();
         match fact {
-            ListenerFact::Changed(change) => self.pass_on(change),
             ListenerFact::Observed(status, tests) => {
                 let address = status.address;
                 let answered = if tests.is_some() { Observe::Fully } else { Observe::Briefly };
@@ -554,7 +528,6 @@ impl Handler<SenderFact> for Watcher {
     fn handle(&mut self, fact: SenderFact, ctx: &mut Self::Context) {
         let _entered = self.enter();
         match fact {
-            SenderFact::Changed(change) => self.pass_on(change),
             SenderFact::Observed(sender, test) => {
                 if self.senders.contains(&sender.test.id) {
                     self.observed.senders.insert(sender.test.id, (*sender, *test));
@@ -603,9 +576,7 @@ impl Handler<ReportConditions> for Watcher {
     fn handle(&mut self, _: ReportConditions, _: &mut Self::Context) {
         let _entered = self.enter();
         self.log_plan();
-        let mut faults = self.faults.report(time::now());
-        faults.push(self.clock_attribution.report(time::now()));
-        faults.into_iter().for_each(|change| self.parent.do_send(WatcherFact::Changed(change)));
+        self.faults.report(time::now()).into_iter().for_each(|change| self.reports.do_send(ConditionReport(change)));
         self.listeners.iter().for_each(|listener| listener.do_send(ReportConditions));
         self.senders.iter().for_each(|sender| sender.do_send(ReportConditions));
         self.prober.iter().for_each(|prober| prober.do_send(ReportConditions));

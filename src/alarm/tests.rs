@@ -61,8 +61,8 @@ async fn until(
     }
 }
 
-fn change(verdict: Verdict) -> ApplyChange {
-    ApplyChange(condition_change(AlarmKey::new(Kind::Config, Subject::Store), Subject::Store, time::now(), verdict))
+fn change(verdict: Verdict) -> ConditionReport {
+    ConditionReport(condition_change(AlarmKey::new(Kind::Config, Subject::Store), Subject::Store, time::now(), verdict))
 }
 
 fn args(directory: &std::path::Path, parent: Recipient<AlarmFact>, notified_of_start: BTreeSet<String>) -> Args {
@@ -128,14 +128,14 @@ async fn status_is_reported_while_a_hundred_thousand_alarms_change() {
     alarm.do_send(ConfigureSinks(plan));
     let mut slowest = Duration::ZERO;
     for round in 0..4 {
-        let changes: Vec<ApplyChange> = (0..ALARMS)
+        let changes: Vec<ConditionReport> = (0..ALARMS)
             .map(|n| {
                 let verdict = match round % 2 {
                     0 => Verdict::Violated(Cause::Config("down".into())),
                     _ => Verdict::Cleared,
                 };
                 let subject = Subject::Test(id(n));
-                ApplyChange(condition_change(
+                ConditionReport(condition_change(
                     AlarmKey::new(Kind::Connection, subject.clone()),
                     subject,
                     time::now(),
@@ -144,7 +144,7 @@ async fn status_is_reported_while_a_hundred_thousand_alarms_change() {
             })
             .collect();
         for chunk in changes.chunks(CHUNK) {
-            chunk.iter().for_each(|ApplyChange(change)| alarm.do_send(ApplyChange(change.clone())));
+            chunk.iter().for_each(|ConditionReport(change)| alarm.do_send(ConditionReport(change.clone())));
             let asked = tokio::time::Instant::now();
             until(&alarm, &mut facts, |_| true).await;
             slowest = slowest.max(asked.elapsed());

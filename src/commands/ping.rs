@@ -186,7 +186,7 @@ impl<'a> PingRun<'a> {
         interrupted: &mut (impl Future<Output = std::io::Result<()>> + Unpin),
     ) -> anyhow::Result<bool> {
         loop {
-            self.take()?;
+            self.receive()?;
             let last_turn = self.sent.len() >= self.flows.count() * self.arguments.count as usize;
             if last_turn && self.sent.iter().all(|sent| sent.answered) {
                 return Ok(true);
@@ -206,11 +206,11 @@ impl<'a> PingRun<'a> {
         }
     }
 
-    fn take(&mut self) -> anyhow::Result<()> {
+    fn receive(&mut self) -> anyhow::Result<()> {
         let mut batch = Batch::default();
         for (port, socket) in self.sockets.clone().into_iter().enumerate() {
             let mut taken = Vec::new();
-            while batch.apply(socket.as_fd())? > 0 {
+            while batch.receive(socket.as_fd())? > 0 {
                 let copied = |datagram: Datagram<'_>| {
                     (datagram.octets.to_vec(), datagram.source, datagram.received, datagram.ttl)
                 };

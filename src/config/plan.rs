@@ -22,7 +22,7 @@ use crate::config::document::test::WhenAbsent;
 use crate::pure::alarm::cause::{Cause, GroupDirection};
 use crate::pure::alarm::correlation::Membership;
 use crate::pure::alarm::engine::Rules;
-use crate::pure::alarm::inventory::AlarmInventory;
+use crate::pure::alarm::inventory::{AlarmInventory, Reporters};
 use crate::pure::alarm::key::{AlarmKey, Kind, Subject};
 use crate::pure::clock::error_estimate::DelayLimits;
 use crate::pure::judge::sender_health::ERROR_LIFETIME;
@@ -306,51 +306,19 @@ impl Plan {
         possible.into_iter().collect()
     }
 
-    /// Returns the subjects whose components can report alarms under this plan.
-    pub fn reporters(&self) -> BTreeSet<Subject> {
-        let tests = self.listeners.values().flat_map(|listener| listener.tests.keys()).chain(self.senders.keys());
-        let listeners = self.listeners.keys().map(|addr| Subject::Listener(*addr));
-        let answers = self.senders.iter().filter(|(_, sender)| sender.answers.is_some());
-        let answers = answers
-            .map(|(id, _)| id)
-            .chain(self.targets.keys())
-            .chain(self.waiting.keys())
-            .map(|id| Subject::Answers(*id));
-        tests.chain(self.waiting.keys()).map(|id| Subject::Test(*id)).chain(listeners).chain(answers).collect()
-    }
-
-    /// Returns true if reports of this test or listener belong to this plan. Subjects of other kinds always do.
-    pub fn expects_from(&self, reporter: &Subject) -> bool {
-        match reporter {
-            Subject::Test(id) => {
-                let received = self.listeners.values().any(|listener| listener.tests.contains_key(id));
-                received || self.senders.contains_key(id)
-            }
-            Subject::Answers(id) => {
-                self.targets.contains_key(id) || self.senders.get(id).is_some_and(|sender| sender.answers.is_some())
-            }
-            Subject::Listener(addr) => self.listeners.contains_key(addr),
-            Subject::Agent
-            | Subject::Store
-            | Subject::Host(_)
-            | Subject::Source(_)
-            | Subject::Name(_)
-            | Subject::Document(_)
-            | Subject::Tag(_)
-            | Subject::Configuration
-            | Subject::Web(_) => true,
-        }
-    }
-
-    /// Returns the host at the other end of each test, by the subject that reports about it.
-    pub fn peers(&self) -> BTreeMap<Subject, String> {
+    /// Returns the tests and listeners that can report conditions under this plan.
+    pub fn reporters(&self) -> Reporters {
+        let sent = self.senders.keys().chain(self.targets.keys()).chain(self.waiting.keys());
+        let mut reporters: Reporters = sent.map(|id| (Subject::Test(*id), None)).collect();
+        reporters.extend(self.listeners.keys().map(|addr| (Subject::Listener(*addr), None)));
+        let answers = self.targets.keys().chain(self.waiting.keys());
+        reporters.extend(answers.map(|id| (Subject::Answers(*id), None)));
+        reporters.extend(self.senders.iter().filter_map(|(id, sender)| {
+            Some((Subject::Answers(*id), Some(sender.answers.as_ref()?.peer().to_owned())))
+        }));
         let received = self.listeners.values().flat_map(|listener| &listener.tests);
-        let received = received.map(|(id, expected)| (Subject::Test(*id), expected.peer().to_owned()));
-        let answered = self.senders.iter().filter_map(|(id, sender)| {
-            let expected = sender.answers.as_ref()?;
-            Some((Subject::Answers(*id), expected.peer().to_owned()))
-        });
-        received.chain(answered).collect()
+        reporters.extend(received.map(|(id, expected)| (Subject::Test(*id), Some(expected.peer().to_owned()))));
+        reporters
     }
 
     /// Returns true if a test judges one-way delays, which depend on this host's wall clock.

@@ -129,6 +129,7 @@ impl Watcher {
             expected: plan.tests.values().cloned().collect(),
             shared: self.shared.clone(),
             parent: ctx.address().recipient(),
+            reports: self.reports.clone(),
             generation,
         });
         self.listeners.hold(address, listener.start());
@@ -160,6 +161,7 @@ impl Watcher {
             reads,
             shared: self.shared.clone(),
             parent: ctx.address().recipient(),
+            reports: self.reports.clone(),
             generation,
         });
         let pacer = pacer.start();
@@ -168,6 +170,7 @@ impl Watcher {
             pacer: pacer.clone().recipient(),
             shared: self.shared.clone(),
             parent: ctx.address().recipient(),
+            reports: self.reports.clone(),
         };
         self.pacers.hold(source.clone(), pacer);
         self.contexts.insert(source.clone(), (Arc::new(context), reads));
@@ -231,13 +234,18 @@ impl Watcher {
             return;
         }
         if !self.prober.contains(&()) {
-            let generation = self.prober.next_generation();
-            let (shared, parent) = (self.shared.clone(), ctx.address().recipient());
-            self.prober.hold((), Prober::new(prober::Args { shared, parent, generation }).start());
+            self.start_prober(ctx);
         }
         if let Some(prober) = self.prober.get(&()) {
             prober.do_send(SetTargets(self.running.targets.clone()));
         }
+    }
+
+    fn start_prober(&mut self, ctx: &mut Context<Self>) {
+        let generation = self.prober.next_generation();
+        let (parent, reports) = (ctx.address().recipient(), self.reports.clone());
+        let args = prober::Args { shared: self.shared.clone(), parent, reports, generation };
+        self.prober.hold((), Prober::new(args).start());
     }
 
     pub(super) fn on_prober_down(&mut self, generation: Generation, ctx: &mut Context<Self>) {
@@ -247,9 +255,7 @@ impl Watcher {
         let wait = self.prober.on_failure(&());
         error!(?wait, "prober failed and is restarted");
         ctx.run_later(wait, |watcher, ctx| {
-            let generation = watcher.prober.next_generation();
-            let (shared, parent) = (watcher.shared.clone(), ctx.address().recipient());
-            watcher.prober.hold((), Prober::new(prober::Args { shared, parent, generation }).start());
+            watcher.start_prober(ctx);
             watcher.set_targets(ctx);
         });
     }

@@ -139,7 +139,7 @@ impl Config {
             return ListedFaults::NotUnderstood;
         }
         self.kept = None;
-        let again = self.apply(snapshot, now);
+        let again = self.load(snapshot, now);
         self.keep(now);
         ListedFaults::InForce(again)
     }
@@ -155,7 +155,7 @@ impl Config {
     /// Processes the same documents again at the end of a grace period.
     pub fn on_grace_over(&mut self, now: Now) -> Option<ListedFaults> {
         let snapshot = self.snapshot.clone()?;
-        let again = self.apply(snapshot, now);
+        let again = self.load(snapshot, now);
         self.keep(now);
         Some(ListedFaults::InForce(again))
     }
@@ -175,12 +175,12 @@ impl Config {
         self.status.confirmed = Some(kept.confirmed);
         self.status.remark = Some(format!("the config saved on this host at {} is in force", kept.confirmed));
         let CachedConfig { revision, origin, documents, .. } = kept;
-        let again = self.apply(Arc::new(Snapshot { revision, documents, origin, remark: None }), now);
+        let again = self.load(Arc::new(Snapshot { revision, documents, origin, remark: None }), now);
         Some(ListedFaults::InForce(again))
     }
 
     /// Puts documents in force; returns the time after which they have to be processed again.
-    fn apply(&mut self, snapshot: Arc<Snapshot>, now: Now) -> Option<Duration> {
+    fn load(&mut self, snapshot: Arc<Snapshot>, now: Now) -> Option<Duration> {
         let mut documents = snapshot.documents.clone();
         let until = self.departed.on_listed(&mut documents, now.moment);
         let mut loaded = Arc::make_mut(&mut self.loader).load(&documents);

@@ -1,6 +1,6 @@
 use super::*;
 use crate::messages::WatcherStatus;
-use crate::pure::alarm::change::Verdict;
+use crate::pure::alarm::change::{ConditionChange, Verdict};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::{Instant, timeout};
 
@@ -45,8 +45,14 @@ impl Handler<FailChildren> for Watcher {
     }
 }
 
-/// Actor that collects the watcher's facts in place of the supervisor.
-struct Parent(UnboundedSender<WatcherFact>);
+/// Message of a watcher, or of one of its children.
+enum Sent {
+    Fact(WatcherFact),
+    Report(ConditionChange),
+}
+
+/// Actor that collects these messages in place of the supervisor.
+struct Parent(UnboundedSender<Sent>);
 
 impl Actor for Parent {
     type Context = Context<Self>;
@@ -55,13 +61,20 @@ impl Actor for Parent {
 impl Handler<WatcherFact> for Parent {
     type Result = ();
     fn handle(&mut self, fact: WatcherFact, _: &mut Self::Context) {
-        let _test_is_over = self.0.send(fact);
+        let _test_is_over = self.0.send(Sent::Fact(fact));
+    }
+}
+
+impl Handler<ConditionReport> for Parent {
+    type Result = ();
+    fn handle(&mut self, ConditionReport(change): ConditionReport, _: &mut Self::Context) {
+        let _test_is_over = self.0.send(Sent::Report(change));
     }
 }
 
 struct Run {
     watcher: Addr<Watcher>,
-    facts: UnboundedReceiver<WatcherFact>,
+    sent: UnboundedReceiver<Sent>,
     _directory: tempfile::TempDir,
 }
 
@@ -85,22 +98,23 @@ fn run_to(to: SocketAddr, expect_every: &str) -> Run {
     let mut bootstrap = Bootstrap { host: "a".into(), ..Bootstrap::default() };
     bootstrap.store.kind = crate::config::bootstrap::StoreKind::Dir;
     bootstrap.store.path = directory.path().to_owned();
-    let (sent, facts) = unbounded_channel();
-    let parent = Parent(sent).start();
+    let (sender, sent) = unbounded_channel();
+    let parent = Parent(sender).start();
     let args = Args {
         bootstrap: Arc::new(bootstrap),
         shared: SharedState::new(),
-        parent: parent.recipient(),
+        parent: parent.clone().recipient(),
+        reports: parent.recipient(),
         generation: 1,
         memory: None,
     };
     let watcher = Watcher::new(args).start();
-    Run { watcher, facts, _directory: directory }
+    Run { watcher, sent, _directory: directory }
 }
 
 impl Run {
-    async fn next(&mut self) -> WatcherFact {
-        timeout(DEADLINE, self.facts.recv()).await.expect("a fact in time").expect("a watcher")
+    async fn next(&mut self) -> Sent {
+        timeout(DEADLINE, self.sent.recv()).await.expect("a message in time").expect("a watcher")
     }
 
     /// Polls the children until their status is as expected.
@@ -112,9 +126,9 @@ impl Run {
             self.watcher.do_send(Observe::Fully);
             loop {
                 match self.next().await {
-                    WatcherFact::Observed(status) if expected(&status) => return *status,
-                    WatcherFact::Observed(_) => break,
-                    WatcherFact::Changed(_) | WatcherFact::Planned(_) | WatcherFact::Down(_) => {}
+                    Sent::Fact(WatcherFact::Observed(status)) if expected(&status) => return *status,
+                    Sent::Fact(WatcherFact::Observed(_)) => break,
+                    Sent::Report(_) | Sent::Fact(WatcherFact::Planned(_) | WatcherFact::Down(_)) => {}
                 }
             }
         }
@@ -169,12 +183,12 @@ async fn decided_conditions_are_reported_again_on_request() {
     let (mut planned, mut kinds) = (false, BTreeSet::new());
     while kinds.len() < 2 || !planned {
         match run.next().await {
-            WatcherFact::Changed(change) => {
+            Sent::Report(change) => {
                 assert_eq!(change.verdict, Verdict::Cleared);
                 kinds.insert(change.key.kind);
             }
-            WatcherFact::Planned(_) => planned = true,
-            WatcherFact::Observed(_) | WatcherFact::Down(_) => {}
+            Sent::Fact(WatcherFact::Planned(_)) => planned = true,
+            Sent::Fact(WatcherFact::Observed(_) | WatcherFact::Down(_)) => {}
         }
     }
 }
@@ -231,12 +245,12 @@ async fn lasting_fault_is_reported_at_the_next_observation() {
     run.until(|status| status.listeners.iter().any(|listener| listener.error.is_some())).await;
     run.watcher.do_send(EndPatience);
     run.watcher.do_send(Observe::Fully);
-    let is_about_listener = |fact: &WatcherFact| match fact {
-        WatcherFact::Changed(change) => {
+    let is_about_listener = |sent: &Sent| match sent {
+        Sent::Report(change) => {
             matches!((change.key.kind, &change.key.subject), (Kind::Config, Subject::Listener(_)))
         }
-        WatcherFact::Observed(_) => panic!("the observation reported no fault"),
-        WatcherFact::Planned(_) | WatcherFact::Down(_) => false,
+        Sent::Fact(WatcherFact::Observed(_)) => panic!("the observation reported no fault"),
+        Sent::Fact(WatcherFact::Planned(_) | WatcherFact::Down(_)) => false,
     };
     while !is_about_listener(&run.next().await) {}
 }

@@ -51,7 +51,7 @@ type CachedAlarms = Arc<Vec<ActiveAlarm>>;
 impl Access {
     /// Returns a snapshot with a recent status of all tests. Their status is collected only while a client requests
     /// it.
-    pub async fn look(&self, snapshot: &StatusHandle) -> Arc<Status> {
+    pub async fn status(&self, snapshot: &StatusHandle) -> Arc<Status> {
         self.parent.do_send(WebFact::TestsRequested);
         let oldest = WallTime::from(SystemTime::now());
         let fresh = |status: &Arc<Status>| status.tests_taken.is_some_and(|at| seconds(oldest.nanos_since(at)) < FRESH);
@@ -82,7 +82,7 @@ pub async fn healthz(snapshot: web::Data<StatusHandle>) -> HttpResponse {
 
 /// Returns the whole status snapshot as JSON.
 pub async fn status(snapshot: web::Data<StatusHandle>, access: web::Data<Access>) -> HttpResponse {
-    let status = access.look(&snapshot).await;
+    let status = access.status(&snapshot).await;
     HttpResponse::Ok().insert_header(("Cache-Control", "no-store")).json(status.as_ref())
 }
 
@@ -105,7 +105,7 @@ pub async fn alarms(snapshot: web::Data<StatusHandle>, access: web::Data<Access>
         Ok(listed) => listed,
         Err(refusal) => return refused(&refusal),
     };
-    let status = access.look(&snapshot).await;
+    let status = access.status(&snapshot).await;
     let conditions: std::collections::HashMap<_, _> = status
         .tests
         .iter()

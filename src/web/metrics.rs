@@ -41,7 +41,7 @@ pub async fn metrics(
     access: web::Data<Access>,
     wanted: web::Query<MetricsQuery>,
 ) -> HttpResponse {
-    let status = access.look(&snapshot).await;
+    let status = access.status(&snapshot).await;
     match render(status, wanted.description.is_some()) {
         Ok(text) => HttpResponse::Ok().content_type(CONTENT_TYPE).body(text),
         Err(error) => HttpResponse::InternalServerError().body(error.to_string()),

@@ -25,7 +25,7 @@ const STATES: [&str; 7] = ["down", "recovering", "suspect", "unknown", "paused",
 
 /// Returns the status page as HTML.
 pub async fn status(snapshot: web::Data<StatusHandle>, access: web::Data<Access>) -> HttpResponse {
-    let status = access.look(&snapshot).await;
+    let status = access.status(&snapshot).await;
     HttpResponse::Ok()
         .content_type("text/html; charset=utf-8")
         .insert_header(("Cache-Control", "no-store"))

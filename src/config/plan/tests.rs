@@ -131,7 +131,7 @@ fn alarms_of_a_test_with_an_unresolved_name_stay_in_the_inventory() {
         assert_eq!(listeners(&plan), [("10.0.0.5:8620".into(), 1)]);
         assert_eq!(plan.faults.len(), faults);
         assert!(plan.possible_alarms().contains(&AlarmKey::new(Kind::Connection, Subject::Test(id(1)))));
-        assert!(plan.reporters().contains(&Subject::Test(id(1))));
+        assert!(plan.reporters().contains_key(&Subject::Test(id(1))));
     }
 }
 

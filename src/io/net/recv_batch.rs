@@ -71,17 +71,17 @@ impl Batch {
     ///
     /// The kernel reports an error of the path here once, before the datagrams queued behind it. Such errors are
     /// skipped, because the error queue holds each of them too, together with its probe.
-    pub fn apply(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
+    pub fn receive(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
         self.taken = 0;
         if self.slots.is_empty() {
             let slot = PacketSlot { control: [0; CONTROL], name: [0; NAME], control_len: 0, len: 0 };
             (self.octets, self.slots) = (vec![0; BATCH * LONGEST].into(), vec![slot; BATCH].into());
         }
-        let mut taken = self.receive(socket);
+        let mut taken = self.receive_once(socket);
         for _ in 0..MAX_ERRORS {
             match taken {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(0),
-                Err(_) => taken = self.receive(socket),
+                Err(_) => taken = self.receive_once(socket),
                 Ok(_) => break,
             }
         }
@@ -102,7 +102,7 @@ impl Batch {
 
     #[expect(unsafe_code, reason = "see the module documentation")]
     #[expect(clippy::unnecessary_cast, reason = "the C libraries differ in the widths of lengths and flags")]
-    fn receive(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
+    fn receive_once(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
         // SAFETY: `iovec` and `mmsghdr` are plain C structs, for which all zeros is a valid value.
         let (mut vectors, mut headers): ([libc::iovec; BATCH], [libc::mmsghdr; BATCH]) = unsafe { zeroed() };
         let room = self.slots.iter_mut().zip(self.octets.chunks_exact_mut(LONGEST));

@@ -290,7 +290,7 @@ pub async fn check_writable() -> io::Result<SocketCapabilities> {
     let readiness = Readiness::of(socket.clone())?;
     let mut batch = Batch::default();
     let received = async {
-        while batch.apply(socket.as_fd())? == 0 {
+        while batch.receive(socket.as_fd())? == 0 {
             readiness.readable().await?;
         }
         io::Result::Ok(())

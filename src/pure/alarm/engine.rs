@@ -12,7 +12,7 @@ use std::time::Duration;
 use super::correlation::{GroupChange, GroupOutcome, GroupSettings, Groups, Membership};
 use super::explanations::{Explanations, MEASURED};
 use super::fault_group::FaultGroup;
-use super::inventory::AlarmInventory;
+use super::inventory::{AlarmInventory, Reporters};
 use super::list::{AlarmEffect, AlarmList, cleared_notification};
 use super::notification::{AlarmStatus, Notification, SuppressedBy};
 use super::shelving::{Shelving, Silence, Window};
@@ -20,6 +20,7 @@ use crate::pure::alarm::cause::Cause;
 use crate::pure::alarm::change::{ConditionChange, Verdict, condition_change};
 use crate::pure::alarm::key::{AlarmKey, Kind, Subject};
 use crate::pure::base::time::{Moment, Now};
+use crate::pure::clock::attribution::ClockAttribution;
 use crate::pure::notify::log::HoldDown;
 use crate::pure::test::facts::TestFacts;
 use crate::pure::test::id::TestId;
@@ -48,6 +49,9 @@ pub struct Rules {
 pub struct AlarmEngine {
     agent: String,
     list: AlarmList,
+    /// Alarms that can be raised and subjects that can report under the plan in force; `None` before the first plan.
+    expected: Option<(AlarmInventory, Arc<Reporters>)>,
+    clock_attribution: ClockAttribution,
     /// Groups of connection alarms that share a host, a listener or a tag.
     connection_groups: Groups,
     /// Groups of alarms about probes that cannot be sent to the same host.
@@ -85,6 +89,8 @@ impl AlarmEngine {
         AlarmEngine {
             list: AlarmList::new(agent.clone()),
             agent,
+            expected: None,
+            clock_attribution: ClockAttribution::default(),
             connection_groups: Groups::new(Kind::Connection, rules.group),
             sender_groups: Groups::new(Kind::Sender, rules.group),
             fault_group: FaultGroup::new(rules.group),
@@ -97,8 +103,31 @@ impl AlarmEngine {
         }
     }
 
-    /// Takes in a change of a condition. Returns the alarms whose state, text or suppression may have changed.
+    /// Takes in a change of a condition. Returns the alarms whose state, text or suppression may have changed. A report
+    /// of a test that was removed meanwhile is dropped, because its alarm would never be cleared.
     pub fn on_change(&mut self, change: &ConditionChange, now: Now) -> Vec<AlarmStatus> {
+        if !self.expects(change) {
+            return Vec::new();
+        }
+        if change.key.kind != Kind::Clock {
+            return self.on_attributed(change, now);
+        }
+        let attributed = self.clock_attribution.on_change(change.clone());
+        attributed.iter().flat_map(|change| self.on_attributed(change, now)).collect()
+    }
+
+    /// Returns whether a report belongs to the plan in force. Faults are reported before the plan that names them, and
+    /// parts of the agent other than tests and listeners always exist.
+    fn expects(&self, change: &ConditionChange) -> bool {
+        let Some((possible, reporters)) = &self.expected else { return true };
+        let is_of_plan = matches!(change.reporter, Subject::Test(_) | Subject::Answers(_) | Subject::Listener(_));
+        !is_of_plan
+            || change.key.kind == Kind::Config
+            || reporters.contains_key(&change.reporter) && possible.contains(&change.key)
+    }
+
+    /// Takes in a change of a condition, if it is about a clock one that was attributed to this host or another.
+    fn on_attributed(&mut self, change: &ConditionChange, now: Now) -> Vec<AlarmStatus> {
         let connection = change.key.test().filter(|_| change.key.kind == Kind::Connection);
         if let Some(id) = connection {
             self.outdated_remarks.extend(self.peer_of(id, change.test.as_deref()));
@@ -316,7 +345,14 @@ impl AlarmEngine {
 
     /// Limits the engine to the alarms that can still exist, and to the tests and listeners that can still report.
     /// Returns the alarms that are cleared by that, and those whose suppression may have changed.
-    pub fn retain(&mut self, possible: &AlarmInventory, reporters: &BTreeSet<Subject>, now: Now) -> Vec<AlarmStatus> {
+    pub fn retain(&mut self, possible: &AlarmInventory, reporters: &Arc<Reporters>, now: Now) -> Vec<AlarmStatus> {
+        let is_first = self.expected.replace((possible.clone(), reporters.clone())).is_none();
+        let mut attributed = self.clock_attribution.retain(reporters, possible, now);
+        if is_first {
+            attributed.push(self.clock_attribution.report(now));
+        }
+        let mut alarm_status: Vec<AlarmStatus> =
+            attributed.iter().flat_map(|change| self.on_attributed(change, now)).collect();
         let mut possible = possible.clone();
         possible.extend(self.group_keys());
         let gone = self.list.retain(&possible, reporters, now);
@@ -329,7 +365,7 @@ impl AlarmEngine {
                 (_, _) => keys.extend(self.count(notification, now).1),
             }
         }
-        let mut alarm_status = self.apply(outcome, keys, now);
+        alarm_status.extend(self.apply(outcome, keys, now));
         alarm_status.extend(gone.into_iter().map(|notification| AlarmStatus { notification, suppressed_by: None }));
         alarm_status
     }

@@ -2,10 +2,10 @@
 //!
 //! [`AlarmInventory`] combines the keys of the plan with those of other parts of the agent.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::pure::alarm::key::AlarmKey;
+use crate::pure::alarm::key::{AlarmKey, Subject};
 
 /// Set of alarm keys that can occur. The plan's keys are shared between copies, since very many tests have very many.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -13,6 +13,9 @@ pub struct AlarmInventory {
     planned: Arc<BTreeSet<AlarmKey>>,
     others: BTreeSet<AlarmKey>,
 }
+
+/// Subjects that can report conditions, each with the host on whose clock it reports; `None` if it reports on no clock.
+pub type Reporters = BTreeMap<Subject, Option<String>>;
 
 impl AlarmInventory {
     /// Returns whether the alarm with this key can occur under the current configuration.

@@ -2,10 +2,10 @@
 //!
 //! `AlarmList` raises an alarm while at least one reporter gives a cause for it, and keeps its text current.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::inventory::AlarmInventory;
+use super::inventory::{AlarmInventory, Reporters};
 use super::notification::{AlarmState, ClearReason, Notification, Remarks};
 use crate::pure::alarm::cause::Cause;
 use crate::pure::alarm::change::{ConditionChange, Verdict, condition_change};
@@ -155,12 +155,7 @@ impl AlarmList {
 
     /// Removes alarms that can no longer exist, and the reports of tests and listeners that are gone: tests were
     /// removed or disabled, or faults went away with their subject. Returns the alarms that are cleared by that.
-    pub fn retain(
-        &mut self,
-        valid: &AlarmInventory,
-        reporters: &BTreeSet<Subject>,
-        now: Now,
-    ) -> Vec<Arc<Notification>> {
+    pub fn retain(&mut self, valid: &AlarmInventory, reporters: &Reporters, now: Now) -> Vec<Arc<Notification>> {
         let gone: Vec<AlarmKey> = self.alarms.keys().filter(|key| !valid.contains(key)).cloned().collect();
         let mut changed: Vec<Arc<Notification>> = gone
             .into_iter()
@@ -174,7 +169,7 @@ impl AlarmList {
             .iter()
             .flat_map(|(key, alarm)| alarm.raised_by.keys().map(move |reporter| (key, reporter)))
             .filter(|(_, reporter)| matches!(reporter, Subject::Test(_) | Subject::Answers(_) | Subject::Listener(_)))
-            .filter(|(_, reporter)| !reporters.contains(reporter))
+            .filter(|(_, reporter)| !reporters.contains_key(reporter))
             .map(|(key, reporter)| condition_change(key.clone(), reporter.clone(), now, Verdict::Cleared))
             .collect();
         changed.extend(taken_back.iter().filter_map(|change| self.on_change(change).state()));
@@ -318,7 +313,7 @@ mod tests {
     fn alarm_that_can_no_longer_exist_is_cleared_and_removed() {
         let mut list = AlarmList::new("a".into());
         list.on_change(&fault("one", bad()));
-        let clears = list.retain(&AlarmInventory::default(), &BTreeSet::new(), Now::default());
+        let clears = list.retain(&AlarmInventory::default(), &Reporters::new(), Now::default());
         assert_eq!(clears.len(), 1);
         assert!(!clears[0].is_raised());
         assert_eq!(list.all().count(), 0);
@@ -330,9 +325,9 @@ mod tests {
         list.on_change(&fault("one", bad()));
         list.on_change(&fault("another", bad()));
         let valid = list.alarms.keys().cloned().collect();
-        let two = BTreeSet::from([reporter("another")]);
+        let two = Reporters::from([(reporter("another"), None)]);
         assert_eq!(list.retain(&valid, &two, Now::default()), []);
-        assert_eq!(list.retain(&valid, &BTreeSet::new(), Now::default()).len(), 1);
+        assert_eq!(list.retain(&valid, &Reporters::new(), Now::default()).len(), 1);
         assert_eq!(list.raised().count(), 0);
     }
 }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::pure::alarm::cause::Cause;
 use crate::pure::alarm::change::{ConditionChange, Verdict, condition_change};
-use crate::pure::alarm::inventory::AlarmInventory;
+use crate::pure::alarm::inventory::{AlarmInventory, Reporters};
 use crate::pure::alarm::key::{AlarmKey, Kind, Subject};
 use crate::pure::base::time::Now;
 
@@ -39,7 +39,7 @@ impl ClockAttribution {
         let now = change.at;
         let reports = self.hosts.entry(host.clone()).or_default();
         let was_wrong = reports.is_wrong();
-        reports.take(&change);
+        reports.record(&change);
         match (was_wrong, reports.is_wrong()) {
             (false, true) => self.wrong += 1,
             (true, false) => self.wrong -= 1,
@@ -53,19 +53,13 @@ impl ClockAttribution {
         changes
     }
 
-    /// Drops the reports of removed tests and of alarms that are no longer in the inventory. Each test reports only
-    /// on the host in `peers`, and its report on a former peer is retracted. Returns the changes that follow.
-    pub fn retain(
-        &mut self,
-        reporters: &BTreeSet<Subject>,
-        peers: &BTreeMap<Subject, String>,
-        possible: &AlarmInventory,
-        now: Now,
-    ) -> Vec<ConditionChange> {
+    /// Drops the reports of removed tests and of alarms that are no longer in the inventory. Each test reports on the
+    /// clock of one host, and its report on a former one is retracted. Returns the changes that follow.
+    pub fn retain(&mut self, reporters: &Reporters, possible: &AlarmInventory, now: Now) -> Vec<ConditionChange> {
         let mut changes = Vec::new();
         self.hosts.retain(|host, reports| {
             let still_reports = |reporter: &Subject| {
-                reporters.contains(reporter) && peers.get(reporter).is_none_or(|peer| peer == host)
+                reporters.get(reporter).is_some_and(|peer| peer.as_ref().is_none_or(|peer| peer == host))
             };
             reports.good.retain(still_reports);
             reports.bad.retain(|reporter, change| {
@@ -118,7 +112,7 @@ impl ClockAttribution {
 }
 
 impl HostReports {
-    fn take(&mut self, change: &ConditionChange) {
+    fn record(&mut self, change: &ConditionChange) {
         let reporter = &change.reporter;
         if is_violated(change) {
             self.good.remove(reporter);
@@ -180,11 +174,10 @@ mod tests {
         witness.on_change(report_of("a", true));
         let reporter = report_of("a", true).reporter;
         let possible: AlarmInventory = [AlarmKey::new(Kind::Clock, Subject::Host("a".into()))].into_iter().collect();
-        let reporters = BTreeSet::from([reporter.clone()]);
-        let same = BTreeMap::from([(reporter.clone(), "a".to_owned())]);
-        assert_eq!(witness.retain(&reporters, &same, &possible, Now::default()), []);
-        let other = BTreeMap::from([(reporter, "c".to_owned())]);
-        let changes = witness.retain(&reporters, &other, &possible, Now::default());
+        let same = Reporters::from([(reporter.clone(), Some("a".to_owned()))]);
+        assert_eq!(witness.retain(&same, &possible, Now::default()), []);
+        let other = Reporters::from([(reporter, Some("c".to_owned()))]);
+        let changes = witness.retain(&other, &possible, Now::default());
         assert_eq!(changes.len(), 1);
         assert_eq!((changes[0].key.subject.to_string().as_str(), &changes[0].verdict), ("host a", &Verdict::Cleared));
     }

@@ -307,7 +307,7 @@ impl Statistics {
         self.close_gap();
         while self.now_ends <= now {
             self.now_ends = self.now_ends + HALF_MINUTE;
-            self.older.apply(&self.now, now);
+            self.older.add(&self.now, now);
             self.now.clear();
             if now.since(self.now_ends) > FIVE_MINUTES {
                 // After more than five minutes without a probe, skip the empty half minutes.

@@ -2,10 +2,10 @@
 //! groups, and storms.
 
 use super::*;
-use crate::pure::alarm::cause::GroupDirection;
-use crate::pure::alarm::cause::NoProbe as FellSilent;
+use crate::pure::alarm::cause::{GroupDirection, NoProbe};
 use crate::pure::alarm::shelving::Matcher;
 use crate::pure::base::time::WallTime;
+use crate::pure::clock::error_estimate::Delay;
 use crate::pure::judge::condition::{Condition, Sample, Thresholds, Transition};
 use crate::pure::notify::log::{
     Aggregation, Completeness, DeliveryMode, FlapSettings, InitialClear, NotificationLog, NotificationPolicy,
@@ -84,7 +84,7 @@ fn rules(tests: usize, per_host: usize, group: GroupSettings) -> Rules {
 
 fn changed(test: &Arc<TestFacts>, raised: bool, at: Now) -> ConditionChange {
     let key = AlarmKey::new(Kind::Connection, Subject::Test(test.id));
-    let silence = FellSilent {
+    let silence = NoProbe {
         silent_for: SECOND,
         last_probe: None,
         expect_every: SECOND,
@@ -104,7 +104,7 @@ struct SimulatedReceiver {
 }
 
 impl SimulatedReceiver {
-    fn wait_for_response(&mut self, due: &Outbound) {
+    fn receive(&mut self, due: &Outbound) {
         self.messages += 1;
         if let Outbound::Alarm { notification, .. } = due {
             self.believes.insert(notification.key.clone(), notification.is_raised());
@@ -207,9 +207,9 @@ impl World {
         tests.chain(self.engine.group_keys()).chain(self.others.keys().cloned()).collect()
     }
 
-    fn reporters(&self) -> BTreeSet<Subject> {
+    fn reporters(&self) -> Arc<Reporters> {
         let others = self.others.values().map(|change| change.reporter.clone());
-        self.is_down.keys().map(|id| Subject::Test(*id)).chain(others).collect()
+        Arc::new(self.is_down.keys().map(|id| Subject::Test(*id)).chain(others).map(|by| (by, None)).collect())
     }
 
     fn retain(&mut self) {
@@ -247,8 +247,8 @@ impl World {
     }
 
     /// Delivers a message to the receiver, after which its alarm no longer counts as forgotten.
-    fn wait_for_response(&mut self, due: &Outbound) {
-        self.receiver.wait_for_response(due);
+    fn receive(&mut self, due: &Outbound) {
+        self.receiver.receive(due);
         if let Outbound::Alarm { notification, .. } = due {
             self.forgotten.remove(&notification.key);
             self.lost.remove(&notification.key);
@@ -633,7 +633,7 @@ fn simulate(delivery_mode: DeliveryMode, loss: f64, silent: Range<u64>, later: u
                 if lost {
                     world.receiver.messages += 1;
                 } else {
-                    world.receiver.wait_for_response(&due);
+                    world.receiver.receive(&due);
                 }
                 match lost && acknowledged {
                     true => world.log.on_failed(&due, world.now.moment),
@@ -715,7 +715,7 @@ fn notified(world: &mut World) -> Vec<String> {
     let due = world.log.take_due(world.now, usize::MAX);
     due.iter()
         .map(|due| {
-            world.receiver.wait_for_response(due);
+            world.receiver.receive(due);
             world.log.on_delivered(due, world.now.moment);
             match due {
                 Outbound::Alarm { notification, .. } => format!("{}: {}", notification.headline(), notification.text()),
@@ -1267,4 +1267,49 @@ fn remark_of_a_test_judged_at_its_sender_names_the_receiver() {
     world.pass(SECOND * 6);
     let text = notified(&mut world).remove(0);
     assert!(text.ends_with("; 1 of 1 other tests with h1 get through"), "{text}");
+}
+
+/// The sender of a test may report once more after its document was removed.
+#[test]
+fn report_of_a_test_that_is_not_in_the_plan_is_dropped() {
+    let mut engine = AlarmEngine::new("b".into(), rules(2, 1, GROUPS));
+    let now = Now::default();
+    let key = |n| AlarmKey::new(Kind::Connection, Subject::Test(id(n)));
+    let possible: AlarmInventory = [key(0)].into_iter().collect();
+    let reporters = Arc::new(Reporters::from([(Subject::Test(id(0)), Some("h0".to_owned()))]));
+    engine.retain(&possible, &reporters, now);
+    engine.on_change(&changed(&facts(1, 1), true, now), now);
+    assert_eq!(engine.raised().count(), 0);
+    engine.on_change(&changed(&facts(0, 1), true, now), now);
+    assert_eq!(engine.raised().map(|alarm| alarm.key.clone()).collect::<Vec<_>>(), [key(0)]);
+    // A fault is reported before the plan that makes its alarm possible.
+    let subject = Subject::Listener(([127, 0, 0, 1], 8620).into());
+    let fault = AlarmKey::new(Kind::Config, subject.clone());
+    let verdict = Verdict::Violated(Cause::Config("cannot bind".into()));
+    engine.on_change(&condition_change(fault, subject, now, verdict), now);
+    assert_eq!(engine.raised().count(), 2);
+}
+
+/// The reports of two tests are consistent with a wrong clock here, and with two wrong clocks elsewhere.
+#[test]
+fn clock_of_this_host_is_blamed_when_those_of_most_hosts_appear_wrong() {
+    let mut engine = AlarmEngine::new("b".into(), rules(2, 1, GROUPS));
+    let now = Now::default();
+    let clock = |n: usize| AlarmKey::new(Kind::Clock, Subject::Host(format!("h{n}")));
+    let mut possible: AlarmInventory = [clock(0), clock(1)].into_iter().collect();
+    possible.extend([AlarmKey::new(Kind::Clock, Subject::Agent)]);
+    let reporters = |hosts: usize| {
+        Arc::new((0..hosts).map(|n| (Subject::Test(id(n)), Some(format!("h{n}")))).collect::<Reporters>())
+    };
+    engine.retain(&possible, &reporters(2), now);
+    let blamed = |engine: &AlarmEngine| engine.raised().map(|alarm| alarm.key.subject.to_string()).collect::<Vec<_>>();
+    for (n, expected) in [(0, "host h0"), (1, "agent")] {
+        let delay = Delay { nanos: -10_000_000, uncertainty: Duration::ZERO };
+        let verdict = Verdict::Violated(Cause::ClockWrong { delay, peer: format!("h{n}") });
+        engine.on_change(&condition_change(clock(n), Subject::Test(id(n)), now, verdict), now);
+        assert_eq!(blamed(&engine), [expected]);
+    }
+    // The test with one of the hosts is removed: the other host is blamed again.
+    engine.retain(&possible, &reporters(1), now);
+    assert_eq!(blamed(&engine), ["host h0"]);
 }

@@ -62,7 +62,7 @@ impl Archive {
     }
 
     /// Adds a completed half minute.
-    pub(super) fn apply(&mut self, half_minute: &Period, now: Moment) {
+    pub(super) fn add(&mut self, half_minute: &Period, now: Moment) {
         let mut running: FiveMinutes = self.recent.open();
         running.counted.merge(half_minute);
         for (bound, count) in BOUNDS.into_iter().zip(&mut running.up_to) {
