@@ -275,7 +275,7 @@ impl World {
                     continue;
                 }
                 self.check(&due);
-                self.wait_for_response(&due);
+                self.receive(&due);
                 self.log.on_delivered(&due, self.now.moment);
             }
         }
@@ -431,7 +431,7 @@ fn apply(world: &mut World, step: Step) {
         Step::Deliver => world.deliver(),
         Step::LostAcknowledgement => {
             for due in world.log.take_due(world.now, usize::MAX) {
-                world.wait_for_response(&due);
+                world.receive(&due);
                 world.log.on_failed(&due, world.now.moment);
             }
         }
